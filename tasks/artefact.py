@@ -1,0 +1,200 @@
+"""An artefact: a directory whose ``manifest.json``, written last, says what made it and what it holds.
+
+No manifest: it does not exist. A digest that does not match: it is damaged, and ``Damaged`` says where.
+Everything that varies from one making to the next (timings, speeds, memory) stands in the manifest;
+the files themselves hold nothing but what the fingerprint determines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+MANIFEST = "manifest.json"
+
+
+class Damaged(Exception):
+    """An artefact is there and is not what its manifest says."""
+
+
+class File(BaseModel):
+    """One file of an artefact."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    bytes: int
+    sha256: str
+
+
+class Source(BaseModel):
+    """One input of an artefact, by identity and by content."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    stage: str
+    fingerprint: str
+    digest: str
+
+
+class Manifest(BaseModel):
+    """What an artefact is, what it was made of and how."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    stage: str
+    round: int
+    fingerprint: str
+    seed: int
+    params: dict[str, Any]
+    inputs: dict[str, Source]
+    code: str
+    files: dict[str, File]
+    digest: str
+    versions: dict[str, str]
+    measured: dict[str, float]
+
+    def to_bytes(self) -> bytes:
+        """The canonical file: a change of any byte of it is noticed, since reading checks both forms."""
+        body = self.model_dump(mode="json")
+        seal = hashlib.sha256(canonical(body)).hexdigest()
+        return (json.dumps({**body, "seal": seal}, indent=1, sort_keys=True) + "\n").encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: Path) -> Manifest:
+        """Parse and check; raises ``Damaged``."""
+        try:
+            body = json.loads(data)
+            body.pop("seal", None)
+            manifest = cls.model_validate(body)
+        except (ValueError, AttributeError, ValidationError):
+            raise Damaged(f"{where}: not a manifest") from None
+        if manifest.to_bytes() != data:
+            raise Damaged(f"{where}: its bytes do not match its seal")
+        return manifest
+
+
+class Artefact:
+    """A finished artefact on disk."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+
+    def __repr__(self) -> str:
+        return f"Artefact({self.manifest.stage}, {self.fingerprint[:12]}, {self.path})"
+
+    @property
+    def fingerprint(self) -> str:
+        """What it was to be: stage, parameters, inputs, code, seed."""
+        return self.manifest.fingerprint
+
+    @property
+    def digest(self) -> str:
+        """What it is: a digest over the digests of its files."""
+        return self.manifest.digest
+
+    def file(self, name: str) -> Path:
+        """The path of one of its files; raises ``KeyError`` for one that it does not list."""
+        if name not in self.manifest.files:
+            raise KeyError(f"{self.path} has no file {name}")
+        return self.path / name
+
+    def json(self, name: str) -> Any:
+        """One of its JSON files."""
+        return json.loads(self.file(name).read_text())
+
+    @classmethod
+    def open(cls, path: Path, check: bool = True) -> Artefact:
+        """The artefact at ``path``; raises ``FileNotFoundError`` where none is, ``Damaged`` where one was."""
+        manifest = Manifest.from_bytes((path / MANIFEST).read_bytes(), path / MANIFEST)
+        artefact = cls(path, manifest)
+        if check:
+            artefact.check()
+        return artefact
+
+    def check(self) -> None:
+        """Compare every file with the manifest; raises ``Damaged`` that names the first difference."""
+        present = {p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if p.is_file()}
+        listed = set(self.manifest.files)
+        for name in sorted(listed - present):
+            raise Damaged(f"{self.path / name}: missing")
+        for name in sorted(present - listed - {MANIFEST}):
+            raise Damaged(f"{self.path / name}: not part of this artefact")
+        for name, file in self.manifest.files.items():
+            if (self.path / name).stat().st_size != file.bytes or file_digest(self.path / name) != file.sha256:
+                raise Damaged(f"{self.path / name}: its bytes do not match its digest")
+
+
+def seal(directory: Path, **facts: Any) -> Manifest:
+    """Write the manifest of a directory that is complete otherwise, and push all of it to the disk."""
+    files: dict[str, File] = {}
+    for path in sorted(p for p in directory.rglob("*") if p.is_file()):
+        with path.open("rb+") as handle:
+            os.fsync(handle.fileno())
+        name = path.relative_to(directory).as_posix()
+        files[name] = File(bytes=path.stat().st_size, sha256=file_digest(path))
+    manifest = Manifest(files=files, digest=content_digest(files), **facts)
+    target = directory / MANIFEST
+    with target.open("wb") as handle:
+        handle.write(manifest.to_bytes())
+        handle.flush()
+        os.fsync(handle.fileno())
+    sync_directory(directory)
+    return manifest
+
+
+def content_digest(files: Mapping[str, File]) -> str:
+    """One digest over names and contents."""
+    return hashlib.sha256(canonical({name: file.sha256 for name, file in files.items()})).hexdigest()
+
+
+def canonical(value: Any) -> bytes:
+    """JSON with sorted keys and no spaces: equal values have equal bytes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+_digests: dict[tuple[str, int, int, int, int], str] = {}
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file. A file that the system says has not changed since is not read a second time."""
+    stat = path.stat()
+    key = (str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    if key not in _digests:
+        with path.open("rb") as handle:
+            _digests[key] = hashlib.file_digest(handle, "sha256").hexdigest()
+    return _digests[key]
+
+
+def sync_directory(path: Path) -> None:
+    """Make a rename inside ``path`` survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace_directory(new: Path, target: Path) -> None:
+    """Put ``new`` where ``target`` is: whole or not at all. An old one is moved out of the way first."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        old = new.with_name(new.name + ".old")
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(target, old)
+        os.replace(new, target)
+        shutil.rmtree(old)
+    else:
+        os.replace(new, target)
+    sync_directory(target.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole or not at all, with the same bytes for equal values."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    os.replace(temporary, path)

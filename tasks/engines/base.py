@@ -1,0 +1,67 @@
+"""What samples text, seen from a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+class EngineFailure(Exception):
+    """The engine died, stalled, returned too little, or holds other weights than it was given."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One response to sample."""
+
+    prompt_ids: tuple[int, ...]
+    seed: int
+    """Of this response alone; equal requests with equal seeds give equal responses."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to sample. Top-p is 1 and top-k off, so log-probabilities are the softmax's at the temperature."""
+
+    temperature: float
+    """0: greedy."""
+    max_tokens: int
+    stop_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sampled response."""
+
+    token_ids: tuple[int, ...]
+    """With the stop token, if it ended on one. Never empty."""
+    logp: tuple[float, ...]
+    """Of each token, in nats, at the sampling temperature."""
+    finish_reason: str
+    """``stop`` or ``length``."""
+
+
+class Engine(Protocol):
+    """An engine holds one base model and one policy at a time."""
+
+    name: str
+
+    def load(self, policy: Path | None) -> None:
+        """Sample from this policy artefact's directory from now on; ``None``: from the base model.
+
+        Compares log-probabilities with the trainer's on a probe and raises ``EngineFailure`` when the
+        engine still holds other weights. Loading what is loaded already costs nothing.
+        """
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        tell: Callable[[int, int], None] = lambda done, tokens: None,
+    ) -> list[Completion]:
+        """One completion a request, in the order of the requests; ``tell(responses done, tokens so far)``."""
+
+    def close(self) -> None:
+        """End its processes and free its memory."""

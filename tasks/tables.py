@@ -1,0 +1,53 @@
+"""The tables that stages hand to each other, as Arrow schemas, and how they are read and written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+PROBLEMS = pa.schema(
+    [
+        pa.field("problem_id", pa.string(), nullable=False),  # unique over train and held-out
+        pa.field("question", pa.string(), nullable=False),
+        pa.field("answer", pa.string(), nullable=False),  # the gold answer, as the judge reads it
+        pa.field("level", pa.int32(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),  # generator or file that it came from
+    ]
+)
+
+ROLLOUTS = pa.schema(
+    [
+        pa.field("problem_id", pa.string(), nullable=False),
+        pa.field("group", pa.int32(), nullable=False),  # position of the problem in this round's batch
+        pa.field("sample", pa.int32(), nullable=False),  # position of the response in its group
+        pa.field("prompt_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("response_ids", pa.list_(pa.int32()), nullable=False),  # with its end token, if it has one
+        pa.field("behaviour_logp", pa.list_(pa.float32()), nullable=False),  # the engine's own, in nats
+        pa.field("finish_reason", pa.string(), nullable=False),  # stop | length
+        pa.field("reward", pa.float32()),  # null where the judge failed
+        pa.field("reward_error", pa.string()),  # why there is no reward, or why the answer could not be read
+        pa.field("policy", pa.string(), nullable=False),  # content digest of what sampled it
+        pa.field("round", pa.int32(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+    ]
+)
+
+REPLAY = pa.schema(
+    [
+        *ROLLOUTS,
+        pa.field("group_accuracy", pa.float32(), nullable=False),  # mean reward of the group at birth
+        pa.field("admitted_as", pa.string(), nullable=False),  # the admission rule that let it in
+    ]
+)
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write Parquet whose bytes depend on the rows alone."""
+    pq.write_table(table.replace_schema_metadata(None), path, compression="zstd")
+
+
+def read_table(path: Path) -> pa.Table:
+    """Read one Parquet file."""
+    return pq.ParquetFile(path).read()
