@@ -1,0 +1,98 @@
+"""The update, blind to the algorithm: a loss is a sum of terms, each over tokens that it chose beforehand.
+
+    loss = sum over terms: sum over the term's tokens: scale[token] * token_loss[token]
+
+with ``scale = coefficient * weight / N(term)``. A term sees the whole batch once, when it is made: there it
+chooses its tokens and fixes its denominator. Afterwards the trainer may split the batch as it likes, as long
+as a response stays in one piece; the sum is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from params import Config
+
+Metrics = dict[str, Tensor]
+"""Per-token values ``[t]`` by name; the trainer averages each over the term's tokens (``*_max``: takes the largest)."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The response tokens of one optimiser step, flat: T tokens of S responses, in no particular order.
+
+    Per token: ``sequence`` [T] int64 says which response it is of, ``behaviour_logp`` [T] float32 is what the
+    sampler gave it (nats, at the training temperature), ``advantage`` [T] float32 is its response's,
+    ``importance`` [T] float32 is a fixed weight (1 where there is none). Per response: ``fresh`` [S] bool is
+    False for one from the replay buffer. ``max_tokens`` is the longest response that sampling allows.
+    """
+
+    sequence: Tensor
+    behaviour_logp: Tensor
+    advantage: Tensor
+    importance: Tensor
+    fresh: Tensor
+    max_tokens: int
+
+
+@dataclass(frozen=True)
+class Signals:
+    """What the forward pass says of t tokens: log-probabilities [t] with gradient, entropies [t] where asked for."""
+
+    logp: Tensor
+    entropy: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Term:
+    """One summand of the loss.
+
+    ``scale`` [T] is coefficient × weight / N and 0 outside the term's tokens. ``token_loss(signals, index)``
+    takes the signals of the tokens ``index`` [t] into the batch and gives their loss [t] and metrics.
+    """
+
+    name: str
+    scale: Tensor
+    token_loss: Callable[[Signals, Tensor], tuple[Tensor, Metrics]]
+    needs_entropy: bool = False
+
+
+Aggregation = Literal["token_mean", "sequence_mean", "constant"]
+
+
+def aggregation_scale(sequence: Tensor, chosen: Tensor, how: Aggregation, max_tokens: int) -> Tensor:
+    """weight / N for the chosen tokens [T] bool, 0 elsewhere; float32 [T].
+
+    ``token_mean``: 1 / tokens. ``sequence_mean``: 1 / (responses × the response's tokens).
+    ``constant``: 1 / (responses × max_tokens). Responses without a chosen token do not count.
+    """
+    lengths = torch.zeros(int(sequence.max()) + 1 if len(sequence) else 0, dtype=torch.float64)
+    lengths.index_add_(0, sequence, chosen.double())
+    responses = max(int((lengths > 0).sum()), 1)
+    if how == "token_mean":
+        scale = chosen.double() / max(int(chosen.sum()), 1)
+    elif how == "sequence_mean":
+        scale = chosen.double() / (responses * lengths[sequence].clamp(min=1))
+    else:
+        scale = chosen.double() / (responses * max_tokens)
+    return scale.float()
+
+
+def objective_term(batch: Batch, module: ModuleType, config: Config, how: Aggregation) -> Term:
+    """The policy-gradient objective of ``module`` over the fresh responses."""
+    chosen = batch.fresh[batch.sequence]
+    scale = aggregation_scale(batch.sequence, chosen, how, batch.max_tokens) * batch.importance
+
+    def token_loss(signals: Signals, index: Tensor) -> tuple[Tensor, Metrics]:
+        loss, metrics = module.token_loss(
+            signals.logp, batch.behaviour_logp[index], batch.advantage[index], batch.sequence[index], config
+        )
+        return loss, metrics
+
+    return Term(name=module.__name__.rpartition(".")[2], scale=scale, token_loss=token_loss)
