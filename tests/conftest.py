@@ -1,0 +1,59 @@
+"""Shared fixtures: one thread, a tiny random model, and stages run the way the flow runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from params import Params
+from tasks.artefact import Artefact, seal
+from tasks.context import Context
+from tasks.policy import nano
+from tasks.stage import Job, Stage
+
+torch.set_num_threads(1)
+
+RunStage = Callable[..., Artefact]
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Artefact:
+    """A random two-layer Llama with the character tokenizer, as a ``model`` artefact."""
+    folder = tmp_path_factory.mktemp("tiny-model")
+    nano.save(nano.create(seed=0, hidden=32, layers=2, heads=2), folder)
+    return as_artefact(folder, "model")
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Any:
+    with Context(scratch=tmp_path / "scratch") as made:
+        made.scratch.mkdir()
+        yield made
+
+
+@pytest.fixture
+def run_stage(tmp_path: Path, context: Context) -> RunStage:
+    """``run_stage(function, params, round=1, **inputs)``: the finished artefact."""
+    count = iter(range(10_000))
+
+    def run(stage: Stage, params: Params, round: int = 1, **inputs: Artefact | None) -> Artefact:
+        out = tmp_path / f"artefact-{next(count)}"
+        out.mkdir()
+        given = {name: artefact for name, artefact in inputs.items() if artefact is not None}
+        measured = stage(Job(params=params, round=round, inputs=given, out=out, context=context))
+        return as_artefact(out, getattr(stage, "__name__", "stage"), round, measured)
+
+    return run
+
+
+def as_artefact(folder: Path, stage: str, round: int = 0, measured: dict[str, float] | None = None) -> Artefact:
+    """Seal a folder that a test filled by hand."""
+    seal(
+        folder, stage=stage, round=round, fingerprint=f"{stage}-{round}", seed=0, params={}, inputs={},
+        code="", versions={}, measured=measured or {},
+    )
+    return Artefact.open(folder)
