@@ -36,7 +36,7 @@ class Choice(BaseModel):
     name: str
 
     def resolve(self, config: type[ConfigT], where: str) -> ConfigT:
-        """The options as ``config``; raises ``BadInput`` that names ``where.key`` and the nearest right key."""
+        """The options as ``config``; raises ``BadInput`` naming ``where.key`` and the nearest right key."""
         return validate(config, self.model_extra or {}, where)
 
 
@@ -62,7 +62,9 @@ def _one_line(config: type[BaseModel], error: ValidationError, where: str) -> st
         return f"{path}: unknown key{nearest(str(first['loc'][-1]), _keys(config, first['loc'][:-1]))}"
     if first["type"] == "missing":
         return f"{path}: missing; expected a value here"
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":  # our own validators name the keys that they compare
+        return message
     return f"{path}: {message[0].lower()}{message[1:]}, got {first['input']!r}"
 
 

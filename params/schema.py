@@ -71,11 +71,11 @@ class Method(Config):
     objective: Choice = Choice(name="grpo")
     """A module of ``algorithms`` with a ``token_loss``, and its options."""
     aggregation: Literal["token_mean", "sequence_mean", "constant"] = "token_mean"
-    """One weight for every token of the batch; for every response; or the sum over (responses × max tokens)."""
+    """Mean over tokens; over responses of their token means; or sum over (responses × max tokens)."""
     terms: tuple[Choice, ...] = ()
     """Auxiliary terms: modules of ``algorithms`` with a ``term``, and their options."""
     importance_cap: PositiveFloat | None = None
-    """Truncated importance weights between engine and trainer: the cap; null: off (the mismatch is logged anyway)."""
+    """Cap of the importance weights between engine and trainer; null: no weights. The mismatch is logged."""
 
 
 class Replay(Config):
@@ -109,7 +109,7 @@ class Engine(Config):
     reply_timeout: Annotated[PositiveInt, Speed] = 3600
     """Seconds without any sign of life after which the engine counts as dead."""
     probe_tolerance: PositiveFloat = 0.25
-    """Largest mean difference between the engine's and the trainer's log-probabilities on the probe, in nats."""
+    """Largest mean difference between engine and trainer on the probe's log-probabilities, in nats."""
 
 
 class Rollout(Config):

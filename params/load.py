@@ -1,0 +1,106 @@
+"""Parameters from presets: ``base`` under a model, a task and a method, under ``--set key=value``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from params.base import BadInput, nearest, validate
+from params.schema import Params
+
+PRESETS = Path(__file__).parent
+KINDS = ("models", "tasks", "methods")
+
+
+def presets(kind: str) -> list[str]:
+    """The names of the presets of one kind: ``models``, ``tasks`` or ``methods``."""
+    return sorted(path.stem for path in (PRESETS / kind).glob("*.yaml"))
+
+
+def compose(model: str, task: str, method: str, settings: Iterable[str] = ()) -> Params:
+    """Lay presets over each other, later ones winning, and check the result.
+
+    ``model``, ``task`` and ``method`` name presets or YAML files of one's own; ``model`` may also be a
+    folder or a hub name (anything with a slash). Raises ``BadInput``.
+    """
+    merged = read_yaml(PRESETS / "base.yaml")
+    for kind, name in zip(KINDS, (model, task, method), strict=True):
+        merged = merge(merged, _preset(kind, name))
+    for setting in settings:
+        merged = merge(merged, _setting(setting))
+    return validate(Params, merged)
+
+
+def read_params(path: Path) -> Params:
+    """Parameters from one complete file, such as the ``params.yaml`` that DVC tracks. Raises ``BadInput``."""
+    try:
+        return validate(Params, read_yaml(path))
+    except BadInput as error:
+        raise error if str(error).startswith(str(path)) else BadInput(f"{path}: {error}") from None
+
+
+def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``over`` laid on ``under``, key by key. A part with another ``name`` replaces the old part whole."""
+    merged = dict(under)
+    for key, value in over.items():
+        old = merged.get(key)
+        same_part = (
+            isinstance(value, dict)
+            and isinstance(old, dict)
+            and (value.get("name", old.get("name")) == old.get("name"))
+        )
+        merged[key] = merge(old, value) if same_part and isinstance(old, dict) else value
+    return merged
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping. Raises ``BadInput`` that names the file and the line."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file") from None
+    except UnicodeDecodeError:
+        raise BadInput(f"{path}: not text; expected YAML in UTF-8") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise BadInput(f"{path}{line}: {getattr(error, 'problem', None) or 'not valid YAML'}") from None
+    if not isinstance(content or {}, dict):
+        raise BadInput(f"{path}: expected keys and values, found a {type(content).__name__}")
+    return content or {}
+
+
+def _preset(kind: str, name: str) -> dict[str, Any]:
+    if name in presets(kind):
+        return read_yaml(PRESETS / kind / f"{name}.yaml")
+    if Path(name).suffix in (".yaml", ".yml"):
+        return read_yaml(Path(name))
+    if kind == "models" and ("/" in name or Path(name).is_dir()):
+        return {"model": {"source": name}}
+    raise BadInput(f"--{kind[:-1]} {name}: no such preset{nearest(name, presets(kind))}")
+
+
+def _setting(text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise BadInput(f"--set {text}: expected key=value, such as update.learning_rate=1e-4")
+    try:
+        content: Any = _number(yaml.safe_load(value))
+    except yaml.YAMLError:
+        raise BadInput(f"--set {text}: '{value}' is not a YAML value") from None
+    for part in reversed(key.strip().split(".")):
+        content = {part: content}
+    return dict(content)
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads ``1e-4`` as text; a person means the number."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
