@@ -1,0 +1,38 @@
+"""Where Prefect keeps its things and how it behaves; set before it is imported."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def workspace() -> Path:
+    """The directory that holds ``artefacts/`` and ``runs/``: ``OSTINATO_HOME``, or the current one."""
+    return Path(os.environ.get("OSTINATO_HOME", ".")).resolve()
+
+
+def prepare_prefect(root: Path) -> None:
+    """Give Prefect a home inside the workspace, unless a person chose one.
+
+    Without an API address Prefect starts a server of its own for the run, on 127.0.0.1; that takes some
+    10 to 16 seconds on two cores, and its own limit of 20 is too close.
+    """
+    home = root / ".ostinato" / "prefect"
+    defaults = {
+        "PREFECT_HOME": str(home),
+        "PREFECT_LOCAL_STORAGE_PATH": str(home / "storage"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "PREFECT_LOGGING_LEVEL": "ERROR",
+        "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+        "PREFECT_CLI_PROMPT": "false",
+        "DO_NOT_TRACK": "1",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def under_dvc() -> bool:
+    """Whether a DVC stage runs this process. Then there is no Prefect and no call to DVC."""
+    return "DVC_STAGE" in os.environ

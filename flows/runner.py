@@ -1,0 +1,154 @@
+"""One run on one workspace: finds or makes each stage's artefact, checks it, shows it at the run's path."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from flows.fingerprint import code_digest, fingerprint, modules, parameters_read, versions
+from flows.stages import Node
+from params import Params
+from tasks.artefact import Artefact, Damaged, Source
+from tasks.context import Context
+from tasks.record import Record, Step
+from tasks.stage import Job
+from tasks.store import Store, publish
+
+
+class Watch:
+    """Is told how a run goes. This one says nothing."""
+
+    def begin(self, node: Node) -> None:
+        """A stage is looked up or made from now on."""
+
+    def tell(self, activity: str, done: int, total: int, facts: dict[str, float]) -> None:
+        """How far the stage is."""
+
+    def end(self, node: Node, step: Step, artefact: Artefact) -> None:
+        """The stage is done."""
+
+    def note(self, text: str) -> None:
+        """Something a person should know: an artefact was damaged and is made again."""
+
+
+class StageFailed(Exception):
+    """A stage could not be made; what was finished before it is intact. The cause is chained."""
+
+
+@dataclass
+class Runner:
+    """A run in progress."""
+
+    root: Path
+    """The workspace: ``artefacts/`` and ``runs/`` lie in it."""
+    name: str
+    params: Params
+    context: Context
+    watch: Watch = field(default_factory=Watch)
+    command: str = ""
+    done: dict[str, Artefact] = field(default_factory=dict)
+    """What is finished and checked, by place."""
+
+    def __post_init__(self) -> None:
+        self.store = Store(self.root)
+        self.directory = run_directory(self.root, self.name)
+        self._began = time.monotonic()
+        self.record = Record(
+            name=self.name,
+            command=self.command,
+            params=self.params.model_dump(mode="json"),
+            started=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+    def inputs(self, node: Node) -> Mapping[str, Artefact]:
+        """The finished artefacts that the stage reads."""
+        return {name: self.done[place] for name, place in node.inputs.items()}
+
+    def fingerprint(self, node: Node) -> str:
+        """The identity of what the stage is to make; its inputs must be done."""
+        return fingerprint(node.stage, node.round, self.params, self.inputs(node))
+
+    def find(self, node: Node, identity: str) -> Artefact | None:
+        """The artefact if it is in the cache, or at the run's path, and whole; a damaged one is reported."""
+        try:
+            found = self.store.find(node.stage.name, identity)
+        except Damaged as damage:
+            self.watch.note(f"{damage}; making it again")
+            return None
+        return found or self.store.adopt(node.stage.name, identity, self.directory / node.place)
+
+    def settle(self, node: Node, identity: str, found: Artefact | None = None) -> Artefact:
+        """The artefact, found or made, shown at the run's path and recorded."""
+        began = time.monotonic()
+        self.watch.begin(node)
+        outcome: Literal["made", "cached"] = "cached"
+        if found is None:
+            with self.store.lock(f"{node.stage.name}-{identity[:20]}"):
+                found = self.find(node, identity)
+                if found is None:
+                    found, outcome = self._make(node, identity), "made"
+        publish(found, self.directory / node.place)
+        self.done[node.place] = found
+        step = Step(
+            place=node.place,
+            stage=node.stage.name,
+            round=node.round,
+            fingerprint=identity,
+            digest=found.digest,
+            outcome=outcome,
+            seconds=time.monotonic() - began,
+        )
+        self._note_step(step)
+        self.watch.end(node, step, found)
+        return found
+
+    def finish(self) -> None:
+        """Every stage is done."""
+        self.record.finished = True
+        self._write_record()
+
+    def _note_step(self, step: Step) -> None:
+        self.record.steps = [s for s in self.record.steps if s.place != step.place] + [step]
+        self._write_record()
+
+    def _write_record(self) -> None:
+        self.record.seconds = time.monotonic() - self._began
+        self.record.write(self.directory)
+
+    def _make(self, node: Node, identity: str) -> Artefact:
+        inputs = self.inputs(node)
+
+        def fill(out: Path) -> dict[str, Any]:
+            self.context.tell = self.watch.tell
+            began = time.monotonic()
+            stage = node.stage.load()
+            measured = stage(Job(self.params, node.round, inputs, out, self.context))
+            return {
+                "round": node.round,
+                "seed": self.params.seed,
+                "params": parameters_read(node.stage, self.params),
+                "inputs": {
+                    name: Source(stage=a.manifest.stage, fingerprint=a.fingerprint, digest=a.digest)
+                    for name, a in inputs.items()
+                },
+                "code": code_digest(modules(node.stage, self.params)),
+                "versions": versions(node.stage),
+                "measured": {**measured, "stage_seconds": time.monotonic() - began},
+            }
+
+        return self.store.make(node.stage.name, identity, fill)
+
+
+def run_directory(root: Path, name: str) -> Path:
+    """Where a run of that name lies."""
+    return root / "runs" / name
+
+
+def spelled(arguments: list[str]) -> str:
+    """A command line that can be pasted into a shell."""
+    return shlex.join(["ostinato", *arguments])
