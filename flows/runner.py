@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from typing import Any, Literal
 
 from flows.fingerprint import code_digest, fingerprint, modules, parameters_read, versions
 from flows.stages import Node
-from params import Params
+from params import BadInput, Params
 from tasks.artefact import Artefact, Damaged, Source
 from tasks.context import Context
 from tasks.record import Record, Step
@@ -34,10 +35,6 @@ class Watch:
 
     def note(self, text: str) -> None:
         """Something a person should know: an artefact was damaged and is made again."""
-
-
-class StageFailed(Exception):
-    """A stage could not be made; what was finished before it is intact. The cause is chained."""
 
 
 @dataclass
@@ -64,6 +61,16 @@ class Runner:
             params=self.params.model_dump(mode="json"),
             started=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+
+    def continue_record(self) -> None:
+        """Keep the steps that earlier processes recorded for the same parameters."""
+        try:
+            before = Record.read(self.directory)
+        except BadInput:
+            return
+        if before.params == self.record.params:
+            self.record.steps, self.record.started = before.steps, before.started
+            self._began -= before.seconds
 
     def inputs(self, node: Node) -> Mapping[str, Artefact]:
         """The finished artefacts that the stage reads."""
@@ -112,6 +119,12 @@ class Runner:
         self.record.finished = True
         self._write_record()
 
+    def _use_threads(self, node: Node) -> None:
+        if "torch" in node.stage.libraries:
+            import torch  # only here: a run that finds everything in the cache needs none of it
+
+            torch.set_num_threads(self.params.threads or os.cpu_count() or 1)
+
     def _note_step(self, step: Step) -> None:
         self.record.steps = [s for s in self.record.steps if s.place != step.place] + [step]
         self._write_record()
@@ -125,6 +138,7 @@ class Runner:
 
         def fill(out: Path) -> dict[str, Any]:
             self.context.tell = self.watch.tell
+            self._use_threads(node)
             began = time.monotonic()
             stage = node.stage.load()
             measured = stage(Job(self.params, node.round, inputs, out, self.context))

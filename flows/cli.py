@@ -1,0 +1,215 @@
+"""The command line. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+from flows.environment import prepare_prefect, under_dvc, workspace
+from params import BadInput
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Reinforcement learning from verifiable rewards, as a pipeline of cached stages.",
+)
+
+ModelOption = Annotated[str, typer.Option("--model", help="A preset, a YAML file, a folder or a hub name.")]
+TaskOption = Annotated[str, typer.Option("--task", help="A preset or a YAML file.")]
+MethodOption = Annotated[str, typer.Option("--method", help="A preset or a YAML file.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one parameter; repeatable.")
+]
+NameOption = Annotated[
+    str | None, typer.Option("--name", help="Of the run, under runs/; by default METHOD-TASK-MODEL.")
+]
+EngineOption = Annotated[
+    str | None,
+    typer.Option("--engine", help="What samples: vllm, transformers, or auto (vllm if it is here)."),
+]
+RunArgument = Annotated[str, typer.Argument(metavar="NAME", help="The run's name, under runs/.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON lines on standard output, for machines.")]
+
+
+@app.command()
+def run(
+    model: ModelOption = "smollm2-135m",
+    task: TaskOption = "arithmetic",
+    method: MethodOption = "grpo",
+    settings: SetOption = None,
+    engine: EngineOption = None,
+    name: NameOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train: the whole flow, with a report at the end. Run it again and it resumes."""
+    from flows.door import chosen, run_name
+
+    changes = [*(settings or []), *([f"engine.name={engine}"] if engine else [])]
+    params, name = chosen(model, task, method, changes), run_name(name, model, task, method)
+    prepare_prefect(workspace())
+    from flows.start import train_watched
+
+    summary = train_watched(name, params, (model, task, method, changes), as_json)
+    if as_json:
+        print(json.dumps({"event": "finished", **summary}))
+    else:
+        print(summary["verdict"])
+        print(f"Report: {summary['report']}")
+
+
+@app.command()
+def stage(
+    name: Annotated[str, typer.Argument(help="A row of the stage table, such as rollout.")],
+    run: Annotated[str, typer.Option("--run", help="The run that it is of.")] = "demo",
+    round: Annotated[int, typer.Option("--round", help="The round; 0 for what is made once.")] = 0,
+    params: Annotated[Path, typer.Option("--params", help="All parameters, in one file.")] = Path(
+        "params.yaml"
+    ),
+    as_json: JsonOption = False,
+) -> None:
+    """Run one stage on a run's artefacts, without Prefect: what dvc.yaml calls."""
+    from flows.single import run_stage
+
+    step = run_stage(name, run, round, params)
+    if as_json:
+        print(json.dumps(step.model_dump(mode="json")))
+    else:
+        print(f"{step.place}: {step.outcome} in {step.seconds:.1f} s ({step.fingerprint[:12]})")
+
+
+@app.command()
+def status(name: RunArgument, as_json: JsonOption = False) -> None:
+    """Which stages of a run are done, damaged or still to be made."""
+    from flows.inspect import status_of
+
+    status_of(name, as_json)
+
+
+@app.command()
+def show(
+    artefact: Annotated[str, typer.Argument(help="A path, or RUN/PLACE such as demo/round-03/update.")],
+    as_json: JsonOption = False,
+) -> None:
+    """What an artefact is made of, back to the problems."""
+    from flows.inspect import show_artefact
+
+    show_artefact(artefact, as_json)
+
+
+@app.command()
+def report(name: RunArgument) -> None:
+    """Write the page of a run, finished or not."""
+    from tasks.report import write
+
+    from flows.runner import run_directory
+
+    print(write(run_directory(workspace(), name)))
+
+
+@app.command()
+def export(
+    name: RunArgument,
+    merged: Annotated[Path, typer.Option("--merged", help="The folder to write; it must not exist yet.")],
+) -> None:
+    """A plain Hugging Face folder of the run's last policy, which vLLM and transformers load."""
+    from flows.inspect import export_merged
+
+    print(export_merged(name, merged))
+
+
+@app.command()
+def serve(
+    model: ModelOption = "smollm2-135m",
+    task: TaskOption = "arithmetic",
+    method: MethodOption = "grpo",
+    settings: SetOption = None,
+    engine: EngineOption = None,
+    name: NameOption = None,
+    cron: Annotated[str, typer.Option("--cron", help="When, as a cron line.")] = "0 2 * * *",
+    timezone: Annotated[str, typer.Option("--timezone", help="Of the cron line.")] = "UTC",
+) -> None:
+    """Wait here and train on a schedule, through the Prefect server at PREFECT_API_URL."""
+    from flows.door import chosen, run_name
+
+    changes = [*(settings or []), *([f"engine.name={engine}"] if engine else [])]
+    chosen(model, task, method, changes)
+    prepare_prefect(workspace())
+    from flows.schedule import serve_training
+
+    serve_training(run_name(name, model, task, method), (model, task, method, changes), cron, timezone)
+
+
+@app.command()
+def dvc(
+    model: ModelOption = "smollm2-135m",
+    task: TaskOption = "arithmetic",
+    method: MethodOption = "grpo",
+    settings: SetOption = None,
+    name: NameOption = "demo",
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; say whether they have drifted.")
+    ] = False,
+) -> None:
+    """Write dvc.yaml and params.yaml for a run, from the stage table."""
+    from flows.door import run_name
+    from flows.dvc import write_pipeline
+    from params import compose
+
+    name = run_name(name, model, task, method)
+    print(write_pipeline(workspace(), compose(model, task, method, settings or []), name, check))
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """What this machine can do, what is missing, and how to get it."""
+    from flows.doctor import examine
+
+    raise typer.Exit(examine(as_json))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; bad input is one line and exit code 2, an interrupted run says how to go on."""
+    code = _guarded(lambda: app(args=arguments, standalone_mode=False))
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def _guarded(command: Callable[[], Any]) -> int:
+    from tasks.failure import StageFailure
+
+    try:
+        return int(command() or 0)
+    except BadInput as error:
+        return _complain(str(error), 2)
+    except click.exceptions.NoArgsIsHelpError:
+        return 0
+    except click.ClickException as error:
+        return _complain(error.format_message(), 2)
+    except StageFailure as error:
+        return _complain(str(error), 1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        return _complain(f"{error.filename or workspace()}: {(error.strerror or '').lower()}", 2)
+    except (KeyboardInterrupt, click.Abort):
+        again = "dvc repro" if under_dvc() else "the same command"
+        return _complain(f"interrupted; {again} goes on from the last finished stage", 130)
+
+
+def _complain(text: str, code: int) -> int:
+    print(f"ostinato: {' '.join(text.split())}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    main()

@@ -1,0 +1,50 @@
+"""What is checked before anything runs: parts that exist, options that they know, an engine that is here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import algorithms
+from params import BadInput, Params, compose
+from tasks import engines, problems, rewards
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+
+
+def settled(params: Params) -> Params:
+    """The parameters with every part checked and ``engine: auto`` decided. Raises ``BadInput``."""
+    objective = params.method.objective
+    objective.resolve(
+        algorithms.find(objective.name, "token_loss", "method.objective").Config, "method.objective"
+    )
+    for index, term in enumerate(params.method.terms):
+        where = f"method.terms.{index}"
+        term.resolve(algorithms.find(term.name, "term", where).Config, where)
+    source, judge = params.task.problems, params.task.reward
+    source.resolve(problems.find(source.name, "task.problems").Config, "task.problems")
+    judge.resolve(rewards.find(judge.name, "task.reward").Config, "task.reward")
+    longest = params.model.context
+    if params.update.tokens_per_micro_batch < longest:
+        raise BadInput(
+            f"update.tokens_per_micro_batch: {params.update.tokens_per_micro_batch} positions cannot hold "
+            f"a sequence of model.context; expected at least {longest}"
+        )
+    engine = params.engine.model_copy(update={"name": engines.resolve(params.engine.name)})
+    return params.model_copy(update={"engine": engine})
+
+
+def chosen(model: str, task: str, method: str, settings: Sequence[str]) -> Params:
+    """Presets and settings as a person gave them, composed and checked. Raises ``BadInput``."""
+    return settled(compose(model, task, method, settings))
+
+
+def run_name(name: str | None, model: str, task: str, method: str) -> str:
+    """The name of a run: as given, or from its presets. Raises ``BadInput`` for one that is no plain name."""
+    if name is None:
+        return re.sub(r"[^a-z0-9._-]+", "-", f"{method}-{task}-{model}".lower()).strip("-.")
+    if not NAME.fullmatch(name):
+        raise BadInput(
+            f"--name {name}: expected lower-case letters, digits, dots, dashes and underscores, such as demo"
+        )
+    return name

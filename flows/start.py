@@ -1,0 +1,29 @@
+"""Start the training flow from a terminal, watched."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from rich.console import Console
+
+from flows.display import Lines, Quiet, Terminal
+from flows.stages import plan
+from flows.train import train, watching
+from params import Params
+
+Presets = tuple[str, str, str, list[str]]
+"""Model, task and method as given, and the settings."""
+
+
+def train_watched(name: str, params: Params, presets: Presets, as_json: bool) -> dict[str, Any]:
+    """Run the flow and show how it goes: live on a terminal, JSON lines where asked for, else quietly."""
+    model, task, method, settings = presets
+    arguments = {"name": name, "model": model, "task": task, "method": method, "settings": settings}
+    console = Console(stderr=True)
+    if as_json or not sys.stderr.isatty():
+        watching.set(Lines() if as_json else Quiet())
+        return dict(train(**arguments))
+    with Terminal(name, plan(params), console) as terminal:
+        watching.set(terminal)
+        return dict(train(**arguments))

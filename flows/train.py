@@ -1,0 +1,126 @@
+"""The flow: prepare, then rounds of rollout, replay, update and evaluate, then the report."""
+
+from __future__ import annotations
+
+import contextvars
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_link_artifact, create_table_artifact
+from prefect.context import TaskRunContext
+from tasks.report import collect, rounds_table, summary, write
+
+from flows.door import chosen, run_name
+from flows.environment import workspace
+from flows.runner import Runner, Watch, spelled
+from flows.stages import STAGES, Node, StageDef, plan
+from tasks.artefact import Artefact
+from tasks.context import Context
+from tasks.record import Step
+from tasks.store import Store
+
+watching: contextvars.ContextVar[Watch | None] = contextvars.ContextVar("watching", default=None)
+"""Who is told how the run goes; without one, Prefect's log is."""
+
+Reference = dict[str, str]
+
+
+class LogWatch(Watch):
+    """Tells Prefect's log of every finished stage."""
+
+    def __init__(self) -> None:
+        self._logger = get_run_logger()
+
+    def end(self, node: Node, step: Step, artefact: Artefact) -> None:
+        """One line a stage."""
+        self._logger.info("%s %s in %.1f s", node.place, step.outcome, step.seconds)
+
+    def note(self, text: str) -> None:
+        """A warning."""
+        self._logger.warning("%s", text)
+
+
+@flow(name="train", flow_run_name="{name}")
+def train(
+    name: str | None = None,
+    model: str = "smollm2-135m",
+    task: str = "arithmetic",
+    method: str = "grpo",
+    settings: list[str] | None = None,
+) -> dict[str, Any]:
+    """Train a policy. Run it again with the same arguments and it resumes, or finishes from cache.
+
+    ``model``, ``task`` and ``method`` are presets or files; ``settings`` are ``key=value``, as after
+    ``--set``. Returns the summary that is also in ``runs/NAME/metrics.json``.
+    """
+    params = chosen(model, task, method, settings or [])
+    name = run_name(name, model, task, method)
+    root = workspace()
+    store = Store(root)
+    busy = f"run {name}: another process is at it; wait for it, or choose another --name"
+    with store.lock(f"run-{name}", busy), Context(scratch=store.scratch(f"run-{name}")) as context:
+        command = spelled(["run", *_arguments(name, model, task, method, settings or [])])
+        runner = Runner(root, name, params, context, watching.get() or LogWatch(), command)
+        stages = {stage.name: stage_task(runner, stage) for stage in STAGES.values()}
+        for node in plan(params):
+            settle(runner, node, stages[node.stage.name])
+        runner.finish()
+        return report(runner)
+
+
+def settle(runner: Runner, node: Node, run: Any) -> None:
+    """One stage through Prefect: cached by fingerprint, and the hit verified against the manifest.
+
+    Prefect knows only that it has a result for the key; whether the artefact is there and whole, we look
+    ourselves, and refresh Prefect's record when it is not.
+    """
+    identity = runner.fingerprint(node)
+    found = runner.find(node, identity)
+    run.with_options(refresh_cache=found is None, task_run_name=node.place)(node.place, node.round, identity)
+    if node.place not in runner.done:  # Prefect had the result and did not call the stage
+        runner.settle(node, identity, found)
+
+
+def stage_task(runner: Runner, stage: StageDef) -> Any:
+    """The Prefect task of a stage. Its result is a small JSON reference, never the artefact."""
+
+    def run(place: str, round: int, identity: str) -> Reference:
+        node = next(n for n in plan(runner.params) if n.place == place)
+        artefact = runner.settle(node, identity)
+        path = artefact.path.relative_to(runner.root).as_posix()
+        return {"place": place, "path": path, "fingerprint": identity, "digest": artefact.digest}
+
+    return task(
+        name=stage.name,
+        description=stage.summary,
+        cache_key_fn=_by_identity,
+        persist_result=True,
+        result_serializer="json",
+    )(run)
+
+
+def _by_identity(context: TaskRunContext, arguments: dict[str, Any]) -> str:
+    return str(arguments["identity"])
+
+
+@task(name="report", persist_result=False)
+def _write_report(directory: str) -> str:
+    return str(write(Path(directory)))
+
+
+def report(runner: Runner) -> dict[str, Any]:
+    """Write the page and leave a table of rounds and a link to the page in Prefect's UI."""
+    page = _write_report(str(runner.directory))
+    data = collect(runner.directory)
+    key = "".join(c if c.isalnum() else "-" for c in runner.name)
+    when = datetime.now(UTC).isoformat(timespec="minutes")
+    create_table_artifact(rounds_table(data), key=f"{key}-rounds", description=f"Rounds of {runner.name}")
+    create_link_artifact(f"file://{page}", "Report", key=f"{key}-report", description=f"Written {when}")
+    return {"name": runner.name, "report": page, **summary(data)}
+
+
+def _arguments(name: str, model: str, task: str, method: str, settings: list[str]) -> list[str]:
+    chosen = ["--model", model, "--task", task, "--method", method, "--name", name]
+    return [*chosen, *(part for setting in settings for part in ("--set", setting))]
