@@ -1,8 +1,12 @@
-"""What a judge says of one answer."""
+"""What a judge says of one answer, and within which bounds it may work."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from pydantic import PositiveFloat, PositiveInt
+
+from params import Config
 
 
 @dataclass(frozen=True)
@@ -15,3 +19,12 @@ class Verdict:
 
     reward: float | None
     error: str | None = None
+
+
+class Bounds(Config):
+    """What every judge's ``Config`` begins with."""
+
+    timeout_seconds: PositiveFloat = 5.0
+    """Time for one answer; a judge that takes longer is killed and replaced."""
+    memory_mib: PositiveInt = 1024
+    """Address space of a judging process."""

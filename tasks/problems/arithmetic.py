@@ -1,0 +1,161 @@
+"""Arithmetic without end: seeded generators of ``reasoning-gym``, in five levels.
+
+A question is a noun phrase (``3 + 4``, ``the greatest common divisor of 12 and 18``), so that one instruction,
+``What is {question}?``, suits them all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import pyarrow as pa
+import reasoning_gym
+from pydantic import Field, field_validator
+
+import params
+from params import BadInput, nearest
+from params.schema import Task
+from tasks import seeds
+from tasks.problems import normalised
+from tasks.tables import PROBLEMS
+
+Level = Annotated[int, Field(ge=1, le=5)]
+
+_SUMS: list[dict[str, Any]] = [
+    {"max_terms": 2, "max_digits": 1},
+    {"max_terms": 2, "max_digits": 2},
+    {"max_terms": 3, "max_digits": 2},
+    {"max_terms": 4, "max_digits": 3},
+    {"max_terms": 6, "max_digits": 4},
+]
+_PRODUCTS: list[dict[str, Any]] = [
+    {"max_terms": 2, "max_digits": 1},
+    {"max_terms": 2, "max_digits": 2},
+    {"max_terms": 3, "max_digits": 2},
+    {"max_terms": 3, "max_digits": 3},
+    {"max_terms": 4, "max_digits": 3},
+]
+_GENERATORS: dict[str, list[dict[str, Any]]] = {
+    "chain_sum": _SUMS,
+    "products": _PRODUCTS,
+    "basic_arithmetic": [
+        # Without division: the generator's own answers to it are rounded down in some places and not in others.
+        {**terms, "operators": ["+", "-", "*"], "allow_parentheses": level > 2, "allow_negation": level > 3}
+        for level, terms in enumerate(_SUMS, start=1)
+    ],
+    "decimal_chain_sum": [
+        {**terms, "max_decimal_places": 1 + level // 2} for level, terms in enumerate(_SUMS)
+    ],
+    "gcd": [{"max_value": 10 * 3**level} for level in range(1, 6)],
+    "lcm": [{"max_value": 5 * 2**level} for level in range(1, 6)],
+}
+"""The options of each generator at levels 1 to 5; minima keep their defaults (two terms, one digit)."""
+
+
+class Config(params.Config):
+    """Which problems to make."""
+
+    generators: Annotated[tuple[str, ...], Field(min_length=1)] = ("chain_sum",)
+    """Generators, each of which makes an equal share."""
+    level: Level = 1
+    """How hard: 1 is two terms of one digit, 5 is several terms of up to four digits."""
+    held_out_level: Level | None = None
+    """Level of the held-out problems; null: the same."""
+
+    @field_validator("generators")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in _GENERATORS:
+                raise ValueError(f"no generator '{name}'{nearest(name, _GENERATORS)}")
+        if len(set(names)) < len(names):
+            raise ValueError("a generator is named twice")
+        return names
+
+
+def read(config: Config, task: Task, seed: int) -> tuple[pa.Table, pa.Table]:
+    """Training and held-out problems. Raises ``BadInput`` where a level has fewer distinct ones than asked for."""
+    held_out_level = config.held_out_level or config.level
+    key = seeds.seed(seed, "problems", 0)
+    held_out = _share(config.generators, held_out_level, task.held_out_count, key, set())
+    taken = {normalised(row["question"]) for row in held_out}
+    train = _share(config.generators, config.level, task.train_count, key + 1, taken)
+    return _table(train), _table(held_out)
+
+
+def practice(config: Config, count: int, seed: int, without: set[str]) -> pa.Table:
+    """``count`` problems of the training level, repeats among them, none normalised to one of ``without``."""
+    rows: list[dict[str, Any]] = []
+    streams = [
+        _stream(name, config.level, seeds.seed(seed, "practice", 0, name)) for name in config.generators
+    ]
+    while len(rows) < count:
+        row = next(streams[len(rows) % len(streams)])
+        if normalised(row["question"]) not in without:
+            rows.append(row)
+    return _table(rows)
+
+
+def _share(
+    names: tuple[str, ...], level: int, count: int, seed: int, taken: set[str]
+) -> list[dict[str, Any]]:
+    """``count`` distinct problems, split evenly over the generators and shuffled; ``taken`` grows by them."""
+    rows: list[dict[str, Any]] = []
+    for place, name in enumerate(names):
+        wanted = (count + len(names) - 1 - place) // len(names)
+        rows += _distinct(name, level, wanted, seed, taken)
+    random.Random(seed).shuffle(rows)
+    return rows
+
+
+def _distinct(name: str, level: int, wanted: int, seed: int, taken: set[str]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    misses = 0
+    stream = _stream(name, level, seeds.seed(seed, "problems", 0, name, level))
+    while len(rows) < wanted:
+        row = next(stream)
+        question = normalised(row["question"])
+        if question not in taken:
+            taken.add(question)
+            rows.append(row)
+            misses = 0
+            continue
+        misses += 1
+        if misses > 1000 + 25 * len(taken):
+            raise BadInput(
+                f"task.problems: level {level} of {name} has no more than {len(taken)} distinct problems; expected "
+                f"{wanted - len(rows)} more, so lower task.train_count or task.held_out_count, or raise the level"
+            )
+    return rows
+
+
+def _stream(name: str, level: int, seed: int) -> Iterator[dict[str, Any]]:
+    """Endless problems of one generator."""
+    problems = reasoning_gym.create_dataset(name, seed=seed, **_GENERATORS[name][level - 1])
+    index = 0
+    while True:
+        item = problems[index]
+        index += 1
+        question = _question(name, item["metadata"])
+        digest = hashlib.sha256(f"{name}\n{normalised(question)}".encode()).hexdigest()[:12]
+        yield {
+            "problem_id": f"{name}-{level}-{digest}",
+            "question": question,
+            "answer": item["answer"],
+            "level": level,
+            "source": f"reasoning_gym.{name}",
+        }
+
+
+def _question(name: str, facts: dict[str, Any]) -> str:
+    if "expression" in facts:
+        return str(facts["expression"])
+    words = {"gcd": "the greatest common divisor", "lcm": "the least common multiple"}
+    return f"{words[name]} of {' and '.join(str(number) for number in facts['numbers'])}"
+
+
+def _table(rows: list[dict[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=PROBLEMS)

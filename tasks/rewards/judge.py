@@ -1,0 +1,185 @@
+"""Judging in processes that can be killed: an answer that hangs, crashes or eats memory harms no other.
+
+Each worker is a child process with one thread here that feeds it. The thread, not the caller, starts the child:
+on Linux a child dies with the thread that started it, and callers' threads come and go.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import select
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from params import Choice
+from tasks import rewards
+from tasks.rewards.base import Bounds, Verdict
+
+_ROOT = Path(__file__).parents[2]
+_START_SECONDS = 120.0
+
+
+class JudgeFailure(Exception):
+    """The judging process does not even start."""
+
+
+class Judge:
+    """Judges answers in ``workers`` processes, which start with the first answer and live until ``close``."""
+
+    def __init__(self, choice: Choice, workers: int = 1) -> None:
+        module = rewards.find(choice.name, "task.reward.name")
+        config: Bounds = choice.resolve(module.Config, "task.reward")
+        self._pending: queue.SimpleQueue[tuple[str, str, Future[Verdict]] | None] = queue.SimpleQueue()
+        self._closed = False
+        self._threads = [
+            threading.Thread(
+                target=self._serve, args=(_Worker(choice.name, config),), daemon=True, name=f"judge-{i}"
+            )
+            for i in range(workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def judge(
+        self, pairs: Sequence[tuple[str, str]], tell: Callable[[int], None] = lambda done: None
+    ) -> list[Verdict]:
+        """A verdict for each (right answer, given answer), in their order; ``tell(done)`` after each."""
+        futures = [self.submit(gold, answer) for gold, answer in pairs]
+        verdicts = []
+        for future in futures:
+            verdicts.append(future.result())
+            tell(len(verdicts))
+        return verdicts
+
+    def submit(self, gold: str, answer: str) -> Future[Verdict]:
+        """Begin to judge one answer, so that sampling may go on meanwhile. Raises ``JudgeFailure`` from its result."""
+        if self._closed:
+            raise RuntimeError("the judge is closed")
+        future: Future[Verdict] = Future()
+        self._pending.put((gold, answer, future))
+        return future
+
+    def close(self) -> None:
+        """End the workers. Answers that nobody has judged yet are cancelled."""
+        if self._closed:
+            return
+        self._closed = True
+        while not self._pending.empty():
+            item = self._pending.get()
+            if item is not None:
+                item[2].cancel()
+        for _ in self._threads:
+            self._pending.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _serve(self, worker: _Worker) -> None:
+        """One thread: give its worker one answer after the other."""
+        while (item := self._pending.get()) is not None:
+            gold, answer, future = item
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(worker.judge(gold, answer))
+            except JudgeFailure as error:
+                future.set_exception(error)
+        worker.kill()
+
+
+class _Worker:
+    """One judging process, replaced whenever it has died or had to be killed."""
+
+    def __init__(self, name: str, config: Bounds) -> None:
+        self._command = [
+            sys.executable,
+            "-m",
+            "tasks.rewards.worker",
+            name,
+            config.model_dump_json(),
+            str(os.getpid()),
+        ]
+        self._timeout = config.timeout_seconds
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def judge(self, gold: str, answer: str) -> Verdict:
+        """One verdict; a worker that is silent for too long, or gone, is judged to have failed on this answer."""
+        if self._process is None or self._process.poll() is not None:
+            self._start()
+        request = json.dumps([gold, answer]).encode() + b"\n"
+        try:
+            reply = self._exchange(request, self._timeout)
+        except TimeoutError:
+            self.kill()
+            return Verdict(None, f"timed out after {self._timeout:g} s")
+        if reply is None:
+            return Verdict(None, f"judge died ({self.kill()})")
+        if reply["last"]:
+            self.kill()
+        return Verdict(reply["reward"], reply["error"])
+
+    def kill(self) -> str:
+        """End the process, if there is one, and say how it ended."""
+        process, self._process = self._process, None
+        if process is None:
+            return "not running"
+        process.kill()
+        process.communicate()
+        return (
+            f"exit code {process.returncode}" if process.returncode >= 0 else f"signal {-process.returncode}"
+        )
+
+    def _start(self) -> None:
+        self.kill()
+        self._process = subprocess.Popen(
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": _search_path(), "OMP_NUM_THREADS": "1"},
+        )
+        try:
+            if self._exchange(b"", _START_SECONDS) is not None:
+                return
+        except TimeoutError:
+            self.kill()
+            raise JudgeFailure(f"the judge does not start within {_START_SECONDS:g} s") from None
+        process, self._process = self._process, None
+        errors = process.communicate()[1].decode(errors="replace").strip()
+        raise JudgeFailure(
+            f"the judge does not start: {errors.splitlines()[-1] if errors else 'no reason given'}"
+        )
+
+    def _exchange(self, request: bytes, seconds: float) -> dict[str, Any] | None:
+        """Send a line and read one; None where the process is gone. Raises ``TimeoutError``."""
+        assert (
+            self._process is not None and self._process.stdin is not None and self._process.stdout is not None
+        )
+        deadline = time.monotonic() + seconds
+        poll = select.poll()
+        poll.register(self._process.stdout, select.POLLIN)
+        try:
+            self._process.stdin.write(request)
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            return None
+        line = b""
+        while not line.endswith(b"\n"):
+            if not poll.poll(max(deadline - time.monotonic(), 0.0) * 1000):
+                raise TimeoutError
+            piece = os.read(self._process.stdout.fileno(), 65536)
+            if not piece:
+                return None
+            line += piece
+        return dict(json.loads(line))
+
+
+def _search_path() -> str:
+    return os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])

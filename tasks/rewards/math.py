@@ -1,0 +1,103 @@
+"""Mathematical answers, read and compared by ``math-verify``: 1 for the right value in any of its forms, else 0."""
+
+from __future__ import annotations
+
+import logging
+import re
+from functools import lru_cache
+from typing import Any
+
+import sympy
+from math_verify import parse, verify
+from pydantic import PositiveInt
+from sympy.core.expr import UnevaluatedExpr
+
+from tasks.rewards.base import Bounds, Verdict
+
+# math-verify warns that its alarms are off. They cannot interrupt sympy's C code and work in no thread but the
+# first; the process that calls ``judge`` is bounded from outside instead.
+logging.getLogger("math_verify").setLevel(logging.ERROR)
+
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    SyntaxError,
+    RecursionError,
+)
+# The parser's time is exponential in the depth of braces.
+_DEEPEST = 40
+_ARITHMETIC = re.compile(r"[\d\s.,+\-*/%^]+")
+_WORD = re.compile(r"[A-Za-z]{3}")
+
+
+class Config(Bounds):
+    """How answers are read."""
+
+    max_answer_characters: PositiveInt = 8192
+    """Of a longer answer, only so many characters of its end are read."""
+    worked_out: bool = True
+    """Where the right answer is a number, the answer must be one too: ``3 + 4`` is no answer to ``3 + 4``."""
+
+
+def judge(gold: str, answer: str, config: Config) -> Verdict:
+    """Whether ``answer`` ends in the value of ``gold``."""
+    right = _read_gold(gold)
+    if not right:
+        return Verdict(None, f"cannot read the right answer '{gold[:80]}'")
+    answer = answer[-config.max_answer_characters :]
+    if _depth(answer) > _DEEPEST:
+        return Verdict(0.0, "the answer is nested too deeply to read")
+    try:
+        given = _read(answer)
+    except _UNREADABLE as error:
+        return Verdict(0.0, f"cannot read the answer: {type(error).__name__}")
+    if not given:
+        return Verdict(0.0, "no mathematical expression in the answer")
+    if config.worked_out and not all(_worked_out(expression, right[0]) for expression in given):
+        return Verdict(0.0, "an expression that is not worked out")
+    return Verdict(float(verify(right, given, timeout_seconds=None, raise_on_error=True)))
+
+
+def _read(text: str) -> list[Any]:
+    return list(parse(text, fallback_mode="no_fallback", parsing_timeout=None, raise_on_error=True))
+
+
+@lru_cache(maxsize=4096)
+def _read_gold(gold: str) -> list[Any]:
+    """Numbers as they stand; ``7 apples`` as 7; bare LaTeX or algebra, as data sets have it, as if in dollar signs."""
+    prose = _ARITHMETIC.fullmatch(gold) or (_WORD.search(gold) and "\\" not in gold)
+    if prose or "$" in gold or "\\boxed" in gold:
+        return _read(gold)
+    return _read(f"${gold}$")
+
+
+def _depth(text: str) -> int:
+    deepest = depth = 0
+    for character in text:
+        if character in "([{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif character in ")]}":
+            depth = max(depth - 1, 0)
+    return deepest
+
+
+def _worked_out(expression: Any, right: Any) -> bool:
+    """Whether an answer to a question with a rational answer is a number: a quotient only if ``right`` is one."""
+    if not isinstance(right, sympy.Expr) or not (right.is_Rational or right.is_Float):
+        return True
+    if not isinstance(expression, sympy.Expr):
+        return True
+    nodes = list(sympy.preorder_traversal(expression))
+    quotient = all(
+        isinstance(node, sympy.Mul | UnevaluatedExpr) or _inverse(node) for node in nodes if node.args
+    )
+    numbers = [node for node in nodes if node.is_Number and abs(node) != 1]
+    return quotient and len(numbers) <= (1 if right.is_Integer else 2)
+
+
+def _inverse(node: Any) -> bool:
+    return isinstance(node, sympy.Pow) and node.args[1] == -1 and node.args[0].is_Number

@@ -1,0 +1,84 @@
+"""A judging process: ``python -m tasks.rewards.worker NAME OPTIONS PARENT``, questions in, verdicts out, as JSON lines.
+
+What it may do to the machine is bounded: memory by an address-space limit, files by a size limit of nothing,
+time by its parent, and by its own alarm should the parent be gone. Only what is imported here is in its memory.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import sys
+from types import ModuleType
+from typing import TextIO
+
+from tasks import rewards
+from tasks.rewards.base import Bounds, Verdict
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main(name: str, options: str, parent: int) -> None:
+    """Judge one line after the other until the input ends."""
+    _die_with(parent)
+    module = rewards.find(name, "task.reward")
+    config = module.Config(**json.loads(options))
+    replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    _say(replies, {"ready": True})
+    _silence()
+    _bound(config)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    for line in sys.stdin:
+        gold, answer = json.loads(line)
+        signal.setitimer(signal.ITIMER_REAL, config.timeout_seconds + 1.0)
+        verdict, last = _judge(module, gold, answer, config)
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        _say(replies, {"reward": verdict.reward, "error": verdict.error, "last": last})
+
+
+def _judge(module: ModuleType, gold: str, answer: str, config: Bounds) -> tuple[Verdict, bool]:
+    """The verdict, and whether this process should be replaced after it."""
+    try:
+        return module.judge(gold, answer, config), False
+    except MemoryError:
+        return Verdict(None, f"judge ran out of memory ({config.memory_mib} MiB)"), True
+    except Exception as error:  # whatever a judge raises concerns this answer alone, and is reported with it
+        return Verdict(None, f"judge failed: {type(error).__name__}: {str(error)[:200]}"), False
+
+
+def _say(replies: TextIO, message: dict[str, object]) -> None:
+    replies.write(json.dumps(message) + "\n")
+    replies.flush()
+
+
+def _die_with(parent: int) -> None:
+    """End when the parent does, however it ends: also while this process computes and reads no input."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit("the parent is gone")
+
+
+def _silence() -> None:
+    """Keep what a judge prints out of the replies."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+
+
+def _bound(config: Bounds) -> None:
+    for kind, most in (
+        (resource.RLIMIT_AS, config.memory_mib * 2**20),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        hard = resource.getrlimit(kind)[1]
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(kind, (most, most))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
