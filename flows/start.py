@@ -18,12 +18,14 @@ Presets = tuple[str, str, str, list[str]]
 
 def train_watched(name: str, params: Params, presets: Presets, as_json: bool) -> dict[str, Any]:
     """Run the flow and show how it goes: live on a terminal, JSON lines where asked for, else quietly."""
-    model, task, method, settings = presets
-    arguments = {"name": name, "model": model, "task": task, "method": method, "settings": settings}
-    console = Console(stderr=True)
+
+    def go() -> dict[str, Any]:
+        model, task, method, settings = presets
+        return train(name=name, model=model, task=task, method=method, settings=settings)
+
     if as_json or not sys.stderr.isatty():
         watching.set(Lines() if as_json else Quiet())
-        return dict(train(**arguments))
-    with Terminal(name, plan(params), console) as terminal:
+        return go()
+    with Terminal(name, plan(params), Console(stderr=True)) as terminal:
         watching.set(terminal)
-        return dict(train(**arguments))
+        return go()
