@@ -1,0 +1,170 @@
+"""A LoRA adapter on every linear layer but the head: y = W x + (alpha / r) B A x.
+
+Adapter weights are float32; the products run in the base weights' type. The adapter lives in peft's modules
+and is written in peft's format.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import Linear as PeftLinear
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from params import BadInput, Params
+from tasks import seeds
+
+FOLDER = "adapter"
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+
+
+class AdapterWeights:
+    """The trained part of a policy that is a base model and a LoRA adapter."""
+
+    def __init__(self, network: PreTrainedModel, params: Params) -> None:
+        self.network = network
+        self._seed = params.seed
+        self._config = LoraConfig(
+            r=params.update.lora_rank,
+            lora_alpha=params.update.lora_alpha,
+            target_modules=_linear_layers(network),
+            lora_dropout=0.0,
+            task_type="CAUSAL_LM",
+        )
+        self._config._register_custom_module({nn.Linear: FusedLinear})
+        with torch.random.fork_rng(devices=[]):  # peft draws a first A, which reset() replaces
+            self.model: Any = get_peft_model(network, self._config, autocast_adapter_dtype=True)
+        self._layers = {
+            name: module
+            for name, module in sorted(network.named_modules())
+            if isinstance(module, FusedLinear)
+        }
+        self.masters: dict[str, Tensor] = {}
+        for name, layer in self._layers.items():
+            self.masters[f"base_model.model.{name}.lora_A.weight"] = layer.lora_A["default"].weight
+            self.masters[f"base_model.model.{name}.lora_B.weight"] = layer.lora_B["default"].weight
+
+    def reset(self) -> None:
+        """The base policy: B is zero, A uniform in +-1/sqrt(inputs), the same for the same seed."""
+        with torch.no_grad():
+            for name, weight in self.masters.items():
+                if ".lora_B." in name:
+                    weight.zero_()
+                    continue
+                bound = 1.0 / math.sqrt(weight.shape[1])
+                generator = seeds.torch_generator(self._seed, "adapter", 0, name)
+                weight.copy_(torch.empty(weight.shape).uniform_(-bound, bound, generator=generator))
+
+    def read(self, folder: Path) -> None:
+        """Take the weights of ``folder/adapter``; raises ``BadInput`` where they do not fit."""
+        path = folder / FOLDER / WEIGHTS
+        if not path.is_file():
+            raise BadInput(f"{path}: missing; expected a policy that was trained with update.adapter lora")
+        stored = load_file(path)
+        if {n: t.shape for n, t in stored.items()} != {n: t.shape for n, t in self.masters.items()}:
+            raise BadInput(f"{path}: does not fit this model with update.lora_rank {self._config.r}")
+        with torch.no_grad():
+            for name, weight in self.masters.items():
+                weight.copy_(stored[name])
+
+    def write(self, folder: Path) -> None:
+        """``folder/adapter`` in peft's format."""
+        target = folder / FOLDER
+        target.mkdir(parents=True)
+        save_file(
+            {name: weight.detach().cpu().contiguous() for name, weight in self.masters.items()},
+            target / WEIGHTS,
+            metadata={"format": "pt"},
+        )
+        facts = {**self._config.to_dict(), "inference_mode": True, "base_model_name_or_path": None}
+        plain = {key: sorted(value) if isinstance(value, set) else value for key, value in facts.items()}
+        (target / CONFIG).write_text(json.dumps(plain, indent=1, sort_keys=True) + "\n")
+
+    def publish(self) -> None:
+        """Nothing to do: the trained weights are the live ones."""
+
+    def merged(self) -> dict[str, Tensor]:
+        """All weights of the network by their plain names, W + (alpha / r) B A in the base type."""
+        weights = {
+            name.replace(".base_layer.", "."): tensor
+            for name, tensor in self.network.state_dict().items()
+            if ".lora_" not in name
+        }
+        with torch.no_grad():
+            for name, layer in self._layers.items():
+                base, a, b = layer.parts()
+                weights[f"{name}.weight"] = torch.addmm(base.float(), b, a, alpha=layer.scale()).to(
+                    base.dtype
+                )
+        return weights
+
+    @contextmanager
+    def reference(self) -> Iterator[PreTrainedModel]:
+        """The network without its adapter."""
+        with self.model.disable_adapter():
+            yield self.network
+
+
+class FusedLinear(PeftLinear):
+    """peft's LoRA layer with one autograd function for base and adapter, in the base weights' type."""
+
+    def parts(self) -> tuple[Tensor, Tensor, Tensor]:
+        """W [out, in], A [r, in], B [out, r]."""
+        return self.base_layer.weight, self.lora_A["default"].weight, self.lora_B["default"].weight
+
+    def scale(self) -> float:
+        """alpha / r."""
+        return float(self.scaling["default"])
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """[..., in] to [..., out]."""
+        if self.disable_adapters or self.merged:
+            return self.base_layer(x, *args, **kwargs)
+        return _LoraProduct.apply(x, *self.parts(), self.base_layer.bias, self.scale())
+
+
+class _LoraProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, a: Tensor, b: Tensor, bias: Tensor | None, scale: float
+    ) -> Tensor:
+        flat = x.reshape(-1, x.shape[-1])
+        a, b = a.to(weight.dtype), b.to(weight.dtype)
+        down = flat @ a.T
+        ctx.save_for_backward(flat, weight, a, b, down)
+        ctx.scale, ctx.shape = scale, x.shape
+        out = torch.nn.functional.linear(flat, weight, bias).addmm_(down, b.T, alpha=scale)
+        return out.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        flat, weight, a, b, down = ctx.saved_tensors
+        grad = grad.reshape(-1, grad.shape[-1])
+        back = (grad @ b).mul_(ctx.scale)
+        to_x = None
+        if ctx.needs_input_grad[0]:
+            to_x = (grad @ weight).addmm_(back, a).view(ctx.shape)
+        to_a = (back.T @ flat).float()
+        to_b = (grad.T @ down).float().mul_(ctx.scale)
+        return to_x, None, to_a, to_b, None, None
+
+
+def _linear_layers(network: PreTrainedModel) -> list[str]:
+    """Full names of all linear layers except the head, sorted."""
+    head = network.get_output_embeddings()
+    names = [n for n, m in network.named_modules() if isinstance(m, nn.Linear) and m is not head]
+    if not names:
+        raise BadInput(
+            f"{type(network).__name__}: has no linear layers for LoRA; expected update.adapter full"
+        )
+    return sorted(names)

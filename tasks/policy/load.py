@@ -1,0 +1,66 @@
+"""Opening a base model: a Hugging Face folder, checked at the door."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging
+
+from params import BadInput, Params
+
+
+def load_model(base: Path, params: Params, device: torch.device) -> PreTrainedModel:
+    """The model in its base type, for evaluation, with every weight frozen; raises ``BadInput``."""
+    if not (base / "config.json").is_file():
+        raise BadInput(f"{base}: no config.json; expected a Hugging Face model folder")
+    if not any(base.glob("*.safetensors")):
+        raise BadInput(f"{base}: no weights; expected *.safetensors in the folder")
+    logging.disable_progress_bar()
+    options: dict[str, Any] = {
+        "dtype": getattr(torch, params.model.dtype),
+        "attn_implementation": "sdpa",
+        "use_safetensors": True,
+        "trust_remote_code": params.model.trust_remote_code,
+        "local_files_only": True,
+    }
+    try:
+        model = AutoModelForCausalLM.from_pretrained(base, **options)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise BadInput(f"{base}: not a causal language model that loads: {_first_line(error)}") from error
+    return model.requires_grad_(False).eval().to(device)
+
+
+def load_tokenizer(base: Path, params: Params) -> Any:
+    """The tokenizer, which has a chat template; raises ``BadInput``."""
+    if not any(base.glob("tokenizer*")) and not any(base.glob("vocab*")):
+        raise BadInput(f"{base}: no tokenizer; expected tokenizer.json in the folder")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            base, trust_remote_code=params.model.trust_remote_code, local_files_only=True
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise BadInput(f"{base}: the tokenizer does not load: {_first_line(error)}") from error
+    if not tokenizer.chat_template:
+        raise BadInput(
+            f"{base}: the tokenizer has no chat template; expected chat_template.jinja in the folder"
+        )
+    return tokenizer
+
+
+def stop_ids(model: PreTrainedModel, tokenizer: Any) -> tuple[int, ...]:
+    """Tokens that end a response, in order: those of the generation config and the tokenizer's own."""
+    configured = model.generation_config.eos_token_id if model.generation_config is not None else None
+    ids = set(configured if isinstance(configured, list) else [configured])
+    return tuple(sorted(int(i) for i in ids | {tokenizer.eos_token_id} if i is not None))
+
+
+def hidden_states(network: PreTrainedModel, **inputs: Any) -> torch.Tensor:
+    """What the head sees: [B, L, H]."""
+    return network.base_model(use_cache=False, **inputs).last_hidden_state
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
