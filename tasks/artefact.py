@@ -157,13 +157,16 @@ def canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
-_digests: dict[tuple[str, int, int, int, int], str] = {}
+_digests: dict[tuple[int, int, int, int], str] = {}
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file. A file that the system says has not changed since is not read a second time."""
+    """SHA-256 of a file. In one process, a file whose inode has not been written since is read once.
+
+    The time of the inode's change is left out: a hard link made or a directory renamed moves it.
+    """
     stat = path.stat()
-    key = (str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    key = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
     if key not in _digests:
         with path.open("rb") as handle:
             _digests[key] = hashlib.file_digest(handle, "sha256").hexdigest()

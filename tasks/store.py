@@ -43,7 +43,7 @@ class Store:
         return artefact
 
     def adopt(self, stage: str, fingerprint: str, place: Path) -> Artefact | None:
-        """Take in an artefact that lies elsewhere (a run's directory, brought by DVC) if it is the right one."""
+        """Take in an artefact that lies elsewhere (in a run, brought by DVC) if it is the right one."""
         try:
             found = Artefact.open(place)
         except (Damaged, FileNotFoundError, NotADirectoryError):
@@ -66,7 +66,7 @@ class Store:
 
     @contextmanager
     def lock(self, name: str, busy: str | None = None) -> Iterator[None]:
-        """Hold ``name`` against other processes; with ``busy``, raise that as ``BadInput`` instead of waiting.
+        """Hold ``name`` against other processes; ``busy``: raise that as ``BadInput`` instead of waiting.
 
         The lock is the operating system's: it ends with the process, however that ends.
         """

