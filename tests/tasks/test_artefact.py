@@ -1,0 +1,130 @@
+"""An artefact is whole, absent, or known to be damaged."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from params import BadInput
+from tasks.artefact import MANIFEST, Artefact, Damaged
+from tasks.store import Store, publish
+
+FACTS = {
+    "round": 1,
+    "seed": 0,
+    "params": {"a": 1.5},
+    "inputs": {},
+    "code": "c",
+    "versions": {},
+    "measured": {},
+}
+
+
+def fill(out: Path) -> dict[str, object]:
+    (out / "deep").mkdir()
+    (out / "table.bin").write_bytes(bytes(range(200)))
+    (out / "deep" / "notes.json").write_text('{"x": 1}\n')
+    return FACTS
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path)
+
+
+def test_what_is_made_is_found(store: Store) -> None:
+    assert store.find("rollout", "f" * 64) is None
+    made = store.make("rollout", "f" * 64, fill)
+    found = store.find("rollout", "f" * 64)
+    assert found is not None
+    assert found.digest == made.digest
+    assert found.json("deep/notes.json") == {"x": 1}
+    with pytest.raises(KeyError):
+        found.file("manifest.json")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@given(data=st.data())
+def test_any_flipped_bit_of_any_file_is_noticed(store: Store, data: st.DataObject) -> None:
+    artefact = store.make("rollout", "f" * 64, fill)
+    name = data.draw(st.sampled_from([MANIFEST, *artefact.manifest.files]))
+    path = artefact.path / name
+    content = bytearray(path.read_bytes())
+    position = data.draw(st.integers(0, len(content) - 1))
+    content[position] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(bytes(content))
+    with pytest.raises(Damaged, match=name):
+        store.find("rollout", "f" * 64)
+
+
+def test_missing_and_foreign_files_are_noticed(store: Store) -> None:
+    artefact = store.make("rollout", "f" * 64, fill)
+    (artefact.path / "extra").write_text("")
+    with pytest.raises(Damaged, match="extra: not part"):
+        Artefact.open(artefact.path)
+    (artefact.path / "extra").unlink()
+    (artefact.path / "table.bin").unlink()
+    with pytest.raises(Damaged, match=r"table\.bin: missing"):
+        Artefact.open(artefact.path)
+
+
+def test_a_stage_that_fails_leaves_nothing_and_harms_nothing(store: Store) -> None:
+    good = store.make("update", "a" * 64, fill)
+
+    def broken(out: Path) -> dict[str, object]:
+        (out / "half.bin").write_bytes(b"half")
+        raise RuntimeError("power cut")
+
+    for fingerprint in ("a" * 64, "b" * 64):
+        with pytest.raises(RuntimeError):
+            store.make("update", fingerprint, broken)
+    assert store.find("update", "b" * 64) is None
+    still = store.find("update", "a" * 64)
+    assert still is not None
+    assert still.digest == good.digest
+    assert not list((store.root / ".ostinato" / "building").iterdir())
+
+
+def test_what_a_killed_process_left_half_built_is_swept(store: Store) -> None:
+    left = store.root / ".ostinato" / "building" / f"update-x.{2**22 + 1}"
+    left.mkdir(parents=True)
+    store.make("update", "a" * 64, fill)
+    assert not left.exists()
+
+
+def test_an_artefact_from_elsewhere_is_adopted_only_if_it_is_the_right_one(
+    store: Store, tmp_path: Path
+) -> None:
+    made = store.make("update", "a" * 64, fill)
+    place = tmp_path / "runs" / "demo" / "round-01" / "update"
+    publish(made, place)
+    other = Store(tmp_path / "other")
+    assert other.adopt("update", "b" * 64, place) is None
+    adopted = other.adopt("update", "a" * 64, place)
+    assert adopted is not None
+    assert adopted.digest == made.digest
+    assert other.adopt("update", "a" * 64, tmp_path / "nowhere") is None
+
+
+def test_publishing_mends_a_damaged_place(store: Store, tmp_path: Path) -> None:
+    made = store.make("update", "a" * 64, fill)
+    place = tmp_path / "runs" / "demo" / "update"
+    publish(made, place)
+    (place / "table.bin").unlink()
+    publish(made, place)
+    assert Artefact.open(place).digest == made.digest
+
+
+def test_a_lock_is_held_by_one_and_says_by_whom(store: Store) -> None:
+    with (
+        store.lock("run-demo"),
+        pytest.raises(BadInput, match=rf"run demo is busy \(process {os.getpid()}\)"),
+    ):
+        with store.lock("run-demo", "run demo is busy"):
+            pass
+    with store.lock("run-demo", "run demo is busy"):
+        pass
