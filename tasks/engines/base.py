@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from tasks.failure import StageFailure
 
-class EngineFailure(Exception):
+
+class EngineFailure(StageFailure):
     """The engine died, stalled, returned too little, or holds other weights than it was given."""
 
 
@@ -38,9 +40,17 @@ class Completion:
     token_ids: tuple[int, ...]
     """With the stop token, if it ended on one. Never empty."""
     logp: tuple[float, ...]
-    """Of each token, in nats, at the sampling temperature."""
+    """Of each token, in nats, at the sampling temperature; at 1 where that is 0."""
     finish_reason: str
     """``stop`` or ``length``."""
+
+
+def silent(done: int, tokens: int) -> None:
+    """Progress that nobody asked for."""
+
+
+def ignore(index: int, completion: Completion) -> None:
+    """A completion that nobody waits for."""
 
 
 class Engine(Protocol):
@@ -59,9 +69,14 @@ class Engine(Protocol):
         self,
         requests: Sequence[Request],
         sampling: Sampling,
-        tell: Callable[[int, int], None] = lambda done, tokens: None,
+        tell: Callable[[int, int], None] = silent,
+        finished: Callable[[int, Completion], None] = ignore,
     ) -> list[Completion]:
-        """One completion a request, in the order of the requests; ``tell(responses done, tokens so far)``."""
+        """One completion a request, in the order of the requests; ``tell(responses done, tokens so far)``.
+
+        ``finished(index, completion)`` hears of each as soon as it is whole, in any order. Both are called by
+        the thread that called ``generate``. Raises ``EngineFailure``.
+        """
 
     def close(self) -> None:
         """End its processes and free its memory."""

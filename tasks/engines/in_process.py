@@ -1,0 +1,211 @@
+"""transformers' continuous batching on the trainer's own weights: no second copy, nothing to hand over.
+
+The library seeds the global generator and draws for whichever responses share a batch. Here every token is drawn
+with a number that belongs to (the response's seed, position), so a response does not depend on its company.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import ContinuousBatchingConfig, GenerationConfig
+from transformers.generation.continuous_batching.requests import GenerationOutput
+
+from params import BadInput, Params
+from tasks.engines.base import Completion, EngineFailure, Request, Sampling, ignore, silent
+from tasks.policy import Policy
+from tasks.seeds import seed
+
+PAGE = 32
+BATCH_TOKENS = 512
+CPU_SIDE_BY_SIDE = 32
+"""Responses in a batch at most: without a kernel for ragged batches each attends to all others' keys, masked."""
+POLL_SECONDS = 0.5
+STOP_SECONDS = 30.0
+
+
+class InProcess:
+    """Samples from a ``Policy`` that others train."""
+
+    name = "transformers"
+
+    def __init__(self, policy: Policy, params: Params) -> None:
+        if params.engine.dtype not in ("auto", params.model.dtype):
+            raise BadInput(
+                f"engine.dtype: {params.engine.dtype!r}, but the transformers engine shares the trainer's weights; "
+                f"expected auto or model.dtype, {params.model.dtype!r}"
+            )
+        self._policy = policy
+        self._params = params.engine
+
+    def load(self, policy: Path | None) -> None:
+        """Hold this policy; the weights are the trainer's own, so there is nothing to compare."""
+        self._policy.restore(policy)
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        tell: Callable[[int, int], None] = silent,
+        finished: Callable[[int, Completion], None] = ignore,
+    ) -> list[Completion]:
+        """See ``Engine``."""
+        done: dict[int, Completion] = {}
+        if not requests:
+            return []
+        config, families = self._plan(requests, sampling.max_tokens)
+        drawing = _Drawing(requests, families, sampling.temperature)
+        with self._running(config, sampling, drawing) as manager:
+            tokens, since = 0, time.monotonic()
+            while len(done) < len(requests):
+                output = manager.get_result(timeout=POLL_SECONDS)
+                if output is not None:
+                    index = drawing.index[output.request_id]
+                    done[index] = _completion(output, sampling)
+                    finished(index, done[index])
+                elif not manager.is_running():
+                    raise EngineFailure(f"transformers: ended after {len(done)} of {len(requests)} responses")
+                if drawing.tokens > tokens:
+                    tokens, since = drawing.tokens, time.monotonic()
+                    tell(len(done), tokens)
+                elif time.monotonic() - since > self._params.reply_timeout:
+                    raise EngineFailure(f"transformers: no token in {self._params.reply_timeout} s")
+        return [done[index] for index in range(len(requests))]
+
+    def close(self) -> None:
+        """Nothing to free: the weights are the trainer's."""
+
+    def _plan(
+        self, requests: Sequence[Request], max_tokens: int
+    ) -> tuple[ContinuousBatchingConfig, list[list[int]]]:
+        """How batches are cut, and which requests form a family: one prompt, run once, with several responses."""
+        longest = max(len(request.prompt_ids) for request in requests)
+        pages = math.ceil((longest + max_tokens) / PAGE)
+        affordable = max(1, self._memory() // (pages * PAGE * self._bytes_per_token()))
+        side_by_side = min(len(requests), self._params.max_sequences, affordable)
+        if self._policy.device.type == "cpu":
+            side_by_side = min(side_by_side, CPU_SIDE_BY_SIDE)
+        families = _families(requests)
+        if len(requests) > affordable:  # a family's responses are in memory from its first token on
+            families = [[index] for index in range(len(requests))]
+        return ContinuousBatchingConfig(
+            page_size=PAGE,
+            num_blocks=pages * (len(requests) if len(families) < len(requests) else side_by_side),
+            max_requests_per_batch=side_by_side,
+            max_batch_tokens=max(BATCH_TOKENS, side_by_side),
+            safety_margin=0.0,
+            allow_block_sharing=False,
+            use_async_batching=False,
+            use_cuda_graph=False,
+            return_logprobs=True,
+            auto_switch_to_flash=False,
+            seed=0,
+        ), families
+
+    def _memory(self) -> int:
+        device = self._policy.device
+        if device.type == "cuda":
+            return int(torch.cuda.mem_get_info(device)[0] * self._params.memory_fraction)
+        return int(self._params.kv_cache_gib * 2**30)
+
+    def _bytes_per_token(self) -> int:
+        """Keys and values of one position in all layers."""
+        config = self._policy.network.config.get_text_config()
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return int(2 * config.num_hidden_layers * heads * width * self._policy.network.dtype.itemsize)
+
+    @contextmanager
+    def _running(
+        self, config: ContinuousBatchingConfig, sampling: Sampling, drawing: _Drawing
+    ) -> Iterator[Any]:
+        """A manager at work on all requests, which it has before it starts: batches do not depend on timing."""
+        network = self._policy.network
+        devices = [network.device] if network.device.type == "cuda" else []
+        plain = GenerationConfig(  # the model's own would bring top-k, temperature and a length
+            do_sample=True,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            max_new_tokens=sampling.max_tokens,
+            eos_token_id=list(sampling.stop_ids),
+            num_return_sequences=drawing.family_size,
+        )
+        with torch.random.fork_rng(devices=devices):
+            manager = network.init_continuous_batching(plain, config)
+            manager.warmup()  # makes the parts, one of which seeds the global generator
+        runner = manager.batch_processor.model_runner
+        runner._sample = lambda scores, out: drawing.sample(scores, out, runner.inputs_and_outputs)
+        for name, prompt in drawing.prompts:
+            manager.add_request(list(prompt), request_id=name)
+        gc.freeze()  # stopping collects garbage twice, which takes as long as a small round: only the new, then
+        manager.start()
+        try:
+            yield manager
+        finally:
+            manager.stop(block=True, timeout=STOP_SECONDS, hard_stop=True)
+            manager.destroy()
+            del manager, runner
+            gc.unfreeze()
+
+
+class _Drawing:
+    """Draws tokens: u in [0, 1) is a function of (seed, position), the token where the cumulated p passes u."""
+
+    def __init__(self, requests: Sequence[Request], families: list[list[int]], temperature: float) -> None:
+        self.family_size = len(families[0])
+        self.prompts = [(str(f), requests[members[0]].prompt_ids) for f, members in enumerate(families)]
+        self.index: dict[str, int] = {}
+        for f, members in enumerate(families):
+            names = [str(f), *(f"{f}__child#{child}" for child in range(len(members) - 1))]
+            self.index.update(zip(names, members, strict=True))
+        self.tokens = 0
+        self._seeds = {name: requests[index].seed for name, index in self.index.items()}
+        self._temperature = temperature
+
+    def sample(self, scores: Tensor, out: Tensor, batch: Any) -> None:
+        """Choose a token for each row of ``scores`` [1, n, V]; writes ids and log-probabilities to ``out`` [2, n]."""
+        states = [future.state for future in batch.requests_in_batch if future.has_new_token]
+        if not states:  # prompts alone
+            return
+        count = len(states)
+        logs = torch.log_softmax(scores[0, :count].float() / (self._temperature or 1.0), dim=-1)
+        if self._temperature == 0.0:
+            chosen = logs.argmax(dim=-1, keepdim=True)
+        else:
+            draws = [seed(self._seeds[state.request_id], "token", state.position_offset) for state in states]
+            u = torch.tensor([[(draw >> 10) / 2**53] for draw in draws], dtype=torch.float64)
+            mass = logs.double().exp_().cumsum_(dim=-1)
+            chosen = torch.searchsorted(mass, u.to(mass.device) * mass[:, -1:], right=True)
+            chosen.clamp_(max=mass.shape[1] - 1)
+        out[0, :count] = chosen.squeeze(1)
+        out[1, :count] = logs.gather(1, chosen).squeeze(1).view(torch.int32)
+        self.tokens += count
+
+
+def _families(requests: Sequence[Request]) -> list[list[int]]:
+    """Requests with one prompt together, if every prompt has as many and more than one token; else each alone."""
+    by_prompt: dict[tuple[int, ...], list[int]] = {}
+    for index, request in enumerate(requests):
+        by_prompt.setdefault(request.prompt_ids, []).append(index)
+    sizes = {len(members) for members in by_prompt.values()}
+    if len(sizes) == 1 and all(len(prompt) > 1 for prompt in by_prompt):
+        return list(by_prompt.values())
+    return [[index] for index in range(len(requests))]
+
+
+def _completion(output: GenerationOutput, sampling: Sampling) -> Completion:
+    if output.error is not None:
+        raise EngineFailure(f"transformers: {output.error}")
+    tokens, logp = tuple(output.generated_tokens), tuple(output.logprobs)
+    if not tokens or len(tokens) != len(logp):
+        raise EngineFailure(f"transformers: {len(tokens)} tokens with {len(logp)} log-probabilities")
+    return Completion(tokens, logp, "stop" if tokens[-1] in sampling.stop_ids else "length")
