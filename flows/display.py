@@ -112,6 +112,10 @@ class Terminal(Watch):
 class Lines(Watch):
     """JSON, one object a line on standard output, for machines."""
 
+    def begin(self, node: Node) -> None:
+        """A stage that is made from now on."""
+        self._say({"event": "begin", "place": node.place, "stage": node.stage.name, "round": node.round})
+
     def end(self, node: Node, step: Step, artefact: Artefact) -> None:
         """A finished stage."""
         self._say({"event": "stage", **step.model_dump(mode="json"), "measured": artefact.manifest.measured})

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from flows.stages import PARTS, StageDef
 from params import Choice, Params
 from params.schema import SpeedKnob
-from tasks.artefact import Artefact, canonical
+from tasks.artefact import Artefact, canonical, file_digest
 
 OURS = ("algorithms", "tasks")
 """Packages whose source counts. ``params`` says what may be chosen; what was chosen is in the fingerprint."""
@@ -28,6 +28,7 @@ def fingerprint(stage: StageDef, round: int, params: Params, inputs: Mapping[str
         "round": round,
         "params": parameters_read(stage, params),
         "inputs": {name: artefact.digest for name, artefact in inputs.items()},
+        "files": {str(path): file_digest(path) for path in stage.files(params) if path.is_file()},
         "code": code_digest(modules(stage, params)),
         "versions": versions(stage),
     }

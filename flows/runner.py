@@ -25,7 +25,7 @@ class Watch:
     """Is told how a run goes. This one says nothing."""
 
     def begin(self, node: Node) -> None:
-        """A stage is looked up or made from now on."""
+        """A stage is made from now on; one that is cached only ends."""
 
     def tell(self, activity: str, done: int, total: int, facts: dict[str, float]) -> None:
         """How far the stage is."""
@@ -92,7 +92,6 @@ class Runner:
     def settle(self, node: Node, identity: str, found: Artefact | None = None) -> Artefact:
         """The artefact, found or made, shown at the run's path and recorded."""
         began = time.monotonic()
-        self.watch.begin(node)
         outcome: Literal["made", "cached"] = "cached"
         if found is None:
             with self.store.lock(f"{node.stage.name}-{identity[:20]}"):
@@ -135,6 +134,7 @@ class Runner:
 
     def _make(self, node: Node, identity: str) -> Artefact:
         inputs = self.inputs(node)
+        self.watch.begin(node)
 
         def fill(out: Path) -> dict[str, Any]:
             self.context.tell = self.watch.tell

@@ -6,11 +6,13 @@ From it come the Prefect tasks, ``dvc.yaml`` and ``ostinato stage NAME``.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 from params import Params
+from tasks import problems
 from tasks.stage import Stage
 
 
@@ -43,6 +45,8 @@ class StageDef:
     """Modules that it starts as processes, and so does not import."""
     reads_more: Callable[[Params], tuple[str, ...]] = lambda params: ()
     """Parameters that it reads for some values of others."""
+    files: Callable[[Params], Sequence[Path]] = lambda params: ()
+    """Files of the user's own that it reads."""
 
     def load(self) -> Stage:
         """The function itself."""
@@ -56,6 +60,19 @@ class StageDef:
 
 def _warm_start(params: Params) -> tuple[str, ...]:
     return ("seed", "task") if params.model.source == "nano" else ()
+
+
+def _model_files(params: Params) -> Sequence[Path]:
+    folder = Path(params.model.source).expanduser()
+    return sorted(p for p in folder.iterdir() if p.is_file()) if folder.is_dir() else ()
+
+
+def _problem_files(params: Params) -> Sequence[Path]:
+    chosen = params.task.problems
+    source = problems.find(chosen.name, "task.problems")
+    if not hasattr(source, "files"):
+        return ()
+    return cast(Sequence[Path], source.files(chosen.resolve(source.Config, "task.problems")))
 
 
 _MODEL = Input("model")
@@ -74,6 +91,7 @@ STAGES: dict[str, StageDef] = {
             reads=("model",),
             reads_more=_warm_start,
             inputs={},
+            files=_model_files,
             libraries=("torch", "transformers", "gguf"),
             once=True,
         ),
@@ -83,6 +101,7 @@ STAGES: dict[str, StageDef] = {
             summary="training and held-out problems",
             reads=("seed", "task.problems", "task.train_count", "task.held_out_count"),
             inputs={},
+            files=_problem_files,
             libraries=("reasoning-gym", "datasets"),
             once=True,
         ),

@@ -1,0 +1,111 @@
+"""The flow, through the command line: it runs, resumes, and makes good what was harmed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import shutil
+import subprocess
+
+import pytest
+
+from tests.flows.conftest import NANO, Workspace, events, kill_tree, outcomes
+
+
+def test_a_run_makes_every_stage_and_a_report(finished: Workspace) -> None:
+    directory = finished.root / "runs" / "it"
+    record = json.loads((directory / "run.json").read_text())
+    assert record["finished"]
+    assert {step["stage"] for step in record["steps"]} == {
+        "model", "problems", "rollout", "replay", "update", "evaluate",
+    }  # fmt: skip
+    assert (directory / "report.html").stat().st_size > 10_000
+    assert {"adapter/adapter_model.safetensors", "optimizer.safetensors"} <= set(finished.policy())
+
+
+def test_the_same_command_again_makes_nothing(copied: Workspace) -> None:
+    assert set(outcomes(copied.run()).values()) == {"cached"}
+
+
+def test_another_loss_runs_only_the_update_and_what_follows(copied: Workspace) -> None:
+    made = outcomes(copied.run("--set", "method.objective.clip_high=0.5"))
+    assert {place for place, outcome in made.items() if outcome == "cached"} == {
+        "model", "problems", "round-00/evaluate", "round-01/rollout", "round-01/replay",
+    }  # fmt: skip
+
+
+def test_a_knob_that_only_changes_speed_makes_nothing(copied: Workspace) -> None:
+    knobs = ("update.tokens_per_micro_batch=400", "update.head_chunk=64", "task.reward_workers=2")
+    settings = [part for knob in knobs for part in ("--set", knob)]
+    assert set(outcomes(copied.run(*settings)).values()) == {"cached"}
+
+
+@pytest.mark.long
+@pytest.mark.ci
+def test_any_flipped_byte_is_noticed_and_made_good(copied: Workspace) -> None:
+    before, chance = copied.policy(), random.Random(3)
+    artefacts = sorted(p for p in (copied.root / "artefacts").iterdir() if not p.name.startswith("."))
+    harmed = {}
+    for artefact in artefacts:
+        path = chance.choice([p for p in sorted(artefact.rglob("*")) if p.is_file() and p.stat().st_size])
+        content = bytearray(path.read_bytes())
+        content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+        path.write_bytes(bytes(content))
+        harmed[path] = bytes(content)
+    said = copied.run()
+    assert sum(e["event"] == "note" and "making it again" in e["text"] for e in said) == len(artefacts)
+    assert copied.policy() == before
+    assert all(path.read_bytes() != content for path, content in harmed.items())
+    assert set(outcomes(copied.run()).values()) == {"cached"}
+
+
+def test_a_deleted_artefact_is_made_again(copied: Workspace) -> None:
+    before = copied.policy()
+    (place,) = (copied.root / "runs" / "it" / "round-01").glob("update")
+    fingerprint = json.loads((place / "manifest.json").read_text())["fingerprint"]
+    for path in (copied.root / "artefacts" / f"update-{fingerprint[:20]}", place):
+        shutil.rmtree(path)
+    made = outcomes(copied.run())
+    assert [place for place, outcome in made.items() if outcome == "made"] == ["round-01/update"]
+    assert copied.policy() == before
+
+
+@pytest.mark.long
+@pytest.mark.ci
+@pytest.mark.timeout(600)
+def test_killed_anywhere_it_ends_with_the_same_bytes(finished: Workspace, prepared: Workspace) -> None:
+    """Twice in every stage of the rounds, at random moments, the whole process tree is killed."""
+    record = json.loads((finished.root / "runs" / "it" / "run.json").read_text())
+    seconds = {step["stage"]: step["seconds"] for step in record["steps"]}
+    chance = random.Random(11)
+    for stage in ("rollout", "replay", "update", "evaluate", "rollout", "replay", "update", "evaluate"):
+        _kill_inside(prepared, stage, chance.random() * seconds[stage])
+    prepared.run()
+    assert prepared.policy() == finished.policy()
+    left = prepared.root / ".ostinato" / "building"
+    assert not list(left.iterdir())
+
+
+def test_two_runs_of_one_name_do_not_collide(copied: Workspace) -> None:
+    process = copied.start("run", "--name", "it", "--json", "--model", "nano", "--engine", "transformers")
+    try:
+        assert process.stdout is not None
+        assert '"begin"' in process.stdout.readline()
+        refused = copied.call("run", "--name", "it", "--model", "nano", "--engine", "transformers", code=2)
+        assert "run it: another process is at it" in refused.stderr
+        assert str(process.pid) in refused.stderr
+    finally:
+        kill_tree(process)
+
+
+def _kill_inside(workspace: Workspace, stage: str, delay: float) -> None:
+    process = workspace.start("run", "--name", "it", "--json", *NANO)
+    assert process.stdout is not None
+    for line in process.stdout:
+        said = events(line)
+        if said and said[0]["event"] == "begin" and said[0]["stage"] == stage:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=delay)
+            break
+    kill_tree(process)
