@@ -1,7 +1,7 @@
 """The papers' mathematics: tensors in, tensors out. One algorithm, one file.
 
-An objective is a module with a frozen ``Config`` and a ``token_loss``; naming the module in a method's YAML is
-all it takes to use it. A new one is a new file.
+An objective is a module with a frozen ``Config`` and a ``token_loss``; naming the module in a method's YAML
+is all it takes to use it. A new one is a new file.
 """
 
 from __future__ import annotations

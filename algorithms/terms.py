@@ -20,7 +20,7 @@ from torch import Tensor
 from params import Config
 
 Metrics = dict[str, Tensor]
-"""Per-token values ``[t]`` by name; the trainer averages each over the term's tokens (``*_max``: takes the largest)."""
+"""Per-token values ``[t]`` by name; the trainer takes their mean over the term's tokens (``*_max``: the largest)."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Signals:
-    """What the forward pass says of t tokens: log-probabilities [t] with gradient, entropies [t] where asked for."""
+    """What the forward pass says of t tokens: log-probabilities [t] with gradient, entropies [t] if wanted."""
 
     logp: Tensor
     entropy: Tensor | None = None
@@ -85,9 +85,14 @@ def aggregation_scale(sequence: Tensor, chosen: Tensor, how: Aggregation, max_to
 
 
 def objective_term(batch: Batch, module: ModuleType, config: Config, how: Aggregation) -> Term:
-    """The policy-gradient objective of ``module`` over the fresh responses."""
+    """The policy-gradient objective of ``module`` over the fresh responses.
+
+    An objective's loss is zero where the advantage is: such tokens count in the denominator and have no
+    scale, so that the trainer need not compute them.
+    """
     chosen = batch.fresh[batch.sequence]
     scale = aggregation_scale(batch.sequence, chosen, how, batch.max_tokens) * batch.importance
+    scale = torch.where(batch.advantage == 0, torch.zeros_like(scale), scale)
 
     def token_loss(signals: Signals, index: Tensor) -> tuple[Tensor, Metrics]:
         loss, metrics = module.token_loss(

@@ -21,7 +21,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class HeadOutput:
-    """Per token: ``logp`` [t] and ``entropy`` [t] in nats, ``ranks`` [t, k] the largest probabilities, falling."""
+    """Per token: ``logp`` and ``entropy`` [t] in nats, ``ranks`` [t, k] the largest probabilities."""
 
     logp: Tensor
     entropy: Tensor | None

@@ -65,9 +65,9 @@ def plan(
     """Rows, longest first, in micro-batches of at most ``budget`` positions, padding included.
 
     ``share=False`` gives every response a row of its own. ``balance`` is the row length at which attention
-    costs as much as everything else; a row takes no more responses than make it cheaper. A group too large for
-    the budget is split over rows. Raises ``BadInput`` when a single sequence exceeds the budget, ``ValueError``
-    for an empty prompt or response.
+    costs as much as everything else; a row takes no more responses than make it cheaper. A group too large
+    for the budget is split over rows. Raises ``BadInput`` when a single sequence exceeds the budget,
+    ``ValueError`` for an empty prompt or response.
     """
     groups: dict[tuple[int, ...], list[int]] = {}
     for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):

@@ -1,0 +1,53 @@
+"""GRPO: the clipped surrogate on group-relative advantages, with a higher upper bound where one is asked for.
+
+    loss_t = -min(rho_t A_t, clip(rho_t, 1 - clip_low, 1 + clip_high) A_t),   rho_t = exp(log pi - log mu)
+
+Shao et al. 2024, DeepSeekMath, arXiv 2402.03300, equation 3 (without its KL term, which is a term of its
+own); separate bounds ("clip-higher") from Yu et al. 2025, DAPO, arXiv 2503.14476, equation 10.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from algorithms.divergence import log_ratio
+from params import Config as Options
+
+
+class Config(Options):
+    """The trust region."""
+
+    clip_low: Annotated[float, Field(ge=0.0, le=1.0)] = 0.2
+    """A token whose advantage is negative stops pushing once its ratio is below 1 - clip_low."""
+    clip_high: Annotated[float, Field(ge=0.0)] = 0.28
+    """A token whose advantage is positive stops pulling once its ratio is above 1 + clip_high."""
+
+
+def token_loss(
+    logp: Tensor, behaviour_logp: Tensor, advantage: Tensor, sequence: Tensor, config: Config
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss [T] to be minimised, differentiable in ``logp`` [T], and metrics [T].
+
+    ``behaviour_logp`` [T] (nats) and ``advantage`` [T] are constants; ``sequence`` [T] is not used. An
+    advantage of zero gives a loss of exactly zero. Metrics: ``ratio``, ``ratio_max``, and 1 where a bound
+    takes away the token's gradient: ``clip_low``, ``clip_high``, and ``clip_fraction`` for either. With one
+    step a batch no ratio leaves 1 by much and all three stay near 0, as they should.
+    """
+    ratio = log_ratio(logp, behaviour_logp.detach()).exp()
+    clipped = ratio.clamp(1.0 - config.clip_low, 1.0 + config.clip_high)
+    loss = -torch.minimum(ratio * advantage, clipped * advantage)
+    seen = ratio.detach()
+    low = (advantage < 0) & (seen < 1.0 - config.clip_low)
+    high = (advantage > 0) & (seen > 1.0 + config.clip_high)
+    metrics = {
+        "ratio": seen,
+        "ratio_max": seen,
+        "clip_fraction": (low | high).to(loss.dtype),
+        "clip_low": low.to(loss.dtype),
+        "clip_high": high.to(loss.dtype),
+    }
+    return loss, metrics

@@ -1,0 +1,108 @@
+"""AdamW over a policy's float32 masters: warm-up, clipping, refusal, and a state on disk that is exact."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from params import BadInput
+from params.schema import Update
+from tasks.artefact import write_json
+
+MOMENTS = "optimizer.safetensors"
+STATE = "state.json"
+PATIENCE = 3
+
+
+class NotFinite(Exception):
+    """Several steps in a row had a loss or a gradient that is not a finite number."""
+
+
+class Optimiser:
+    """Moves ``masters`` in place. Counts its steps over the whole run, and refusals in a row."""
+
+    def __init__(self, masters: dict[str, Tensor], settings: Update) -> None:
+        self.steps = 0
+        self.refused_in_a_row = 0
+        self._masters = masters
+        self._settings = settings
+        self._adamw = torch.optim.AdamW(
+            list(masters.values()),
+            lr=settings.learning_rate,
+            betas=(settings.beta1, settings.beta2),
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+
+    def rate(self) -> float:
+        """The learning rate of the next step: rising linearly over the warm-up, then constant."""
+        warm = self._settings.warmup_steps
+        return self._settings.learning_rate * min(1.0, (self.steps + 1) / (warm + 1))
+
+    def clear(self) -> None:
+        """Forget the gradients."""
+        for master in self._masters.values():
+            master.grad = None
+
+    def step(self, loss: float) -> float | None:
+        """Clip the gradients and take one step; the gradient's norm before clipping.
+
+        With a ``loss`` or a norm that is not finite nothing moves and the answer is None; raises
+        ``NotFinite`` the third time in a row.
+        """
+        for master in self._masters.values():
+            if master.grad is None:
+                master.grad = torch.zeros_like(master)
+        norm = float(torch.nn.utils.clip_grad_norm_(self._masters.values(), self._settings.clip_norm))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            self.refuse(f"loss {loss}, gradient norm {norm}")
+            return None
+        for group in self._adamw.param_groups:
+            group["lr"] = self.rate()
+        self._adamw.step()
+        self.clear()
+        self.steps += 1
+        self.refused_in_a_row = 0
+        return norm
+
+    def refuse(self, why: str) -> None:
+        """Drop the gradients and count it; raises ``NotFinite`` the third time in a row."""
+        self.clear()
+        self.refused_in_a_row += 1
+        if self.refused_in_a_row >= PATIENCE:
+            raise NotFinite(
+                f"{self.refused_in_a_row} optimiser steps in a row were refused, as the loss or the gradient was "
+                f"not finite (after step {self.steps}: {why}); the weights are those of the last good step"
+            )
+
+    def save(self, folder: Path) -> None:
+        """Write the moments as safetensors and the counts as JSON."""
+        moments: dict[str, Tensor] = {}
+        for name, master in self._masters.items():
+            for key, value in self._adamw.state.get(master, {}).items():
+                if key != "step":
+                    moments[f"{name}.{key}"] = value.detach().cpu().contiguous()
+        save_file(moments, folder / MOMENTS)
+        write_json(folder / STATE, {"steps": self.steps, "refused_in_a_row": self.refused_in_a_row})
+
+    def load(self, folder: Path) -> None:
+        """Take up the state that ``save`` wrote, bit for bit; raises ``BadInput`` where it does not fit."""
+        state = json.loads((folder / STATE).read_text())
+        self.steps, self.refused_in_a_row = int(state["steps"]), int(state["refused_in_a_row"])
+        moments = load_file(folder / MOMENTS)
+        for name, master in self._masters.items():
+            if not self.steps:
+                continue
+            first, second = (moments.get(f"{name}.{key}") for key in ("exp_avg", "exp_avg_sq"))
+            if first is None or second is None or first.shape != master.shape:
+                raise BadInput(f"{folder / MOMENTS}: does not fit the weights that train: {name}")
+            self._adamw.state[master] = {
+                "step": torch.tensor(float(self.steps), device=master.device),
+                "exp_avg": first.to(master.device),
+                "exp_avg_sq": second.to(master.device),
+            }

@@ -1,0 +1,281 @@
+"""The stage ``update``: from a policy and its scored answers to the next policy, blind to the method."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import algorithms
+from algorithms.advantages import group_advantage
+from algorithms.diagnostics import effective_sample_size
+from algorithms.divergence import kl_k3, log_ratio
+from algorithms.terms import Batch, Term, objective_term
+from params import Config
+from params.schema import Method
+from tasks import seeds
+from tasks.artefact import write_json
+from tasks.policy import Policy, kept
+from tasks.policy.gradient import Meter, Step, accumulate
+from tasks.policy.optimiser import Optimiser
+from tasks.stage import Job
+from tasks.tables import read_table
+
+
+def update(job: Job) -> dict[str, float]:
+    """``model``, ``rollout`` and the previous ``policy``, if there is one, into the next policy.
+
+    Writes ``adapter/`` or ``weights/``, ``optimizer.safetensors``, ``state.json`` and ``metrics.json``.
+    Raises ``BadInput`` for a token budget smaller than a sequence, and ``NotFinite`` after three refused
+    steps in a row, counted across rounds.
+    """
+    began = time.perf_counter()
+    recipe = Recipe.of(job.params.method)
+    policy, previous = kept(job), job.inputs.get("policy")
+    policy.restore(previous.path if previous else None)
+    optimiser = Optimiser(policy.weights.masters, job.params.update)
+    if previous:
+        optimiser.load(previous.path)
+    answers = Answers.read(job.inputs["rollout"].file("rollouts.parquet"), job.params.method.scale_by_std)
+    ready = time.perf_counter()
+    course = Course(job, policy, optimiser, recipe, answers)
+    course.run()
+    trained = time.perf_counter()
+    policy.save(job.out)
+    optimiser.save(job.out)
+    write_json(job.out / "metrics.json", course.metrics())
+    return {
+        "seconds": time.perf_counter() - began,
+        "open_seconds": ready - began,
+        "train_seconds": trained - ready,
+        "save_seconds": time.perf_counter() - trained,
+        "trained_tokens_per_second": course.meter.tokens / (trained - ready),
+        "forward_positions": float(course.meter.positions),
+        "peak_memory_bytes": _peak_memory(policy.device),
+    }
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A method's parts, found and checked before any work is done."""
+
+    method: Method
+    objective: tuple[ModuleType, Config]
+    terms: tuple[tuple[ModuleType, Config], ...]
+
+    @classmethod
+    def of(cls, method: Method) -> Recipe:
+        """Raises ``BadInput`` for a name or an option that does not exist."""
+        module = algorithms.find(method.objective.name, "token_loss", "method.objective.name")
+        objective = (module, method.objective.resolve(module.Config, "method.objective"))
+        terms = []
+        for i, choice in enumerate(method.terms):
+            module = algorithms.find(choice.name, "term", f"method.terms.{i}.name")
+            terms.append((module, choice.resolve(module.Config, f"method.terms.{i}")))
+        return cls(method, objective, tuple(terms))
+
+    def on(self, batch: Batch) -> list[Term]:
+        """The loss's terms over one batch, the objective first."""
+        first = objective_term(batch, *self.objective, self.method.aggregation)
+        return [first, *(module.term(batch, config) for module, config in self.terms)]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The S responses that have a reward, in the order of the table."""
+
+    prompts: list[list[int]]
+    responses: list[list[int]]
+    engine_logp: list[Tensor]
+    reward: Tensor
+    group: Tensor
+    advantage: Tensor
+
+    @classmethod
+    def read(cls, path: Path, scale_by_std: bool) -> Answers:
+        """From a rollout table; a response whose reward is null is left out of its group."""
+        table = read_table(path)
+        table = table.filter(table["reward"].is_valid())
+        reward = torch.tensor(table["reward"].to_pylist(), dtype=torch.float32)
+        group = torch.tensor(table["group"].to_pylist(), dtype=torch.int64)
+        return cls(
+            prompts=table["prompt_ids"].to_pylist(),
+            responses=table["response_ids"].to_pylist(),
+            engine_logp=[torch.tensor(x, dtype=torch.float32) for x in table["behaviour_logp"].to_pylist()],
+            reward=reward,
+            group=group,
+            advantage=group_advantage(reward, group, scale_by_std),
+        )
+
+    def constant_groups(self) -> float:
+        """The share of groups that teach nothing, as all their rewards are equal."""
+        groups = self.group.unique()
+        mixed = self.group[self.advantage != 0].unique()
+        return 1.0 - len(mixed) / max(len(groups), 1)
+
+    def batch(self, members: Sequence[int], max_tokens: int, old: list[Tensor] | None, cap: float) -> Batch:
+        """These responses laid end to end. With ``old``, the trainer's own log-probabilities, the objective
+        compares with those and a token weighs min(old / engine, cap)."""
+        lengths = torch.tensor([len(self.responses[i]) for i in members])
+        engine = torch.cat([self.engine_logp[i] for i in members])
+        behaviour = engine if old is None else torch.cat([old[i] for i in members])
+        importance = (
+            torch.ones_like(engine) if old is None else log_ratio(behaviour, engine).exp().clamp(max=cap)
+        )
+        return Batch(
+            sequence=torch.arange(len(members)).repeat_interleave(lengths),
+            behaviour_logp=behaviour,
+            advantage=self.advantage[list(members)].repeat_interleave(lengths),
+            importance=importance,
+            fresh=torch.ones(len(members), dtype=torch.bool),
+            max_tokens=max_tokens,
+        )
+
+
+class Course:
+    """The optimiser steps of one update; ``run`` it, then ask for its ``metrics``."""
+
+    def __init__(
+        self, job: Job, policy: Policy, optimiser: Optimiser, recipe: Recipe, answers: Answers
+    ) -> None:
+        self.meter = Meter()
+        self._job, self._policy, self._optimiser = job, policy, optimiser
+        self._recipe, self._answers = recipe, answers
+        self._temperature = job.params.rollout.temperature
+        self._old: list[Tensor] | None = None
+        self._mismatch: dict[str, float | None] = {}
+        self._norms: list[float] = []
+        self._rate: float | None = None
+        self._refused = self._idle = self._done = 0
+
+    def run(self) -> None:
+        """Every pass and minibatch; the policy holds the new weights afterwards."""
+        answers = self._answers
+        if self._recipe.method.importance_cap is not None:
+            self._old = self._compare(range(len(answers.responses)))
+        for members in self._minibatches():
+            self._step(members)
+        if not self._mismatch and len(answers.group):  # nothing had to be computed: one group is looked at
+            self._compare((answers.group == answers.group[0]).nonzero().squeeze(1).tolist())
+
+    def _minibatches(self) -> Iterator[list[int]]:
+        """The responses of each optimiser step: problems in a seeded order, split evenly."""
+        params = self._job.params
+        groups = self._answers.group.unique().numpy()
+        for epoch in range(params.update.epochs):
+            generator = seeds.numpy_generator(params.seed, "update", self._job.round, "order", epoch)
+            for part in np.array_split(generator.permutation(groups), params.update.minibatches):
+                chosen = torch.isin(self._answers.group, torch.from_numpy(np.sort(part)))
+                if len(part):
+                    yield chosen.nonzero().squeeze(1).tolist()
+
+    def _step(self, members: list[int]) -> None:
+        """One optimiser step, unless there is nothing to learn or something is not finite."""
+        step = self._gather(members)
+        end = self._done + len(members)
+        if step.live():
+            meter, logp = accumulate(self._policy, step, self._temperature, self._tell)
+            if not self._mismatch:
+                known = ~logp.isnan()
+                self._mismatch = mismatch(logp[known], step.batch.behaviour_logp[known])
+            rate = self._optimiser.rate()
+            norm = self._optimiser.step(meter.loss)
+            if norm is None:
+                self._refused += 1
+            else:
+                self._policy.stepped()
+                self.meter.merge(meter)
+                self._norms.append(norm)
+                self._rate = rate
+        else:
+            self._idle += 1
+        self._tell(end - self._done)
+
+    def _gather(self, members: list[int]) -> Step:
+        answers, cap = self._answers, self._recipe.method.importance_cap
+        batch = answers.batch(
+            members, self._job.params.rollout.max_response_tokens, self._old, cap or math.inf
+        )
+        prompts = [answers.prompts[i] for i in members]
+        responses = [answers.responses[i] for i in members]
+        return Step(prompts, responses, batch, self._recipe.on(batch))
+
+    def _compare(self, members: Sequence[int]) -> list[Tensor]:
+        """The trainer's log-probabilities of these responses before any step; notes how the engine's differ."""
+        prompts = [self._answers.prompts[i] for i in members]
+        responses = [self._answers.responses[i] for i in members]
+        scores = self._policy.score(prompts, responses, self._temperature)
+        if len(members):
+            self._mismatch = mismatch(scores.logp, torch.cat([self._answers.engine_logp[i] for i in members]))
+        return list(scores.split(scores.logp))
+
+    def _tell(self, responses: int) -> None:
+        self._done += responses
+        total = self._job.params.update.epochs * len(self._answers.responses)
+        self._job.context.tell("update", self._done, total, {})
+
+    def metrics(self) -> dict[str, Any]:
+        """What the inputs determine; None where nothing was measured or a value is not finite."""
+        taken = len(self._norms)
+        answers = self._answers
+        values: dict[str, float | None] = {
+            **self.meter.means(),
+            **self._mismatch,
+            "loss": self.meter.loss / taken if taken else None,
+            "grad_norm": sum(self._norms) / taken if taken else None,
+            "learning_rate": self._rate,
+            "reward_mean": float(answers.reward.double().mean()) if len(answers.reward) else None,
+            "constant_groups": answers.constant_groups() if len(answers.reward) else None,
+        }
+        counts = {
+            "steps": taken,
+            "refused_steps": self._refused,
+            "idle_steps": self._idle,
+            "total_steps": self._optimiser.steps,
+            "responses": len(answers.responses),
+            "groups": len(answers.group.unique()),
+            "tokens": sum(len(response) for response in answers.responses),
+            "trained_tokens": self.meter.tokens,
+        }
+        return {**{name: _finite(value) for name, value in values.items()}, **counts}
+
+
+def mismatch(trainer: Tensor, engine: Tensor) -> dict[str, float | None]:
+    """How far the engine's log-probabilities [T] of its own samples are from the trainer's [T], in nats.
+
+    ``mismatch`` is the mean difference, ``mismatch_max`` the largest, ``mismatch_kl`` the mean k3 estimate of
+    KL(engine || trainer), ``effective_samples`` the share of the tokens left by importance weights.
+    """
+    if not len(trainer):
+        return {}
+    trainer, engine = trainer.double(), engine.double()
+    difference = (trainer - engine).abs()
+    share = effective_sample_size(log_ratio(trainer, engine)) / len(trainer)
+    return {
+        "mismatch": float(difference.mean()),
+        "mismatch_max": float(difference.max()),
+        "mismatch_kl": float(kl_k3(engine, trainer).mean()),
+        "effective_samples": float(share),
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _peak_memory(device: torch.device) -> float:
+    """The largest memory that the process ever held, in bytes; on a GPU, that of the GPU."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
