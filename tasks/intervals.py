@@ -1,0 +1,54 @@
+"""How far a mean over problems can be trusted: percentile bootstrap intervals over the problems."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import bootstrap
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and the interval around it; ``None`` where there was nothing to average."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+    def to_json(self) -> dict[str, float | None]:
+        """As it stands in ``scores.json``."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Interval:
+        """Back from ``scores.json``."""
+        return cls(value["value"], value["low"], value["high"])
+
+
+NOTHING = Interval(None, None, None)
+
+
+def mean_interval(
+    values: NDArray[np.float64], confidence: float, resamples: int, generator: np.random.Generator
+) -> Interval:
+    """The mean of one value a problem, and its percentile bootstrap interval over problems.
+
+    A constant has that constant as its interval, and so has a single problem.
+    """
+    if not len(values):
+        return NOTHING
+    if (values == values[0]).all():
+        return Interval(float(values[0]), float(values[0]), float(values[0]))
+    found = bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=resamples,
+        confidence_level=confidence,
+        method="percentile",
+        rng=generator,
+        batch=max(1, 4_000_000 // len(values)),
+    ).confidence_interval
+    return Interval(float(values.mean()), float(found.low), float(found.high))
