@@ -1,0 +1,110 @@
+"""What a person types wrong is said in one line, with exit code 2, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flows import cli
+from tests.flows.conftest import Workspace
+
+NANO = ["run", "--model", "nano", "--engine", "transformers"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([*NANO, "--method", "grop"], "did you mean 'grpo'?"),
+        ([*NANO, "--set", "update.learning_rte=1"], "did you mean 'learning_rate'?"),
+        ([*NANO, "--set", "rollout.samples_per_problem=1"], "greater than or equal to 2"),
+        ([*NANO, "--set", "method.objective.name=grop"], "did you mean 'grpo'?"),
+        ([*NANO, "--set", "method.objective.clip_hihg=1"], "did you mean 'clip_high'?"),
+        ([*NANO, "--set", "task.problems.levle=2"], "did you mean 'level'?"),
+        ([*NANO, "--set", "update.tokens_per_micro_batch=16"], "cannot hold a sequence"),
+        ([*NANO, "--name", "Not/Good"], "expected lower-case letters"),
+        ([*NANO, "--nmae", "x"], "No such option"),
+        (["run", "--model", "nano", "--engine", "vlm"], "engine.name"),
+        (["stage", "rolout"], "did you mean 'rollout'?"),
+        (["status", "nothing"], "no such run"),
+        (["report", "nothing"], "no such run"),
+        (["show", "nothing"], "no such artefact"),
+        (["export", "nothing", "--merged", "out"], "no such run"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("OSTINATO_HOME", str(tmp_path))
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    err = capfd.readouterr().err
+    assert stopped.value.code == 2
+    assert said in err
+    assert len(err.strip().splitlines()) == 1
+    assert err.startswith("ostinato: ")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_no_model_leaves_nothing_half_written(prepared: Workspace) -> None:
+    folder = prepared.root / "empty-model"
+    folder.mkdir()
+    before = {p for p in prepared.root.glob("artefacts/*")}
+    refused = prepared.call(
+        "run", "--model", str(folder), "--engine", "transformers", "--name", "bad", code=2
+    )
+    assert "expected a Hugging Face model folder" in refused.stderr
+    assert len(refused.stderr.strip().splitlines()) == 1
+    assert {p for p in prepared.root.glob("artefacts/*")} - before <= set(
+        prepared.root.glob("artefacts/problems-*")
+    )
+
+
+def test_status_tells_what_is_done_damaged_and_to_do(copied: Workspace) -> None:
+    told = copied.call("status", "it").stdout
+    assert "damaged" not in told
+    path = copied.root / "runs" / "it" / "round-01" / "update" / "optimizer.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+    stages = json.loads(copied.call("status", "it", "--json").stdout)["stages"]
+    assert {s["place"] for s in stages if s["state"] == "damaged"} == {"round-01/update"}
+
+
+def test_show_leads_back_to_the_problems(finished: Workspace) -> None:
+    told = finished.call("show", "it/round-02/update").stdout
+    for word in ("rollout", "problems", "model", "round 1", "learning_rate", "optimizer.safetensors"):
+        assert word in told
+
+
+def test_one_stage_runs_by_itself_and_is_a_hit(copied: Workspace) -> None:
+    import yaml
+
+    params = json.loads((copied.root / "runs" / "it" / "run.json").read_text())["params"]
+    (copied.root / "params.yaml").write_text(yaml.safe_dump(params))
+    where = ("--run", "it", "--params", str(copied.root / "params.yaml"))
+    assert "cached" in copied.call("stage", "update", "--round", "2", *where).stdout
+    refused = copied.call("stage", "update", "--round", "9", *where, code=2)
+    assert "update does not run then" in refused.stderr
+
+
+def test_export_writes_a_plain_folder(copied: Workspace) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    target = copied.root / "merged"
+    copied.call("export", "it", "--merged", str(target))
+    AutoTokenizer.from_pretrained(target)
+    AutoModelForCausalLM.from_pretrained(target)
+    refused = copied.call("export", "it", "--merged", str(target), code=2)
+    assert "exists already" in refused.stderr
+
+
+def test_doctor_examines_this_machine(finished: Workspace) -> None:
+    findings = json.loads(finished.call("doctor", "--json").stdout)
+    assert {"Python", "torch", "vLLM", "Prefect server"} <= {finding["what"] for finding in findings}
+    assert all(finding["state"] != "missing" for finding in findings)

@@ -1,0 +1,81 @@
+"""DVC's way in: the generated pipeline runs, and each driver takes over what the other made."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from flows.dvc import write_pipeline
+from params import BadInput, compose
+from tests.flows.conftest import NANO, ROOT, Workspace, environment_of, outcomes
+
+
+def test_the_pipeline_in_the_repository_has_not_drifted() -> None:
+    assert "match" in write_pipeline(ROOT, compose("smollm2-135m", "arithmetic", "grpo"), "demo", check=True)
+
+
+def test_drift_is_noticed(tmp_path: Path) -> None:
+    params = compose("nano", "arithmetic", "grpo")
+    write_pipeline(tmp_path, params, "demo")
+    write_pipeline(tmp_path, params, "demo", check=True)
+    with pytest.raises(BadInput, match=r"params\.yaml: differs"):
+        write_pipeline(tmp_path, params.model_copy(update={"seed": 5}), "demo", check=True)
+
+
+@pytest.fixture
+def clone(tmp_path: Path, finished: Workspace, prefect_server: dict[str, str]) -> Workspace:
+    """The project's own files in a repository of their own, with the nano model and problems in the cache."""
+    root = tmp_path / "clone"
+    listed = _do(["git", "ls-files", "-co", "--exclude-standard"], ROOT).stdout.split()
+    for name in listed:
+        if (ROOT / name).is_file() and not name.startswith(".dvc/"):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, root / name)
+    for path in (finished.root / "artefacts").glob("model-*"):
+        shutil.copytree(path, root / "artefacts" / path.name)
+    environment = {**environment_of(root, prefect_server), "PYTHONPATH": str(root), "DVC_NO_ANALYTICS": "1"}
+    environment |= {
+        f"GIT_{who}_{what}": "test@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
+    }
+    made = Workspace(root, environment)
+    _do(["git", "init", "-q", "."], root)
+    _do(["dvc", "init", "-q"], root, environment)
+    return made
+
+
+@pytest.mark.long
+@pytest.mark.ci
+@pytest.mark.timeout(600)
+def test_each_driver_takes_over_what_the_other_made(clone: Workspace) -> None:
+    pipeline = [part for part in NANO if part not in ("--engine", "transformers")]
+    pipeline += ["--set", "engine.name=transformers", "--name", "it"]
+
+    def dvc(*arguments: str) -> str:
+        return _do(["dvc", *arguments], clone.root, clone.environment).stdout
+
+    clone.call("dvc", *pipeline)
+    dvc("repro")
+    assert "Data and pipelines are up to date" in dvc("status")
+    assert set(outcomes(clone.run()).values()) == {"cached"}, "Prefect makes again what DVC made"
+    assert "accuracy" in dvc("metrics", "show")
+    _do(["git", "add", "."], clone.root, clone.environment)
+    _do(["git", "commit", "-qm", "first"], clone.root, clone.environment)
+
+    clone.call("dvc", *pipeline, "--set", "update.learning_rate=1e-3")
+    assert "made" in outcomes(clone.run("--set", "update.learning_rate=1e-3")).values()
+    dvc("commit", "-f")
+    again = dvc("repro")
+    assert "Running stage" not in again, "DVC makes again what Prefect made"
+    assert "update.learning_rate" in dvc("params", "diff")
+    assert "rounds.csv" in dvc("plots", "diff", "--json", "HEAD")
+
+
+def _do(
+    command: list[str], where: Path, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command, cwd=where, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}: {done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done
