@@ -1,0 +1,81 @@
+"""What caching and orchestration add: Prefect, fingerprints, manifests and digests around the stages' own work.
+
+    python benchmarks/overhead.py            a nano run in a temporary workspace, made and then found in the cache
+    python benchmarks/overhead.py --run demo the same figures of a run that is there
+
+Inside one run it compares the wall time of the flow with the time that the stage functions took themselves.
+Prefect's start is reported beside it, since it is paid once a process and not once a stage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+from tasks.artefact import Artefact
+from tasks.record import Record
+
+NANO = [
+    *("run", "--name", "overhead", "--model", "nano", "--engine", "transformers"),
+    *("--set", "rounds=8", "--set", "evaluate.every=4", "--set", "task.held_out_count=32"),
+]
+
+
+def figures(directory: Path) -> dict[str, float]:
+    """Seconds inside and around the stage functions of one run, from its record and manifests."""
+    record = Record.read(directory)
+    made = [step for step in record.steps if step.outcome == "made"]
+    inside = {s.place: Artefact.open(directory / s.place).manifest.measured["stage_seconds"] for s in made}
+    around = [step.seconds - inside[step.place] for step in made]
+    work = sum(inside.values())
+    return {
+        "stages": len(record.steps),
+        "made": len(made),
+        "wall_seconds": record.seconds,
+        "stage_seconds": work,
+        "overhead_share": (record.seconds - work) / record.seconds,
+        "overhead_ms_a_stage": 1000 * (record.seconds - work) / len(record.steps),
+        "manifest_and_digest_ms_a_stage": 1000 * median(around) if around else 0.0,
+    }
+
+
+def timed(command: list[str], home: Path) -> float:
+    """Wall seconds of one `ostinato` command in its own process."""
+    began = time.perf_counter()
+    environment = {**os.environ, "OSTINATO_HOME": str(home)}
+    subprocess.run([sys.executable, "-m", "flows.cli", *command], env=environment, check=True)
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    """Print a table and a line of JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--run", help="a finished run under runs/ of the workspace")
+    chosen = parser.parse_args()
+    result: dict[str, dict[str, float]] = {}
+    if chosen.run:
+        result[chosen.run] = figures(Path(os.environ.get("OSTINATO_HOME", ".")) / "runs" / chosen.run)
+    else:
+        with tempfile.TemporaryDirectory() as home:
+            for title in ("made", "from cache"):
+                seconds = timed(NANO, Path(home))
+                found = figures(Path(home) / "runs" / "overhead")
+                result[title] = {**found, "start_and_report_seconds": seconds - found["wall_seconds"]}
+    for title, values in result.items():
+        print(title)
+        for name, value in values.items():
+            print(f"  {name.replace('_', ' '):34}{value:12.3f}")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
