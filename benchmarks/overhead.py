@@ -1,7 +1,7 @@
-"""What caching and orchestration add: Prefect, fingerprints, manifests and digests around the stages' own work.
+"""What caching and orchestration add: Prefect, fingerprints, manifests and digests around the stages' work.
 
-    python benchmarks/overhead.py            a nano run in a temporary workspace, made and then found in the cache
-    python benchmarks/overhead.py --run demo the same figures of a run that is there
+    python benchmarks/overhead.py             a nano run in a temporary workspace, made, then from the cache
+    python benchmarks/overhead.py --run demo  the same figures of a run that is there
 
 Inside one run it compares the wall time of the flow with the time that the stage functions took themselves.
 Prefect's start is reported beside it, since it is paid once a process and not once a stage.

@@ -93,7 +93,7 @@ def page(data: RunData) -> str:
         figures=figures(data),
         problems=shown_problems(data),
         stories=STORIES,
-        sections=_sections(data.record.params),
+        sections=_sections(data.params.model_dump(mode="json")),
         lineage=_lineage(data),
         versions=_versions(data.done),
         style=Markup((HERE / "report.css").read_text()),  # noqa: S704 - our own file

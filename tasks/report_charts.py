@@ -167,7 +167,7 @@ def stacked(rows: Sequence[dict[str, Any]], stages: Sequence[str], size: Size) -
         .mark_bar()
         .encode(
             x=alt.X("round:O", sort=columns, title="round", axis=axis),
-            y=alt.Y("sum(seconds):Q", title="seconds", axis=alt.Axis(tickCount=5)),
+            y=alt.Y("seconds:Q", title="seconds", axis=alt.Axis(tickCount=5)),
             color=alt.Color("stage:N", scale=alt.Scale(domain=list(stages), range=colours), legend=None),
             order=alt.Order("order:Q"),
             opacity=alt.condition("datum.cached", alt.value(0.35), alt.value(1.0)),

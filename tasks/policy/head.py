@@ -131,7 +131,7 @@ def _log_softmax(hidden: Tensor, weight: Tensor, temperature: float, exact: torc
 
 
 def _entropy(p: Tensor, logs: Tensor) -> Tensor:
-    return -torch.linalg.vecdot(p, logs.clamp_min(torch.finfo(logs.dtype).min))
+    return -torch.linalg.vecdot(p, logs)
 
 
 def _entropy_slope(p: Tensor, logs: Tensor, spread: Tensor, temperature: float) -> Tensor:

@@ -31,6 +31,7 @@ _SUMS: list[dict[str, Any]] = [
     {"max_terms": 4, "max_digits": 3},
     {"max_terms": 6, "max_digits": 4},
 ]
+_PLAIN = {"allow_parentheses": False, "allow_negation": False}
 _PRODUCTS: list[dict[str, Any]] = [
     {"max_terms": 2, "max_digits": 1},
     {"max_terms": 2, "max_digits": 2},
@@ -38,21 +39,30 @@ _PRODUCTS: list[dict[str, Any]] = [
     {"max_terms": 3, "max_digits": 3},
     {"max_terms": 4, "max_digits": 3},
 ]
-_GENERATORS: dict[str, list[dict[str, Any]]] = {
-    "chain_sum": _SUMS,
-    "products": _PRODUCTS,
-    "basic_arithmetic": [
-        # Without division: the generator's own answers to it are rounded down in some places and not in others.
-        {**terms, "operators": ["+", "-", "*"], "allow_parentheses": level > 2, "allow_negation": level > 3}
-        for level, terms in enumerate(_SUMS, start=1)
-    ],
-    "decimal_chain_sum": [
-        {**terms, "max_decimal_places": 1 + level // 2} for level, terms in enumerate(_SUMS)
-    ],
-    "gcd": [{"max_value": 10 * 3**level} for level in range(1, 6)],
-    "lcm": [{"max_value": 5 * 2**level} for level in range(1, 6)],
+_GENERATORS: dict[str, tuple[str, list[dict[str, Any]]]] = {
+    "sums": ("basic_arithmetic", [{**terms, **_PLAIN, "operators": ["+"]} for terms in _SUMS]),
+    "differences": ("basic_arithmetic", [{**terms, **_PLAIN, "operators": ["-"]} for terms in _SUMS]),
+    "products": ("products", _PRODUCTS),
+    "chain_sum": ("chain_sum", _SUMS),
+    # Without division: the generator rounds its own answers down in some places and not in others.
+    "basic_arithmetic": (
+        "basic_arithmetic",
+        [
+            {**terms, "operators": ["+", "-", "*"], "allow_parentheses": level > 2, "allow_negation": level > 3}
+            for level, terms in enumerate(_SUMS, start=1)
+        ],
+    ),
+    "decimal_chain_sum": (
+        "decimal_chain_sum",
+        [{**terms, "max_decimal_places": 1 + level // 3} for level, terms in enumerate(_SUMS, start=1)],
+    ),
+    "gcd": ("gcd", [{"max_value": 10 * 3**level} for level in range(1, 6)]),
+    "lcm": ("lcm", [{"max_value": 5 * 2**level} for level in range(1, 6)]),
 }
-"""The options of each generator at levels 1 to 5; minima keep their defaults (two terms, one digit)."""
+"""Per generator: which of ``reasoning-gym``'s it is, and its options at levels 1 to 5.
+
+Minima keep their defaults: two terms, one digit.
+"""
 
 
 class Config(params.Config):
@@ -134,7 +144,8 @@ def _distinct(name: str, level: int, wanted: int, seed: int, taken: set[str]) ->
 
 def _stream(name: str, level: int, seed: int) -> Iterator[dict[str, Any]]:
     """Endless problems of one generator."""
-    problems = reasoning_gym.create_dataset(name, seed=seed, **_GENERATORS[name][level - 1])
+    dataset, levels = _GENERATORS[name]
+    problems = reasoning_gym.create_dataset(dataset, seed=seed, **levels[level - 1])
     index = 0
     while True:
         item = problems[index]
@@ -146,7 +157,7 @@ def _stream(name: str, level: int, seed: int) -> Iterator[dict[str, Any]]:
             "question": question,
             "answer": item["answer"],
             "level": level,
-            "source": f"reasoning_gym.{name}",
+            "source": f"reasoning_gym.{dataset}",
         }
 
 

@@ -120,11 +120,9 @@ def test_publishing_mends_a_damaged_place(store: Store, tmp_path: Path) -> None:
 
 
 def test_a_lock_is_held_by_one_and_says_by_whom(store: Store) -> None:
-    with (
-        store.lock("run-demo"),
-        pytest.raises(BadInput, match=rf"run demo is busy \(process {os.getpid()}\)"),
-    ):
-        with store.lock("run-demo", "run demo is busy"):
-            pass
+    with store.lock("run-demo"):
+        busy = store.lock("run-demo", "run demo is busy")
+        with pytest.raises(BadInput, match=rf"run demo is busy \(process {os.getpid()}\)"):
+            busy.__enter__()
     with store.lock("run-demo", "run demo is busy"):
         pass
