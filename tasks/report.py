@@ -26,6 +26,12 @@ from tasks.report_figures import figures
 __all__ = ["RunData", "collect", "rounds_table", "summary", "write"]
 
 HERE = Path(__file__).parent
+GROUPS = (
+    ("learning", "Learning", ("accuracy", "pass", "gains")),
+    ("policy", "Policy", ("entropy", "ranks", "kl_to_base", "response_length")),
+    ("updates", "Updates", ("clip_fraction", "gradient_norm", "mismatch")),
+)
+"""Sections of the page that are made of charts: anchor, name, the charts. One without a chart is left out."""
 
 
 def write(directory: Path) -> Path:
@@ -68,6 +74,7 @@ def rounds_table(data: RunData) -> list[Row]:
 def page(data: RunData) -> str:
     """The whole page."""
     script = (HERE / "report.js").read_text()
+    drawn = figures(data)
     environment = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,
@@ -90,7 +97,8 @@ def page(data: RunData) -> str:
         setting=words.setting(data),
         cautions=words.cautions(data),
         headline=headline(data),
-        figures=figures(data),
+        figures=drawn,
+        groups=[(anchor, name, [k for k in keys if k in drawn]) for anchor, name, keys in GROUPS],
         problems=shown_problems(data),
         stories=STORIES,
         sections=_sections(data.params.model_dump(mode="json")),

@@ -137,7 +137,7 @@ def _lines(
     columns: Sequence[str],
 ) -> Figure | None:
     drawn = [each for each in every if each.points]
-    if not drawn:
+    if all(len(each.points) < 2 for each in drawn):
         return None
     show = look.show
     ends = [f"{s.name}: from {show(s.points[0].y)} to {show(s.points[-1].y)}." for s in drawn]
@@ -151,7 +151,7 @@ def _lines(
             (name, svg(lines(drawn, size, look.axis, look.domain), key + name, title, spoken))
             for name, size in look.sizes
         ),
-        legend=legend if len(drawn) > 1 else (),
+        legend=legend if len(every) > 1 else (),
         header=("round", *columns),
         rows=tuple(
             (str(row["round"]), *(show(row[column]) for column in columns))

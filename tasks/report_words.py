@@ -56,9 +56,7 @@ def verdict(data: RunData) -> str:
         return "Nothing has been measured yet."
     before = base.interval("mean_at_n").value
     if last is None:
-        return (
-            f"The base model answers {percent(before)} of the held-out problems; no policy is measured yet."
-        )
+        return f"The base model answers {percent(before)} right."
     after = last.interval("mean_at_n").value
     if data.change.value is None or before is None or after is None:
         return "Held-out accuracy could not be compared: the judge failed on too many answers."
@@ -76,6 +74,8 @@ def evidence(data: RunData) -> str:
     if data.change.value is not None and data.last is not None:
         width = f"{100 * data.params.evaluate.confidence:g}%"
         parts.append(f"{points(data.change.value)} points ({width} interval {bounds(data.change)})")
+    elif data.base is not None:
+        parts.append("no policy measured yet")
     parts.append(progress(data))
     return ", ".join(parts) + "."
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ import pyarrow as pa
 
 from params import Params, compose
 from tasks.artefact import Artefact, Source, seal, write_json
-from tasks.intervals import Interval
 from tasks.record import Record, Step
 from tasks.scores import ANSWERS, scores
 from tasks.tables import ROLLOUTS, write_table
@@ -227,11 +227,4 @@ class SyntheticRun:
 
 def hash_text(text: str) -> str:
     """A digest that looks like a fingerprint."""
-    import hashlib
-
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def before_and_after(scores: dict[str, Any]) -> Interval:
-    """The accuracy that a ``scores.json`` states."""
-    return Interval.from_json(scores["mean_at_n"])

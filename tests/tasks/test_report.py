@@ -1,0 +1,282 @@
+"""The report: it says what the artefacts say, whatever a model wrote, at any moment of a run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from params import BadInput
+from tasks.artefact import Damaged
+from tasks.intervals import Interval
+from tasks.report import collect, rounds_table, summary, write
+from tasks.report_data import COLUMNS
+from tasks.report_words import clear, duration, number, percent, points
+from tests.tasks.synthetic_run import HOSTILE, SyntheticRun
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = SyntheticRun(tmp_path_factory.mktemp("runs") / "sums", rounds=10, hostile=True)
+    directory = run.write(cached=4)
+    write(directory)
+    return directory
+
+
+class Page(HTMLParser):
+    """The elements of a page, in order, each with its attributes and its text."""
+
+    VOID = frozenset({"meta", "link", "input", "br", "img", "hr"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None], list[str], bool]] = []
+        self._open: list[int] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        facts = dict(attrs)
+        hidden = "hidden" in facts or any(self.elements[i][3] for i in self._open)
+        self.elements.append((tag, facts, [], hidden))
+        if tag not in self.VOID:
+            self._open.append(len(self.elements) - 1)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs), [], False))
+
+    def handle_endtag(self, tag: str) -> None:
+        while self._open and self.elements[self._open.pop()][0] != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        for position in self._open:
+            self.elements[position][2].append(data)
+
+    def find(self, tag: str, visible: bool = False, **wanted: str) -> list[str]:
+        """Texts of the elements of that tag whose attributes hold the wanted words."""
+        return [
+            " ".join("".join(text).split())
+            for name, facts, text, hidden in self.elements
+            if name == tag
+            and not (visible and hidden)
+            and all(
+                value in (facts.get(key.rstrip("_").replace("_", "-")) or "").split()
+                for key, value in wanted.items()
+            )
+        ]
+
+
+def read(directory: Path) -> Page:
+    return Page((directory / "report.html").read_text())
+
+
+def test_the_page_says_what_the_scores_say(finished: Path) -> None:
+    before = json.loads((finished / "round-00/evaluate/scores.json").read_text())["mean_at_n"]["value"]
+    after = json.loads((finished / "round-10/evaluate/scores.json").read_text())["mean_at_n"]["value"]
+    data, page = collect(finished), read(finished)
+    assert page.find("h1") == [f"Held-out accuracy rose from {percent(before)} to {percent(after)}."]
+    evidence = page.find("p", class_="evidence")[0]
+    change = data.change
+    assert change.value == pytest.approx(after - before, abs=0.02)
+    assert evidence.startswith(f"{points(change.value)} points (95% interval ")
+    assert "10 rounds" in evidence
+    assert change.low < change.value < change.high
+
+
+def test_metrics_and_rounds_are_the_scores(finished: Path) -> None:
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert metrics == summary(collect(finished))
+    scores = json.loads((finished / "round-10/evaluate/scores.json").read_text())
+    assert metrics["accuracy"]["after"] == scores["mean_at_n"]["value"]
+    assert metrics["pass_at_4"]["after"] == scores["pass_at"]["4"]["value"]
+    assert metrics["kl_to_base"]["before"] == 0.0
+    with (finished / "rounds.csv").open() as handle:
+        rows = list(csv.DictReader(handle))
+    assert tuple(rows[0]) == COLUMNS
+    assert [row["round"] for row in rows] == [str(round) for round in range(11)]
+    assert float(rows[10]["accuracy"]) == scores["mean_at_n"]["value"]
+    assert rows[7]["accuracy"] == ""
+    update = json.loads((finished / "round-07/update/metrics.json").read_text())
+    assert float(rows[7]["gradient_norm"]) == update["grad_norm"]
+
+
+def test_writing_it_twice_gives_the_same_bytes(finished: Path) -> None:
+    files = [finished / name for name in ("report.html", "metrics.json", "rounds.csv")]
+    first = [file.read_bytes() for file in files]
+    write(finished)
+    assert [file.read_bytes() for file in files] == first
+    assert not [path for path in finished.iterdir() if path.name.startswith(".")]
+
+
+def test_what_a_model_wrote_stays_text(finished: Path) -> None:
+    text = (finished / "report.html").read_text()
+    page = read(finished)
+    assert text.count("<script") == 1
+    assert text.count("</script") == 1
+    assert "<img" not in text
+    assert HOSTILE in page.find("pre")
+    assert any(HOSTILE in question for question in page.find("h3", class_="question"))
+
+
+def test_the_page_needs_no_network(finished: Path) -> None:
+    text = (finished / "report.html").read_text()
+    loads = re.findall(r'(?:src|href|action)="([^"]*)"', text.replace('src=x onerror="', ""))
+    assert all(target.startswith(("#", "data:")) for target in loads)
+    assert not re.search(r"url\((?!#)|@import", text)
+    assert set(re.findall(r"https?://[^\"' )<]+", text)) <= {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }
+    assert len(text) < 1_000_000
+
+
+def test_every_chart_can_be_read_without_seeing_it(finished: Path) -> None:
+    page = read(finished)
+    charts = page.find("figure", class_="chart")
+    assert len(charts) == 11
+    pictures = [facts for tag, facts, _, _ in page.elements if tag == "svg"]
+    ids = [facts["id"] for _, facts, _, _ in page.elements if facts.get("id")]
+    assert len(ids) == len(set(ids))
+    for facts in pictures:
+        assert facts["role"] == "img"
+        assert set((facts["aria-labelledby"] or "").split()) <= set(ids)
+    assert (
+        len([text for text in page.find("summary") if text.startswith("Table of") or "Table" in text]) == 11
+    )
+    anchors = [facts["href"] for tag, facts, _, _ in page.elements if tag == "a"]
+    assert {(anchor or "#")[1:] for anchor in anchors} <= set(ids)
+
+
+def test_provenance_reaches_the_problems(finished: Path) -> None:
+    page, data = read(finished), collect(finished)
+    titles = {facts.get("title") for tag, facts, _, _ in page.elements if tag == "code"}
+    for done in data.done:
+        assert {done.step.fingerprint, done.step.digest} <= titles
+    assert page.find("pre", class_="command") == [data.record.command]
+    assert any("14 came from the cache" in text for text in page.find("p"))
+
+
+@pytest.mark.parametrize(
+    ("through", "evaluated", "verdict"),
+    [
+        (None, False, "Nothing has been measured yet."),
+        (0, True, "The base model answers"),
+        (3, False, "Nothing has been measured yet."),
+        (7, True, "Held-out accuracy"),
+    ],
+)
+def test_an_unfinished_run_has_a_page(
+    tmp_path: Path, through: int | None, evaluated: bool, verdict: str
+) -> None:
+    directory = SyntheticRun(tmp_path / "half", rounds=10).write(through=through, evaluated=evaluated)
+    write(directory)
+    assert read(directory).find("h1")[0].startswith(verdict)
+    rows = rounds_table(collect(directory))
+    assert len(rows) == (10 if through is None else through) + evaluated
+
+
+def test_a_run_of_which_nothing_is_done_has_a_page(tmp_path: Path) -> None:
+    run = SyntheticRun(tmp_path / "new", rounds=3)
+    run.record.write(run.directory)
+    write(run.directory)
+    assert read(run.directory).find("h1") == ["Nothing has been measured yet."]
+    assert summary(collect(run.directory)) == {"rounds": 0, "finished": False}
+
+
+def test_an_artefact_that_is_not_at_hand_is_left_out(tmp_path: Path) -> None:
+    directory = SyntheticRun(tmp_path / "gone", rounds=5).write()
+    shutil.rmtree(directory / "round-03")
+    write(directory)
+    rows = rounds_table(collect(directory))
+    assert rows[3]["reward"] is None
+    assert rows[4]["reward"] is not None
+
+
+def test_a_changed_file_is_noticed(tmp_path: Path) -> None:
+    directory = SyntheticRun(tmp_path / "bad", rounds=1).write()
+    scores = directory / "round-00/evaluate/scores.json"
+    scores.write_text(scores.read_text().replace("entropy", "entropi"))
+    with pytest.raises(Damaged, match=r"scores\.json"):
+        write(directory)
+    assert not (directory / "report.html").exists()
+
+
+def test_no_run_is_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no such run"):
+        write(tmp_path / "none")
+
+
+def test_it_is_quick(tmp_path: Path) -> None:
+    directory = SyntheticRun(tmp_path / "long", rounds=25).write()
+    began = time.process_time()
+    page = write(directory)
+    assert time.process_time() - began < 3.0
+    assert page.stat().st_size < 1_000_000
+
+
+def test_figures_are_written_as_a_person_writes_them() -> None:
+    assert [duration(s) for s in (0.04, 59.6, 372, 7322)] == ["0.0 s", "1 min 0 s", "6 min 12 s", "2 h 2 min"]
+    assert [points(c) for c in (0.542, -0.031, 0.0, -0.0001, None)] == ["+54.2", "−3.1", "0.0", "0.0", "–"]
+    assert [number(v) for v in (0.0, 0.62, 1234.5, 2e-7)] == ["0", "0.62", "1,234", "2.00e-07"]
+    assert not clear(Interval(0.1, -0.01, 0.2))
+    assert clear(Interval(-0.1, -0.2, -0.01))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@pytest.mark.parametrize(
+    ("fragment", "outcomes", "policies"),
+    [
+        ("", {"right", "wrong", "error"}, {"base", "final"}),
+        ("#outcome=error", {"error"}, {"base", "final"}),
+        ("#policy=final&outcome=right", {"right"}, {"final"}),
+        ("#search=no%20such%20text", set(), set()),
+    ],
+)
+def test_the_filter_filters_in_a_browser(
+    finished: Path, tmp_path: Path, fragment: str, outcomes: set[str], policies: set[str]
+) -> None:
+    dom, log = browse(finished / "report.html", fragment, tmp_path)
+    page = Page(dom)
+    shown = [(tag, facts) for tag, facts, _, hidden in page.elements if not hidden]
+    assert {f["data-outcome"] for _, f in shown if "data-outcome" in f} == outcomes
+    assert {f["data-policy"] for _, f in shown if "data-policy" in f} == policies
+    assert page.find("title")[0].startswith("sums")
+    assert "CONSOLE" not in log
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_search_finds_a_question(finished: Path, tmp_path: Path) -> None:
+    dom, _ = browse(finished / "report.html", "#search=owned", tmp_path)
+    page = Page(dom)
+    assert len(page.find("li", visible=True, class_="problem")) == 1
+    assert "in 1 problem" in page.find("output")[0]
+
+
+def browse(page: Path, fragment: str, folder: Path) -> tuple[str, str]:
+    """The page's DOM after its script has run, and what the browser logged."""
+    quiet = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync"
+    offline = "--disable-background-networking --disable-component-update --enable-logging=stderr"
+    done = subprocess.run(
+        [
+            str(CHROMIUM),
+            *quiet.split(),
+            *offline.split(),
+            f"--user-data-dir={folder / 'profile'}",
+            "--dump-dom",
+            f"{page.resolve().as_uri()}{fragment}",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return done.stdout, done.stderr
