@@ -1,7 +1,7 @@
 """transformers' continuous batching on the trainer's own weights: no second copy, nothing to hand over.
 
-The library seeds the global generator and draws for whichever responses share a batch. Here every token is drawn
-with a number that belongs to (the response's seed, position), so a response does not depend on its company.
+The library seeds the global generator and draws for whichever responses share a batch. Here every token is
+drawn with a number that belongs to (the response's seed, position): its company does not matter.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tasks.seeds import seed
 PAGE = 32
 BATCH_TOKENS = 512
 CPU_SIDE_BY_SIDE = 32
-"""Responses in a batch at most: without a kernel for ragged batches each attends to all others' keys, masked."""
+"""Responses in a batch at most: for want of a kernel for ragged batches, each attends to all keys, masked."""
 POLL_SECONDS = 0.5
 STOP_SECONDS = 30.0
 
@@ -40,8 +40,8 @@ class InProcess:
     def __init__(self, policy: Policy, params: Params) -> None:
         if params.engine.dtype not in ("auto", params.model.dtype):
             raise BadInput(
-                f"engine.dtype: {params.engine.dtype!r}, but the transformers engine shares the trainer's weights; "
-                f"expected auto or model.dtype, {params.model.dtype!r}"
+                f"engine.dtype: {params.engine.dtype!r}, but the transformers engine shares the trainer's "
+                f"weights; expected auto or model.dtype, {params.model.dtype!r}"
             )
         self._policy = policy
         self._params = params.engine
@@ -86,7 +86,7 @@ class InProcess:
     def _plan(
         self, requests: Sequence[Request], max_tokens: int
     ) -> tuple[ContinuousBatchingConfig, list[list[int]]]:
-        """How batches are cut, and which requests form a family: one prompt, run once, with several responses."""
+        """How batches are cut, and which requests form a family: one prompt, run once for all of them."""
         longest = max(len(request.prompt_ids) for request in requests)
         pages = math.ceil((longest + max_tokens) / PAGE)
         affordable = max(1, self._memory() // (pages * PAGE * self._bytes_per_token()))
@@ -127,7 +127,7 @@ class InProcess:
     def _running(
         self, config: ContinuousBatchingConfig, sampling: Sampling, drawing: _Drawing
     ) -> Iterator[Any]:
-        """A manager at work on all requests, which it has before it starts: batches do not depend on timing."""
+        """A manager at work on all requests. It has them before it starts: no batch depends on timing."""
         network = self._policy.network
         devices = [network.device] if network.device.type == "cuda" else []
         plain = GenerationConfig(  # the model's own would bring top-k, temperature and a length
@@ -140,25 +140,36 @@ class InProcess:
             num_return_sequences=drawing.family_size,
         )
         with torch.random.fork_rng(devices=devices):
-            manager = network.init_continuous_batching(plain, config)
+            manager: Any = network.init_continuous_batching(plain, config)  # type: ignore[operator]
             manager.warmup()  # makes the parts, one of which seeds the global generator
         runner = manager.batch_processor.model_runner
-        runner._sample = lambda scores, out: drawing.sample(scores, out, runner.inputs_and_outputs)
+        drawing.batch, runner._sample = runner.inputs_and_outputs, drawing.sample
         for name, prompt in drawing.prompts:
             manager.add_request(list(prompt), request_id=name)
-        gc.freeze()  # stopping collects garbage twice, which takes as long as a small round: only the new, then
         manager.start()
         try:
             yield manager
         finally:
-            manager.stop(block=True, timeout=STOP_SECONDS, hard_stop=True)
-            manager.destroy()
-            del manager, runner
-            gc.unfreeze()
+            with _only_new_garbage():
+                manager.stop(block=True, timeout=STOP_SECONDS, hard_stop=True)
+                manager.destroy()
+
+
+@contextmanager
+def _only_new_garbage() -> Iterator[None]:
+    """A manager that stops collects garbage, which among all of a program's objects takes as long as a round."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 class _Drawing:
-    """Draws tokens: u in [0, 1) is a function of (seed, position), the token where the cumulated p passes u."""
+    """Draws tokens: u in [0, 1) is of (seed, position), the token is where the cumulated p passes u."""
+
+    batch: Any
+    """The library's account of which requests the rows of a step belong to."""
 
     def __init__(self, requests: Sequence[Request], families: list[list[int]], temperature: float) -> None:
         self.family_size = len(families[0])
@@ -171,9 +182,9 @@ class _Drawing:
         self._seeds = {name: requests[index].seed for name, index in self.index.items()}
         self._temperature = temperature
 
-    def sample(self, scores: Tensor, out: Tensor, batch: Any) -> None:
-        """Choose a token for each row of ``scores`` [1, n, V]; writes ids and log-probabilities to ``out`` [2, n]."""
-        states = [future.state for future in batch.requests_in_batch if future.has_new_token]
+    def sample(self, scores: Tensor, out: Tensor) -> None:
+        """A token for each row of ``scores`` [1, n, V]; ``out`` [2, n] takes ids and log-probabilities."""
+        states = [future.state for future in self.batch.requests_in_batch if future.has_new_token]
         if not states:  # prompts alone
             return
         count = len(states)
@@ -192,7 +203,7 @@ class _Drawing:
 
 
 def _families(requests: Sequence[Request]) -> list[list[int]]:
-    """Requests with one prompt together, if every prompt has as many and more than one token; else each alone."""
+    """Requests with one prompt together, where all prompts have as many; else each alone."""
     by_prompt: dict[tuple[int, ...], list[int]] = {}
     for index, request in enumerate(requests):
         by_prompt.setdefault(request.prompt_ids, []).append(index)

@@ -1,0 +1,75 @@
+"""How vLLM is set up: the arguments of ``vllm.LLM`` and the environment of its process."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from params import Params
+
+ROOT = Path(__file__).parents[2]
+PREFILL_TOKENS = 4096
+CPU_BLOCK = 32
+"""Positions in a block of the key-value cache on CPU. Samples of a prompt share its whole blocks alone, so a
+small block saves most of the prefill; 32 is the smallest that the fast attention kernels take."""
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+
+
+def arguments(base: Path, params: Params, adapts: bool) -> dict[str, Any]:
+    """The arguments of ``vllm.LLM``; ``adapts``: LoRA adapters come at run time."""
+    engine, model = params.engine, params.model
+    options: dict[str, Any] = {
+        "model": str(base.absolute()),
+        "dtype": model.dtype if engine.dtype == "auto" else engine.dtype,
+        "trust_remote_code": model.trust_remote_code,
+        "max_model_len": model.context,
+        "max_num_seqs": engine.max_sequences,
+        "enable_prefix_caching": True,
+        "logprobs_mode": "processed_logprobs",
+        "generation_config": "vllm",
+        "skip_tokenizer_init": True,
+        "disable_log_stats": True,
+        "seed": 0,
+    }
+    if torch.cuda.is_available():
+        options["gpu_memory_utilization"] = engine.memory_fraction
+    else:
+        options |= {
+            "enforce_eager": True,
+            "enable_chunked_prefill": False,  # a seeded request whose prompt is cut kills the CPU engine
+            "max_num_batched_tokens": max(PREFILL_TOKENS, model.context),
+            "block_size": CPU_BLOCK,
+            "kv_cache_memory_bytes": int(engine.kv_cache_gib * 2**30),
+        }
+    if adapts:
+        rank = next((rank for rank in LORA_RANKS if rank >= params.update.lora_rank), LORA_RANKS[-1])
+        options |= {"enable_lora": True, "max_loras": 2, "max_lora_rank": rank}
+    return options
+
+
+def environment() -> dict[str, str]:
+    """The environment of vLLM's process."""
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    settings = {
+        "PYTHONPATH": path,
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_HOST_IP": "127.0.0.1",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if not torch.cuda.is_available():
+        settings |= {
+            "VLLM_CPU_OMP_THREADS_BIND": ",".join(str(core) for core in sorted(os.sched_getaffinity(0))),
+            "TORCHDYNAMO_DISABLE": "1",  # one small function would be compiled for two seconds
+            "KMP_BLOCKTIME": "1",  # milliseconds that threads spin before they sleep
+        }
+        openmp = Path(sys.prefix) / "lib" / "libiomp5.so"
+        if openmp.is_file():
+            settings["LD_PRELOAD"] = ":".join([str(openmp), *filter(None, [os.environ.get("LD_PRELOAD")])])
+    return {**os.environ, **settings}

@@ -1,0 +1,147 @@
+"""vLLM in a process of its own: ``python -m tasks.engines.vllm_worker PARENT``, JSON lines in and out.
+
+A line in is ``{"do": METHOD, ...arguments}``. A line out is ``{"tokens": ...}`` (progress), ``{"index": ...}``
+(a finished response) or ``{"ok": ...}`` (the reply, which ends the exchange). Whatever else is printed goes to
+the log. An error ends the process; its last words stand in the log.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+from tasks.child import die_with
+
+PROGRESS_SECONDS = 0.25
+
+
+def main(parent: int) -> None:
+    """Serve one line after the other until the input ends."""
+    die_with(parent)
+    replies = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    gc.disable()  # a quarter of the start would be spent looking for garbage among modules
+    worker = Worker(replies)
+    for line in sys.stdin:
+        request = json.loads(line)
+        method = getattr(worker, request.pop("do"))
+        worker.say({"ok": method(**request)})
+    os._exit(0)  # nothing to save, and the library takes seconds to say goodbye
+
+
+class Worker:
+    """Holds one ``vllm.LLM``. The public methods are what a line may ask for."""
+
+    def __init__(self, replies: TextIO) -> None:
+        self._replies = replies
+        self._llm: Any = None
+        self._adapter: Any = None
+
+    def say(self, message: dict[str, Any]) -> None:
+        """One line out."""
+        self._replies.write(json.dumps(message) + "\n")
+
+    def open(self, options: dict[str, Any], architectures: list[str]) -> dict[str, str]:
+        """Load the model that ``options``, the arguments of ``vllm.LLM``, name."""
+        import vllm
+
+        for architecture in architectures:
+            known = vllm.ModelRegistry.models.get(architecture)
+            if known is not None:  # by class: otherwise a second process starts, only to look at it
+                vllm.ModelRegistry.register_model(architecture, known.load_model_cls())
+        gc.freeze()
+        self._llm = vllm.LLM(**options)
+        gc.freeze()
+        gc.enable()
+        return {"version": vllm.__version__}
+
+    def reload(self, weights: str) -> None:
+        """Take the weights of this Hugging Face folder and forget what the old ones computed."""
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_path": weights})
+        self._forget()
+
+    def adapt(self, adapter: str | None, name: str, number: int) -> None:
+        """Sample with this LoRA adapter from now on; without any where it is null."""
+        from vllm.lora.request import LoRARequest
+
+        self._adapter = LoRARequest(name, number, adapter) if adapter is not None else None
+        self._forget()
+
+    def score(self, prompts: list[list[int]], responses: list[list[int]]) -> list[list[float]]:
+        """Log-probabilities of each token of ``responses[i]`` after ``prompts[i]``, at temperature 1."""
+        from vllm import SamplingParams
+
+        asked = SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False)
+        pairs = list(zip(prompts, responses, strict=True))
+        whole = [{"prompt_token_ids": prompt + response} for prompt, response in pairs]
+        outputs = self._llm.generate(whole, asked, use_tqdm=False, lora_request=self._adapter)
+        return [
+            _logp(response, output.prompt_logprobs[len(prompt) :])
+            for (prompt, response), output in zip(pairs, outputs, strict=True)
+        ]
+
+    def generate(
+        self,
+        prompts: list[list[int]],
+        requests: list[list[int]],
+        temperature: float,
+        max_tokens: int,
+        stop_ids: list[int],
+    ) -> int:
+        """Sample a response for each ``[prompt's position, seed]``; says each as it is finished. How many."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        engine = self._llm.llm_engine
+        for index, (prompt, seed) in enumerate(requests):
+            asked = SamplingParams(
+                temperature=temperature,
+                max_tokens=max_tokens,
+                seed=seed,
+                stop_token_ids=stop_ids,
+                ignore_eos=True,  # the stop tokens are the caller's
+                logprobs=0,
+                detokenize=False,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            )
+            ids = {"prompt_token_ids": prompts[prompt]}
+            engine.add_request(str(index), ids, asked, lora_request=self._adapter)
+        tokens, done, told = 0, 0, time.monotonic()
+        while engine.has_unfinished_requests():
+            tokens += engine.get_num_unfinished_requests()
+            for output in engine.step():
+                if output.finished:
+                    self.say(_finished(output))
+                    done += 1
+            if time.monotonic() - told > PROGRESS_SECONDS:
+                told = time.monotonic()
+                self.say({"tokens": tokens})
+        return done
+
+    def _forget(self) -> None:
+        if not self._llm.reset_prefix_cache():
+            raise RuntimeError("the prefix cache could not be reset")
+
+
+def _finished(output: Any) -> dict[str, Any]:
+    """A finished response as a message."""
+    response = output.outputs[0]
+    return {
+        "index": int(output.request_id),
+        "ids": list(response.token_ids),
+        "logp": _logp(response.token_ids, response.logprobs),
+        "finish": response.finish_reason,
+    }
+
+
+def _logp(tokens: Sequence[int], entries: Sequence[dict[int, Any]]) -> list[float]:
+    return [entry[token].logprob for token, entry in zip(tokens, entries, strict=True)]
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
