@@ -18,6 +18,7 @@ from tasks.intervals import Interval, mean_interval
 from tasks.seeds import numpy_generator
 from tasks.tables import ROLLOUTS
 
+REASON_CHARACTERS = 80
 ANSWERS = pa.schema(
     [
         *ROLLOUTS,
@@ -42,7 +43,7 @@ class Counts:
     def of(cls, answers: pa.Table) -> Counts:
         """Count the answers whose reward is not null; one is right when its reward is at least 1."""
         judged = answers.filter(pc.is_valid(answers["reward"]))
-        right = pc.cast(pc.greater_equal(judged["reward"], 1.0), pa.int64())
+        right = pc.cast(pc.greater_equal(judged["reward"], pa.scalar(1.0, pa.float32())), pa.int64())
         grouped = (
             judged.select(["problem_id", "level"])
             .append_column("right", right)
@@ -73,6 +74,7 @@ def scores(answers: pa.Table, token_figures: dict[str, Any], params: Params, rou
     truncation and the token figures are over all sampled answers, since no judge is needed for them.
     """
     sampled = answers.filter(pc.invert(answers["greedy"]))
+    reasons = [reason[:REASON_CHARACTERS] for reason in answers["reward_error"].drop_null().to_pylist()]
     counts, greedy = Counts.of(sampled), Counts.of(answers.filter(answers["greedy"]))
 
     def interval(values: NDArray[np.float64], *name: str) -> dict[str, float | None]:
@@ -96,8 +98,10 @@ def scores(answers: pa.Table, token_figures: dict[str, Any], params: Params, rou
             for level in np.unique(counts.level)
         },
         "response_length": pc.mean(pc.list_value_length(sampled["response_ids"])).as_py(),
-        "truncated": pc.mean(pc.cast(pc.equal(sampled["finish_reason"], "length"), pa.float64())).as_py(),
-        "reward_errors": dict(Counter(answers["reward_error"].drop_null().to_pylist())),
+        "truncated": pc.mean(
+            pc.cast(pc.equal(sampled["finish_reason"], pa.scalar("length")), pa.float64())
+        ).as_py(),
+        "reward_errors": dict(sorted(Counter(reasons).items())),
         **token_figures,
     }
 
