@@ -20,7 +20,7 @@ from torch import Tensor
 from params import Config
 
 Metrics = dict[str, Tensor]
-"""Per-token values ``[t]`` by name; the trainer takes their mean over the term's tokens (``*_max``: the largest)."""
+"""Per-token values ``[t]`` by name; the trainer takes their mean over the tokens (``*_max``: the largest)."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Signals:
-    """What the forward pass says of t tokens: log-probabilities [t] with gradient, entropies [t] if wanted."""
+    """What the forward pass says of t tokens: log-probabilities [t] with gradient, entropies [t] or None."""
 
     logp: Tensor
     entropy: Tensor | None = None

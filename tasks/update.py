@@ -211,7 +211,7 @@ class Course:
         return Step(prompts, responses, batch, self._recipe.on(batch))
 
     def _compare(self, members: Sequence[int]) -> list[Tensor]:
-        """The trainer's log-probabilities of these responses before any step; notes how the engine's differ."""
+        """The trainer's log-probabilities of responses before any step; notes how the engine's differ."""
         prompts = [self._answers.prompts[i] for i in members]
         responses = [self._answers.responses[i] for i in members]
         scores = self._policy.score(prompts, responses, self._temperature)

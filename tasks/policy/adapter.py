@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -36,7 +36,7 @@ class AdapterWeights:
         self._seed = params.seed
         self._config = LoraConfig(
             r=params.update.lora_rank,
-            lora_alpha=params.update.lora_alpha,
+            lora_alpha=cast(int, params.update.lora_alpha),
             target_modules=_linear_layers(network),
             lora_dropout=0.0,
             task_type="CAUSAL_LM",
@@ -51,8 +51,9 @@ class AdapterWeights:
         }
         self.masters: dict[str, Tensor] = {}
         for name, layer in self._layers.items():
-            self.masters[f"base_model.model.{name}.lora_A.weight"] = layer.lora_A["default"].weight
-            self.masters[f"base_model.model.{name}.lora_B.weight"] = layer.lora_B["default"].weight
+            _, a, b = layer.parts()
+            self.masters[f"base_model.model.{name}.lora_A.weight"] = a
+            self.masters[f"base_model.model.{name}.lora_B.weight"] = b
 
     def reset(self) -> None:
         """The base policy: B is zero, A uniform in +-1/sqrt(inputs), the same for the same seed."""
@@ -120,7 +121,9 @@ class FusedLinear(PeftLinear):
 
     def parts(self) -> tuple[Tensor, Tensor, Tensor]:
         """W [out, in], A [r, in], B [out, r]."""
-        return self.base_layer.weight, self.lora_A["default"].weight, self.lora_B["default"].weight
+        layers = (self.base_layer, self.lora_A["default"], self.lora_B["default"])
+        base, a, b = (cast(Tensor, layer.weight) for layer in layers)
+        return base, a, b
 
     def scale(self) -> float:
         """alpha / r."""

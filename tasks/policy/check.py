@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -22,7 +24,8 @@ def shares_prompts(network: PreTrainedModel, device: torch.device) -> bool:
     ``BadInput`` for a model whose logits are more than a product with its head's weights.
     """
     _require_plain_head(network, device)
-    if not _only_full_attention(network):
+    takes_positions = "position_ids" in inspect.signature(network.base_model.forward).parameters
+    if not (takes_positions and _only_full_attention(network)):
         return False
     together = rows.build([rows.Row(PROBE_PROMPT, (0, 1), 7)], PROBE_RESPONSES, [0, 3])
     mask = torch.zeros(1, 1, 7, 7, dtype=network.dtype).masked_fill_(~_present(together.mask), -torch.inf)

@@ -109,11 +109,10 @@ class _Head(torch.autograd.Function):
             for part in _chunks(len(target), chunk):
                 logs = _log_softmax(hidden[part], weight, temperature, exact)
                 p = logs.exp()
-                to_logits = 0.0
-                if spread_slope is not None:
-                    bend = _entropy_slope(p, logs, spread[part], temperature)
-                    to_logits = bend * grad_spread[part, None]
-                to_logits = to_logits + _slope(p, target[part], temperature) * grad_logp[part, None]
+                bend = None if spread_slope is None else _entropy_slope(p, logs, spread[part], temperature)
+                to_logits = _slope(p, target[part], temperature) * grad_logp[part, None]
+                if bend is not None:
+                    to_logits += bend * grad_spread[part, None]
                 to_weight += to_logits.to(weight.dtype).T @ hidden[part]
             to_weight = to_weight.to(weight.dtype)
         return to_hidden, to_weight, None, None, None, None, None, None, None

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
@@ -21,14 +22,13 @@ def load_model(base: Path, params: Params, device: torch.device) -> PreTrainedMo
     logging.disable_progress_bar()
     options: dict[str, Any] = {
         "dtype": getattr(torch, params.model.dtype),
-        "attn_implementation": "sdpa",
         "use_safetensors": True,
         "trust_remote_code": params.model.trust_remote_code,
         "local_files_only": True,
     }
     try:
         model = AutoModelForCausalLM.from_pretrained(base, **options)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise BadInput(f"{base}: not a causal language model that loads: {_first_line(error)}") from error
     return model.requires_grad_(False).eval().to(device)
 

@@ -182,8 +182,9 @@ def offsets(lengths: Sequence[int]) -> list[int]:
 
 def _inputs(batch: rows.MicroBatch, dtype: torch.dtype) -> dict[str, Tensor]:
     """The model's arguments. An additive mask in the model's type is converted once, not in every layer."""
-    inputs = {"input_ids": batch.input_ids, "position_ids": batch.position_ids}
+    inputs = {"input_ids": batch.input_ids}
     if batch.mask is not None:
+        inputs["position_ids"] = batch.position_ids
         shut = torch.zeros(batch.mask.shape, dtype=dtype, device=batch.mask.device)
         inputs["attention_mask"] = shut.masked_fill_(~batch.mask, -torch.inf)
     return inputs

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -50,9 +50,14 @@ class MicroBatch:
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same on another device; ``index`` stays where it is."""
-        mask = None if self.mask is None else self.mask.to(device)
-        moved = (x.to(device) for x in (self.input_ids, self.position_ids))
-        return MicroBatch(*moved, mask, self.at.to(device), self.target.to(device), self.index)
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device),
+            position_ids=self.position_ids.to(device),
+            mask=None if self.mask is None else self.mask.to(device),
+            at=self.at.to(device),
+            target=self.target.to(device),
+        )
 
 
 def plan(

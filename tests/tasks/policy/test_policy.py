@@ -1,0 +1,201 @@
+"""A policy is opened, restored, saved and merged without loss; what is wrong is refused at the door."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from params import BadInput
+from params.schema import Update
+from tasks.artefact import Artefact
+from tasks.context import Context
+from tasks.policy import Policy, kept
+from tasks.stage import Job
+from tests.conftest import as_artefact
+from tests.tasks.rollout_rows import parameters
+
+PROMPTS = [[5, 6, 7, 8], [5, 6, 7, 8], [9]]
+RESPONSES = [[10, 11], [12, 13, 14], [15]]
+KINDS = [("lora", "float32"), ("full", "float32"), ("lora", "bfloat16"), ("full", "bfloat16")]
+
+
+def opened(model: Artefact, adapter: Any, dtype: str = "float32", seed: int = 0) -> Policy:
+    params = parameters(Update(adapter=adapter, lora_rank=3, lora_alpha=6.0), dtype=dtype)
+    return Policy.open(model.path, params.model_copy(update={"seed": seed}))
+
+
+def shaken(policy: Policy) -> Policy:
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for weight in policy.weights.masters.values():
+            weight.add_(0.05 * torch.randn(weight.shape, generator=generator))
+    policy.stepped()
+    return policy
+
+
+def logp(policy: Policy, **more: Any) -> torch.Tensor:
+    return policy.score(PROMPTS, RESPONSES, 0.9, **more).logp
+
+
+def of_plain_model(model: Any) -> torch.Tensor:
+    parts = []
+    for prompt, response in zip(PROMPTS, RESPONSES, strict=True):
+        logits = model(input_ids=torch.tensor([prompt + response])).logits[0].float() / 0.9
+        logs = logits.log_softmax(-1)[len(prompt) - 1 : -1]
+        parts.append(logs.gather(1, torch.tensor(response)[:, None])[:, 0])
+    return torch.cat(parts).detach()
+
+
+@pytest.mark.parametrize(("adapter", "dtype"), KINDS)
+def test_what_is_saved_comes_back(tiny_model: Artefact, tmp_path: Path, adapter: str, dtype: str) -> None:
+    policy = opened(tiny_model, adapter, dtype)
+    base = logp(policy)
+    moved = logp(shaken(policy))
+    assert not torch.equal(base, moved)
+    policy.save(tmp_path)
+    assert torch.equal(logp(policy, reference=True), base)
+    policy.restore(None)
+    assert torch.equal(logp(policy), base)
+    policy.restore(tmp_path)
+    assert torch.equal(logp(policy), moved)
+    again = opened(tiny_model, adapter, dtype)
+    again.restore(tmp_path)
+    assert torch.equal(logp(again), moved)
+
+
+@pytest.mark.parametrize(("adapter", "dtype"), KINDS)
+def test_the_merged_folder_is_the_policy(
+    tiny_model: Artefact, tmp_path: Path, adapter: str, dtype: str
+) -> None:
+    policy = shaken(opened(tiny_model, adapter, dtype))
+    before = logp(policy)
+    policy.merged(tmp_path)
+    assert torch.equal(logp(policy), before)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert plain.dtype == getattr(torch, dtype)
+    tolerance = 1e-5 if dtype == "float32" else 0.05
+    torch.testing.assert_close(of_plain_model(plain), before, atol=tolerance, rtol=0.0)
+    assert AutoTokenizer.from_pretrained(tmp_path).chat_template
+
+
+def test_peft_and_transformers_load_what_is_saved(tiny_model: Artefact, tmp_path: Path) -> None:
+    lora = shaken(opened(tiny_model, "lora"))
+    lora.save(tmp_path)
+    base = AutoModelForCausalLM.from_pretrained(tiny_model.path)
+    peft = PeftModel.from_pretrained(base, str(tmp_path / "adapter"))
+    torch.testing.assert_close(of_plain_model(peft), logp(lora), atol=1e-5, rtol=0.0)
+    full = shaken(opened(tiny_model, "full", "bfloat16"))
+    full.save(tmp_path)
+    weights = AutoModelForCausalLM.from_pretrained(tmp_path / "weights")
+    assert weights.dtype == torch.float32
+
+
+def test_saved_files_do_not_depend_on_where_they_were_made(tiny_model: Artefact, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(tiny_model.path, elsewhere)
+    digests = []
+    for i, folder in enumerate((tiny_model.path, elsewhere)):
+        policy = shaken(opened(Artefact.open(folder), "lora"))
+        policy.save(tmp_path / str(i))
+        digests.append(as_artefact(tmp_path / str(i), "update").digest)
+    assert digests[0] == digests[1]
+    assert str(tmp_path) not in (tmp_path / "0" / "adapter" / "adapter_config.json").read_text()
+
+
+def test_the_adapter_starts_from_the_seed_and_nothing_else(tiny_model: Artefact, tmp_path: Path) -> None:
+    state = torch.random.get_rng_state()
+    made = []
+    for i, seed in enumerate((3, 3, 4)):
+        opened(tiny_model, "lora", seed=seed).save(tmp_path / str(i))
+        made.append(load_file(tmp_path / str(i) / "adapter" / "adapter_model.safetensors"))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    first = next(name for name in made[0] if "lora_A" in name)
+    assert torch.equal(made[0][first], made[1][first])
+    assert not torch.equal(made[0][first], made[2][first])
+    assert all(not tensor.any() for name, tensor in made[0].items() if "lora_B" in name)
+    assert not any("lm_head" in name for name in made[0])
+
+
+def test_scores_come_with_entropy_and_ranks(tiny_model: Artefact) -> None:
+    scores = opened(tiny_model, "lora").score(PROMPTS, RESPONSES, 1.0, entropy=True, ranks=3)
+    assert scores.entropy is not None
+    assert scores.ranks is not None
+    assert [len(part) for part in scores.split(scores.logp)] == [2, 3, 1]
+    assert scores.entropy.shape == (6,)
+    assert scores.ranks.shape == (6, 3)
+    assert bool((scores.ranks[:, :-1] >= scores.ranks[:, 1:]).all())
+
+
+def test_restoring_what_is_held_reads_nothing(
+    tiny_model: Artefact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = shaken(opened(tiny_model, "lora"))
+    policy.save(tmp_path)
+    as_artefact(tmp_path, "update")
+    policy.restore(tmp_path)
+    monkeypatch.setattr(policy.weights, "read", lambda folder: pytest.fail("read again"))
+    policy.restore(tmp_path)
+    policy.stepped()
+    with pytest.raises(pytest.fail.Exception):
+        policy.restore(tmp_path)
+
+
+def test_a_run_opens_a_model_once(tiny_model: Artefact, tmp_path: Path, context: Context) -> None:
+    jobs = [Job(parameters(), r, {"model": tiny_model}, tmp_path, context) for r in (1, 2)]
+    assert kept(jobs[0]) is kept(jobs[1])
+
+
+def spoilt(tiny_model: Artefact, folder: Path, kind: str) -> Path:
+    shutil.copytree(tiny_model.path, folder)
+    if kind == "config":
+        (folder / "config.json").unlink()
+    elif kind == "weights":
+        (folder / "model.safetensors").unlink()
+    elif kind == "truncated":
+        (folder / "model.safetensors").write_bytes(b"1234567890")
+    elif kind == "tokenizer":
+        for path in folder.glob("tokenizer*"):
+            path.unlink()
+    else:
+        for path in folder.glob("chat_template*"):
+            path.unlink()
+        config = json.loads((folder / "tokenizer_config.json").read_text())
+        config.pop("chat_template", None)
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("config", "no config.json"),
+        ("weights", "no weights; expected"),
+        ("truncated", "loads"),
+        ("tokenizer", "no tokenizer"),
+        ("template", "no chat template"),
+    ],
+)
+def test_a_folder_that_lacks_something_is_refused_in_one_line(
+    tiny_model: Artefact, tmp_path: Path, kind: str, says: str
+) -> None:
+    with pytest.raises(BadInput, match=says) as refusal:
+        Policy.open(spoilt(tiny_model, tmp_path / "model", kind), parameters())
+    assert "\n" not in str(refusal.value)
+    assert str(tmp_path / "model") in str(refusal.value)
+
+
+def test_a_policy_of_another_shape_is_refused(tiny_model: Artefact, tmp_path: Path) -> None:
+    opened(tiny_model, "lora").save(tmp_path)
+    other = Policy.open(tiny_model.path, parameters(Update(lora_rank=4)))
+    with pytest.raises(BadInput, match="lora_rank 4"):
+        other.restore(tmp_path)
+    with pytest.raises(BadInput, match=r"update\.adapter full"):
+        opened(tiny_model, "full").restore(tmp_path)
