@@ -76,7 +76,7 @@ class Optimiser:
         self.refused_in_a_row += 1
         if self.refused_in_a_row >= PATIENCE:
             raise NotFinite(
-                f"{self.refused_in_a_row} optimiser steps in a row were refused: the loss or the gradient was "
+                f"{self.refused_in_a_row} optimiser steps in a row were refused: the loss or gradient was "
                 f"not finite (after step {self.steps}: {why}); the weights are those of the last good step"
             )
 
