@@ -19,11 +19,15 @@ from params import Params
 from tasks.artefact import MANIFEST, Artefact
 from tasks.policy import check, rows
 from tasks.policy.adapter import AdapterWeights
+from tasks.policy.attention import for_training
 from tasks.policy.full import FullWeights, save_folder
 from tasks.policy.head import HeadOutput, head
 from tasks.policy.load import hidden_states, load_model, load_tokenizer, stop_ids
 
 log = logging.getLogger(__name__)
+
+CPU_CHUNK = 128
+"""Positions whose logits a CPU takes at once; more fall out of its caches and cost half as much again."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,8 @@ class Policy:
         else:
             self.weights = FullWeights(self.network, load, self.tokenizer)
         self._held: str | None = None
+        chunk = params.update.head_chunk
+        self._chunk = min(chunk, CPU_CHUNK) if device.type == "cpu" else chunk
 
     @classmethod
     def open(cls, base: Path, params: Params) -> Policy:
@@ -127,13 +133,14 @@ class Policy:
         """Score a micro-batch's t response tokens, in the order of ``batch.index``; on its device."""
         network = network or self.network
         batch = batch.to(self.device)
-        states = hidden_states(network, **_inputs(batch, network.dtype))
+        with for_training(network, self.device):
+            states = hidden_states(network, **_inputs(batch, network.dtype))
         return head(
             states.flatten(0, 1).index_select(0, batch.at),
             network.get_output_embeddings().weight,
             batch.target,
             temperature,
-            self._params.update.head_chunk,
+            self._chunk,
             entropy=entropy,
             entropy_gradient=entropy_gradient,
             ranks=ranks,
