@@ -170,7 +170,7 @@ class Evaluate(Config):
     confidence: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.95
     """Coverage of the intervals."""
     transcripts: PositiveInt = 24
-    """Answers kept for the report."""
+    """Held-out problems whose answers the report shows."""
 
     @model_validator(mode="after")
     def _enough_samples(self) -> Evaluate:

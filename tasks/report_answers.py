@@ -144,7 +144,7 @@ def _spread(stories: dict[str, str], levels: dict[str, int], total: int) -> list
     while sum(share.values()) > total:
         share[max(share, key=lambda s: share[s])] -= 1
     chosen = [
-        ((position + 0.5) / share[story], problems[position * len(problems) // share[story]])
+        (position / share[story], problems[position * len(problems) // share[story]])
         for story, problems in kinds.items()
         for position in range(share[story])
     ]

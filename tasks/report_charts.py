@@ -100,7 +100,8 @@ def lines(
     x = alt.X(
         "x:Q", title="round", scale=_domain((min(xs), max(xs))), axis=_round_axis(min(xs), max(xs), size)
     )
-    y_scale = _domain(y_domain) if y_domain else alt.Scale(zero=True, nice=5)
+    flat = all(point.y == 0 for each in drawn for point in each.points)
+    y_scale = _domain(y_domain or (0.0, 1.0)) if y_domain or flat else alt.Scale(zero=True, nice=5)
     y = alt.Y("y:Q", title=None, scale=y_scale, axis=alt.Axis(format=form, tickCount=5))
     layers: list[alt.Chart] = []
     for each in reversed(drawn):

@@ -43,7 +43,7 @@ class Look:
 
 
 SHARES = Look(".0%", percent, (0.0, 1.0))
-NUMBERS = Look("~r", number)
+NUMBERS = Look("~g", number)
 
 
 def figures(data: RunData) -> dict[str, Figure]:

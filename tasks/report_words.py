@@ -20,7 +20,8 @@ def number(value: float | None, digits: int = 3) -> str:
         return ABSENT
     if value == 0 or 1e-4 <= abs(value) < 1e6:
         return f"{value:,.{digits}g}" if abs(value) < 1000 else f"{value:,.0f}"
-    return f"{value:.{digits - 1}e}"
+    mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
+    return f"{mantissa}e{int(exponent)}"
 
 
 def points(change: float | None) -> str:
@@ -65,7 +66,7 @@ def verdict(data: RunData) -> str:
         return f"Held-out accuracy {'rose' if data.change.value > 0 else 'fell'} {pair}."
     if percent(before) == percent(after):
         return f"Held-out accuracy stayed at {percent(after)}."
-    return f"Held-out accuracy did not clearly change: it went {pair}."
+    return f"No clear change in held-out accuracy: {percent(before)} before, {percent(after)} after."
 
 
 def evidence(data: RunData) -> str:

@@ -77,8 +77,8 @@ def scores(answers: pa.Table, token_figures: dict[str, Any], params: Params, rou
     reasons = [reason[:REASON_CHARACTERS] for reason in answers["reward_error"].drop_null().to_pylist()]
     counts, greedy = Counts.of(sampled), Counts.of(answers.filter(answers["greedy"]))
 
-    def interval(values: NDArray[np.float64], *name: str) -> dict[str, float | None]:
-        return _interval(values, params, round, *name).to_json()
+    def interval(values: NDArray[np.float64]) -> dict[str, float | None]:
+        return _interval(values, params, round).to_json()
 
     return {
         "round": round,
@@ -87,13 +87,13 @@ def scores(answers: pa.Table, token_figures: dict[str, Any], params: Params, rou
         "samples_per_problem": params.evaluate.samples_per_problem,
         "confidence": params.evaluate.confidence,
         "unjudged": answers["reward"].null_count,
-        "mean_at_n": interval(counts.accuracy(), "mean_at_n"),
-        "pass_at": {str(k): interval(counts.pass_at(k), "pass_at", str(k)) for k in params.evaluate.pass_at},
-        "greedy": interval(greedy.accuracy(), "greedy"),
+        "mean_at_n": interval(counts.accuracy()),
+        "pass_at": {str(k): interval(counts.pass_at(k)) for k in params.evaluate.pass_at},
+        "greedy": interval(greedy.accuracy()),
         "levels": {
             str(level): {
                 "problems": int((counts.level == level).sum()),
-                **interval(counts.accuracy()[counts.level == level], "level", str(level)),
+                **interval(counts.accuracy()[counts.level == level]),
             }
             for level in np.unique(counts.level)
         },
@@ -106,6 +106,7 @@ def scores(answers: pa.Table, token_figures: dict[str, Any], params: Params, rou
     }
 
 
-def _interval(values: NDArray[np.float64], params: Params, round: int, *name: str) -> Interval:
-    generator = numpy_generator(params.seed, "evaluate", round, *name)
+def _interval(values: NDArray[np.float64], params: Params, round: int) -> Interval:
+    """Every figure sees the same resampled problems, so that equal figures have equal intervals."""
+    generator = numpy_generator(params.seed, "evaluate", round, "bootstrap")
     return mean_interval(values, params.evaluate.confidence, params.evaluate.bootstrap_samples, generator)

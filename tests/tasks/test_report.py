@@ -226,7 +226,7 @@ def test_it_is_quick(tmp_path: Path) -> None:
 def test_figures_are_written_as_a_person_writes_them() -> None:
     assert [duration(s) for s in (0.04, 59.6, 372, 7322)] == ["0.0 s", "1 min 0 s", "6 min 12 s", "2 h 2 min"]
     assert [points(c) for c in (0.542, -0.031, 0.0, -0.0001, None)] == ["+54.2", "−3.1", "0.0", "0.0", "–"]
-    assert [number(v) for v in (0.0, 0.62, 1234.5, 2e-7)] == ["0", "0.62", "1,234", "2.00e-07"]
+    assert [number(v) for v in (0.0, 0.62, 1234.5, 2e-7)] == ["0", "0.62", "1,234", "2.00e-7"]
     assert not clear(Interval(0.1, -0.01, 0.2))
     assert clear(Interval(-0.1, -0.2, -0.01))
 
