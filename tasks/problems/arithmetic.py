@@ -48,7 +48,12 @@ _GENERATORS: dict[str, tuple[str, list[dict[str, Any]]]] = {
     "basic_arithmetic": (
         "basic_arithmetic",
         [
-            {**terms, "operators": ["+", "-", "*"], "allow_parentheses": level > 2, "allow_negation": level > 3}
+            {
+                **terms,
+                "operators": ["+", "-", "*"],
+                "allow_parentheses": level > 2,
+                "allow_negation": level > 3,
+            }
             for level, terms in enumerate(_SUMS, start=1)
         ],
     ),
