@@ -1,7 +1,7 @@
 """Where questions come from. One source, one file: a frozen ``Config`` and a ``read``.
 
-``read(config, task, seed)`` gives the training and the held-out problems (``tables.PROBLEMS``), which share no
-question; equal arguments give equal tables. A source may also have
+``read(config, task, seed)`` gives the training and the held-out problems (``tables.PROBLEMS``), which share
+no question; equal arguments give equal tables. A source may also have
 
 * ``practice(config, count, seed, without)``: further problems, none of whose questions is in ``without``;
 * ``files(config)``: the local files that ``read`` reads, whose contents belong into the stage's fingerprint.

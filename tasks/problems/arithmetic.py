@@ -1,7 +1,7 @@
 """Arithmetic without end: seeded generators of ``reasoning-gym``, in five levels.
 
-A question is a noun phrase (``3 + 4``, ``the greatest common divisor of 12 and 18``), so that one instruction,
-``What is {question}?``, suits them all.
+A question is a noun phrase (``3 + 4``, ``the greatest common divisor of 12 and 18``), so that one
+instruction, ``What is {question}?``, suits them all.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Config(params.Config):
 
 
 def read(config: Config, task: Task, seed: int) -> tuple[pa.Table, pa.Table]:
-    """Training and held-out problems. Raises ``BadInput`` where a level has fewer distinct ones than asked for."""
+    """Training and held-out problems. Raises ``BadInput`` where a level has too few distinct ones."""
     held_out_level = config.held_out_level or config.level
     key = seeds.seed(seed, "problems", 0)
     held_out = _share(config.generators, held_out_level, task.held_out_count, key, set())
@@ -141,8 +141,8 @@ def _distinct(name: str, level: int, wanted: int, seed: int, taken: set[str]) ->
         misses += 1
         if misses > 1000 + 25 * len(taken):
             raise BadInput(
-                f"task.problems: level {level} of {name} has no more than {len(taken)} distinct problems; expected "
-                f"{wanted - len(rows)} more, so lower task.train_count or task.held_out_count, or raise the level"
+                f"task.problems: level {level} of {name} has about {len(taken)} distinct problems; expected "
+                f"{wanted - len(rows)} more: lower task.train_count or task.held_out_count, or raise the level"
             )
     return rows
 

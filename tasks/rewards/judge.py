@@ -1,7 +1,7 @@
 """Judging in processes that can be killed: an answer that hangs, crashes or eats memory harms no other.
 
-Each worker is a child process with one thread here that feeds it. The thread, not the caller, starts the child:
-on Linux a child dies with the thread that started it, and callers' threads come and go.
+Each worker is a child process with one thread here that feeds it. The thread, not the caller, starts the
+child: on Linux it dies with the thread that started it, and callers' threads come and go.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Judge:
         return verdicts
 
     def submit(self, gold: str, answer: str) -> Future[Verdict]:
-        """Begin to judge one answer, so that sampling may go on meanwhile. Raises ``JudgeFailure`` from its result."""
+        """Begin to judge one answer, while sampling goes on. Its result may raise ``JudgeFailure``."""
         if self._closed:
             raise RuntimeError("the judge is closed")
         future: Future[Verdict] = Future()
@@ -110,7 +110,7 @@ class _Worker:
         self._process: subprocess.Popen[bytes] | None = None
 
     def judge(self, gold: str, answer: str) -> Verdict:
-        """One verdict; a worker that is silent for too long, or gone, is judged to have failed on this answer."""
+        """One verdict; a worker that is silent for too long, or gone, has failed on this answer."""
         if self._process is None or self._process.poll() is not None:
             self._start()
         request = json.dumps([gold, answer]).encode() + b"\n"
@@ -159,9 +159,9 @@ class _Worker:
 
     def _exchange(self, request: bytes, seconds: float) -> dict[str, Any] | None:
         """Send a line and read one; None where the process is gone. Raises ``TimeoutError``."""
-        assert (
-            self._process is not None and self._process.stdin is not None and self._process.stdout is not None
-        )
+        assert self._process is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         deadline = time.monotonic() + seconds
         poll = select.poll()
         poll.register(self._process.stdout, select.POLLIN)

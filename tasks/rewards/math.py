@@ -1,4 +1,4 @@
-"""Mathematical answers, read and compared by ``math-verify``: 1 for the right value in any of its forms, else 0."""
+"""Mathematical answers, compared by ``math-verify``: 1 for the right value in any of its forms, else 0."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from sympy.core.expr import UnevaluatedExpr
 
 from tasks.rewards.base import Bounds, Verdict
 
-# math-verify warns that its alarms are off. They cannot interrupt sympy's C code and work in no thread but the
-# first; the process that calls ``judge`` is bounded from outside instead.
+# math-verify warns that its alarms are off. They cannot interrupt C code and work in no thread but
+# the first; the process that calls ``judge`` is bounded from outside instead.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 _UNREADABLE = (
@@ -67,7 +67,7 @@ def _read(text: str) -> list[Any]:
 
 @lru_cache(maxsize=4096)
 def _read_gold(gold: str) -> list[Any]:
-    """Numbers as they stand; ``7 apples`` as 7; bare LaTeX or algebra, as data sets have it, as if in dollar signs."""
+    """Numbers as they stand; ``7 apples`` as 7; bare LaTeX or algebra as if in dollar signs."""
     prose = _ARITHMETIC.fullmatch(gold) or (_WORD.search(gold) and "\\" not in gold)
     if prose or "$" in gold or "\\boxed" in gold:
         return _read(gold)
@@ -86,7 +86,7 @@ def _depth(text: str) -> int:
 
 
 def _worked_out(expression: Any, right: Any) -> bool:
-    """Whether an answer to a question with a rational answer is a number: a quotient only if ``right`` is one."""
+    """Whether the answer to a question with a rational answer is a number, or a quotient if ``right`` is."""
     if not isinstance(right, sympy.Expr) or not (right.is_Rational or right.is_Float):
         return True
     if not isinstance(expression, sympy.Expr):

@@ -1,7 +1,7 @@
-"""A judging process: ``python -m tasks.rewards.worker NAME OPTIONS PARENT``, questions in, verdicts out, as JSON lines.
+"""A judging process, ``python -m tasks.rewards.worker NAME OPTIONS PARENT``: answers in, verdicts out, JSON lines.
 
-What it may do to the machine is bounded: memory by an address-space limit, files by a size limit of nothing,
-time by its parent, and by its own alarm should the parent be gone. Only what is imported here is in its memory.
+What it may do to the machine is bounded: memory by an address-space limit, files by a size limit of zero,
+time by its parent, and by its own alarm should the parent be gone.
 """
 
 from __future__ import annotations
