@@ -20,9 +20,9 @@ REASON_CHARACTERS = 80
 
 
 def rollout(job: Job) -> dict[str, float]:
-    """``model``, ``problems`` and ``policy`` into ``rollouts.parquet`` (``tables.ROLLOUTS``) and ``metrics.json``.
+    """``model``, ``problems`` and ``policy`` into ``rollouts.parquet`` and ``metrics.json``.
 
-    Where there is no policy yet the base model answers.
+    Where there is no policy yet, the base model answers.
     """
     began = time.perf_counter()
     choice = job.params.rollout

@@ -7,7 +7,6 @@ import importlib.util
 from typing import Literal
 
 from params import BadInput
-from tasks import policy
 from tasks.engines.base import Engine
 from tasks.stage import Job
 
@@ -29,6 +28,8 @@ def resolve(name: str) -> Literal["vllm", "transformers"]:
 
 def kept(job: Job) -> Engine:
     """The engine over this job's base model, started once a run."""
+    from tasks import policy  # torch and transformers, which whoever only asks for a name need not wait for
+
     base, params = job.inputs["model"], job.params
     name = resolve(params.engine.name)
     trainer = functools.partial(policy.kept, job)

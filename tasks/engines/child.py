@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import select
 import subprocess
 import threading
@@ -17,6 +18,7 @@ from tasks.engines.base import EngineFailure
 
 CLOSE_SECONDS = 5.0
 LAST_WORDS = 300
+EXCEPTION = re.compile(r"(\[rank\d+\]: )?[\w.]+(Error|Exception|Interrupt|Exit)\b")
 
 
 class Child:
@@ -32,6 +34,11 @@ class Child:
         self._started: queue.SimpleQueue[subprocess.Popen[bytes]] = queue.SimpleQueue()
         threading.Thread(target=self._serve, args=(list(command), dict(env)), daemon=True, name=name).start()
         self._process = self._started.get(timeout=60.0)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
 
     @property
     def alive(self) -> bool:
@@ -56,12 +63,13 @@ class Child:
                 raise self._death() from None
 
     def receive(self, seconds: float) -> dict[str, Any]:
-        """The next message; raises ``EngineFailure`` where none comes within ``seconds`` or the child died."""
+        """The next message; raises ``EngineFailure`` where none comes in ``seconds`` or the child died."""
         try:
             message = self._messages.get(timeout=seconds)
         except queue.Empty:
             raise self._failure(f"gave no sign of life for {seconds:g} s") from None
         if message is None:
+            self._messages.put(None)
             raise self._death()
         return message
 
@@ -96,6 +104,13 @@ class Child:
     def _failure(self, what: str) -> EngineFailure:
         """Whatever failed, the child is not used again."""
         self._process.kill()
-        lines = [line.strip() for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
-        words = f": {lines[-1][-LAST_WORDS:]}" if lines else ""
-        return EngineFailure(f"{self._name}: {what}{words} (log: {self._log})")
+        words = last_words(self._log.read_text(errors="replace"))
+        return EngineFailure(f"{self._name}: {what}{f': {words}' if words else ''} (log: {self._log})")
+
+
+def last_words(log: str) -> str:
+    """The last exception in a log, or its last line, as one line of bearable length."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    errors = [place for place, line in enumerate(lines) if EXCEPTION.match(line)]
+    last = lines[errors[-1] :] if errors else lines[-1:]
+    return " ".join(last)[:LAST_WORDS]

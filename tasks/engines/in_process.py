@@ -157,7 +157,7 @@ class InProcess:
 
 @contextmanager
 def _only_new_garbage() -> Iterator[None]:
-    """A manager that stops collects garbage, which among all of a program's objects takes as long as a round."""
+    """A manager that stops collects garbage: among all of a program's objects it takes as long as a round."""
     gc.freeze()
     try:
         yield

@@ -1,8 +1,8 @@
 """vLLM in a process of its own: ``python -m tasks.engines.vllm_worker PARENT``, JSON lines in and out.
 
-A line in is ``{"do": METHOD, ...arguments}``. A line out is ``{"tokens": ...}`` (progress), ``{"index": ...}``
-(a finished response) or ``{"ok": ...}`` (the reply, which ends the exchange). Whatever else is printed goes to
-the log. An error ends the process; its last words stand in the log.
+A line in is ``{"do": METHOD, ...arguments}``. A line out is progress, ``{"tokens": ...}``, a finished
+response, ``{"index": ...}``, or the reply, ``{"ok": ...}``, which ends the exchange. Whatever else is printed
+goes to the log. An error ends the process; its last words stand in the log.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ class Worker:
     def reload(self, weights: str) -> None:
         """Take the weights of this Hugging Face folder and forget what the old ones computed."""
         self._llm.collective_rpc("reload_weights", kwargs={"weights_path": weights})
+        self._llm.apply_model(_renew_tied_head)
         self._forget()
 
     def adapt(self, adapter: str | None, name: str, number: int) -> None:
@@ -126,6 +127,13 @@ class Worker:
     def _forget(self) -> None:
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("the prefix cache could not be reset")
+
+
+def _renew_tied_head(model: Any) -> None:
+    """A reload leaves out a head that shares the embeddings' weights: on CPU its packed copy stays old."""
+    head = getattr(model, "lm_head", None)
+    if head is not None and model.config.tie_word_embeddings:
+        head.quant_method.process_weights_after_loading(head)
 
 
 def _finished(output: Any) -> dict[str, Any]:

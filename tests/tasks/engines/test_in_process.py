@@ -1,0 +1,192 @@
+"""The transformers engine: reproducible, right in its log-probabilities, whole or an error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from params import BadInput, Params
+from params.schema import Engine
+from tasks.artefact import Artefact
+from tasks.engines.base import Completion, EngineFailure, Request, Sampling
+from tasks.engines.in_process import InProcess
+from tasks.policy import Policy
+from tests.tasks.rollout_rows import parameters
+
+PROMPTS = ((1, 10, 11, 12, 13), (1, 20, 21), (1, 30, 31, 32, 33, 34, 35), (1, 40))
+SAMPLES = 3
+
+
+@pytest.fixture(scope="module")
+def params() -> Params:
+    return parameters(context=64)
+
+
+@pytest.fixture(scope="module")
+def policy(tiny_model: Artefact, params: Params) -> Iterator[Policy]:
+    opened = Policy.open(tiny_model.path, params)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, weight in opened.weights.masters.items():
+            if ".lora_B." in name:
+                weight.normal_(0.0, 0.1, generator=generator)
+    opened.stepped()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def engine(policy: Policy, params: Params) -> InProcess:
+    return InProcess(policy, params)
+
+
+def requests() -> list[Request]:
+    return [Request(prompt, 100 * p + s) for p, prompt in enumerate(PROMPTS) for s in range(SAMPLES)]
+
+
+def sampling(temperature: float = 0.7, stop: tuple[int, ...] = (2, 50, 51, 52), tokens: int = 12) -> Sampling:
+    return Sampling(temperature, tokens, stop)
+
+
+def with_options(policy: Policy, params: Params, **options: float | int) -> InProcess:
+    return InProcess(policy, params.model_copy(update={"engine": Engine(**options)}))
+
+
+def test_repeats_are_identical_and_leave_the_global_generator_alone(engine: InProcess) -> None:
+    state = torch.get_rng_state()
+    first = engine.generate(requests(), sampling())
+    torch.manual_seed(99)
+    second = engine.generate(requests(), sampling())
+    assert first == second
+    torch.set_rng_state(state)
+    engine.generate(requests(), sampling())
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_response_depends_on_its_prompt_and_seed_alone(
+    engine: InProcess, policy: Policy, params: Params
+) -> None:
+    whole = engine.generate(requests(), sampling())
+    backwards = engine.generate(requests()[::-1], sampling())[::-1]
+    uneven = engine.generate(requests()[1:8], sampling())
+    narrow = with_options(policy, params, max_sequences=2).generate(requests(), sampling())
+    poor = with_options(policy, params, kv_cache_gib=1e-4).generate(requests(), sampling())
+    for other, expected in ((backwards, whole), (uneven, whole[1:8]), (narrow, whole), (poor, whole)):
+        assert [c.token_ids for c in other] == [c.token_ids for c in expected]
+        for ours, theirs in zip(other, expected, strict=True):
+            assert ours.logp == pytest.approx(theirs.logp, abs=1e-5)
+
+
+def test_seeds_make_the_difference(engine: InProcess) -> None:
+    twins = engine.generate([Request(PROMPTS[0], 5), Request(PROMPTS[0], 5)], sampling())
+    assert twins[0].token_ids == twins[1].token_ids
+    others = engine.generate([Request(PROMPTS[0], seed) for seed in range(20)], sampling())
+    assert len({completion.token_ids for completion in others}) > 10
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_log_probabilities_are_the_trainers(engine: InProcess, policy: Policy, temperature: float) -> None:
+    asked = requests()
+    completions = engine.generate(asked, sampling(temperature))
+    scored = policy.score([r.prompt_ids for r in asked], [c.token_ids for c in completions], temperature)
+    ours = torch.tensor([logp for completion in completions for logp in completion.logp])
+    torch.testing.assert_close(ours, scored.logp, atol=1e-4, rtol=0.0)
+
+
+def test_tokens_come_with_their_probabilities(engine: InProcess, policy: Policy) -> None:
+    """First tokens of many seeds against the model's own distribution: Pearson's chi-squared."""
+    count = 2000
+    asked = [Request(PROMPTS[0], seed) for seed in range(count)]
+    first = [c.token_ids[0] for c in engine.generate(asked, Sampling(1.0, 1, ()))]
+    words = policy.network.config.vocab_size
+    logp = policy.score([PROMPTS[0]] * words, [(word,) for word in range(words)], 1.0).logp
+    expected = logp.exp() * count
+    seen = torch.bincount(torch.tensor(first), minlength=words)
+    statistic = float(((seen - expected) ** 2 / expected).sum())
+    assert statistic < words + 5.0 * (2.0 * words) ** 0.5
+
+
+def test_greedy_takes_the_most_likely_token(engine: InProcess, policy: Policy) -> None:
+    asked = [Request(prompt, seed) for prompt in PROMPTS for seed in (0, 1)]
+    completions = engine.generate(asked, sampling(0.0, stop=()))
+    for one, two in zip(completions[::2], completions[1::2], strict=True):
+        assert one.token_ids == two.token_ids
+    logp = policy.score([PROMPTS[0]], [completions[0].token_ids], 1.0, ranks=1)
+    assert logp.ranks is not None
+    torch.testing.assert_close(logp.logp.exp(), logp.ranks[:, 0], atol=1e-6, rtol=0.0)
+    assert completions[0].logp == pytest.approx(logp.logp.tolist(), abs=1e-4)
+
+
+def test_stops_on_a_stop_token_and_keeps_it(engine: InProcess) -> None:
+    completions = engine.generate(requests(), sampling(1.0, stop=tuple(range(50, 100)), tokens=20))
+    assert {c.finish_reason for c in completions} <= {"stop", "length"}
+    assert any(c.finish_reason == "stop" for c in completions)
+    for completion in completions:
+        assert all(token < 50 for token in completion.token_ids[:-1])
+        stopped = completion.token_ids[-1] >= 50
+        assert completion.finish_reason == ("stop" if stopped else "length")
+        assert stopped or len(completion.token_ids) == 20
+
+
+def test_the_models_own_generation_config_changes_nothing(engine: InProcess, policy: Policy) -> None:
+    plain = engine.generate(requests(), sampling())
+    own = policy.network.generation_config
+    assert own is not None
+    before = (own.top_k, own.temperature, own.max_new_tokens)
+    own.top_k, own.temperature, own.max_new_tokens = 1, 0.01, 3
+    try:
+        assert engine.generate(requests(), sampling()) == plain
+    finally:
+        own.top_k, own.temperature, own.max_new_tokens = before
+
+
+def test_the_trainers_model_is_left_as_it_was(engine: InProcess, policy: Policy) -> None:
+    attention = policy.network.config._attn_implementation
+    before = policy.score([PROMPTS[0]], [(5, 6, 7)], 1.0).logp
+    engine.generate(requests(), sampling())
+    assert policy.network.config._attn_implementation == attention
+    assert torch.equal(before, policy.score([PROMPTS[0]], [(5, 6, 7)], 1.0).logp)
+
+
+def test_each_completion_is_told_once_and_progress_grows(engine: InProcess) -> None:
+    told: dict[int, Completion] = {}
+    steps: list[tuple[int, int]] = []
+
+    def finished(index: int, completion: Completion) -> None:
+        assert index not in told
+        told[index] = completion
+
+    completions = engine.generate(requests(), sampling(), lambda *step: steps.append(step), finished)
+    assert [told[index] for index in range(len(completions))] == completions
+    assert steps == sorted(steps)
+    assert engine.generate([], sampling()) == []
+
+
+def test_a_library_that_fails_is_an_engine_failure(
+    engine: InProcess, policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def burst(*args: object, **more: object) -> None:
+        raise RuntimeError("burst")
+
+    monkeypatch.setattr(policy.network, "forward", burst)
+    with pytest.raises(EngineFailure, match="burst"):
+        engine.generate(requests(), sampling())
+
+
+def test_it_computes_in_the_trainers_type(policy: Policy, params: Params) -> None:
+    with pytest.raises(BadInput, match=r"engine\.dtype"):
+        with_options(policy, params, dtype="bfloat16")
+
+
+def test_loads_a_policy_by_its_directory(
+    engine: InProcess, policy: Policy, tmp_path: Path, params: Params
+) -> None:
+    held = engine.generate(requests(), sampling())
+    policy.save(tmp_path)
+    engine.load(None)
+    assert engine.generate(requests(), sampling()) != held
+    engine.load(tmp_path)
+    assert engine.generate(requests(), sampling()) == held
