@@ -7,7 +7,7 @@ from pathlib import Path
 from flows.door import settled
 from flows.environment import workspace
 from flows.runner import Runner, spelled
-from flows.stages import STAGES, node, rounds_of
+from flows.stages import STAGES, node, plan, rounds_of
 from params import BadInput, nearest, read_params
 from tasks.artefact import Artefact, Damaged
 from tasks.context import Context
@@ -35,6 +35,8 @@ def run_stage(name: str, run: str, round: int, params_file: Path) -> Step:
         for place in this.inputs.values():
             runner.done[place] = _input(runner.directory / place, this.place)
         runner.settle(this, runner.fingerprint(this))
+        if {step.place for step in runner.record.steps} >= {other.place for other in plan(params)}:
+            runner.finish()
         return runner.record.steps[-1]
 
 

@@ -11,6 +11,7 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.context import TaskRunContext
 from tasks.report import collect, rounds_table, summary, write
+from tasks.report_words import evidence, verdict
 
 from flows.door import chosen, run_name
 from flows.environment import workspace
@@ -118,7 +119,7 @@ def report(runner: Runner) -> dict[str, Any]:
     when = datetime.now(UTC).isoformat(timespec="minutes")
     create_table_artifact(rounds_table(data), key=f"{key}-rounds", description=f"Rounds of {runner.name}")
     create_link_artifact(f"file://{page}", "Report", key=f"{key}-report", description=f"Written {when}")
-    return {"name": runner.name, "report": page, **summary(data)}
+    return {"name": runner.name, "report": page, "verdict": f"{verdict(data)} {evidence(data)}", **summary(data)}
 
 
 def _arguments(name: str, model: str, task: str, method: str, settings: list[str]) -> list[str]:
