@@ -108,9 +108,8 @@ def show(
 @app.command()
 def report(name: RunArgument) -> None:
     """Write the page of a run, finished or not."""
-    from tasks.report import write
-
     from flows.runner import run_directory
+    from tasks.report import write
 
     print(write(run_directory(workspace(), name)))
 

@@ -10,8 +10,6 @@ from typing import Any
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.context import TaskRunContext
-from tasks.report import collect, rounds_table, summary, write
-from tasks.report_words import evidence, verdict
 
 from flows.door import chosen, run_name
 from flows.environment import workspace
@@ -20,6 +18,8 @@ from flows.stages import STAGES, Node, StageDef, plan
 from tasks.artefact import Artefact
 from tasks.context import Context
 from tasks.record import Step
+from tasks.report import collect, rounds_table, summary, write
+from tasks.report_words import evidence, verdict
 from tasks.store import Store
 
 watching: contextvars.ContextVar[Watch | None] = contextvars.ContextVar("watching", default=None)
@@ -119,7 +119,8 @@ def report(runner: Runner) -> dict[str, Any]:
     when = datetime.now(UTC).isoformat(timespec="minutes")
     create_table_artifact(rounds_table(data), key=f"{key}-rounds", description=f"Rounds of {runner.name}")
     create_link_artifact(f"file://{page}", "Report", key=f"{key}-report", description=f"Written {when}")
-    return {"name": runner.name, "report": page, "verdict": f"{verdict(data)} {evidence(data)}", **summary(data)}
+    words = f"{verdict(data)} {evidence(data)}"
+    return {"name": runner.name, "report": page, "verdict": words, **summary(data)}
 
 
 def _arguments(name: str, model: str, task: str, method: str, settings: list[str]) -> list[str]:
