@@ -66,7 +66,7 @@ def verdict(data: RunData) -> str:
         return f"Held-out accuracy {'rose' if data.change.value > 0 else 'fell'} {pair}."
     if percent(before) == percent(after):
         return f"Held-out accuracy stayed at {percent(after)}."
-    return f"No clear change in held-out accuracy: {percent(before)} before, {percent(after)} after."
+    return f"Held-out accuracy is not clearly different: {percent(before)} before, {percent(after)} after."
 
 
 def evidence(data: RunData) -> str:
