@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -36,13 +37,13 @@ class Vllm:
         self._adapts = torch.cuda.is_available() and params.update.adapter == "lora"
         self._adapters = 0
         self._held: str | None = None
+        self._before = (torch.empty(0), torch.empty(0))  # scores of the probe: the engine's, the trainer's
         self._child = self._start()
-        self._policy = policy()
-        self._probe = probe.Probe(self._policy.tokenizer, params.model.context)
-        self._before = (
-            torch.empty(0),
-            torch.empty(0),
-        )  # the probe's scores when last loaded: engine's, trainer's
+        with contextlib.ExitStack() as otherwise:
+            otherwise.callback(self._child.close)
+            self._policy = policy()
+            self._probe = probe.Probe(self._policy.tokenizer, params.model.context)
+            otherwise.pop_all()
 
     def load(self, policy: Path | None) -> None:
         """See ``Engine``. On CPU the weights are merged; on a GPU a LoRA adapter is handed over as it is."""

@@ -98,6 +98,7 @@ class Worker:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
+        self._forget()  # what was sampled before decides which blocks are at hand, and so how this one rounds
         engine = self._llm.llm_engine
         for index, (prompt, seed) in enumerate(requests):
             asked = SamplingParams(

@@ -10,13 +10,14 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
-from params import BadInput, Choice, Params
+from params import BadInput, Params
 from params.schema import Engine, Rollout
 from tasks import seeds
 from tasks.artefact import Artefact
 from tasks.context import Context
 from tasks.failure import StageFailure
 from tasks.policy import Policy
+from tasks.rewards.base import Verdict
 from tasks.rewards.judge import Judge, JudgeFailure
 from tasks.rollout import metrics, problems_of, rollout
 from tasks.tables import PROBLEMS, ROLLOUTS, read_table, write_table
@@ -144,17 +145,16 @@ def test_a_prompt_without_room_is_named(
 
 
 def test_a_failed_judgement_is_a_null_and_is_counted(
-    run_stage: RunStage, tiny_model: Artefact, problems: Artefact
+    run_stage: RunStage, tiny_model: Artefact, problems: Artefact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    params = settings()
-    task = params.task.model_copy(update={"reward": Choice(name="math", timeout_seconds=1e-6)})
-    made = run_stage(rollout, params.model_copy(update={"task": task}), model=tiny_model, problems=problems)
+    monkeypatch.setattr("tasks.rewards.judge._Worker.judge", lambda *answer: Verdict(None, "it hung"))
+    made = run_stage(rollout, settings(), model=tiny_model, problems=problems)
     answers = read_table(made.file("rollouts.parquet"))
     assert answers["reward"].null_count == 12
     written = made.json("metrics.json")
     assert written["reward_mean"] is None
     assert written["unjudged"] == 1.0
-    assert sum(written["reward_errors"].values()) == 12
+    assert written["reward_errors"] == {"it hung": 12}
 
 
 def test_a_judge_that_does_not_start_fails_the_stage(
