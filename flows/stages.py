@@ -149,7 +149,7 @@ STAGES: dict[str, StageDef] = {
                 "update.lora_alpha",
             ),
             inputs={"model": _MODEL, "problems": _PROBLEMS, "policy": Input("update")},
-            libraries=_ENGINES,
+            libraries=(*_ENGINES, "scipy"),
             also_runs=_WORKERS,
         ),
     )

