@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Annotated, Any
 import click
 import typer
 
-from flows.environment import prepare_prefect, under_dvc, workspace
+from flows.environment import prepare_prefect, prepare_threads, under_dvc, workspace
 from params import BadInput
 
 app = typer.Typer(
@@ -177,6 +176,7 @@ def doctor(as_json: JsonOption = False) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; bad input is one line and exit code 2, an interrupted run says how to go on."""
+    prepare_threads()
     code = _guarded(lambda: app(args=arguments, standalone_mode=False))
     sys.stdout.flush()
     sys.exit(code)
@@ -210,5 +210,4 @@ def _complain(text: str, code: int) -> int:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("PYTHONUNBUFFERED", "1")
     main()
