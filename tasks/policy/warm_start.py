@@ -25,10 +25,16 @@ from tasks.policy import nano
 SPOILT = 0.5
 """Share of answers that are wrong."""
 CLEAN = 0.6
-"""Share of the steps, at the beginning, in which all answers are right: that teaches arithmetic sooner."""
-BATCH = 64
-LEARNING_RATE = 3e-3
+"""Share of the steps, at the beginning, in which every answer is right: that teaches arithmetic sooner."""
+BATCH_TOKENS = 1344
+"""Tokens of a step, about: short problems come 64 at a time, long ones fewer, and a step takes as long."""
+MATRIX_RATE, OTHER_RATE = 0.02, 3e-3
+"""Learning rates of Muon, which learns sums in half the steps of AdamW, and of AdamW for what is no matrix."""
 _IGNORED = -100
+_PAD = nano.SPECIAL.index("<pad>")
+
+Example = tuple[list[int], list[int]]
+"""A prompt and a response, in token ids."""
 
 
 def warm_started(params: Params, tell: Callable[[int, int, float], None]) -> LlamaForCausalLM:
@@ -38,20 +44,19 @@ def warm_started(params: Params, tell: Callable[[int, int, float], None]) -> Lla
     result depend on the seed and not on how many cores there are.
     """
     steps = params.model.warm_start_steps
-    examples = _examples(params, steps * BATCH)
+    batches = _batches(params, steps)
     model = nano.create(seeds.seed(params.seed, "warm_start", 0))
-    optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
+    optimisers = _optimisers(model)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for step in range(steps):
-            for group in optimiser.param_groups:
-                group["lr"] = LEARNING_RATE * _schedule(step, steps)
-            loss = _loss(model, examples[step * BATCH : (step + 1) * BATCH])
+        for step, examples in enumerate(batches):
+            loss = _loss(model, examples)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
-            optimiser.zero_grad()
+            for optimiser, rate in optimisers:
+                optimiser.param_groups[0]["lr"] = rate * _schedule(step, steps)
+                optimiser.step()
+                optimiser.zero_grad()
             tell(step + 1, steps, loss.item())
     finally:
         torch.set_num_threads(threads)
@@ -72,18 +77,29 @@ def spoil(answer: str, rng: random.Random) -> str:
     return str(rng.choice(near))
 
 
-def _examples(params: Params, count: int) -> list[tuple[list[int], list[int]]]:
-    """(prompt, response) in token ids."""
+def _batches(params: Params, steps: int) -> list[list[Example]]:
+    """The examples of each step, all right at first and half right afterwards."""
+    rows = _practice(params, 64 * steps).to_pylist()
+    longest = max(
+        len(prompt) + len(response) for prompt, response in _examples(params, rows[:64], spoilt=0.0)
+    )
+    width = min(64, max(8, BATCH_TOKENS // longest))
+    clean = width * math.ceil(CLEAN * steps)
+    examples = _examples(params, rows[:clean], spoilt=0.0)
+    examples += _examples(params, rows[clean : width * steps], spoilt=SPOILT)
+    return [examples[i : i + width] for i in range(0, len(examples), width)]
+
+
+def _examples(params: Params, rows: list[dict[str, Any]], spoilt: float) -> list[Example]:
     rng = random.Random(seeds.seed(params.seed, "warm_start_answers", 0))
     words = nano.tokenizer()
-    examples: list[tuple[list[int], list[int]]] = []
-    for row in _practice(params, count).to_pylist():
+    examples: list[Example] = []
+    for row in rows:
         question = params.task.instruction.replace("{question}", row["question"])
         prompt: Any = words.apply_chat_template(
             [{"role": "user", "content": question}], add_generation_prompt=True, return_dict=False
         )
-        spoilt = len(examples) >= count * CLEAN and rng.random() < SPOILT
-        answer = spoil(row["answer"], rng) if spoilt else row["answer"]
+        answer = spoil(row["answer"], rng) if rng.random() < spoilt else row["answer"]
         response = [*words.encode(answer, add_special_tokens=False), words.eos_token_id]
         examples.append((list(prompt), response))
     return examples
@@ -104,11 +120,10 @@ def _practice(params: Params, count: int) -> pa.Table:
     return train.take(pa.array(order[:count]))
 
 
-def _loss(model: LlamaForCausalLM, examples: list[tuple[list[int], list[int]]]) -> Tensor:
+def _loss(model: LlamaForCausalLM, examples: list[Example]) -> Tensor:
     """Mean cross-entropy of the responses' tokens. Rows are padded on the right, where causality hides it."""
     width = max(len(prompt) + len(response) for prompt, response in examples)
-    pad = nano.tokenizer().pad_token_id
-    tokens = torch.full((len(examples), width), pad)
+    tokens = torch.full((len(examples), width), _PAD)
     labels = torch.full((len(examples), width), _IGNORED)
     for row, (prompt, response) in enumerate(examples):
         end = len(prompt) + len(response)
@@ -118,6 +133,17 @@ def _loss(model: LlamaForCausalLM, examples: list[tuple[list[int], list[int]]]) 
     target = labels[:, 1:]
     answered = target != _IGNORED
     return torch.nn.functional.cross_entropy(model.lm_head(states[answered]), target[answered])
+
+
+def _optimisers(model: LlamaForCausalLM) -> list[tuple[torch.optim.Optimizer, float]]:
+    """Each with its learning rate."""
+    matrices = [weight for layer in model.model.layers for weight in layer.parameters() if weight.ndim == 2]
+    taken = {id(weight) for weight in matrices}
+    others = [weight for weight in model.parameters() if id(weight) not in taken]
+    return [
+        (torch.optim.Muon(matrices, weight_decay=0.01), MATRIX_RATE),
+        (torch.optim.AdamW(others, betas=(0.9, 0.95)), OTHER_RATE),
+    ]
 
 
 def _schedule(step: int, steps: int) -> float:

@@ -85,9 +85,11 @@ class Config(params.Config):
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
             if name not in _GENERATORS:
-                raise ValueError(f"no generator '{name}'{nearest(name, _GENERATORS)}")
+                raise ValueError(
+                    f"task.problems.generators: no generator '{name}'{nearest(name, _GENERATORS)}"
+                )
         if len(set(names)) < len(names):
-            raise ValueError("a generator is named twice")
+            raise ValueError("task.problems.generators: a generator is named twice")
         return names
 
 
@@ -141,8 +143,8 @@ def _distinct(name: str, level: int, wanted: int, seed: int, taken: set[str]) ->
         misses += 1
         if misses > 1000 + 25 * len(taken):
             raise BadInput(
-                f"task.problems: level {level} of {name} has about {len(taken)} distinct problems; expected "
-                f"{wanted - len(rows)} more: lower task.train_count or task.held_out_count, or raise the level"
+                f"task.problems: level {level} of {name} has only {len(taken)} distinct problems; "
+                f"expected {wanted - len(rows)} more: lower task.train_count or held_out_count, or raise it"
             )
     return rows
 

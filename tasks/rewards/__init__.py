@@ -1,7 +1,7 @@
 """What decides whether an answer is right. One judge, one file: a frozen ``Config`` and a ``judge``.
 
-``judge(gold, answer, config)`` gives a ``Verdict``. It runs in processes of its own
-(``tasks.rewards.judge``), where it may hang, crash or eat memory: nobody else notices. Such a module must not import torch.
+``judge(gold, answer, config)`` gives a ``Verdict``. It runs in processes of its own (``tasks.rewards.judge``)
+and may hang, crash or eat memory there: nobody else notices. Such a module must not import torch.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from tasks.rewards.base import Bounds, Verdict
 
 _ROOT = Path(__file__).parents[2]
 _START_SECONDS = 120.0
+_COMMAND = (sys.executable, "-m", "tasks.rewards.worker")
 
 
 class JudgeFailure(Exception):
@@ -98,14 +99,7 @@ class _Worker:
     """One judging process, replaced whenever it has died or had to be killed."""
 
     def __init__(self, name: str, config: Bounds) -> None:
-        self._command = [
-            sys.executable,
-            "-m",
-            "tasks.rewards.worker",
-            name,
-            config.model_dump_json(),
-            str(os.getpid()),
-        ]
+        self._command = [*_COMMAND, name, config.model_dump_json(), str(os.getpid())]
         self._timeout = config.timeout_seconds
         self._process: subprocess.Popen[bytes] | None = None
 

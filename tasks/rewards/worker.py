@@ -1,4 +1,4 @@
-"""A judging process, ``python -m tasks.rewards.worker NAME OPTIONS PARENT``: answers in, verdicts out, JSON lines.
+"""A judging process, ``python -m tasks.rewards.worker NAME OPTIONS PARENT``: answers in, verdicts out.
 
 What it may do to the machine is bounded: memory by an address-space limit, files by a size limit of zero,
 time by its parent, and by its own alarm should the parent be gone.

@@ -1,0 +1,210 @@
+"""Questions and answers that somebody collected: a local file, or a data set on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import model_validator
+
+import params
+from params import BadInput, nearest
+from params.schema import Task
+from tasks import seeds
+from tasks.problems import normalised
+from tasks.tables import PROBLEMS
+
+Row = tuple[str, Any]
+"""Where a row stands, for messages, and what it holds."""
+
+
+class Config(params.Config):
+    """Where the rows are and what their columns are called."""
+
+    file: str | None = None
+    """A local ``.jsonl``, ``.json`` (a list of objects), ``.csv`` or ``.parquet``; or else ``dataset``."""
+    held_out_file: str | None = None
+    """The held-out problems' file; null: they are drawn from ``file``."""
+    dataset: str | None = None
+    """A data set on the hub; or else ``file``."""
+    subset: str | None = None
+    """Its configuration (``main`` of ``openai/gsm8k``); null: the only one."""
+    revision: str | None = None
+    """Commit or tag of the data set; null: the newest."""
+    split: str = "train"
+    """Its split to train on."""
+    held_out_split: str | None = None
+    """Its split to hold out; null: the held-out problems are drawn from ``split``."""
+    question: str = "question"
+    """Column of the question."""
+    answer: str = "answer"
+    """Column of the right answer."""
+    answer_marker: str = "####"
+    """Where an answer holds it, only what follows the last one counts, as in GSM8K's ``#### 42``."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Config:
+        if (self.file is None) == (self.dataset is None):
+            raise ValueError("task.problems: expected either file or dataset")
+        if self.dataset is not None and self.held_out_file is not None:
+            raise ValueError("task.problems.held_out_file goes with file; expected held_out_split")
+        if self.file is not None and self.held_out_split is not None:
+            raise ValueError("task.problems.held_out_split goes with dataset; expected held_out_file")
+        return self
+
+
+def read(config: Config, task: Task, seed: int) -> tuple[pa.Table, pa.Table]:
+    """Training and held-out problems, drawn by the seed; every question occurs once. Raises ``BadInput``."""
+    pool = _problems(_rows(config, held_out=False), config)
+    if config.held_out_file is None and config.held_out_split is None:
+        wanted = task.held_out_count + task.train_count
+        counts = f"task.train_count {task.train_count} and task.held_out_count {task.held_out_count}"
+        chosen = _draw(pool, wanted, counts, config, seed, "both")
+        return _table(chosen[task.held_out_count :]), _table(chosen[: task.held_out_count])
+    aside = _problems(_rows(config, held_out=True), config)
+    counts = f"task.held_out_count {task.held_out_count}"
+    held_out = _draw(aside, task.held_out_count, counts, config, seed, "held_out")
+    rest = {key: row for key, row in pool.items() if key not in aside}
+    counts = f"task.train_count {task.train_count}"
+    return _table(_draw(rest, task.train_count, counts, config, seed, "train")), _table(held_out)
+
+
+def files(config: Config) -> list[Path]:
+    """The local files that ``read`` reads."""
+    return [Path(name) for name in (config.file, config.held_out_file) if name is not None]
+
+
+def _draw(
+    pool: dict[str, dict[str, Any]], wanted: int, counts: str, config: Config, seed: int, use: str
+) -> list[dict[str, Any]]:
+    if len(pool) < wanted:
+        where = config.file or config.dataset
+        raise BadInput(f"{where}: {len(pool)} distinct questions; expected {wanted} ({counts})")
+    keys = sorted(pool)
+    order = seeds.numpy_generator(seed, "problems", 0, use).permutation(len(keys))
+    return [pool[keys[i]] for i in order[:wanted]]
+
+
+def _problems(rows: Iterable[Row], config: Config) -> dict[str, dict[str, Any]]:
+    """Problems by normalised question, the first of equal ones; raises ``BadInput`` for the first bad row."""
+    found: dict[str, dict[str, Any]] = {}
+    name = Path(config.file).name if config.file else str(config.dataset)
+    for place, row in rows:
+        if not isinstance(row, dict):
+            raise BadInput(f"{place}: expected an object with '{config.question}' and '{config.answer}'")
+        question = _text(row, config.question, place, "question")
+        answer = _text(row, config.answer, place, "answer").rpartition(config.answer_marker)[2].strip()
+        if not answer:
+            raise BadInput(f"{place}: nothing follows '{config.answer_marker}' in '{config.answer}'")
+        key = normalised(question)
+        digest = hashlib.sha256(f"{name}\n{key}".encode(errors="replace")).hexdigest()[:12]
+        values = {"question": question, "answer": answer, "level": 1, "source": name}
+        found.setdefault(key, {"problem_id": f"{Path(name).stem}-{digest}", **values})
+    if not found:
+        raise BadInput(f"{config.file or config.dataset}: no rows; expected questions with answers")
+    return found
+
+
+def _text(row: dict[str, Any], column: str, place: str, option: str) -> str:
+    if column not in row:
+        hint = nearest(column, [str(key) for key in row if key is not None])
+        raise BadInput(f"{place}: no '{column}'{hint} (set task.problems.{option} to the column's name)")
+    value = row[column]
+    if isinstance(value, int | float | np.number) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str) or not value.strip():
+        shown = "nothing" if value is None else repr(value)[:60]
+        raise BadInput(f"{place}: '{column}' is {shown}; expected text or a number")
+    return value.strip()
+
+
+def _rows(config: Config, held_out: bool) -> Iterator[Row]:
+    if config.dataset is not None:
+        split = config.held_out_split if held_out else config.split
+        return _hub_rows(config.dataset, config.subset, config.revision, str(split))
+    path = Path(str(config.held_out_file if held_out else config.file))
+    readers = {".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
+    if path.suffix not in readers:
+        raise BadInput(f"{path}: expected a file that ends in {', '.join(readers)}")
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file (task.problems)")
+    return readers[path.suffix](path)
+
+
+def _jsonl(path: Path) -> Iterator[Row]:
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        if line.strip():
+            yield f"{path}:{number}", _parsed(line, f"{path}:{number}")
+
+
+def _json(path: Path) -> Iterator[Row]:
+    content = _parsed(path.read_bytes(), str(path))
+    if not isinstance(content, list):
+        raise BadInput(f"{path}: expected a list of objects, found {type(content).__name__}")
+    for number, row in enumerate(content, start=1):
+        yield f"{path}: row {number}", row
+
+
+def _parsed(data: bytes, place: str) -> Any:
+    try:
+        return json.loads(data)
+    except UnicodeDecodeError:
+        raise BadInput(f"{place}: not UTF-8; expected JSON") from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise BadInput(f"{place}: not JSON ({error}); expected an object") from None
+
+
+def _csv(path: Path) -> Iterator[Row]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as handle:
+            reader = csv.DictReader(handle)
+            for row in reader:
+                place = f"{path}:{reader.line_num}"
+                if None in row:
+                    raise BadInput(
+                        f"{place}: expected {len(reader.fieldnames or ())} cells, as in the header"
+                    )
+                yield place, row
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: not CSV in UTF-8 ({error})") from None
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    try:
+        table = pq.ParquetFile(path).read()
+    except (pa.ArrowException, OSError) as error:
+        raise BadInput(f"{path}: not Parquet ({str(error).splitlines()[0]})") from None
+    for number, row in enumerate(table.to_pylist(), start=1):
+        yield f"{path}: row {number}", row
+
+
+def _hub_rows(name: str, subset: str | None, revision: str | None, split: str) -> Iterator[Row]:
+    import datasets  # takes seconds, and only these lines need it
+
+    datasets.disable_progress_bars()
+    at = f"task.problems.dataset: {name}" + (f" ({subset})" if subset else "")
+    try:
+        rows = datasets.load_dataset(name, subset, split=split, revision=revision)
+    except datasets.exceptions.DatasetNotFoundError as error:
+        raise BadInput(f"{at} is not on the hub ({_first_line(error)})") from None
+    except ConnectionError as error:
+        raise BadInput(f"{at}: the hub cannot be reached ({_first_line(error)}); name a local file") from None
+    except (ValueError, datasets.exceptions.DatasetsError, OSError) as error:
+        raise BadInput(f"{at}, split {split}: {_first_line(error)}") from None
+    for number, row in enumerate(rows, start=1):
+        yield f"{name}, {split}: row {number}", row
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _table(rows: list[dict[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=PROBLEMS)

@@ -1,0 +1,167 @@
+"""The judge: order, isolation of what hangs, dies or overeats, and no process left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from params import BadInput, Choice
+from tasks.rewards import judge as module
+from tasks.rewards.base import Verdict
+from tasks.rewards.judge import Judge, JudgeFailure
+
+ROOT = Path(__file__).parents[3]
+RIGHT, WRONG = Verdict(1.0), Verdict(0.0)
+
+
+@pytest.fixture
+def hostile_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers do what answers tell them to."""
+    script = Path(__file__).with_name("hostile_worker.py")
+    monkeypatch.setattr(module, "_COMMAND", (sys.executable, str(script)))
+
+
+@pytest.fixture
+def hostile(hostile_command: None) -> Iterator[Judge]:
+    """Two such workers."""
+    made = Judge(Choice(name="math", timeout_seconds=1.0, memory_mib=256), workers=2)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def judge() -> Iterator[Judge]:
+    made = Judge(Choice(name="math", timeout_seconds=2.0, worked_out=False), workers=1)
+    yield made
+    made.close()
+
+
+def workers() -> list[psutil.Process]:
+    alive = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+    return [child for child in alive if "hostile_worker" in " ".join(child.cmdline())]
+
+
+def test_answers_keep_their_order(judge: Judge) -> None:
+    pairs = [(str(i % 7), f"it is {i % 5}.") for i in range(100)]
+    seen: list[int] = []
+    verdicts = judge.judge(pairs, seen.append)
+    assert [verdict.reward for verdict in verdicts] == [float(i % 7 == i % 5) for i in range(100)]
+    assert seen == list(range(1, 101))
+    assert judge.judge([]) == []
+
+
+def test_answers_may_be_judged_while_others_are_sampled(judge: Judge) -> None:
+    futures = [judge.submit("7", text) for text in ("7", "8")]
+    assert [future.result(timeout=60) for future in futures] == [RIGHT, WRONG]
+
+
+def test_one_hostile_answer_harms_no_other(hostile: Judge) -> None:
+    answers = ["a", "sleep 60", "a", "exit 3", "a", "eat 1000000000", "a", "raise x", "a"]
+    verdicts = hostile.judge([("a", answer) for answer in answers])
+    assert verdicts[::2] == [RIGHT] * 5
+    assert verdicts[1::2] == [
+        Verdict(None, "timed out after 1 s"),
+        Verdict(None, "judge died (exit code 3)"),
+        Verdict(None, "judge ran out of memory (256 MiB)"),
+        Verdict(None, "judge failed: KeyError: 'x'"),
+    ]
+    assert len(workers()) <= 2
+
+
+def test_a_killed_worker_costs_one_answer(hostile_command: None) -> None:
+    alone = Judge(Choice(name="math", timeout_seconds=60.0), workers=1)
+    assert alone.judge([("a", "a")]) == [RIGHT]
+    waiting = [alone.submit("a", answer) for answer in ("sleep 50", "a")]
+    (victim,) = workers()
+    time.sleep(0.2)
+    victim.kill()
+    assert [future.result() for future in waiting] == [Verdict(None, "judge died (signal 9)"), RIGHT]
+    (idle,) = workers()
+    idle.kill()
+    idle.wait()
+    assert alone.judge([("a", "a")]) == [RIGHT]
+    alone.close()
+
+
+def test_what_a_judge_prints_is_no_verdict_and_it_writes_no_file(hostile: Judge, tmp_path: Path) -> None:
+    pairs = [("a", "print"), ("a", "print"), ("a", "a"), ("a", "b")]
+    assert hostile.judge(pairs) == [WRONG, WRONG, RIGHT, WRONG]
+    target = tmp_path / "file"
+    assert hostile.judge([("a", f"write {target}")])[0].reward is None
+    assert not target.exists() or target.stat().st_size == 0
+
+
+def test_workers_do_not_load_torch(hostile: Judge) -> None:
+    answers = ["loaded torch", "loaded transformers", "loaded sys"]
+    assert [verdict.reward for verdict in hostile.judge([("a", answer) for answer in answers])] == [
+        0.0,
+        0.0,
+        1.0,
+    ]
+    code = "import sys, tasks.rewards.math; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_workers_outlive_the_thread_that_asked_first(hostile: Judge) -> None:
+    thread = threading.Thread(target=lambda: hostile.judge([("a", "a")]))
+    thread.start()
+    thread.join()
+    before = workers()
+    assert hostile.judge([("a", "a")]) == [RIGHT]
+    assert set(before) <= set(workers())
+
+
+def test_closing_ends_the_workers_and_cancels_what_waits(hostile: Judge) -> None:
+    hostile.judge([("a", "a")] * 4)
+    running = workers()
+    assert running
+    futures = [hostile.submit("a", "sleep 0.5") for _ in range(20)]
+    hostile.close()
+    hostile.close()
+    assert not any(process.is_running() for process in running)
+    assert all(future.done() for future in futures)
+    assert any(future.cancelled() for future in futures)
+    with pytest.raises(RuntimeError, match="closed"):
+        hostile.submit("a", "a")
+
+
+def test_a_judge_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = str(Path(__file__).with_name("hostile_worker.py"))
+    monkeypatch.setattr(module, "_COMMAND", (sys.executable, script, "stillborn"))
+    stillborn = Judge(Choice(name="math"))
+    with pytest.raises(JudgeFailure, match="the judge does not start: no judge today"):
+        stillborn.judge([("a", "a")])
+    stillborn.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel to end the child with its parent")
+def test_workers_die_with_a_killed_parent() -> None:
+    code = (
+        "from params import Choice\nfrom tasks.rewards.judge import Judge\nimport psutil, time\n"
+        "j = Judge(Choice(name='math', timeout_seconds=600.0, worked_out=False))\n"
+        "j.judge([('7', '7')]); f = j.submit('7', '9**9**9**9')\n"
+        "time.sleep(0.2); print(psutil.Process().children()[0].pid, flush=True); f.result()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        busy = psutil.Process(int(parent.stdout.readline()))
+        os.kill(parent.pid, signal.SIGKILL)
+    assert not psutil.wait_procs([busy], timeout=10)[1]
+
+
+def test_bad_options_are_found_before_anything_starts() -> None:
+    with pytest.raises(BadInput, match=r"task\.reward\.name: no 'maths' .*; did you mean 'math'\?"):
+        Judge(Choice(name="maths"))
+    with pytest.raises(
+        BadInput, match=r"task\.reward\.timeout: unknown key; did you mean 'timeout_seconds'\?"
+    ):
+        Judge(Choice(name="math", timeout=3))
