@@ -9,14 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 from flows.environment import prepare_prefect, prepare_threads, under_dvc, workspace
 from params import BadInput
 
 app = typer.Typer(
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Reinforcement learning from verifiable rewards, as a pipeline of cached stages.",
@@ -140,7 +138,7 @@ def serve(
 
     changes = [*(settings or []), *([f"engine.name={engine}"] if engine else [])]
     chosen(model, task, method, changes)
-    prepare_prefect(workspace())
+    prepare_prefect(workspace(), log_level="INFO")
     from flows.schedule import serve_training
 
     serve_training(run_name(name, model, task, method), (model, task, method, changes), cron, timezone)
@@ -174,10 +172,14 @@ def doctor(as_json: JsonOption = False) -> None:
     raise typer.Exit(examine(as_json))
 
 
+UsageError: Any = typer.BadParameter.__bases__[0]
+"""What a misspelt option raises: click's, wherever typer keeps its click."""
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; bad input is one line and exit code 2, an interrupted run says how to go on."""
     prepare_threads()
-    code = _guarded(lambda: app(args=arguments, standalone_mode=False))
+    code = _guarded(lambda: app(args=arguments or sys.argv[1:] or ["--help"], standalone_mode=False))
     sys.stdout.flush()
     sys.exit(code)
 
@@ -189,9 +191,7 @@ def _guarded(command: Callable[[], Any]) -> int:
         return int(command() or 0)
     except BadInput as error:
         return _complain(str(error), 2)
-    except click.exceptions.NoArgsIsHelpError:
-        return 0
-    except click.ClickException as error:
+    except UsageError as error:
         return _complain(error.format_message(), 2)
     except StageFailure as error:
         return _complain(str(error), 1)
@@ -199,7 +199,7 @@ def _guarded(command: Callable[[], Any]) -> int:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise
         return _complain(f"{error.filename or workspace()}: {(error.strerror or '').lower()}", 2)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         again = "dvc repro" if under_dvc() else "the same command"
         return _complain(f"interrupted; {again} goes on from the last finished stage", 130)
 

@@ -11,8 +11,8 @@ def workspace() -> Path:
     return Path(os.environ.get("OSTINATO_HOME", ".")).resolve()
 
 
-def prepare_prefect(root: Path) -> None:
-    """Give Prefect a home inside the workspace, unless a person chose one.
+def prepare_prefect(root: Path, log_level: str = "CRITICAL") -> None:
+    """Give Prefect a home inside the workspace, unless a person chose one, and say how much it logs.
 
     Without an API address Prefect starts a server of its own for the run, on 127.0.0.1; that takes some
     10 to 16 seconds on two cores, and its own limit of 20 is too close.
@@ -23,7 +23,7 @@ def prepare_prefect(root: Path) -> None:
         "PREFECT_LOCAL_STORAGE_PATH": str(home / "storage"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-        "PREFECT_LOGGING_LEVEL": "ERROR",
+        "PREFECT_LOGGING_LEVEL": log_level,
         "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         "PREFECT_CLI_PROMPT": "false",

@@ -84,7 +84,7 @@ def test_the_users_own_files_count(tmp_path: Path) -> None:
     data = tmp_path / "data.jsonl"
     rows = [f'{{"question": "what is {i}?", "answer": "{i}"}}' for i in range(40)]
     settings = [
-        f"task.problems={{name: jsonl, path: {data}}}",
+        f"task.problems={{name: jsonl, file: {data}}}",
         "task.train_count=20",
         "task.held_out_count=8",
     ]

@@ -29,7 +29,7 @@ def test_the_same_command_again_makes_nothing(copied: Workspace) -> None:
 
 
 def test_another_loss_runs_only_the_update_and_what_follows(copied: Workspace) -> None:
-    made = outcomes(copied.run("--set", "method.objective.clip_high=0.5"))
+    made = outcomes(copied.run("--set", "update.learning_rate=1e-3"))
     assert {place for place, outcome in made.items() if outcome == "cached"} == {
         "model", "problems", "round-00/evaluate", "round-01/rollout", "round-01/replay",
     }  # fmt: skip
