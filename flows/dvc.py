@@ -55,7 +55,7 @@ PLOTS = {
     "Training reward": "reward",
     "Held-out accuracy": "accuracy",
     "Entropy": "entropy",
-    "KL to the base": "kl",
+    "KL to the base": "kl_to_base",
 }
 """Title of a plot: its column in ``rounds.csv``."""
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from flows.dvc import write_pipeline
+from flows.dvc import PLOTS, write_pipeline
 from params import BadInput, compose
+from tasks.report_data import COLUMNS
 from tests.flows.conftest import NANO, ROOT, Workspace, environment_of, outcomes
 
 
@@ -70,7 +72,15 @@ def test_each_driver_takes_over_what_the_other_made(clone: Workspace) -> None:
     again = dvc("repro")
     assert "Running stage" not in again, "DVC makes again what Prefect made"
     assert "update.learning_rate" in dvc("params", "diff")
-    assert "rounds.csv" in dvc("plots", "diff", "--json", "HEAD")
+    plots = json.loads(dvc("plots", "diff", "--json", "HEAD"))
+    assert not plots.get("errors")
+    assert {f"{title} by round" for title in PLOTS} == set(plots["data"])
+    for drawn in plots["data"].values():
+        assert {"HEAD", "workspace"} <= set(drawn[0]["revisions"])
+
+
+def test_every_plot_has_a_column() -> None:
+    assert set(PLOTS.values()) <= set(COLUMNS)
 
 
 def _do(
