@@ -27,9 +27,9 @@ SPOILT = 0.5
 CLEAN = 0.6
 """Share of the steps, at the beginning, in which every answer is right: that teaches arithmetic sooner."""
 BATCH_TOKENS = 1344
-"""Tokens of a step, about: short problems come 64 at a time, long ones fewer, in equal time."""
+"""Tokens of a step, about: short problems come 64 at a time, longer ones fewer."""
 MATRIX_RATE, OTHER_RATE = 0.02, 3e-3
-"""Learning rates of Muon, which learns sums in half the steps of AdamW, and of AdamW for what is no matrix."""
+"""Learning rates of Muon, which learns sums in half the steps of AdamW, and of AdamW for the rest."""
 _IGNORED = -100
 _PAD = nano.SPECIAL.index("<pad>")
 
