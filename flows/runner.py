@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import os
 import shlex
 import time
@@ -37,6 +38,20 @@ class Watch:
         """Something a person should know: an artefact was damaged and is made again."""
 
 
+_watching: contextvars.ContextVar[Watch | None] = contextvars.ContextVar("watching", default=None)
+
+
+def current_watch() -> Watch | None:
+    """Who is told how runs of this process go. (Prefect pickles the flow for a scheduled run, and a context
+    variable cannot be pickled: hence a function in a module of its own.)"""
+    return _watching.get()
+
+
+def watch_with(watch: Watch) -> None:
+    """From now on, tell this one."""
+    _watching.set(watch)
+
+
 @dataclass
 class Runner:
     """A run in progress."""
@@ -55,6 +70,7 @@ class Runner:
         self.store = Store(self.root)
         self.directory = run_directory(self.root, self.name)
         self._began = time.monotonic()
+        self._reported: set[str] = set()
         self.record = Record(
             name=self.name,
             command=self.command,
@@ -85,7 +101,9 @@ class Runner:
         try:
             found = self.store.find(node.stage.name, identity)
         except Damaged as damage:
-            self.watch.note(f"{damage}; making it again")
+            if str(damage) not in self._reported:
+                self.watch.note(f"{damage}; making it again")
+            self._reported.add(str(damage))
             return None
         return found or self.store.adopt(node.stage.name, identity, self.directory / node.place)
 

@@ -8,8 +8,9 @@ from typing import Any
 from rich.console import Console
 
 from flows.display import Lines, Quiet, Terminal
+from flows.runner import watch_with
 from flows.stages import plan
-from flows.train import train, watching
+from flows.train import train
 from params import Params
 
 Presets = tuple[str, str, str, list[str]]
@@ -24,8 +25,8 @@ def train_watched(name: str, params: Params, presets: Presets, as_json: bool) ->
         return train(name=name, model=model, task=task, method=method, settings=settings)
 
     if as_json or not sys.stderr.isatty():
-        watching.set(Lines() if as_json else Quiet())
+        watch_with(Lines() if as_json else Quiet())
         return go()
     with Terminal(name, plan(params), Console(stderr=True)) as terminal:
-        watching.set(terminal)
+        watch_with(terminal)
         return go()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextvars
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from prefect.context import TaskRunContext
 
 from flows.door import chosen, run_name
 from flows.environment import workspace
-from flows.runner import Runner, Watch, spelled
+from flows.runner import Runner, Watch, current_watch, spelled
 from flows.stages import STAGES, Node, StageDef, plan
 from tasks.artefact import Artefact
 from tasks.context import Context
@@ -21,9 +20,6 @@ from tasks.record import Step
 from tasks.report import collect, rounds_table, summary, write
 from tasks.report_words import evidence, verdict
 from tasks.store import Store
-
-watching: contextvars.ContextVar[Watch | None] = contextvars.ContextVar("watching", default=None)
-"""Who is told how the run goes; without one, Prefect's log is."""
 
 Reference = dict[str, str]
 
@@ -63,7 +59,7 @@ def train(
     busy = f"run {name}: another process is at it; wait for it, or choose another --name"
     with store.lock(f"run-{name}", busy), Context(scratch=store.scratch(f"run-{name}")) as context:
         command = spelled(["run", *_arguments(name, model, task, method, settings or [])])
-        runner = Runner(root, name, params, context, watching.get() or LogWatch(), command)
+        runner = Runner(root, name, params, context, current_watch() or LogWatch(), command)
         stages = {stage.name: stage_task(runner, stage) for stage in STAGES.values()}
         for node in plan(params):
             settle(runner, node, stages[node.stage.name])
