@@ -150,7 +150,7 @@ class Update(Config):
     """Passes over a round's rollouts."""
     minibatches: PositiveInt = 1
     """Optimiser steps a pass; problems are split evenly among them."""
-    tokens_per_micro_batch: Annotated[PositiveInt, Speed] = 2048
+    tokens_per_micro_batch: Annotated[PositiveInt, Speed] = 1024
     """Token positions, padding included, in one forward pass."""
     head_chunk: Annotated[PositiveInt, Speed] = 512
     """Positions whose logits are held at once."""

@@ -37,6 +37,12 @@ def test_an_engine_that_follows_passes(step: float) -> None:
         probe.check_changed(new + noise(0.05, seed + 1), OLD + noise(0.05, seed + 2), new, OLD)
 
 
+def test_rounding_that_happens_to_point_back_is_no_stale_engine() -> None:
+    new = OLD + noise(0.04, 1)
+    engine = new + 0.07 * torch.sign(OLD - new)
+    probe.check_changed(engine, OLD + noise(0.06, 2), new, OLD)
+
+
 @pytest.mark.parametrize("step", [0.01, 0.03, 0.1, 0.4])
 def test_an_engine_that_stays_is_refused_with_both_figures(step: float) -> None:
     for seed in range(100):
