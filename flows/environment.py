@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import urllib.request
 from pathlib import Path
+
+from params import BadInput
 
 
 def workspace() -> Path:
@@ -32,6 +35,23 @@ def prepare_prefect(root: Path, log_level: str = "CRITICAL") -> None:
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
     Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+    if "PREFECT_API_URL" in os.environ:
+        _ask_server(os.environ["PREFECT_API_URL"])
+
+
+def _ask_server(address: str) -> None:
+    """Raise ``BadInput`` unless a Prefect server answers there."""
+    try:
+        with urllib.request.urlopen(f"{address}/health", timeout=10) as reply:  # noqa: S310 - a person's own
+            healthy = reply.status == 200 and reply.read().strip() == b"true"
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise BadInput(
+            f"PREFECT_API_URL={address}: no Prefect server answers ({reason}); start one "
+            "(prefect server start), or unset it and the run starts its own"
+        ) from None
+    if not healthy:
+        raise BadInput(f"PREFECT_API_URL={address}: something else answers there; expected Prefect's /api")
 
 
 def prepare_threads() -> None:

@@ -125,8 +125,9 @@ class Artefact:
         for name in sorted(present - listed - {MANIFEST}):
             raise Damaged(f"{self.path / name}: not part of this artefact")
         for name, file in self.manifest.files.items():
-            if (self.path / name).stat().st_size != file.bytes or file_digest(self.path / name) != file.sha256:
-                raise Damaged(f"{self.path / name}: its bytes do not match its digest")
+            path = self.path / name
+            if path.stat().st_size != file.bytes or file_digest(path) != file.sha256:
+                raise Damaged(f"{path}: its bytes do not match its digest")
 
 
 def seal(directory: Path, **facts: Any) -> Manifest:

@@ -55,6 +55,6 @@ class Record(BaseModel):
         try:
             return cls.model_validate_json(path.read_bytes())
         except FileNotFoundError:
-            raise BadInput(f"{path}: no such run; expected the name of one under {directory.parent}") from None
+            raise BadInput(f"{path}: no such run; expected a name under {directory.parent}") from None
         except ValidationError as error:
             raise BadInput(f"{path}: not a run record ({error.error_count()} errors)") from None

@@ -21,7 +21,7 @@ class Job:
     round: int
     """The round it belongs to; 0 before the first."""
     inputs: Mapping[str, Artefact]
-    """By the names of the stage table. A name is absent where the stage runs without (round 1 has no policy)."""
+    """By the names of the stage table; absent where the stage runs without (round 1 has no policy)."""
     out: Path
     """An empty directory to fill. It becomes the artefact when the stage returns."""
     context: Context

@@ -13,6 +13,9 @@ from typing import Any
 from params import BadInput
 from tasks.artefact import MANIFEST, Artefact, Damaged, replace_directory, seal
 
+SPARE = 256 * 2**20
+"""Bytes that must be free before a stage begins: on a full disk not even its failure could be recorded."""
+
 Fill = Callable[[Path], dict[str, Any]]
 """Fills an empty directory and returns the manifest's facts."""
 
@@ -54,7 +57,16 @@ class Store:
         return self.find(stage, fingerprint)
 
     def make(self, stage: str, fingerprint: str, fill: Fill) -> Artefact:
-        """Build the artefact beside its place, seal it, move it in. What stood there before is replaced."""
+        """Build the artefact beside its place, seal it, move it in. What stood there before is replaced.
+
+        Raises ``BadInput`` where the disk is nearly full.
+        """
+        free = shutil.disk_usage(self.root).free
+        if free < SPARE:
+            raise BadInput(
+                f"{self.root}: {free // 2**20} MiB free; expected at least {SPARE // 2**20} to make {stage} "
+                "(make room, or set OSTINATO_HOME to another disk)"
+            )
         target = self.path(stage, fingerprint)
 
         def build(new: Path) -> None:

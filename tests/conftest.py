@@ -50,10 +50,20 @@ def run_stage(tmp_path: Path, context: Context) -> RunStage:
     return run
 
 
-def as_artefact(folder: Path, stage: str, round: int = 0, measured: dict[str, float] | None = None) -> Artefact:
+def as_artefact(
+    folder: Path, stage: str, round: int = 0, measured: dict[str, float] | None = None
+) -> Artefact:
     """Seal a folder that a test filled by hand."""
     seal(
-        folder, stage=stage, round=round, fingerprint=f"{stage}-{round}", seed=0, params={}, inputs={},
-        code="", versions={}, measured=measured or {},
+        folder,
+        stage=stage,
+        round=round,
+        fingerprint=f"{stage}-{round}",
+        seed=0,
+        params={},
+        inputs={},
+        code="",
+        versions={},
+        measured=measured or {},
     )
     return Artefact.open(folder)

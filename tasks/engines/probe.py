@@ -56,9 +56,9 @@ def check(engine: Tensor, trainer: Tensor, tolerance: float) -> None:
 def check_changed(engine: Tensor, engine_before: Tensor, trainer: Tensor, trainer_before: Tensor) -> None:
     """Raise ``EngineFailure`` where the engine still holds the weights of before.
 
-    It does where its scores have not moved at all although the trainer's have. And where the trainer's moved
-    by more than twice what rounding keeps engine and trainer apart, the engine must be nearer to the new ones;
-    after a smaller step that says nothing (in bf16 one update moves 0.04 nats, rounding alone 0.03 to 0.08).
+    It does where its scores have not moved at all although the trainer's have. And where the trainer's
+    moved by more than twice what rounding keeps the two apart, the engine must be nearer to the new ones;
+    after a smaller step that says nothing (in bf16 an update moves 0.04 nats, rounding alone 0.03 to 0.08).
     """
     moved = mismatch(trainer, trainer_before)
     if moved < MEASURABLE:

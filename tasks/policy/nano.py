@@ -1,4 +1,4 @@
-"""``nano``: a Llama of about one million parameters that reads characters, for whole experiments in minutes."""
+"""``nano``: a Llama of about a million parameters that reads characters, for experiments in minutes."""
 
 from __future__ import annotations
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from flows import cli
+from flows.environment import prepare_prefect
+from params import BadInput
 from tests.flows.conftest import Workspace
 
 NANO = ["run", "--model", "nano", "--engine", "transformers"]
@@ -60,9 +64,25 @@ def test_a_folder_that_is_no_model_leaves_nothing_half_written(prepared: Workspa
     )
     assert "expected a Hugging Face model folder" in refused.stderr
     assert len(refused.stderr.strip().splitlines()) == 1
-    assert set(prepared.root.glob("artefacts/*")) - before <= set(
-        prepared.root.glob("artefacts/problems-*")
-    )
+    assert set(prepared.root.glob("artefacts/*")) - before <= set(prepared.root.glob("artefacts/problems-*"))
+
+
+@pytest.mark.parametrize("port_open", [False, True])
+def test_a_server_that_is_not_prefects_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, port_open: bool
+) -> None:
+    server = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    thread = Thread(target=server.handle_request)
+    thread.start() if port_open else server.server_close()
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{server.server_port}/api")
+    with pytest.raises(
+        BadInput, match=r"PREFECT_API_URL=http://127.0.0.1:\d+/api: no Prefect server answers"
+    ):
+        prepare_prefect(tmp_path)
+    if port_open:
+        thread.join()
+        server.server_close()
 
 
 def test_status_tells_what_is_done_damaged_and_to_do(copied: Workspace) -> None:

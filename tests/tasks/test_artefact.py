@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,16 @@ def test_publishing_mends_a_damaged_place(store: Store, tmp_path: Path) -> None:
     (place / "table.bin").unlink()
     publish(made, place)
     assert Artefact.open(place).digest == made.digest
+
+
+def test_a_full_disk_is_said_before_anything_is_written(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = shutil.disk_usage(store.root)._replace(free=5 * 2**20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    with pytest.raises(BadInput, match="5 MiB free; expected at least 256 to make rollout"):
+        store.make("rollout", "f" * 64, fill)
+    assert not list(store.root.iterdir())
 
 
 def test_a_lock_is_held_by_one_and_says_by_whom(store: Store) -> None:
