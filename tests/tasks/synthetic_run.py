@@ -30,7 +30,8 @@ class SyntheticRun:
 
     def __init__(self, directory: Path, rounds: int = 20, hostile: bool = False, **settings: Any) -> None:
         extra = [f"{key}={value}" for key, value in settings.items()]
-        self.params: Params = compose("nano", "arithmetic", "grpo", [f"rounds={rounds}", *extra])
+        settings = [f"rounds={rounds}", "evaluate.every=5", *extra]
+        self.params: Params = compose("nano", "arithmetic", "grpo", settings)
         self.directory = directory
         self.hostile = hostile
         self.record = Record(
