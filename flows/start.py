@@ -24,8 +24,12 @@ def train_watched(name: str, params: Params, presets: Presets, as_json: bool) ->
         model, task, method, settings = presets
         return train(name=name, model=model, task=task, method=method, settings=settings)
 
-    if as_json or not sys.stderr.isatty():
-        watch_with(Lines() if as_json else Quiet())
+    if as_json:
+        watch_with(Lines())
+        return go()
+    if not sys.stderr.isatty():
+        watch_with(Quiet())
+        print(f"{name}: {params.rounds} rounds; `ostinato status {name}` tells how far it is", flush=True)
         return go()
     with Terminal(name, plan(params), Console(stderr=True)) as terminal:
         watch_with(terminal)

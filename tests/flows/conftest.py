@@ -173,3 +173,11 @@ def prepared(finished: Workspace, tmp_path: Path, prefect_server: dict[str, str]
         for path in (finished.root / "artefacts").glob(f"{name}-*"):
             shutil.copytree(path, root / "artefacts" / path.name)
     return Workspace(root, environment_of(root, prefect_server))
+
+
+@pytest.fixture
+def empty(tmp_path: Path, prefect_server: dict[str, str]) -> Workspace:
+    """A workspace with nothing in it."""
+    root = tmp_path / "empty"
+    root.mkdir()
+    return Workspace(root, environment_of(root, prefect_server))

@@ -74,16 +74,17 @@ def test_a_deleted_artefact_is_made_again(copied: Workspace) -> None:
 @pytest.mark.long
 @pytest.mark.ci
 @pytest.mark.timeout(600)
-def test_killed_anywhere_it_ends_with_the_same_bytes(finished: Workspace, prepared: Workspace) -> None:
-    """Twice in every stage of the rounds, at random moments, the whole process tree is killed."""
+def test_killed_anywhere_it_ends_with_the_same_bytes(finished: Workspace, empty: Workspace) -> None:
+    """In every stage, twice in those of the rounds, the whole tree is killed at a random moment."""
     record = json.loads((finished.root / "runs" / "it" / "run.json").read_text())
     seconds = {step["stage"]: step["seconds"] for step in record["steps"]}
     chance = random.Random(11)
-    for stage in ("rollout", "replay", "update", "evaluate", "rollout", "replay", "update", "evaluate"):
-        _kill_inside(prepared, stage, chance.random() * seconds[stage])
-    prepared.run()
-    assert prepared.policy() == finished.policy()
-    left = prepared.root / ".ostinato" / "building"
+    in_rounds = ("rollout", "replay", "update", "evaluate")
+    for stage in ("model", "problems", *in_rounds, *in_rounds):
+        _kill_inside(empty, stage, chance.random() * seconds[stage])
+    empty.run()
+    assert empty.policy() == finished.policy()
+    left = empty.root / ".ostinato" / "building"
     assert not list(left.iterdir())
 
 
