@@ -156,8 +156,8 @@ class Runner:
 
         def fill(out: Path) -> dict[str, Any]:
             self.context.tell = self.watch.tell
-            self._use_threads(node)
             began = time.monotonic()
+            self._use_threads(node)
             stage = node.stage.load()
             measured = stage(Job(self.params, node.round, inputs, out, self.context))
             return {
