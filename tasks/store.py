@@ -53,7 +53,7 @@ class Store:
             return None
         if found.fingerprint != fingerprint:
             return None
-        self._put(self.path(stage, fingerprint), lambda new: link_tree(place, new))
+        self.put(self.path(stage, fingerprint), lambda new: link_tree(place, new))
         return self.find(stage, fingerprint)
 
     def make(self, stage: str, fingerprint: str, fill: Fill) -> Artefact:
@@ -73,7 +73,7 @@ class Store:
             facts = fill(new)
             seal(new, stage=stage, fingerprint=fingerprint, **facts)
 
-        self._put(target, build)
+        self.put(target, build)
         return Artefact.open(target)
 
     @contextmanager
@@ -103,7 +103,8 @@ class Store:
         path.mkdir(parents=True)
         return path
 
-    def _put(self, target: Path, build: Callable[[Path], None]) -> None:
+    def put(self, target: Path, build: Callable[[Path], None]) -> None:
+        """Let ``build`` fill a directory beside ``target``, and move it there whole."""
         building = self._work / "building"
         building.mkdir(parents=True, exist_ok=True)
         sweep(building)

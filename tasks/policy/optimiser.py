@@ -13,13 +13,14 @@ from torch import Tensor
 from params import BadInput
 from params.schema import Update
 from tasks.artefact import write_json
+from tasks.failure import StageFailure
 
 MOMENTS = "optimizer.safetensors"
 STATE = "state.json"
 PATIENCE = 3
 
 
-class NotFinite(Exception):
+class NotFinite(StageFailure):
     """Several steps in a row had a loss or a gradient that is not a finite number."""
 
 
