@@ -5,6 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from algorithms.divergence import binary_tv, log_ratio
+
+SHIFT_TAIL = 0.1
+"""A probability that moved by more than this counts into ``shift_tail``."""
+
 
 def entropy(logits: Tensor) -> Tensor:
     """Shannon entropy in nats of softmax(``logits``): [..., V] to [...]. A logit may be -inf."""
@@ -49,6 +54,46 @@ def effective_sample_size(log_ratio: Tensor) -> Tensor:
         raise ValueError("no sample")
     flat = log_ratio.flatten().double()
     return (2.0 * flat.logsumexp(0) - (2.0 * flat).logsumexp(0)).exp().to(log_ratio.dtype)
+
+
+def policy_shift(logp: Tensor, behaviour_logp: Tensor) -> dict[str, Tensor]:
+    """How far the policy pi is from the behaviour policy mu on each of T sampled tokens; metrics [T] without gradient.
+
+    ``ratio`` and ``ratio_max``: pi / mu. ``shift`` and ``shift_max``: |pi - mu|, the binary total variation.
+    ``shift_tail``: 1 where that is more than 0.1. The largest over a batch is taken of names in ``_max``.
+    """
+    now, before = logp.detach(), behaviour_logp.detach()
+    ratio = log_ratio(now, before).exp()
+    shift = binary_tv(now, before)
+    return {
+        "ratio": ratio,
+        "ratio_max": ratio,
+        "shift": shift,
+        "shift_max": shift,
+        "shift_tail": (shift > SHIFT_TAIL).to(shift.dtype),
+    }
+
+
+def clipped(low: Tensor, high: Tensor, like: Tensor) -> dict[str, Tensor]:
+    """Metrics [T] in ``like``'s type: ``clip_low``, ``clip_high`` [T] bool, ``clip_fraction`` for either."""
+    return {
+        "clip_fraction": (low | high).to(like.dtype),
+        "clip_low": low.to(like.dtype),
+        "clip_high": high.to(like.dtype),
+    }
+
+
+def penalty_weight(weight: Tensor) -> dict[str, Tensor]:
+    """Metrics [T] of the factor that a quadratic penalty puts on each token's policy gradient.
+
+    ``weight``: itself; ``corrective``: 1 where it is negative and so pulls the token back; ``amplified``: 1
+    where it is above 1, on a token that is already on its way back.
+    """
+    return {
+        "weight": weight,
+        "corrective": (weight < 0).to(weight.dtype),
+        "amplified": (weight > 1).to(weight.dtype),
+    }
 
 
 def _softmax(logits: Tensor) -> Tensor:

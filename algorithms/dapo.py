@@ -1,0 +1,35 @@
+"""DAPO: GRPO's surrogate with a higher upper bound, averaged over all tokens.
+
+    loss_t = -min(rho_t A_t, clip(rho_t, 1 - clip_low, 1 + clip_high) A_t),   A_i = (r_i - mean(r)) / std(r)
+
+A token's loss is GRPO's with clip_high above clip_low; the token mean is ``aggregation: token_mean`` of the
+method. Its other two parts, dynamic sampling and overlong shaping, belong to the rollouts.
+Yu et al. 2025, DAPO, arXiv 2503.14476, equation 10.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor
+
+from algorithms import grpo
+from algorithms.diagnostics import policy_shift
+
+
+class Config(grpo.Config):
+    """The trust region, with more room upward so that unlikely tokens can grow."""
+
+    clip_low: Annotated[float, Field(ge=0.0, le=1.0)] = 0.2
+    """A token whose advantage is negative stops pushing once its ratio is below 1 - clip_low."""
+    clip_high: Annotated[float, Field(ge=0.0)] = 0.28
+    """A token whose advantage is positive stops pulling once its ratio is above 1 + clip_high."""
+
+
+def token_loss(
+    logp: Tensor, behaviour_logp: Tensor, advantage: Tensor, sequence: Tensor, config: Config
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss [T] to be minimised, differentiable in ``logp`` [T], and metrics [T]: those of ``grpo``."""
+    loss, metrics = grpo.token_loss(logp, behaviour_logp, advantage, sequence, config)
+    return loss, {**metrics, **policy_shift(logp, behaviour_logp)}

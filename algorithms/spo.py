@@ -1,0 +1,38 @@
+"""SPO: a quadratic penalty on the ratio in place of the clip.
+
+    loss_t = -rho_t A_t + |A_t| (rho_t - 1)^2 / (2 epsilon),   rho_t = exp(log pi - log mu)
+
+Its gradient is that of -A_t rho_t w_t log pi with w_t = 1 - sign(A_t) (rho_t - 1) / epsilon: 0 on PPO's
+boundary |rho - 1| = epsilon and beyond it a pull back, however far. Under mu the penalty is a chi-squared
+divergence, so a rare token is held tightest. Xie et al. 2024, SPO, arXiv 2401.16025.
+"""
+
+from __future__ import annotations
+
+from pydantic import PositiveFloat
+from torch import Tensor
+
+from algorithms.diagnostics import penalty_weight, policy_shift
+from algorithms.divergence import log_ratio
+from params import Config as Options
+
+
+class Config(Options):
+    """The strength of the penalty."""
+
+    epsilon: PositiveFloat = 0.2
+    """|ratio - 1| at which the penalty balances the advantage; a ratio, without unit."""
+
+
+def token_loss(
+    logp: Tensor, behaviour_logp: Tensor, advantage: Tensor, sequence: Tensor, config: Config
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss [T] to be minimised, differentiable in ``logp`` [T], and metrics [T].
+
+    ``behaviour_logp`` [T] (nats) and ``advantage`` [T] are constants; ``sequence`` [T] is not used. Metrics:
+    those of ``penalty_weight`` for w and of ``policy_shift``. A log-ratio beyond +-20 has no gradient.
+    """
+    excess = log_ratio(logp, behaviour_logp.detach()).expm1()
+    loss = -(1.0 + excess) * advantage + advantage.abs() * excess.square() / (2.0 * config.epsilon)
+    weight = 1.0 - advantage.sign() * excess.detach() / config.epsilon
+    return loss, {**penalty_weight(weight), **policy_shift(logp, behaviour_logp)}
