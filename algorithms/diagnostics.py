@@ -57,10 +57,10 @@ def effective_sample_size(log_ratio: Tensor) -> Tensor:
 
 
 def policy_shift(logp: Tensor, behaviour_logp: Tensor) -> dict[str, Tensor]:
-    """How far the policy pi is from the behaviour policy mu on each of T sampled tokens; metrics [T] without gradient.
+    """How far the policy pi is from the behaviour policy mu on each of T sampled tokens.
 
-    ``ratio`` and ``ratio_max``: pi / mu. ``shift`` and ``shift_max``: |pi - mu|, the binary total variation.
-    ``shift_tail``: 1 where that is more than 0.1. The largest over a batch is taken of names in ``_max``.
+    Metrics [T], without gradient. ``ratio``, ``ratio_max``: pi / mu. ``shift``, ``shift_max``: |pi - mu|, the
+    binary total variation. ``shift_tail``: 1 where that is more than 0.1.
     """
     now, before = logp.detach(), behaviour_logp.detach()
     ratio = log_ratio(now, before).exp()
