@@ -43,4 +43,4 @@ lock:
 	mv requirements.new requirements.lock && rm requirements.resolved
 
 clean:
-	rm -rf artefacts runs .ostinato
+	rm -rf artefacts runs labs .ostinato

@@ -64,6 +64,23 @@ def run(
 
 
 @app.command()
+def lab(
+    name: Annotated[str, typer.Argument(metavar="STUDY", help="Of params/labs, or a YAML file.")],
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", min=1, help="How many; by default the study's.")
+    ] = None,
+    arms: Annotated[str | None, typer.Option("--arms", help="Some of them only: a,b.")] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Runs at a time, one thread each.")] = 2,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """A named study: every arm with every seed, in tables and curves. Run it again and it resumes."""
+    from flows.lab import Asked, run_lab
+
+    raise typer.Exit(run_lab(Asked(name, seeds, arms, settings or [], workers), as_json))
+
+
+@app.command()
 def stage(
     name: Annotated[str, typer.Argument(help="A row of the stage table, such as rollout.")],
     run: Annotated[str, typer.Option("--run", help="The run that it is of.")] = "demo",

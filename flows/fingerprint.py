@@ -6,7 +6,7 @@ import ast
 import functools
 import hashlib
 from collections.abc import Mapping
-from importlib import metadata, util
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from params import Choice, Params
 from params.schema import SpeedKnob
 from tasks.artefact import Artefact, canonical, file_digest
 
+ROOT = Path(__file__).parents[1]
 OURS = ("algorithms", "tasks")
 """Packages whose source counts. ``params`` says what may be chosen; what was chosen is in the fingerprint."""
 
@@ -92,13 +93,11 @@ def _version(distribution: str) -> str | None:
 
 @functools.cache
 def _file(name: str) -> Path | None:
+    """Where a module lies, by its name: asking Python would import the packages above it, and torch."""
     if name.partition(".")[0] not in OURS:
         return None
-    try:
-        spec = util.find_spec(name)
-    except ModuleNotFoundError:
-        return None
-    return Path(spec.origin) if spec is not None and spec.origin else None
+    path = ROOT.joinpath(*name.split("."))
+    return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None)
 
 
 @functools.cache

@@ -7,7 +7,7 @@ import importlib
 import pkgutil
 from collections.abc import Iterable
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -91,8 +91,11 @@ def _keys(config: type[BaseModel], location: tuple[int | str, ...]) -> list[str]
     """The keys that are allowed at ``location`` inside ``config``."""
     here: Any = config
     for part in location:
+        if get_origin(here) is not None:  # a mapping or a tuple of configurations: on to those
+            here = next(kind for kind in reversed(get_args(here)) if kind is not Ellipsis)
+            continue
         field = here.model_fields.get(part) if isinstance(part, str) else None
         here = field.annotation if field is not None else here
-        if not (isinstance(here, type) and issubclass(here, BaseModel)):
+        if get_origin(here) is None and not (isinstance(here, type) and issubclass(here, BaseModel)):
             return []
-    return list(here.model_fields)
+    return list(here.model_fields) if hasattr(here, "model_fields") else []

@@ -1,0 +1,120 @@
+"""What a person sees while a study goes: a live line on a terminal, and a line for each run that ended."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from flows.lab_crew import Event, Run
+from flows.stages import STAGES, plan
+from tasks.report_words import count, duration
+
+
+class Display:
+    """A line for each run that has ended, on standard output."""
+
+    def tell(self, run: Run, event: Event) -> None:
+        """Something happened."""
+        if event["event"] == "end":
+            self.line(_ended(run))
+        elif event["event"] == "note":
+            print(f"{run.trial.name}: {event['text']}", file=sys.stderr, flush=True)
+
+    def line(self, text: str) -> None:
+        """One line that stays."""
+        print(text, flush=True)
+
+    def conclude(self, place: Path, facts: dict[str, Any]) -> None:
+        """The study is written."""
+        print((place / "summary.md").read_text(encoding="utf-8"))
+        print(f"Study: {place / 'summary.md'}")
+
+
+class Json(Display):
+    """JSON, one object a line on standard output, for machines."""
+
+    def tell(self, run: Run, event: Event) -> None:
+        """Runs that end, and notes."""
+        if event["event"] == "end":
+            self.line(json.dumps({"event": "run", **run.facts()}))
+        elif event["event"] == "note":
+            self.line(json.dumps({"event": "note", "name": run.trial.name, "text": event["text"]}))
+
+    def conclude(self, place: Path, facts: dict[str, Any]) -> None:
+        """The whole summary."""
+        summary = json.loads((place / "summary.json").read_text())
+        self.line(json.dumps({"event": "study", "place": str(place), **summary}))
+
+
+class Terminal(Display):
+    """A live line beneath the runs that have ended: runs, rounds, time left."""
+
+    def __init__(self, name: str, runs: Sequence[Run], workers: int, console: Console) -> None:
+        self._name = name
+        self._runs = runs
+        self._workers = min(workers, len(runs))
+        self._stages = sum(len(plan(run.trial.params)) for run in runs)
+        self._rounds = sum(run.trial.params.rounds for run in runs)
+        self._rounds_done = 0
+        self._seconds: list[float] = []
+        self._began = time.monotonic()
+        self.live = Live(console=console, get_renderable=self._picture, refresh_per_second=2, transient=True)
+
+    def tell(self, run: Run, event: Event) -> None:
+        """Count it."""
+        if event["event"] == "stage":
+            self._rounds_done += event["stage"] == "update"
+            if event["outcome"] == "made" and not STAGES[event["stage"]].once:
+                self._seconds.append(event["seconds"])
+        super().tell(run, event)
+
+    def line(self, text: str) -> None:
+        """Above the live line."""
+        self.live.console.print(Text(text))
+
+    def _picture(self) -> Text:
+        ended = sum(run.outcome not in ("waiting", "running") for run in self._runs)
+        spent = duration(time.monotonic() - self._began)
+        words = f"{self._name}: {ended} of {count(len(self._runs), 'run')}, {self._rounds_done} of "
+        return Text(f"{words}{count(self._rounds, 'round')}, {spent}{self._left()}", overflow="ellipsis")
+
+    def _left(self) -> str:
+        """Time left, if what is still to do has to be made and takes as long as what was made so far."""
+        if not self._seconds:
+            return ""
+        todo = sum(
+            len(plan(run.trial.params)) - run.made - run.cached
+            for run in self._runs
+            if run.outcome in ("waiting", "running")
+        )
+        each = sum(self._seconds) / len(self._seconds)
+        return f", about {duration(each * todo / self._workers)} left"
+
+
+@contextmanager
+def display(name: str, runs: Sequence[Run], workers: int, as_json: bool) -> Iterator[Display]:
+    """Live on a terminal, JSON lines where asked for, else a line for each run."""
+    if as_json:
+        yield Json()
+        return
+    print(f"lab {name}: {count(len(runs), 'run')}, {workers} at a time", flush=True)
+    if not sys.stderr.isatty():
+        yield Display()
+        return
+    terminal = Terminal(name, runs, workers, Console(stderr=True))
+    with terminal.live:
+        yield terminal
+
+
+def _ended(run: Run) -> str:
+    stages = f"{run.made} stages made, {run.cached} cached, {duration(run.seconds)}"
+    return f"{run.trial.name}: {run.outcome}{f' ({run.why})' if run.why else ''}, {stages}"

@@ -1,0 +1,165 @@
+"""A study of the laboratory: arms to compare, on which seeds, for how long, by which figures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from params.base import BadInput, Config, nearest, validate
+from params.load import PRESETS, compose, presets, read_yaml
+from params.schema import Params
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+METRIC = re.compile(r"[a-z_]+(\.[A-Za-z0-9_@-]+)+")
+
+
+class Metric(Config):
+    """A figure of the study, as ``STAGE.NAME`` in ``curves.parquet``, and how it is shown."""
+
+    label: str = ""
+    """What people call it; empty: its name."""
+    percent: bool = False
+    """Write it as a percentage."""
+    better: Literal["higher", "lower"] | None = None
+    """Which way is better; the best value over the rounds is told of metrics that have one."""
+    chart: bool = True
+    """Draw its curve."""
+    table: bool = True
+    """Give it a column in the tables."""
+
+
+class Base(Config):
+    """What all arms share."""
+
+    model: str = "nano"
+    """A model, as after ``--model``."""
+    task: str = "sums"
+    """A task, as after ``--task``."""
+    method: str = "grpo"
+    """A method, as after ``--method``, for arms that name none."""
+    set: tuple[str, ...] = ()
+    """Parameters, each ``key=value``, as after ``--set``."""
+
+
+class Arm(Config):
+    """One of the things compared."""
+
+    method: str | None = None
+    """A method, as after ``--method``; null: the base's."""
+    set: tuple[str, ...] = ()
+    """Parameters, each ``key=value``, laid over the base's."""
+
+
+class Lab(Config):
+    """A study: every arm runs once with every seed."""
+
+    title: str
+    """A few words."""
+    question: str
+    """What the study asks, in one sentence."""
+    base: Base = Base()
+    """What all arms share."""
+    arms: Annotated[dict[str, Arm], Field(min_length=1)]
+    """What is compared, by name."""
+    baseline: str = ""
+    """The arm that the others are compared with; empty: the first."""
+    seeds: PositiveInt
+    """How many; seed 0, 1, … of every arm are paired."""
+    rounds: PositiveInt
+    """Rounds of every run."""
+    accuracy: str = "evaluate.mean_at_n"
+    """The metric by which a run counts as collapsed: it ended below half of its best."""
+    confidence: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.95
+    """Coverage of the intervals."""
+    metrics: Annotated[dict[str, Metric], Field(min_length=1)]
+    """What is charted and tabulated, by name in ``curves.parquet``: ``evaluate.mean_at_n``."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Lab:
+        for name in self.arms:
+            if not NAME.fullmatch(name):
+                raise ValueError(
+                    f"arms.{name}: expected a name of lower-case letters, digits, dots, dashes, underscores"
+                )
+        for name in (*self.metrics, self.accuracy):
+            if not METRIC.fullmatch(name):
+                raise ValueError(f"metrics.{name}: expected STAGE.NAME, such as evaluate.mean_at_n")
+        if self.baseline and self.baseline not in self.arms:
+            raise ValueError(f"baseline: no arm '{self.baseline}'{nearest(self.baseline, self.arms)}")
+        return self
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of a study: an arm with a seed."""
+
+    name: str
+    """Of the run: ``LAB-ARM-sSEED``."""
+    arm: str
+    seed: int
+    presets: tuple[str, str, str]
+    """Model, task and method."""
+    settings: tuple[str, ...]
+    """``key=value``, later ones winning."""
+    params: Params
+
+
+def read_lab(given: str) -> tuple[str, Lab]:
+    """A study and its name: a preset of ``params/labs``, or a YAML file of one's own. Raises ``BadInput``."""
+    path = Path(given) if Path(given).suffix in (".yaml", ".yml") else PRESETS / "labs" / f"{given}.yaml"
+    if path.parent == PRESETS / "labs" and given not in presets("labs"):
+        raise BadInput(f"lab {given}: no such study{nearest(given, presets('labs'))}")
+    if not NAME.fullmatch(path.stem):
+        raise BadInput(f"{path}: expected a file named in lower-case letters, digits, dashes, underscores")
+    content = read_yaml(path)
+    try:
+        return path.stem, validate(Lab, content)
+    except BadInput as error:
+        raise BadInput(f"{path.name}: {error}") from None
+
+
+def narrowed(lab: Lab, arms: Iterable[str] | None, seeds: int | None) -> Lab:
+    """The study with some of its arms only, or with another count of seeds. Raises ``BadInput``.
+
+    Without its baseline, the first of the arms that are left takes its place.
+    """
+    chosen = list(lab.arms) if arms is None else list(arms)
+    for name in chosen:
+        if name not in lab.arms:
+            raise BadInput(f"--arms {name}: no such arm{nearest(name, lab.arms)}")
+    kept = {name: arm for name, arm in lab.arms.items() if name in chosen}
+    baseline = lab.baseline or next(iter(lab.arms))
+    return lab.model_copy(
+        update={
+            "arms": kept,
+            "baseline": baseline if baseline in kept else next(iter(kept)),
+            "seeds": lab.seeds if seeds is None else seeds,
+        }
+    )
+
+
+def trials(name: str, lab: Lab, settings: Sequence[str] = ()) -> list[Trial]:
+    """Every run of a study, arm by arm; ``settings`` are laid over all else. Raises ``BadInput``.
+
+    Neighbours have different seeds: what runs side by side does not wait for the same artefacts.
+    """
+    found = []
+    for arm_name, arm in lab.arms.items():
+        presets_of_arm = (lab.base.model, lab.base.task, arm.method or lab.base.method)
+        common = ("threads=1", f"rounds={lab.rounds}", *lab.base.set, *arm.set, *settings)
+        for text in common:
+            if text.partition("=")[0].strip() == "seed":
+                raise BadInput(f"{text}: a study gives its runs their seeds; expected --seeds COUNT instead")
+        for seed in range(lab.seeds):
+            chosen = (*common, f"seed={seed}")
+            try:
+                params = compose(*presets_of_arm, chosen)
+            except BadInput as error:
+                raise BadInput(f"{name}: arm {arm_name}: {error}") from None
+            found.append(Trial(f"{name}-{arm_name}-s{seed}", arm_name, seed, presets_of_arm, chosen, params))
+    return found
