@@ -82,7 +82,7 @@ def accumulate(
     responses = [step.responses[i] for i in live]
     wants_entropy = any(term.needs_entropy for term in step.terms)
     for chosen in policy.plan([step.prompts[i] for i in live], responses):
-        batch = rows.build(chosen, responses, [starts[i] for i in live])
+        batch = rows.build(chosen, responses, [starts[i] for i in live], policy.layout.flat)
         out = policy.forward(batch, temperature, entropy=True, entropy_gradient=wants_entropy)
         entropy = None if out.entropy is None else out.entropy.cpu()
         signals = Signals(out.logp.cpu(), entropy)

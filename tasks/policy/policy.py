@@ -19,15 +19,12 @@ from params import Params
 from tasks.artefact import MANIFEST, Artefact
 from tasks.policy import check, rows
 from tasks.policy.adapter import AdapterWeights
-from tasks.policy.attention import for_training
 from tasks.policy.full import FullWeights, save_folder
 from tasks.policy.head import HeadOutput, head
-from tasks.policy.load import hidden_states, load_model, load_tokenizer, stop_ids
+from tasks.policy.load import load_model, load_tokenizer, stop_ids
+from tasks.policy.states import states
 
 log = logging.getLogger(__name__)
-
-CPU_CHUNK = 128
-"""Positions whose logits a CPU takes at once; more fall out of its caches and cost half as much again."""
 
 
 @dataclass(frozen=True)
@@ -62,17 +59,17 @@ class Policy:
         load: Callable[[], PreTrainedModel] = functools.partial(load_model, base, params, device)
         self.network = load()
         self.stop_ids = stop_ids(self.network, self.tokenizer)
-        self.shares_prompts = check.shares_prompts(self.network, device)
-        if not self.shares_prompts:
+        sharing = check.sharing(self.network, device)
+        if sharing == "none":
             log.warning("%s cannot share prompts: every response gets a row", type(self.network).__name__)
+        self.layout = rows.Layout(sharing != "none", sharing == "tree", _cost(self.network))
         self.weights: AdapterWeights | FullWeights
         if params.update.adapter == "lora":
             self.weights = AdapterWeights(self.network, params)
         else:
             self.weights = FullWeights(self.network, load, self.tokenizer)
         self._held: str | None = None
-        chunk = params.update.head_chunk
-        self._chunk = min(chunk, CPU_CHUNK) if device.type == "cpu" else chunk
+        self._chunk = params.update.head_chunk
 
     @classmethod
     def open(cls, base: Path, params: Params) -> Policy:
@@ -116,9 +113,7 @@ class Policy:
 
     def plan(self, prompts: Sequence[rows.Ids], responses: Sequence[rows.Ids]) -> list[list[rows.Row]]:
         """How these responses lie in micro-batches under ``update.tokens_per_micro_batch``."""
-        budget = self._params.update.tokens_per_micro_batch
-        balance = 6.0 * self.network.config.get_text_config().hidden_size
-        return rows.plan(prompts, responses, budget, self.shares_prompts, balance)
+        return rows.plan(prompts, responses, self._params.update.tokens_per_micro_batch, self.layout)
 
     def forward(
         self,
@@ -128,15 +123,18 @@ class Policy:
         entropy: bool = False,
         entropy_gradient: bool = False,
         ranks: int = 0,
+        others: Tensor | None = None,
         network: PreTrainedModel | None = None,
     ) -> HeadOutput:
-        """Score a micro-batch's t response tokens, in the order of ``batch.index``; on its device."""
+        """Score a micro-batch's t response tokens, in the order of ``batch.index``; on its device.
+
+        ``others`` [t, n]: words whose log-probabilities are wanted too.
+        """
         network = network or self.network
         batch = batch.to(self.device)
-        with for_training(network, self.device):
-            states = hidden_states(network, **_inputs(batch, network.dtype))
+        hidden = states(network, batch)
         return head(
-            states.flatten(0, 1).index_select(0, batch.at),
+            hidden.flatten(0, 1).index_select(0, batch.at),
             network.get_output_embeddings().weight,
             batch.target,
             temperature,
@@ -144,6 +142,7 @@ class Policy:
             entropy=entropy,
             entropy_gradient=entropy_gradient,
             ranks=ranks,
+            others=None if others is None else others.to(self.device),
         )
 
     @torch.no_grad()
@@ -166,7 +165,7 @@ class Policy:
         top = torch.empty(sum(lengths), ranks) if ranks else None
         with self.weights.reference() if reference else contextlib.nullcontext(self.network) as network:
             for chosen in self.plan(prompts, responses):
-                batch = rows.build(chosen, responses, starts)
+                batch = rows.build(chosen, responses, starts, self.layout.flat)
                 out = self.forward(batch, temperature, entropy=entropy, ranks=ranks, network=network)
                 logp[batch.index] = out.logp.cpu()
                 if spread is not None and out.entropy is not None:
@@ -187,14 +186,13 @@ def offsets(lengths: Sequence[int]) -> list[int]:
     return list(itertools.accumulate(lengths, initial=0))[:-1]
 
 
-def _inputs(batch: rows.MicroBatch, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The model's arguments. An additive mask in the model's type is converted once, not in every layer."""
-    inputs = {"input_ids": batch.input_ids}
-    if batch.mask is not None:
-        inputs["position_ids"] = batch.position_ids
-        shut = torch.zeros(batch.mask.shape, dtype=dtype, device=batch.mask.device)
-        inputs["attention_mask"] = shut.masked_fill_(~batch.mask, -torch.inf)
-    return inputs
+def _cost(network: PreTrainedModel) -> rows.Cost:
+    """What attention and the head cost beside the linear layers, in multiplications a position."""
+    embeddings = network.get_output_embeddings().weight
+    linear = sum(w.numel() for n, w in network.named_parameters() if w.ndim == 2) - embeddings.numel()
+    config = network.config.get_text_config()
+    pair = 2.0 * config.num_hidden_layers * config.hidden_size
+    return rows.Cost(pair / max(linear, 1), embeddings.numel() / max(linear, 1))
 
 
 def _identity(folder: Path | None) -> str | None:

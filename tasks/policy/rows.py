@@ -1,9 +1,13 @@
-"""How responses lie in rows: those of one prompt stand behind a single copy of it, under a tree mask.
+"""How responses lie in rows: those of one prompt stand behind a single copy of it.
 
 A row holds a prompt of P tokens and, one after the other, its responses without their last tokens (nothing is
 predicted from those): P + sum (R - 1) positions instead of sum (P + R). A position sees the prompt and the
 earlier positions of its own response; position ids start again after the prompt for each response. Every
 response is then computed as if it stood alone behind the prompt.
+
+Rows come to the model in one of two layouts. ``flat``: end to end in one sequence without any padding, for
+the attention that knows their tree (``tree.py``). Otherwise one below the other, padded on the right, with a
+dense mask where a row holds more than one response: for models that compute attention in a way of their own.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import torch
 from torch import Tensor
 
 from params import BadInput
+from tasks.policy.tree import Branches, Tree
 
 Ids = Sequence[int]
 
@@ -28,11 +33,32 @@ class Row:
     members: tuple[int, ...]
     length: int
     """Positions."""
+    cost: float = 0.0
+    """Work, in units of one position's."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What parts of a row cost beside a position of it, which costs 1."""
+
+    pair: float = 0.0
+    """One position that sees another, in attention."""
+    token: float = 0.0
+    """One response token, in the head."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How rows are made: whether responses share a prompt, and whether rows lie end to end."""
+
+    share: bool = True
+    flat: bool = True
+    cost: Cost = Cost()
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Rows of about one length, padded on the right: what one forward pass computes.
+    """What one forward pass computes: B rows of L positions; where they are flat, one row of them all.
 
     For the t response tokens: ``at`` [t] is the flat position (row * L + column) whose hidden state predicts
     the token, ``target`` [t] its id and ``index`` [t] its place among all responses laid end to end.
@@ -42,11 +68,13 @@ class MicroBatch:
     """[B, L] int64."""
     position_ids: Tensor
     """[B, L] int64."""
-    mask: Tensor | None
-    """[B, 1, L, L] bool, True where a position sees another; None: plainly causal."""
     at: Tensor
     target: Tensor
     index: Tensor
+    tree: Tree | None = None
+    """Of flat rows: what sees what."""
+    mask: Tensor | None = None
+    """Of padded rows: [B, 1, L, L] bool, True where a position sees another; None: plainly causal."""
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same on another device; ``index`` stays where it is."""
@@ -54,25 +82,18 @@ class MicroBatch:
             self,
             input_ids=self.input_ids.to(device),
             position_ids=self.position_ids.to(device),
-            mask=None if self.mask is None else self.mask.to(device),
             at=self.at.to(device),
             target=self.target.to(device),
+            tree=None if self.tree is None else self.tree.to(device),
+            mask=None if self.mask is None else self.mask.to(device),
         )
 
 
-def plan(
-    prompts: Sequence[Ids],
-    responses: Sequence[Ids],
-    budget: int,
-    share: bool = True,
-    balance: float = math.inf,
-) -> list[list[Row]]:
-    """Rows, longest first, in micro-batches of at most ``budget`` positions, padding included.
+def plan(prompts: Sequence[Ids], responses: Sequence[Ids], budget: int, layout: Layout) -> list[list[Row]]:
+    """Rows in micro-batches of at most ``budget`` positions, padding included, of about equal cost.
 
-    ``share=False`` gives every response a row of its own. ``balance`` is the row length at which attention
-    costs as much as everything else; a row takes no more responses than make it cheaper. A group too large
-    for the budget is split over rows. Raises ``BadInput`` when a single sequence exceeds the budget,
-    ``ValueError`` for an empty prompt or response.
+    A group too large for the budget is split over rows. Raises ``BadInput`` when a single sequence exceeds
+    the budget, ``ValueError`` for an empty prompt or response.
     """
     groups: dict[tuple[int, ...], list[int]] = {}
     for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
@@ -85,25 +106,29 @@ def plan(
             )
         groups.setdefault(tuple(prompt), []).append(i)
     rows = [
-        row
+        _row(prompt, held, responses, layout)
         for prompt, members in groups.items()
-        for row in _fill(prompt, members, responses, _room(len(prompt), budget, share, balance))
+        for held in _fill(members, responses, _room(len(prompt), budget, layout))
     ]
     rows.sort(key=lambda row: (-row.length, row.members))
-    return _pack(rows, budget)
+    return _balanced(rows, budget) if layout.flat else _stacked(rows, budget)
 
 
-def _room(prompt: int, budget: int, share: bool, balance: float) -> float:
-    """Response positions that one row should hold behind a prompt of P tokens.
+def _room(prompt: int, budget: int, layout: Layout) -> float:
+    """Response positions that one row should hold behind a prompt of P tokens; 0: one response a row.
 
-    A row of length L costs L + L^2 / K. With n response positions in it, the cost for each is least at
-    n = sqrt(P (P + K)).
+    Under a dense mask a row of length L costs L + c L^2. With n response positions in it, the cost for each
+    is least at n = sqrt(P (P + 1 / c)).
     """
-    return min(budget - prompt, math.sqrt(prompt * (prompt + balance))) if share else 0
+    if not layout.share:
+        return 0
+    if layout.flat or not layout.cost.pair:
+        return budget - prompt
+    return min(budget - prompt, math.sqrt(prompt * (prompt + 1.0 / layout.cost.pair)))
 
 
-def _fill(prompt: tuple[int, ...], members: list[int], responses: Sequence[Ids], room: float) -> list[Row]:
-    """First fit, longest first. ``room`` 0: one response a row."""
+def _fill(members: list[int], responses: Sequence[Ids], room: float) -> list[list[int]]:
+    """First fit, longest first."""
     bins: list[tuple[list[int], int]] = []
     for i in sorted(members, key=lambda i: (-len(responses[i]), i)):
         need = len(responses[i]) - 1
@@ -113,11 +138,20 @@ def _fill(prompt: tuple[int, ...], members: list[int], responses: Sequence[Ids],
             bins.append(([i], need))
         else:
             bins[place] = ([*bins[place][0], i], bins[place][1] + need)
-    return [Row(prompt, tuple(sorted(held)), len(prompt) + used) for held, used in bins]
+    return [sorted(held) for held, _ in bins]
 
 
-def _pack(rows: list[Row], budget: int) -> list[list[Row]]:
-    """Cut rows, sorted by falling length, into micro-batches."""
+def _row(prompt: tuple[int, ...], members: list[int], responses: Sequence[Ids], layout: Layout) -> Row:
+    lengths = [len(responses[i]) - 1 for i in members]
+    length, first = len(prompt) + sum(lengths), len(prompt)
+    seen = first * first / 2 + first * sum(lengths) + sum(n * n for n in lengths) / 2
+    pairs = seen if layout.flat else length * length
+    tokens = sum(lengths) + len(members)
+    return Row(prompt, tuple(members), length, length + layout.cost.pair * pairs + layout.cost.token * tokens)
+
+
+def _stacked(rows: list[Row], budget: int) -> list[list[Row]]:
+    """Cut rows, sorted by falling length, into micro-batches that pad to their longest."""
     batches: list[list[Row]] = []
     for row in rows:
         if batches and (len(batches[-1]) + 1) * batches[-1][0].length <= budget:
@@ -127,35 +161,98 @@ def _pack(rows: list[Row], budget: int) -> list[list[Row]]:
     return batches
 
 
-def build(rows: list[Row], responses: Sequence[Ids], starts: Sequence[int]) -> MicroBatch:
+def _balanced(rows: list[Row], budget: int) -> list[list[Row]]:
+    """As few micro-batches as first fit finds, the costliest rows spread over them."""
+    packed: list[list[Row]] = []
+    for row in rows:
+        place = next((b for b in packed if _positions(b) + row.length <= budget), None)
+        if place is None:
+            packed.append([row])
+        else:
+            place.append(row)
+    spread: list[list[Row]] = [[] for _ in packed]
+    for row in sorted(rows, key=lambda row: (-row.cost, row.members)):
+        roomy = [b for b in spread if _positions(b) + row.length <= budget]
+        if not roomy:
+            return packed
+        min(roomy, key=lambda batch: sum(held.cost for held in batch)).append(row)
+    return spread
+
+
+def _positions(rows: list[Row]) -> int:
+    return sum(row.length for row in rows)
+
+
+@dataclass(frozen=True)
+class _Laid:
+    """One row's positions and, for each response token, the position that predicts it."""
+
+    ids: list[int]
+    places: list[int]
+    branch: list[int]
+    """0: the prompt, 1...: the responses."""
+    at: list[int]
+    target: list[int]
+    index: list[int]
+
+
+def _lay(row: Row, responses: Sequence[Ids], starts: Sequence[int]) -> _Laid:
+    first = len(row.prompt)
+    laid = _Laid(list(row.prompt), list(range(first)), [0] * first, [], [], [])
+    for b, i in enumerate(row.members, start=1):
+        response = [int(token) for token in responses[i]]
+        here, more = len(laid.ids), len(response) - 1
+        laid.at.extend((first - 1, *range(here, here + more)))
+        laid.target.extend(response)
+        laid.index.extend(range(starts[i], starts[i] + more + 1))
+        laid.ids.extend(response[:-1])
+        laid.places.extend(range(first, first + more))
+        laid.branch.extend([b] * more)
+    return laid
+
+
+def build(rows: list[Row], responses: Sequence[Ids], starts: Sequence[int], flat: bool = True) -> MicroBatch:
     """The tensors of one micro-batch; ``starts[i]`` is where response i begins among all laid end to end."""
+    laid = [_lay(row, responses, starts) for row in rows]
+    target = torch.tensor([token for one in laid for token in one.target])
+    index = torch.tensor([place for one in laid for place in one.index])
+    if flat:
+        begins = [0]
+        for one in laid:
+            begins.append(begins[-1] + len(one.ids))
+        return MicroBatch(
+            input_ids=torch.tensor([[token for one in laid for token in one.ids]]),
+            position_ids=torch.tensor([[place for one in laid for place in one.places]]),
+            at=torch.tensor([begin + at for begin, one in zip(begins, laid, strict=False) for at in one.at]),
+            target=target,
+            index=index,
+            tree=Tree(
+                tuple(_branches(begin, row, responses) for begin, row in zip(begins, rows, strict=False))
+            ),
+        )
     length = max(row.length for row in rows)
     ids = torch.zeros(len(rows), length, dtype=torch.int64)
-    positions = torch.zeros_like(ids)
-    branch = torch.full_like(ids, -1)  # 0: prompt, 1...: the response, -1: padding
-    at: list[int] = []
-    target: list[int] = []
-    index: list[int] = []
-    for r, row in enumerate(rows):
-        first = len(row.prompt)
-        tokens, places, branches = list(row.prompt), list(range(first)), [0] * first
-        for b, i in enumerate(row.members, start=1):
-            response = [int(token) for token in responses[i]]
-            here, more = r * length + len(tokens), len(response) - 1
-            at += [r * length + first - 1, *range(here, here + more)]
-            target += response
-            index += range(starts[i], starts[i] + more + 1)
-            tokens += response[:-1]
-            places += range(first, first + more)
-            branches += [b] * more
-        ids[r, : row.length] = torch.tensor(tokens)
-        positions[r, : row.length] = torch.tensor(places)
-        branch[r, : row.length] = torch.tensor(branches)
-    alone = all(len(row.members) == 1 for row in rows)
-    if alone:
-        positions = torch.arange(length).expand(len(rows), length)
-    mask = None if alone else tree_mask(branch)
-    return MicroBatch(ids, positions, mask, torch.tensor(at), torch.tensor(target), torch.tensor(index))
+    positions = torch.arange(length).repeat(len(rows), 1)
+    branch = torch.full_like(ids, -1)
+    for r, one in enumerate(laid):
+        ids[r, : len(one.ids)] = torch.tensor(one.ids)
+        positions[r, : len(one.ids)] = torch.tensor(one.places)
+        branch[r, : len(one.ids)] = torch.tensor(one.branch)
+    return MicroBatch(
+        input_ids=ids,
+        position_ids=positions,
+        at=torch.tensor([r * length + at for r, one in enumerate(laid) for at in one.at]),
+        target=target,
+        index=index,
+        mask=None if all(len(row.members) == 1 for row in rows) else tree_mask(branch),
+    )
+
+
+def _branches(start: int, row: Row, responses: Sequence[Ids]) -> Branches:
+    lengths = [len(responses[i]) - 1 for i in row.members]
+    if len(lengths) == 1:  # a lone response is the prompt going on
+        return Branches.of(start, row.length, [])
+    return Branches.of(start, len(row.prompt), lengths)
 
 
 def tree_mask(branch: Tensor) -> Tensor:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.overrides import TorchFunctionMode
 
+from tasks.policy import head as module
 from tasks.policy.head import head
 
 
@@ -78,17 +82,39 @@ def test_bfloat16_gives_float32_without_gradient_when_none_is_wanted() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_logits_of_all_tokens_are_never_held(dtype: torch.dtype) -> None:
+    """No product has more rows than a chunk, nothing after it more than a slice of the caches."""
     tokens, words, chunk = 64, 4096, 4
-    hidden, weight, target = sample(tokens, 8, words, 0, dtype)
-    largest = 0
-    original = torch.log_softmax
+    hidden, weight, target = sample(tokens, 2, words, 0, dtype)
+    sizes: list[int] = []
 
-    def watched(logits: torch.Tensor, dim: int) -> torch.Tensor:
-        nonlocal largest
-        largest = max(largest, logits.numel())
-        return original(logits, dim)
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made = function(*args, **(kwargs or {}))
+            if isinstance(made, torch.Tensor):
+                sizes.append(made.numel())
+            return made
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "log_softmax", watched)
+    with Watch():
         head(hidden, weight, target, 1.0, chunk).logp.sum().backward()
-    assert largest == chunk * words
+    assert words <= max(sizes) <= chunk * words
+
+
+@given(st.integers(1, 9), st.integers(1, 4), st.integers(1, 3))
+@settings(max_examples=20, deadline=None)
+def test_other_words_and_small_slices(tokens: int, count: int, rows: int) -> None:
+    """Log-probabilities of words besides the target, whatever the caches hold."""
+    hidden, weight, target = sample(tokens, 4, 11, tokens, torch.float64)
+    others = torch.arange(tokens * count).view(tokens, count) % 11
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "SLICE_BYTES", rows * 11 * 8)
+        patch.setattr(module, "CHUNK_BYTES", 2 * rows * 11 * 8)
+        out = head(hidden, weight, target, 0.7, 99, others=others, entropy_gradient=True)
+        assert out.entropy is not None
+        found = torch.autograd.grad(out.logp.sum() + out.entropy.sum(), (hidden, weight))
+    logs = (hidden @ weight.T / 0.7).log_softmax(-1)
+    assert out.others is not None
+    assert not out.others.requires_grad
+    torch.testing.assert_close(out.others, logs.gather(1, others).detach())
+    plain = logs.gather(1, target[:, None]).sum() - (logs.exp() * logs).sum()
+    for ours, exact in zip(found, torch.autograd.grad(plain, (hidden, weight)), strict=True):
+        torch.testing.assert_close(ours, exact)
