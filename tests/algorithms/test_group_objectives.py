@@ -105,7 +105,9 @@ def test_gspo_clips_whole_responses() -> None:
     loss, metrics = gspo.token_loss(logp, behaviour, advantage, sequence, gspo.Config())
     assert metrics["clip_low"].tolist() == [0.0, 1.0, 0.0, 1.0]
     assert metrics["clip_high"].tolist() == [0.0] * 4
-    assert slope(loss, logp).tolist() == pytest.approx([-1.0, 0.0, -1.0, 0.0])
+    (all_tokens,) = torch.autograd.grad(loss.sum(), logp, retain_graph=True)
+    assert all_tokens.tolist() == pytest.approx([-1.0, 0.0, -1.0, 0.0])
+    assert slope(loss[:1], logp).tolist() == pytest.approx([-0.5, 0.0, -0.5, 0.0])
 
 
 @given(RATIO, ADVANTAGE, st.sampled_from([(0.2, 0.28), (1.0, 0.28), (10.0, 0.2)]))
