@@ -274,8 +274,10 @@ class _Twigs:
         own = self._mine(q)
         near = _scores(self._spread(own, self.fold), self._spread(self._keys(key), 1), scale)
         near.view(-1, longest, self.fold, longest).add_(_causal(longest, near))
-        far = _scores(own, self._stem(key), scale)
-        p = torch.cat([far, self._gather(near, kinds, self.fold)], -1).softmax(-1)
+        scores = q.new_empty(kinds, own.shape[1], self.row.prompt + longest)
+        _scores(own, self._stem(key), scale, scores[..., : self.row.prompt])
+        scores[..., self.row.prompt :] = self._gather(near, kinds, self.fold)
+        p = scores.softmax(-1)
         wide = self.fold * longest
         padded = torch.zeros(kinds, count * longest, wide, dtype=kind, device=p.device)
         mine = p[..., self.row.prompt :].reshape(kinds, -1, wide).to(kind)
@@ -324,10 +326,10 @@ def _causal(count: int, like: Tensor) -> Tensor:
     return shut[:, None]
 
 
-def _scores(q: Tensor, key: Tensor, scale: float) -> Tensor:
+def _scores(q: Tensor, key: Tensor, scale: float, out: Tensor | None = None) -> Tensor:
     """s Q K^T."""
-    blank = torch.empty((), dtype=q.dtype, device=q.device)
-    return torch.baddbmm(blank, q, key.transpose(1, 2), beta=0.0, alpha=scale)
+    blank = torch.zeros((), dtype=q.dtype, device=q.device)
+    return torch.baddbmm(blank, q, key.transpose(1, 2), beta=0.0, alpha=scale, out=out)
 
 
 @contextmanager

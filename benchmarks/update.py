@@ -1,0 +1,286 @@
+"""The update's forward and backward pass: three layouts of the same responses, and the machine's ceiling.
+
+    python benchmarks/update.py --model FOLDER                     8 prompts of 409 tokens x 8 x 36 to 48
+    python benchmarks/update.py --model FOLDER --shape arithmetic  8 prompts of 43 tokens x 8 x 24 to 32
+    python benchmarks/update.py --model FOLDER --grow prompt       shared rows, one dimension growing
+
+- ``padded``: transformers and peft as they come: one sequence a row, padded, 8 rows a micro-batch, logits of
+  the response positions only, log-softmax over them.
+- ``packed``: Ostinato's pass with a copy of the prompt for every response.
+- ``shared``: Ostinato's pass as it runs.
+
+The loss is GRPO's, the adapter LoRA of rank 16 on every linear layer. Every way runs in a process of its own,
+where its peak memory is read; runs alternate, and medians are reported. The ceiling is the fastest that this
+machine multiplies matrices of the model's own widths in bf16, in the same call. FLOPs are those of the
+products that a way needs once: nothing that is computed again counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
+import torch
+
+from algorithms import grpo
+from algorithms.terms import Batch, objective_term
+from params import Params
+from params.load import compose
+from tasks.policy import Policy, rows
+from tasks.policy.gradient import Step, accumulate
+
+SHAPES = {"sql": (409, 48, 8, 8), "arithmetic": (43, 32, 8, 8), "tiny": (20, 6, 4, 2)}
+"""Prompt tokens, longest response, responses a prompt, prompts."""
+WAYS = ("padded", "packed", "shared")
+GROWTH: dict[str, tuple[int, ...]] = {
+    "prompt": (50, 100, 200, 400, 800),
+    "response": (16, 32, 64, 128, 256),
+    "group": (1, 2, 4, 8, 16),
+    "vocabulary": (16_384, 49_152, 131_072),
+}
+
+
+def synthetic(shape: tuple[int, int, int, int], vocabulary: int) -> Step:
+    """Random tokens; responses from three quarters of the longest up, advantages of both signs."""
+    prompt, longest, group, prompts = shape
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(count: int) -> list[int]:
+        return torch.randint(4, vocabulary, (count,), generator=generator).tolist()
+
+    asked, answered = [], []
+    for _ in range(prompts):
+        asked += [draw(prompt)] * group
+        for _ in range(group):
+            least = max(1, 3 * longest // 4)
+            answered.append(draw(int(torch.randint(least, longest + 1, (1,), generator=generator))))
+    lengths = torch.tensor([len(response) for response in answered])
+    total = int(lengths.sum())
+    batch = Batch(
+        sequence=torch.arange(len(answered)).repeat_interleave(lengths),
+        behaviour_logp=torch.full((total,), -10.0),
+        advantage=torch.randn(len(answered), generator=generator).repeat_interleave(lengths),
+        importance=torch.ones(total),
+        fresh=torch.ones(len(answered), dtype=torch.bool),
+        max_tokens=longest,
+    )
+    return Step(asked, answered, batch, [objective_term(batch, grpo, grpo.Config(), "token_mean")])
+
+
+def flops(policy: Policy, layout: rows.Layout, step: Step) -> float:
+    """Of the products of forward and backward pass: linear layers twice over (their weights are frozen), the
+    adapter three times, attention three times, the head twice."""
+    network = policy.network
+    head = network.get_output_embeddings().weight.numel()
+    frozen = sum(w.numel() for n, w in network.named_parameters() if w.ndim == 2 and "lora" not in n) - head
+    adapter = sum(w.numel() for w in policy.weights.masters.values())
+    config = network.config.get_text_config()
+    wide = config.num_attention_heads * getattr(
+        config, "head_dim", config.hidden_size // config.num_attention_heads
+    )
+    positions = pairs = 0.0
+    bare = rows.Layout(layout.share, True, rows.Cost(pair=1.0))
+    for held in rows.plan(step.prompts, step.responses, 1 << 20, bare):
+        positions += sum(row.length for row in held)
+        pairs += sum(row.cost - row.length for row in held)
+    tokens = sum(len(response) for response in step.responses)
+    linear = 2 * positions * (2 * frozen + 3 * adapter)
+    return linear + 3 * 4 * pairs * wide * config.num_hidden_layers + 2 * 2 * tokens * head
+
+
+def padded_pass(policy: Policy, step: Step) -> None:
+    """What transformers and peft do by themselves."""
+    from tasks.policy.policy import offsets
+
+    starts = offsets([len(response) for response in step.responses])
+    order = sorted(range(len(step.responses)), key=lambda i: -len(step.prompts[i]) - len(step.responses[i]))
+    for first in range(0, len(order), 8):
+        chosen = order[first : first + 8]
+        longest = max(len(step.responses[i]) for i in chosen)
+        whole = [[*step.prompts[i], *step.responses[i]] for i in chosen]
+        length = max(map(len, whole))
+        ids = torch.tensor([[0] * (length - len(w)) + w for w in whole])
+        seen = torch.tensor([[0] * (length - len(w)) + [1] * len(w) for w in whole])
+        out = policy.network(input_ids=ids, attention_mask=seen, logits_to_keep=longest + 1, use_cache=False)
+        logs = out.logits[:, :-1].float().log_softmax(-1)
+        logp = logs.gather(2, ids[:, -longest:, None]).squeeze(2)
+        own = [logp[r, longest - len(step.responses[i]) :] for r, i in enumerate(chosen)]
+        index = torch.cat([torch.arange(starts[i], starts[i] + len(step.responses[i])) for i in chosen])
+        batch = step.batch
+        loss, _ = grpo.token_loss(
+            torch.cat(own),
+            batch.behaviour_logp[index],
+            batch.advantage[index],
+            batch.sequence[index],
+            grpo.Config(),
+        )
+        (step.terms[0].scale[index] * loss).sum().backward()
+
+
+def unfused(policy: Policy) -> None:
+    """Give the adapter's layers back peft's own forward pass."""
+    from peft.tuners.lora import Linear
+
+    for module in policy.network.modules():
+        if isinstance(module, Linear):
+            module.forward = Linear.forward.__get__(module)  # type: ignore[method-assign]
+
+
+def worker(way: str, model: Path, params: Params, shape: tuple[int, int, int, int]) -> None:
+    """Run one pass for every line on standard input; answer with its figures."""
+    if params.threads:
+        torch.set_num_threads(params.threads)
+    policy = Policy.open(model, params)
+    step = synthetic(shape, policy.network.config.vocab_size)
+    policy.layout = rows.Layout(way != "packed", policy.layout.flat, policy.layout.cost)
+    if way == "padded":
+        unfused(policy)
+    work = flops(policy, rows.Layout(share=way == "shared"), step)
+    tokens = sum(len(response) for response in step.responses)
+    for _ in sys.stdin:
+        for master in policy.weights.masters.values():
+            master.grad = None
+        began = time.perf_counter()
+        if way == "padded":
+            padded_pass(policy, step)
+        else:
+            accumulate(policy, step, 1.0)
+        seconds = time.perf_counter() - began
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        print(json.dumps({"seconds": seconds, "flops": work, "tokens": tokens, "peak": peak}), flush=True)
+
+
+def ceiling(model: Path, threads: int | None) -> float:
+    """FLOP/s of the fastest product of the model's widths in bf16, best of many."""
+    if threads:
+        torch.set_num_threads(threads)
+    config = json.loads((model / "config.json").read_text())
+    hidden, wide = config["hidden_size"], config["intermediate_size"]
+    best = 0.0
+    for positions in (1024, 2048):
+        x = torch.randn(positions, hidden).bfloat16()
+        weight = torch.randn(wide, hidden).bfloat16()
+        for _ in range(40):
+            began = time.perf_counter()
+            x @ weight.T
+            best = max(best, 2.0 * positions * hidden * wide / (time.perf_counter() - began))
+    return best
+
+
+def compare(
+    ways: tuple[str, ...], model: Path, arguments: list[str], repeats: int
+) -> dict[str, dict[str, float]]:
+    """Start a process for each way, let them take turns, and take medians."""
+    command = [sys.executable, __file__, "--model", str(model), *arguments]
+    processes = {
+        way: subprocess.Popen(
+            [*command, "--worker", way], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for way in ways
+    }
+    found: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
+    for _ in range(repeats + 1):  # the first pass warms up
+        for way, process in processes.items():
+            assert process.stdin is not None
+            assert process.stdout is not None
+            print("go", file=process.stdin, flush=True)
+            found[way].append(json.loads(process.stdout.readline()))
+    for process in processes.values():
+        process.communicate()
+    result = {}
+    for way, runs in found.items():
+        middle = median(run["seconds"] for run in runs[1:])
+        last = runs[-1]
+        result[way] = {
+            "seconds": middle,
+            "tokens_per_second": last["tokens"] / middle,
+            "tflop": last["flops"] / 1e12,
+            "gflops": last["flops"] / middle / 1e9,
+            "peak_gib": last["peak"] / 2**30,
+        }
+    return result
+
+
+def widened(model: Path, vocabulary: int, folder: Path) -> Path:
+    """The model with random weights and another vocabulary."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    config = AutoConfig.from_pretrained(model)
+    config.vocab_size = vocabulary
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(model).save_pretrained(folder)
+    return folder
+
+
+def grow(what: str, model: Path, shape: list[int], more: list[str], repeats: int) -> dict[str, Any]:
+    """Shared rows while one dimension grows."""
+    table: dict[str, Any] = {}
+    for value in GROWTH[what]:
+        here = list(shape)
+        with tempfile.TemporaryDirectory() as folder:
+            base = widened(model, value, Path(folder)) if what == "vocabulary" else model
+            if what != "vocabulary":
+                here[("prompt", "response", "group").index(what)] = value
+            sizes = ["--sizes", *map(str, here)]
+            table[f"{what} {value}"] = compare(("shared",), base, [*sizes, *more], repeats)["shared"]
+    return table
+
+
+def main() -> None:
+    """Print a table and a line of JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", type=Path, required=True, help="a Hugging Face folder")
+    parser.add_argument("--shape", choices=SHAPES, default="sql")
+    parser.add_argument(
+        "--sizes", type=int, nargs=4, help="prompt, response, group, prompts; instead of --shape"
+    )
+    parser.add_argument("--grow", choices=GROWTH)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--budget", type=int, default=1024, help="update.tokens_per_micro_batch")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    shape = tuple(chosen.sizes or SHAPES[chosen.shape])
+    needed = max(chosen.budget, shape[0] + shape[1])
+    if chosen.worker:
+        settings = [f"update.tokens_per_micro_batch={needed}", f"model.context={needed + shape[1]}"]
+        settings += [f"rollout.max_response_tokens={shape[1]}", f"threads={chosen.threads or 'null'}"]
+        worker(chosen.worker, chosen.model, compose("smollm2-135m", "arithmetic", "grpo", settings), shape)
+        return
+    top = ceiling(chosen.model, chosen.threads)
+    more = ["--budget", str(chosen.budget)]
+    more += ["--threads", str(chosen.threads)] if chosen.threads else []
+    if chosen.grow:
+        result = grow(chosen.grow, chosen.model, list(shape), more, chosen.repeats)
+    else:
+        sizes = ["--sizes", *map(str, shape)]
+        result = compare(tuple(chosen.ways), chosen.model, [*sizes, *more], chosen.repeats)
+    print(f"ceiling {top / 1e9:.0f} GFLOP/s")
+    print(f"{'':18}{'seconds':>9}{'tokens/s':>10}{'TFLOP':>8}{'of ceiling':>12}{'peak GiB':>10}")
+    for way, row in result.items():
+        row["of_ceiling"] = row["gflops"] * 1e9 / top
+        print(
+            f"{way:18}{row['seconds']:9.2f}{row['tokens_per_second']:10.0f}{row['tflop']:8.2f}"
+            f"{row['of_ceiling']:12.1%}{row['peak_gib']:10.2f}"
+        )
+    print(json.dumps({"ceiling_gflops": top / 1e9, "shape": shape, "result": result}))
+
+
+if __name__ == "__main__":
+    main()
