@@ -14,6 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from algorithms.diagnostics import clipped, policy_shift
 from algorithms.divergence import log_ratio
 from params import Config as Options
 
@@ -33,21 +34,14 @@ def token_loss(
     """Loss [T] to be minimised, differentiable in ``logp`` [T], and metrics [T].
 
     ``behaviour_logp`` [T] (nats) and ``advantage`` [T] are constants; ``sequence`` [T] is not used. An
-    advantage of zero gives a loss of exactly zero. Metrics: ``ratio``, ``ratio_max``, and 1 where a bound
+    advantage of zero gives a loss of exactly zero. Metrics: those of ``policy_shift``, and 1 where a bound
     takes away the token's gradient: ``clip_low``, ``clip_high``, and ``clip_fraction`` for either. With one
     step a batch no ratio leaves 1 by much and all three stay near 0, as they should.
     """
     ratio = log_ratio(logp, behaviour_logp.detach()).exp()
-    clipped = ratio.clamp(1.0 - config.clip_low, 1.0 + config.clip_high)
-    loss = -torch.minimum(ratio * advantage, clipped * advantage)
+    bounded = ratio.clamp(1.0 - config.clip_low, 1.0 + config.clip_high)
+    loss = -torch.minimum(ratio * advantage, bounded * advantage)
     seen = ratio.detach()
     low = (advantage < 0) & (seen < 1.0 - config.clip_low)
     high = (advantage > 0) & (seen > 1.0 + config.clip_high)
-    metrics = {
-        "ratio": seen,
-        "ratio_max": seen,
-        "clip_fraction": (low | high).to(loss.dtype),
-        "clip_low": low.to(loss.dtype),
-        "clip_high": high.to(loss.dtype),
-    }
-    return loss, metrics
+    return loss, {**clipped(low, high, loss), **policy_shift(logp, behaviour_logp)}

@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from algorithms.divergence import TopK
 from params import Config
 
 Metrics = dict[str, Tensor]
@@ -39,6 +40,30 @@ class Batch:
     importance: Tensor
     fresh: Tensor
     max_tokens: int
+    counted: Tensor | None = None
+    """[S] bool: the responses in the objective's denominator; None: the fresh ones."""
+    objective: Tensor | None = None
+    """[S] bool: those of them whose loss the objective gives, and not a term; None: all of them."""
+    age: Tensor | None = None
+    """[S] int64: rounds since a response was sampled; None: 0 for all."""
+    reward: Tensor | None = None
+    """[S] float32: what the judge gave; None where no term may ask."""
+    group: Tensor | None = None
+    """[S] int64: responses to one problem share a number; -1: of no group of this round."""
+    top: TopWords | None = None
+    """The sampler's likeliest tokens, where they were stored."""
+
+
+@dataclass(frozen=True)
+class TopWords:
+    """At each of T tokens the K that the behaviour policy held likeliest, at the training temperature."""
+
+    ids: Tensor
+    """[T, K] int64."""
+    logp: Tensor
+    """[T, K] float32, nats; -inf where fewer were stored."""
+    sampled: Tensor
+    """[T, K] bool: which of them is the token itself."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +72,8 @@ class Signals:
 
     logp: Tensor
     entropy: Tensor | None = None
+    top: Tensor | None = None
+    """[t, K] log-probabilities of the batch's ``top`` tokens, without gradient, where a term asks."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +88,7 @@ class Term:
     scale: Tensor
     token_loss: Callable[[Signals, Tensor], tuple[Tensor, Metrics]]
     needs_entropy: bool = False
+    needs_top: bool = False
 
 
 Aggregation = Literal["token_mean", "sequence_mean", "constant"]
@@ -85,19 +113,37 @@ def aggregation_scale(sequence: Tensor, chosen: Tensor, how: Aggregation, max_to
 
 
 def objective_term(batch: Batch, module: ModuleType, config: Config, how: Aggregation) -> Term:
-    """The policy-gradient objective of ``module`` over the fresh responses.
+    """The policy-gradient objective of ``module``.
 
     An objective's loss is zero where the advantage is: such tokens count in the denominator and have no
-    scale, so that the trainer need not compute them.
+    scale, so that the trainer need not compute them. An objective that compares the sampler's likeliest
+    tokens says how many by its module's ``top_k(config)`` and takes them as a sixth argument; raises
+    ``ValueError`` where the batch has none.
     """
-    chosen = batch.fresh[batch.sequence]
-    scale = aggregation_scale(batch.sequence, chosen, how, batch.max_tokens) * batch.importance
-    scale = torch.where(batch.advantage == 0, torch.zeros_like(scale), scale)
+    counted = batch.fresh if batch.counted is None else batch.counted
+    scale = aggregation_scale(batch.sequence, counted[batch.sequence], how, batch.max_tokens)
+    mine = batch.advantage != 0
+    if batch.objective is not None:
+        mine &= batch.objective[batch.sequence]
+    scale = torch.where(mine, scale * batch.importance, torch.zeros_like(scale))
+    asks = getattr(module, "top_k", None)
+    words = batch.top if asks is not None and asks(config) else None
+    if asks is not None and asks(config) and words is None:
+        raise ValueError(f"{module.__name__}: the rollouts hold no likeliest tokens")
 
     def token_loss(signals: Signals, index: Tensor) -> tuple[Tensor, Metrics]:
+        more: tuple[TopK, ...] = ()
+        if words is not None and signals.top is not None:
+            more = (TopK(words.logp[index], signals.top, words.sampled[index]),)
         loss, metrics = module.token_loss(
-            signals.logp, batch.behaviour_logp[index], batch.advantage[index], batch.sequence[index], config
+            signals.logp,
+            batch.behaviour_logp[index],
+            batch.advantage[index],
+            batch.sequence[index],
+            config,
+            *more,
         )
         return loss, metrics
 
-    return Term(name=module.__name__.rpartition(".")[2], scale=scale, token_loss=token_loss)
+    name = module.__name__.rpartition(".")[2]
+    return Term(name=name, scale=scale, token_loss=token_loss, needs_top=words is not None)

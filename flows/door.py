@@ -15,12 +15,20 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 def settled(params: Params) -> Params:
     """The parameters with every part checked and ``engine: auto`` decided. Raises ``BadInput``."""
     objective = params.method.objective
-    objective.resolve(
-        algorithms.find(objective.name, "token_loss", "method.objective").Config, "method.objective"
-    )
+    module = algorithms.find(objective.name, "token_loss", "method.objective")
+    options = objective.resolve(module.Config, "method.objective")
+    wanted = module.top_k(options) if hasattr(module, "top_k") else 0
+    if wanted > params.rollout.top_logprobs:
+        raise BadInput(
+            f"rollout.top_logprobs: {params.rollout.top_logprobs} kept at each position; expected at least "
+            f"{wanted}, which method.objective {objective.name} compares"
+        )
     for index, term in enumerate(params.method.terms):
         where = f"method.terms.{index}"
         term.resolve(algorithms.find(term.name, "term", where).Config, where)
+    if params.method.replay is not None:
+        rule = algorithms.find(params.method.replay.name, "draw", "method.replay")
+        params.method.replay.resolve(rule.Config, "method.replay")
     source, judge = params.task.problems, params.task.reward
     source.resolve(problems.find(source.name, "task.problems").Config, "task.problems")
     judge.resolve(rewards.find(judge.name, "task.reward").Config, "task.reward")

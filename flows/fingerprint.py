@@ -47,7 +47,7 @@ def modules(stage: StageDef, params: Params) -> tuple[str, ...]:
     for path, package in PARTS.items():
         if any(path == read or path.startswith(read + ".") for read in stage.parameters(params)):
             chosen = _at(params, path)
-            choices = (chosen,) if isinstance(chosen, Choice) else chosen
+            choices = (chosen,) if isinstance(chosen, Choice) else chosen or ()
             named += [f"{package}.{choice.name}" for choice in choices]
     roots = (stage.function.partition(":")[0], *stage.also_runs, *named)
     return tuple(sorted(closure(roots)))

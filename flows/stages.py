@@ -23,6 +23,8 @@ class Input:
     stage: str
     offset: int = 0
     """-1: of the round before. The input is absent where that round has none (round 1 has no policy)."""
+    lags: bool = False
+    """``rollout.lag`` rounds earlier still."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ STAGES: dict[str, StageDef] = {
             function="tasks.rollout:rollout",
             summary="answers sampled from the policy, with rewards",
             reads=(*_SAMPLING, "rollout", "update.adapter", "update.lora_rank", "update.lora_alpha"),
-            inputs={"model": _MODEL, "problems": _PROBLEMS, "policy": Input("update", -1)},
+            inputs={"model": _MODEL, "problems": _PROBLEMS, "policy": Input("update", -1, lags=True)},
             libraries=_ENGINES,
             also_runs=_WORKERS,
         ),
@@ -126,7 +128,15 @@ STAGES: dict[str, StageDef] = {
             name="update",
             function="tasks.update:update",
             summary="the next policy",
-            reads=("seed", "model", "method", "update", "rollout.temperature", "rollout.max_response_tokens"),
+            reads=(
+                "seed",
+                "model",
+                "method",
+                "update",
+                "rollout.temperature",
+                "rollout.max_response_tokens",
+                "rollout.top_logprobs",
+            ),
             inputs={
                 "model": _MODEL,
                 "rollout": Input("rollout"),
@@ -158,6 +168,7 @@ STAGES: dict[str, StageDef] = {
 PARTS = {
     "method.objective": "algorithms",
     "method.terms": "algorithms",
+    "method.replay": "algorithms",
     "task.problems": "tasks.problems",
     "task.reward": "tasks.rewards",
 }
@@ -196,7 +207,8 @@ def node(stage: StageDef, round: int, params: Params) -> Node:
     inputs = {}
     for name, source in stage.inputs.items():
         maker = STAGES[source.stage]
-        made_in = 0 if maker.once else round + source.offset
+        behind = params.rollout.lag if source.lags else 0
+        made_in = 0 if maker.once else round + source.offset - behind
         if made_in in rounds_of(maker, params):
             inputs[name] = place_of(maker, made_in)
     return Node(place_of(stage, round), stage, round, inputs)

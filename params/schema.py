@@ -76,6 +76,13 @@ class Method(Config):
     """Auxiliary terms: modules of ``algorithms`` with a ``term``, and their options."""
     importance_cap: PositiveFloat | None = None
     """Cap of the importance weights between engine and trainer; null: no weights. The mismatch is logged."""
+    overlong_tokens: PositiveInt | None = None
+    """Last tokens before the limit over which the reward falls by up to 1 (DAPO's soft overlong punishment);
+    null: no such penalty."""
+    drop_truncated: bool = False
+    """Leave responses that hit the limit out of the loss and its denominator (DAPO's overlong filtering)."""
+    replay: Choice | None = None
+    """How earlier responses join an update: a module of ``algorithms`` with a ``draw``, and its options."""
 
 
 class Replay(Config):
@@ -96,8 +103,9 @@ class Engine(Config):
 
     name: Literal["auto", "vllm", "transformers"] = "auto"
     """``auto`` takes vLLM where it imports."""
-    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    """Type that the engine computes in; ``auto``: the base weights' type."""
+    dtype: Literal["auto", "bfloat16", "float32", "float8"] = "auto"
+    """Type that the engine computes in; ``auto``: the base weights' type; ``float8``: the weights of linear
+    layers rounded to float8 (e4m3, one scale a row), all else in bfloat16."""
     kv_cache_gib: PositiveFloat = 0.5
     """Memory for vLLM's key-value cache on CPU, in GiB."""
     memory_fraction: Probability = 0.5
@@ -123,6 +131,13 @@ class Rollout(Config):
     """Longest response, in tokens."""
     temperature: PositiveFloat = 1.0
     """Sampling temperature; training log-probabilities are at the same. Top-p is 1 and top-k off."""
+    refill_batches: Annotated[int, Field(ge=0)] = 0
+    """Further batches of problems, at most, that replace groups whose rewards are all equal (DAPO's dynamic
+    sampling); 0: such groups stay."""
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] = 0
+    """Likeliest tokens kept at each position beside the sampled one, for objectives that compare them."""
+    lag: Annotated[int, Field(ge=0)] = 0
+    """Rounds by which the policy that samples is behind the one that learns."""
 
 
 class Update(Config):
@@ -203,6 +218,9 @@ class Params(Config):
             raise ValueError("rollout.max_response_tokens must be smaller than model.context")
         if self.update.minibatches > self.rollout.problems_per_round:
             raise ValueError("update.minibatches must not exceed rollout.problems_per_round")
+        cache = self.method.overlong_tokens
+        if cache is not None and cache > self.rollout.max_response_tokens:
+            raise ValueError("method.overlong_tokens must not exceed rollout.max_response_tokens")
         if self.rollout.problems_per_round > self.task.train_count:
             raise ValueError("rollout.problems_per_round must not exceed task.train_count")
         return self

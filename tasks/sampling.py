@@ -129,5 +129,7 @@ def _table(
         "policy": [sampler] * len(asked),
         "round": [round] * len(asked),
         "seed": [request.seed for request in asked],
+        "top_ids": [None] * len(asked),
+        "top_logp": [None] * len(asked),
     }
     return pa.table(columns, schema=ROLLOUTS)

@@ -31,6 +31,9 @@ ROLLOUTS = pa.schema(
         pa.field("policy", pa.string(), nullable=False),  # content digest of what sampled it
         pa.field("round", pa.int32(), nullable=False),
         pa.field("seed", pa.int64(), nullable=False),
+        # The engine's likeliest tokens at each position, end to end: K for each; null where none are kept.
+        pa.field("top_ids", pa.list_(pa.int32())),
+        pa.field("top_logp", pa.list_(pa.float32())),
     ]
 )
 

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -17,19 +16,18 @@ import torch
 from torch import Tensor
 
 import algorithms
-from algorithms.advantages import group_advantage
 from algorithms.diagnostics import effective_sample_size
 from algorithms.divergence import kl_k3, log_ratio
 from algorithms.terms import Batch, Term, objective_term
 from params import Config
 from params.schema import Method
 from tasks import seeds
+from tasks.answers import Answers
 from tasks.artefact import write_json
 from tasks.policy import Policy, kept
 from tasks.policy.gradient import Meter, Step, accumulate
 from tasks.policy.optimiser import Optimiser
 from tasks.stage import Job
-from tasks.tables import read_table
 
 
 def update(job: Job) -> dict[str, float]:
@@ -46,7 +44,7 @@ def update(job: Job) -> dict[str, float]:
     optimiser = Optimiser(policy.weights.masters, job.params.update)
     if previous:
         optimiser.load(previous.path)
-    answers = Answers.read(job.inputs["rollout"].file("rollouts.parquet"), job.params.method.scale_by_std)
+    answers = Answers.read(job.inputs["rollout"].file("rollouts.parquet"), job.params)
     ready = time.perf_counter()
     course = Course(job, policy, optimiser, recipe, answers)
     course.run()
@@ -88,58 +86,6 @@ class Recipe:
         """The loss's terms over one batch, the objective first."""
         first = objective_term(batch, *self.objective, self.method.aggregation)
         return [first, *(module.term(batch, config) for module, config in self.terms)]
-
-
-@dataclass(frozen=True)
-class Answers:
-    """The S responses that have a reward, in the order of the table."""
-
-    prompts: list[list[int]]
-    responses: list[list[int]]
-    engine_logp: list[Tensor]
-    reward: Tensor
-    group: Tensor
-    advantage: Tensor
-
-    @classmethod
-    def read(cls, path: Path, scale_by_std: bool) -> Answers:
-        """From a rollout table; a response whose reward is null is left out of its group."""
-        table = read_table(path)
-        table = table.filter(table["reward"].is_valid())
-        reward = torch.tensor(table["reward"].to_pylist(), dtype=torch.float32)
-        group = torch.tensor(table["group"].to_pylist(), dtype=torch.int64)
-        return cls(
-            prompts=table["prompt_ids"].to_pylist(),
-            responses=table["response_ids"].to_pylist(),
-            engine_logp=[torch.tensor(x, dtype=torch.float32) for x in table["behaviour_logp"].to_pylist()],
-            reward=reward,
-            group=group,
-            advantage=group_advantage(reward, group, scale_by_std),
-        )
-
-    def constant_groups(self) -> float:
-        """The share of groups that teach nothing, as all their rewards are equal."""
-        groups = self.group.unique()
-        mixed = self.group[self.advantage != 0].unique()
-        return 1.0 - len(mixed) / max(len(groups), 1)
-
-    def batch(self, members: Sequence[int], max_tokens: int, old: list[Tensor] | None, cap: float) -> Batch:
-        """These responses laid end to end. With ``old``, the trainer's own log-probabilities, the objective
-        compares with those and a token weighs min(old / engine, cap)."""
-        lengths = torch.tensor([len(self.responses[i]) for i in members])
-        engine = torch.cat([self.engine_logp[i] for i in members])
-        behaviour = engine if old is None else torch.cat([old[i] for i in members])
-        importance = (
-            torch.ones_like(engine) if old is None else log_ratio(behaviour, engine).exp().clamp(max=cap)
-        )
-        return Batch(
-            sequence=torch.arange(len(members)).repeat_interleave(lengths),
-            behaviour_logp=behaviour,
-            advantage=self.advantage[list(members)].repeat_interleave(lengths),
-            importance=importance,
-            fresh=torch.ones(len(members), dtype=torch.bool),
-            max_tokens=max_tokens,
-        )
 
 
 class Course:
@@ -203,9 +149,8 @@ class Course:
 
     def _gather(self, members: list[int]) -> Step:
         answers, cap = self._answers, self._recipe.method.importance_cap
-        batch = answers.batch(
-            members, self._job.params.rollout.max_response_tokens, self._old, cap or math.inf
-        )
+        limit = self._job.params.rollout.max_response_tokens
+        batch = answers.batch(members, limit, self._old, cap or math.inf)
         prompts = [answers.prompts[i] for i in members]
         responses = [answers.responses[i] for i in members]
         return Step(prompts, responses, batch, self._recipe.on(batch))

@@ -81,11 +81,13 @@ def accumulate(
     starts = offsets([len(response) for response in step.responses])
     responses = [step.responses[i] for i in live]
     wants_entropy = any(term.needs_entropy for term in step.terms)
+    words = step.batch.top if any(term.needs_top for term in step.terms) else None
     for chosen in policy.plan([step.prompts[i] for i in live], responses):
         batch = rows.build(chosen, responses, [starts[i] for i in live], policy.layout.flat)
-        out = policy.forward(batch, temperature, entropy=True, entropy_gradient=wants_entropy)
-        entropy = None if out.entropy is None else out.entropy.cpu()
-        signals = Signals(out.logp.cpu(), entropy)
+        others = None if words is None else words.ids[batch.index]
+        out = policy.forward(batch, temperature, entropy=True, entropy_gradient=wants_entropy, others=others)
+        entropy, top = (None if x is None else x.cpu() for x in (out.entropy, out.others))
+        signals = Signals(out.logp.cpu(), entropy, top)
         loss = _loss(step.terms, signals, batch.index, meter)
         logp[batch.index] = signals.logp.detach().float()
         meter.loss += float(loss.detach())
@@ -109,7 +111,8 @@ def _loss(terms: Sequence[Term], signals: Signals, index: Tensor, meter: Meter) 
         if not len(own):
             continue
         entropy = signals.entropy[own] if signals.entropy is not None and term.needs_entropy else None
-        values, metrics = term.token_loss(Signals(signals.logp[own], entropy), index[own])
+        top = signals.top[own] if signals.top is not None and term.needs_top else None
+        values, metrics = term.token_loss(Signals(signals.logp[own], entropy, top), index[own])
         total = total + (scale[own] * values).sum()
         for name, value in metrics.items():
             meter.add(name if place == 0 else f"{term.name}.{name}", value)

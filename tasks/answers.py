@@ -1,0 +1,111 @@
+"""What an update learns from: responses with their rewards, laid out for the loss's terms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from algorithms.advantages import group_advantage, overlong_penalty
+from algorithms.divergence import log_ratio
+from algorithms.terms import Batch, TopWords
+from params import BadInput, Params
+from tasks.tables import read_table
+
+
+@dataclass(frozen=True)
+class Answers:
+    """S responses in the order of their table."""
+
+    prompts: list[list[int]]
+    responses: list[list[int]]
+    engine_logp: list[Tensor]
+    reward: Tensor
+    """[S] float32: what the judge gave."""
+    group: Tensor
+    """[S] int64."""
+    advantage: Tensor
+    """[S] float32."""
+    counted: Tensor
+    """[S] bool: in the objective's denominator."""
+    top: list[tuple[Tensor, Tensor]] | None
+    """Ids and log-probabilities [tokens, K] of the likeliest tokens, where the rollouts keep them."""
+
+    @classmethod
+    def read(cls, path: Path, params: Params) -> Answers:
+        """From a rollout table; a response whose reward is null is left out of its group.
+
+        Raises ``BadInput`` where ``rollout.top_logprobs`` asks for tokens that the table does not hold.
+        """
+        table = read_table(path)
+        table = table.filter(table["reward"].is_valid())
+        method, limit = params.method, params.rollout.max_response_tokens
+        reward = torch.tensor(table["reward"].to_pylist(), dtype=torch.float32)
+        group = torch.tensor(table["group"].to_pylist(), dtype=torch.int64)
+        responses = table["response_ids"].to_pylist()
+        shaped = reward
+        if method.overlong_tokens is not None:
+            lengths = torch.tensor([len(response) for response in responses])
+            shaped = reward + overlong_penalty(lengths, limit, method.overlong_tokens)
+        stopped = [reason != "length" for reason in table["finish_reason"].to_pylist()]
+        whole = torch.tensor(stopped, dtype=torch.bool)
+        return cls(
+            prompts=table["prompt_ids"].to_pylist(),
+            responses=responses,
+            engine_logp=[torch.tensor(x, dtype=torch.float32) for x in table["behaviour_logp"].to_pylist()],
+            reward=reward,
+            group=group,
+            advantage=group_advantage(shaped, group, method.scale_by_std),
+            counted=whole if method.drop_truncated else torch.ones_like(whole),
+            top=_top_words(table, params.rollout.top_logprobs, path),
+        )
+
+    def constant_groups(self) -> float:
+        """The share of groups that teach nothing, as all their rewards are equal."""
+        groups = self.group.unique()
+        mixed = self.group[self.advantage != 0].unique()
+        return 1.0 - len(mixed) / max(len(groups), 1)
+
+    def batch(self, members: Sequence[int], max_tokens: int, old: list[Tensor] | None, cap: float) -> Batch:
+        """These responses laid end to end. With ``old``, the trainer's own log-probabilities, the objective
+        compares with those and a token weighs min(old / engine, cap)."""
+        chosen = list(members)
+        lengths = torch.tensor([len(self.responses[i]) for i in chosen])
+        engine = torch.cat([self.engine_logp[i] for i in chosen])
+        behaviour = engine if old is None else torch.cat([old[i] for i in chosen])
+        importance = torch.ones_like(engine)
+        if old is not None:
+            importance = log_ratio(behaviour, engine).exp().clamp(max=cap)
+        return Batch(
+            sequence=torch.arange(len(chosen)).repeat_interleave(lengths),
+            behaviour_logp=behaviour,
+            advantage=self.advantage[chosen].repeat_interleave(lengths),
+            importance=importance,
+            fresh=torch.ones(len(chosen), dtype=torch.bool),
+            max_tokens=max_tokens,
+            counted=self.counted[chosen],
+            reward=self.reward[chosen],
+            group=self.group[chosen],
+            top=None if self.top is None else self._top(chosen),
+        )
+
+    def _top(self, members: Sequence[int]) -> TopWords:
+        assert self.top is not None
+        ids = torch.cat([self.top[i][0] for i in members])
+        token = torch.tensor([token for i in members for token in self.responses[i]])
+        return TopWords(ids, torch.cat([self.top[i][1] for i in members]), ids == token[:, None])
+
+
+def _top_words(table: pa.Table, count: int, path: Path) -> list[tuple[Tensor, Tensor]] | None:
+    if not count:
+        return None
+    if table["top_ids"].null_count:
+        raise BadInput(f"{path}: holds no likeliest tokens; expected {count} (rollout.top_logprobs)")
+    return [
+        (torch.tensor(ids, dtype=torch.int64).view(-1, count), torch.tensor(logp).view(-1, count))
+        for ids, logp in zip(table["top_ids"].to_pylist(), table["top_logp"].to_pylist(), strict=True)
+    ]
