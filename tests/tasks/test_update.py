@@ -16,11 +16,12 @@ from algorithms import grpo
 from algorithms.terms import objective_term
 from params import BadInput, Choice
 from params.schema import Method, Update
+from tasks.answers import Answers
 from tasks.artefact import Artefact
 from tasks.policy import Policy
 from tasks.policy.gradient import Step, accumulate
 from tasks.policy.optimiser import NotFinite
-from tasks.update import Answers, update
+from tasks.update import update
 from tests.conftest import RunStage
 from tests.tasks.rollout_rows import parameters, rollout_artefact, rows
 
@@ -62,7 +63,7 @@ def gradient(
         for weight in policy.weights.masters.values():
             weight.add_(0.05 * torch.randn(weight.shape, generator=generator))
     policy.stepped()
-    answers = Answers.read(artefact.file("rollouts.parquet"), True)
+    answers = Answers.read(artefact.file("rollouts.parquet"), parameters())
     members = list(range(len(answers.responses)))[:: -1 if reverse else 1]
     batch = answers.batch(members, 8, None, math.inf)
     terms = [objective_term(batch, grpo, grpo.Config(), "token_mean")]
@@ -94,7 +95,7 @@ def test_the_gradient_is_that_of_the_loss_written_out(tiny_model: Artefact, roll
     with torch.no_grad():
         for weight in policy.weights.masters.values():
             weight.add_(0.05 * torch.randn(weight.shape, generator=generator))
-    answers = Answers.read(artefact.file("rollouts.parquet"), True)
+    answers = Answers.read(artefact.file("rollouts.parquet"), parameters())
     total, tokens = torch.zeros(()), 0
     for prompt, response, engine, advantage in zip(
         answers.prompts, answers.responses, answers.engine_logp, answers.advantage, strict=True
@@ -188,7 +189,7 @@ def test_training_raises_the_chance_of_what_was_rewarded(
         adapter=adapter, tokens_per_micro_batch=64, lora_rank=2, learning_rate=1e-2, warmup_steps=0
     )
     artefact = rollouts([[1.0, 0.0], [0.0, 1.0]])
-    answers = Answers.read(artefact.file("rollouts.parquet"), True)
+    answers = Answers.read(artefact.file("rollouts.parquet"), parameters())
     policy = Policy.open(tiny_model.path, parameters(settings))
     before = policy.score(answers.prompts, answers.responses, 1.0)
     after_update = run_stage(update, parameters(settings), model=tiny_model, rollout=artefact)
@@ -220,7 +221,7 @@ def test_importance_weights_are_truncated_ratios_of_trainer_and_engine(
     tiny_model: Artefact, rollouts: Rollouts, run_stage: RunStage
 ) -> None:
     artefact = rollouts()
-    answers = Answers.read(artefact.file("rollouts.parquet"), True)
+    answers = Answers.read(artefact.file("rollouts.parquet"), parameters())
     policy = Policy.open(tiny_model.path, parameters())
     scores = policy.score(answers.prompts, answers.responses, 1.0)
     batch = answers.batch(range(len(answers.responses)), 8, list(scores.split(scores.logp)), 1.05)
