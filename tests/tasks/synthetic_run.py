@@ -209,7 +209,7 @@ class SyntheticRun:
             chance = skill(round - 1, self.params.rounds, level)
             for sample in range(self.params.rollout.samples_per_problem):
                 row = self._row(f"train-{group}", group, sample, "57", chance, round)
-                rows.append({name: row[name] for name in ROLLOUTS.names})
+                rows.append({name: row.get(name) for name in ROLLOUTS.names})
         write_table(out / "rollouts.parquet", pa.Table.from_pylist(rows, schema=ROLLOUTS))
 
     def _update(self, out: Path, round: int) -> None:
