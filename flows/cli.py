@@ -192,6 +192,9 @@ def doctor(as_json: JsonOption = False) -> None:
 UsageError: Any = typer.BadParameter.__bases__[0]
 """What a misspelt option raises: click's, wherever typer keeps its click."""
 
+INTERRUPTED = 130
+"""The exit code, by the shell's convention."""
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; bad input is one line and exit code 2, an interrupted run says how to go on."""
@@ -205,7 +208,7 @@ def _guarded(command: Callable[[], Any]) -> int:
     from tasks.failure import StageFailure
 
     try:
-        return int(command() or 0)
+        code = int(command() or 0)
     except BadInput as error:
         return _complain(str(error), 2)
     except UsageError as error:
@@ -217,8 +220,11 @@ def _guarded(command: Callable[[], Any]) -> int:
             raise
         return _complain(f"{error.filename or workspace()}: {(error.strerror or '').lower()}", 2)
     except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    if code == INTERRUPTED:  # also typer's own way of saying so
         again = "dvc repro" if under_dvc() else "the same command"
-        return _complain(f"interrupted; {again} goes on from the last finished stage", 130)
+        return _complain(f"interrupted; {again} goes on from the last finished stage", code)
+    return code
 
 
 def _complain(text: str, code: int) -> int:
