@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,18 +71,19 @@ def page(
         ),
         *_against(study, figures, shown, width),
         *_bests(study, figures, shown),
-        "## Arms\n",
+        f"## Arms\n\nAll on {lab.base.model} and {lab.base.task} with {_settings(lab.base.set)}.\n",
         _table(
             ("arm", "method", "settings"),
-            [
-                (arm, values["method"], " ".join(f"`{setting}`" for setting in values["set"]) or "the base's")
-                for arm, values in figures["arms"].items()
-            ],
+            [(arm, values["method"], _settings(values["set"])) for arm, values in figures["arms"].items()],
             numbers=False,
         ),
         *(f"![{label}]({name}.svg)\n" for name, label in drawn),
     ]
     return "\n".join(parts)
+
+
+def _settings(settings: Sequence[str]) -> str:
+    return ", ".join(f"`{setting}`" for setting in settings) or "the presets' settings"
 
 
 def _failures(facts: dict[str, Any]) -> list[str]:
@@ -134,12 +135,17 @@ def _changes(figures: dict[str, Any], shown: dict[str, Metric], arm: str) -> lis
     return cells
 
 
-def _interval(found: dict[str, Any], show: Any) -> str:
+def _interval(found: dict[str, Any], show: Callable[[float], str]) -> str:
     if found["value"] is None:
         return ABSENT
     if found["low"] is None:
-        return str(show(found["value"]))
-    return f"{show(found['value'])} [{show(found['low'])}, {show(found['high'])}]"
+        return _minus(show(found["value"]))
+    value, low, high = (_minus(show(found[part])) for part in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+def _minus(text: str) -> str:
+    return MINUS + text[1:] if text.startswith("-") else text
 
 
 def _signed(value: float) -> str:
