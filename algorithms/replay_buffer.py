@@ -1,14 +1,18 @@
 """A replay buffer as a table: admitted rollouts with their birth round and frozen log-probabilities.
 
 The rules are those of ``params.schema.Replay``: which fresh rollouts enter, at most how many of a problem and
-round, first in first out, a largest age in rounds and a largest number of rows. A table has any columns
+of a round, first in first out, a largest age in rounds and a largest number of rows. A table has any columns
 beside ``problem_id``, ``group``, ``sample`` and ``reward``; the buffer adds ``round`` (of birth, where it
 is missing), ``group_accuracy`` (mean reward of the group at birth) and ``admitted_as`` (the rule). Nothing
 ever changes a row that is in.
+
+Beside the rows it knows of every problem how its last group went (``results``), and in which round it began
+to admit (``started``).
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -23,21 +27,44 @@ from params.schema import Replay
 CORRECT = 1.0
 """A response is correct when its reward is at least this."""
 
+RESULTS = pa.schema(
+    [
+        pa.field("problem_id", pa.string(), nullable=False),
+        pa.field("correct", pa.int32(), nullable=False),  # of its last group
+        pa.field("samples", pa.int32(), nullable=False),  # responses of that group, judged or not
+        pa.field("round", pa.int32(), nullable=False),
+    ]
+)
+
 Evicted = dict[int, dict[str, int]]
-"""Rows that left, by birth round and reason (``age``, ``drift``, ``capacity``)."""
+"""Rows that left, by birth round and reason (``age``, ``drift``, ``retired``, ``capacity``)."""
 
 
 class ReplayBuffer:
     """Rows in order of birth: by round, and within a round as the rollouts came."""
 
-    def __init__(self, rules: Replay | None = None, table: pa.Table | None = None) -> None:
+    def __init__(
+        self,
+        rules: Replay | None = None,
+        table: pa.Table | None = None,
+        results: pa.Table | None = None,
+        started: int | None = None,
+    ) -> None:
         self.rules = rules or Replay()
+        self.results = RESULTS.empty_table() if results is None else results
+        self.started = started
         self._table = table
 
     @classmethod
-    def from_table(cls, table: pa.Table, rules: Replay | None = None) -> ReplayBuffer:
-        """The buffer that ``to_table`` gave."""
-        return cls(rules, table)
+    def from_table(
+        cls,
+        table: pa.Table,
+        rules: Replay | None = None,
+        results: pa.Table | None = None,
+        started: int | None = None,
+    ) -> ReplayBuffer:
+        """The buffer that ``to_table`` gave, with its ``results`` and ``started``."""
+        return cls(rules, table, results, started)
 
     def to_table(self) -> pa.Table:
         """All rows; a table without columns before the first ``admit``."""
@@ -50,11 +77,12 @@ class ReplayBuffer:
         """Rows by birth round, the oldest first."""
         return dict(sorted(Counter(_births(self.to_table())).items()))
 
-    def admit(self, rollouts: pa.Table, round: int) -> dict[str, int]:
-        """Let in what the rule allows; rows by fate: ``admitted`` or why not.
+    def admit(self, rollouts: pa.Table, round: int, scale: float = 1.0) -> dict[str, int]:
+        """Let in what the rules allow; rows by fate: ``admitted`` or why not.
 
         A row without a reward (null) never enters. Of a problem, those with the lowest sample number enter:
-        samples of a group are exchangeable. Raises ``ValueError`` for a round that is in already or is not
+        samples of a group are exchangeable. At most ceil(``scale`` x ``per_round``) enter, each problem's
+        first before any problem's second. Raises ``ValueError`` for a round that is in already or is not
         that of the rollouts.
         """
         if round in self.cohorts():
@@ -65,33 +93,55 @@ class ReplayBuffer:
             raise ValueError(f"rollouts of rounds {sorted(set(_births(rollouts)))} offered as round {round}")
         rewards = rollouts["reward"].to_numpy().astype(np.float64)
         accuracy = _group_means(rewards, rollouts["group"].to_numpy())
-        fates = self._fates(rollouts, rewards, accuracy)
-        chosen = [i for i, fate in enumerate(fates) if fate == "admitted"]
+        self._start(rewards, round)
+        fates = self._fates(rollouts, rewards, accuracy, scale)
+        self.results = _latest(self.results, rollouts, rewards, round)
         fresh = rollouts.append_column("group_accuracy", pa.array(accuracy, pa.float32(), from_pandas=True))
         fresh = fresh.append_column("admitted_as", pa.array([self.rules.admit] * len(rollouts), pa.string()))
-        fresh = fresh.take(pa.array(chosen, pa.int64()))
+        self._append(fresh.filter(pa.array([fate == "admitted" for fate in fates], pa.bool_())))
+        return dict(sorted(Counter(fates).items()))
+
+    def _append(self, fresh: pa.Table) -> None:
         if self._table is None:
             self._table = fresh
         else:
-            self._table = pa.concat_tables(
-                [self._table, fresh.select(self._table.column_names).cast(self._table.schema)]
-            )
-        return dict(sorted(Counter(fates).items()))
+            same = fresh.select(self._table.column_names).cast(self._table.schema)
+            self._table = pa.concat_tables([self._table, same])
+
+    def _start(self, rewards: npt.NDArray[np.float64], round: int) -> None:
+        judged = rewards[~np.isnan(rewards)]
+        solved = float((judged >= CORRECT).mean()) if len(judged) else 0.0
+        if self.started is None and (self.rules.start_above == 0 or solved > self.rules.start_above):
+            self.started = round
 
     def _fates(
-        self, rollouts: pa.Table, rewards: npt.NDArray[np.float64], accuracy: npt.NDArray[np.float64]
+        self,
+        rollouts: pa.Table,
+        rewards: npt.NDArray[np.float64],
+        accuracy: npt.NDArray[np.float64],
+        scale: float,
     ) -> list[str]:
         problems, samples = rollouts["problem_id"].to_pylist(), rollouts["sample"].to_numpy()
-        groups = rollouts["group"].to_numpy()
+        groups, repeated = rollouts["group"].to_numpy(), self._repeated(rollouts)
         fates = [
             self._fate(reward, bool(mean >= CORRECT)) for reward, mean in zip(rewards, accuracy, strict=True)
         ]
+        order = sorted(range(len(fates)), key=lambda i: (groups[i], samples[i]))
         taken: Counter[str] = Counter()
-        for i in sorted(range(len(fates)), key=lambda i: (groups[i], samples[i])):
-            if fates[i] == "admitted":
-                taken[problems[i]] += 1
-                if taken[problems[i]] > self.rules.per_problem:
-                    fates[i] = "enough_of_problem"
+        places = []
+        for i in order:
+            if fates[i] == "admitted" and repeated(i):
+                fates[i] = "known"
+            if fates[i] != "admitted":
+                continue
+            taken[problems[i]] += 1
+            if taken[problems[i]] > self.rules.per_problem:
+                fates[i] = "enough_of_problem"
+            else:
+                places.append((taken[problems[i]], groups[i], i))
+        if self.rules.per_round is not None:
+            for _, _, i in sorted(places)[math.ceil(scale * self.rules.per_round) :]:
+                fates[i] = "enough_of_round"
         return fates
 
     def _fate(self, reward: float, all_correct: bool) -> str:
@@ -99,11 +149,16 @@ class ReplayBuffer:
             return "no_reward"
         if self.rules.admit == "none":
             return "rule_none"
+        if self.started is None:
+            return "not_started"
         if self.rules.admit != "all" and reward < CORRECT:
             return "incorrect"
         if self.rules.admit == "correct_unless_all" and all_correct:
             return "all_correct"
         return "admitted"
+
+    def _repeated(self, rollouts: pa.Table) -> _Repeated:
+        return _Repeated(self.to_table(), rollouts) if self.rules.distinct else _Repeated(None, rollouts)
 
     def evict(
         self, round: int, drift: Mapping[int, float] | None = None, max_drift: float = math.inf
@@ -112,7 +167,7 @@ class ReplayBuffer:
 
         A row leaves when ``round`` minus its birth exceeds ``max_age``. ``drift`` gives a divergence (nats a
         token) from the present policy by birth round: from the youngest cohort that exceeds ``max_drift`` on,
-        that one and all older ones leave.
+        that one and all older ones leave. With ``retire``, so do rows of problems that are solved.
         """
         births = _births(self.to_table())
         over = [born for born, value in (drift or {}).items() if value > max_drift]
@@ -121,6 +176,10 @@ class ReplayBuffer:
             "age" if round - born > self.rules.max_age else "drift" if born <= horizon else ""
             for born in births
         ]
+        if self.rules.retire and reasons:
+            retired = self.retired()
+            for i, problem in enumerate(self.to_table()["problem_id"].to_pylist()):
+                reasons[i] = reasons[i] or ("retired" if problem in retired else "")
         staying = [i for i, reason in enumerate(reasons) if not reason]
         for i in staying[: max(len(staying) - self.rules.capacity, 0)]:
             reasons[i] = "capacity"
@@ -134,15 +193,58 @@ class ReplayBuffer:
                 counts[reason] = counts.get(reason, 0) + 1
         return dict(sorted(gone.items()))
 
+    def retired(self) -> set[str]:
+        """Problems whose every response was correct when they were last asked."""
+        return {row["problem_id"] for row in self.results.to_pylist() if row["correct"] == row["samples"]}
+
     def sample(self, count: int, generator: torch.Generator) -> pa.Table:
         """``count`` different rows, or all where there are fewer, uniformly and in random order."""
         order = torch.randperm(len(self), generator=generator)[:count]
         return self.to_table().take(pa.array(order.numpy(), pa.int64()))
 
 
+class _Repeated:
+    """Whether a rollout's response is one that its problem has: in the buffer, or earlier in the round."""
+
+    def __init__(self, held: pa.Table | None, rollouts: pa.Table) -> None:
+        self._fresh = None if held is None else _answers(rollouts)
+        self._seen = set(() if held is None else _answers(held))
+
+    def __call__(self, place: int) -> bool:
+        if self._fresh is None:
+            return False
+        answer = self._fresh[place]
+        known = answer in self._seen
+        self._seen.add(answer)
+        return known
+
+
+def _answers(table: pa.Table) -> list[tuple[str, tuple[int, ...]]]:
+    if not table.num_rows:
+        return []
+    responses = map(tuple, table["response_ids"].to_pylist())
+    return list(zip(table["problem_id"].to_pylist(), responses, strict=True))
+
+
 def _births(table: pa.Table) -> list[int]:
     births: list[int] = table["round"].to_pylist() if "round" in table.column_names else []
     return births
+
+
+def _latest(results: pa.Table, rollouts: pa.Table, rewards: npt.NDArray[np.float64], round: int) -> pa.Table:
+    """``results`` with those of this round in place of older ones, by problem."""
+    known = {row["problem_id"]: row for row in results.to_pylist()}
+    problems = rollouts["problem_id"].to_pylist()
+    samples = Counter(problems)
+    correct = Counter(itertools.compress(problems, (rewards >= CORRECT).tolist()))
+    for problem, count in samples.items():
+        known[problem] = {
+            "problem_id": problem,
+            "correct": correct[problem],
+            "samples": count,
+            "round": round,
+        }
+    return pa.Table.from_pylist([known[problem] for problem in sorted(known)], schema=RESULTS)
 
 
 def _group_means(rewards: npt.NDArray[np.float64], group: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

@@ -23,6 +23,8 @@ from params import Config
 Metrics = dict[str, Tensor]
 """Per-token values ``[t]`` by name; the trainer takes their mean over the tokens (``*_max``: the largest)."""
 
+Aggregation = Literal["token_mean", "sequence_mean", "constant"]
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -50,6 +52,8 @@ class Batch:
     """[S] float32: what the judge gave; None where no term may ask."""
     group: Tensor | None = None
     """[S] int64: responses to one problem share a number; -1: of no group of this round."""
+    aggregation: Aggregation = "token_mean"
+    """How the objective averages."""
     top: TopWords | None = None
     """The sampler's likeliest tokens, where they were stored."""
 
@@ -89,9 +93,6 @@ class Term:
     token_loss: Callable[[Signals, Tensor], tuple[Tensor, Metrics]]
     needs_entropy: bool = False
     needs_top: bool = False
-
-
-Aggregation = Literal["token_mean", "sequence_mean", "constant"]
 
 
 def aggregation_scale(sequence: Tensor, chosen: Tensor, how: Aggregation, max_tokens: int) -> Tensor:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 import algorithms
+from flows import outside
 from params import BadInput, Params, compose
 from tasks import engines, problems, rewards
 
@@ -25,10 +26,11 @@ def settled(params: Params) -> Params:
         )
     for index, term in enumerate(params.method.terms):
         where = f"method.terms.{index}"
-        term.resolve(algorithms.find(term.name, "term", where).Config, where)
-    if params.method.replay is not None:
-        rule = algorithms.find(params.method.replay.name, "draw", "method.replay")
-        params.method.replay.resolve(rule.Config, "method.replay")
+        found = algorithms.find(term.name, "term", where)
+        term.resolve(found.Config, where)
+        if hasattr(found, "draw"):
+            raise BadInput(f"{where}: {term.name} replays and brings its term; expected it in method.replay")
+    _check_replay(params)
     source, judge = params.task.problems, params.task.reward
     source.resolve(problems.find(source.name, "task.problems").Config, "task.problems")
     judge.resolve(rewards.find(judge.name, "task.reward").Config, "task.reward")
@@ -40,6 +42,29 @@ def settled(params: Params) -> Params:
         )
     engine = params.engine.model_copy(update={"name": engines.resolve(params.engine.name)})
     return params.model_copy(update={"engine": engine})
+
+
+def _check_replay(params: Params) -> None:
+    """Refuse what a replay method cannot work with, or would work without."""
+    choice, rules = params.method.replay, params.replay
+    module = algorithms.find(choice.name, "draw", "method.replay") if choice else None
+    if choice and module:
+        choice.resolve(module.Config, "method.replay")
+        if rules.pool is None and rules.admit == "none":
+            raise BadInput(
+                f"replay.admit: none keeps the buffer empty that method.replay {choice.name} draws from; "
+                "expected correct, correct_unless_all or all"
+            )
+        if rules.pool is not None and hasattr(module, "problems"):
+            raise BadInput(f"replay.pool: method.replay {choice.name} follows its own buffer; expected null")
+    if rules.sizing == "drift" and not hasattr(module, "MEASURES_DRIFT"):
+        raise BadInput(
+            "replay.sizing: drift needs a method.replay that measures it; expected dyjr there, or age here"
+        )
+    if rules.pool is not None:
+        if module is None:
+            raise BadInput("replay.pool: nothing draws from it; expected a method.replay, such as rlep")
+        outside.find(rules.pool, "replay.pool")
 
 
 def chosen(model: str, task: str, method: str, settings: Sequence[str]) -> Params:

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from flows import outside
 from flows.fingerprint import modules, source_file
 from flows.stages import STAGES, Node, StageDef, node, place_of, rounds_of
 from params import BadInput, Params
@@ -62,6 +63,8 @@ PLOTS = {
 
 def _stage(stage: StageDef, params: Params, name: str) -> dict[str, Any]:
     """The stage as DVC stages: rounds that are wired alike share one ``foreach``."""
+    if not rounds_of(stage, params):
+        return {}
     if stage.once:
         return {stage.name: _body(node(stage, 0, params), params, name, "0")}
     alike: dict[tuple[str, ...], list[int]] = {}
@@ -87,10 +90,11 @@ def _body(
 ) -> dict[str, Any]:
     stage, rename = step.stage, rename or {}
     places = [rename.get(place, place) for place in step.inputs.values()]
+    given = [outside.traced(text) for text in step.outside.values()]
     sources = sorted(_relative(source_file(module)) for module in modules(stage, params))
     return {
         "cmd": f"ostinato stage {stage.name} --run {name} --round {round} --params {PARAMS_FILE}",
-        "deps": [*(f"runs/{name}/{place}" for place in places), *sources],
+        "deps": [*(f"runs/{name}/{place}" for place in places), *given, *sources],
         "params": sorted(leaf for path in stage.parameters(params) for leaf in _leaves(params, path)),
         "outs": [f"runs/{name}/{rename.get(step.place, step.place)}"],
     }

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from flows import outside
 from flows.fingerprint import code_digest, fingerprint, modules, parameters_read, versions
 from flows.stages import Node
 from params import BadInput, Params
@@ -71,6 +72,7 @@ class Runner:
         self.directory = run_directory(self.root, self.name)
         self._began = time.monotonic()
         self._reported: set[str] = set()
+        self._brought: dict[str, Artefact] = {}
         self.record = Record(
             name=self.name,
             command=self.command,
@@ -89,8 +91,12 @@ class Runner:
             self._began -= before.seconds
 
     def inputs(self, node: Node) -> Mapping[str, Artefact]:
-        """The finished artefacts that the stage reads."""
-        return {name: self.done[place] for name, place in node.inputs.items()}
+        """The finished artefacts that the stage reads, those of other runs included."""
+        for name, text in node.outside.items():
+            if text not in self._brought:
+                self._brought[text] = outside.brought(self.store, text, f"{node.stage.name}: {name}")
+        others = {name: self._brought[text] for name, text in node.outside.items()}
+        return {**{name: self.done[place] for name, place in node.inputs.items()}, **others}
 
     def fingerprint(self, node: Node) -> str:
         """The identity of what the stage is to make; its inputs must be done."""

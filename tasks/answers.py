@@ -12,14 +12,15 @@ from torch import Tensor
 
 from algorithms.advantages import group_advantage, overlong_penalty
 from algorithms.divergence import log_ratio
-from algorithms.terms import Batch, TopWords
+from algorithms.drawing import Drawn
+from algorithms.terms import Aggregation, Batch, TopWords
 from params import BadInput, Params
 from tasks.tables import read_table
 
 
 @dataclass(frozen=True)
 class Answers:
-    """S responses in the order of their table."""
+    """S responses in the order of their table: the fresh ones, then those from the replay buffer."""
 
     prompts: list[list[int]]
     responses: list[list[int]]
@@ -27,30 +28,44 @@ class Answers:
     reward: Tensor
     """[S] float32: what the judge gave."""
     group: Tensor
-    """[S] int64."""
+    """[S] int64; -1: of no group."""
     advantage: Tensor
-    """[S] float32."""
+    """[S] float32; 0 for a response of no group."""
+    fresh: Tensor
+    """[S] bool: of this round."""
+    age: Tensor
+    """[S] int64: rounds since it was sampled."""
     counted: Tensor
     """[S] bool: in the objective's denominator."""
+    objective: Tensor
+    """[S] bool: its loss, where it has one, is the objective's."""
+    aggregation: Aggregation
     top: list[tuple[Tensor, Tensor]] | None
     """Ids and log-probabilities [tokens, K] of the likeliest tokens, where the rollouts keep them."""
 
     @classmethod
-    def read(cls, path: Path, params: Params) -> Answers:
-        """From a rollout table; a response whose reward is null is left out of its group.
+    def read(cls, path: Path, params: Params, drawn: Drawn | None = None, round: int = 0) -> Answers:
+        """From the rollout table of ``round``, and the rows that the method ``drawn`` from the buffer; a
+        response whose reward is null is left out of its group.
 
         Raises ``BadInput`` where ``rollout.top_logprobs`` asks for tokens that the table does not hold.
         """
         table = read_table(path)
         table = table.filter(table["reward"].is_valid())
+        fresh = torch.arange(len(table) + (drawn.rows.num_rows if drawn else 0)) < len(table)
+        if drawn:
+            table = pa.concat_tables([table, _regrouped(drawn, table.schema)])
         method, limit = params.method, params.rollout.max_response_tokens
         reward = torch.tensor(table["reward"].to_pylist(), dtype=torch.float32)
-        group = torch.tensor(table["group"].to_pylist(), dtype=torch.int64)
         responses = table["response_ids"].to_pylist()
         shaped = reward
         if method.overlong_tokens is not None:
             lengths = torch.tensor([len(response) for response in responses])
             shaped = reward + overlong_penalty(lengths, limit, method.overlong_tokens)
+        group = torch.tensor(table["group"].to_pylist(), dtype=torch.int64)
+        joint = fresh | (drawn is not None and drawn.into != "aside")
+        advantage = torch.zeros_like(shaped)
+        advantage[joint] = group_advantage(shaped[joint], group[joint], method.scale_by_std)
         stopped = [reason != "length" for reason in table["finish_reason"].to_pylist()]
         whole = torch.tensor(stopped, dtype=torch.bool)
         return cls(
@@ -59,37 +74,50 @@ class Answers:
             engine_logp=[torch.tensor(x, dtype=torch.float32) for x in table["behaviour_logp"].to_pylist()],
             reward=reward,
             group=group,
-            advantage=group_advantage(shaped, group, method.scale_by_std),
-            counted=whole if method.drop_truncated else torch.ones_like(whole),
+            advantage=advantage,
+            fresh=fresh,
+            age=round - torch.tensor(table["round"].to_pylist(), dtype=torch.int64),
+            counted=joint & whole if method.drop_truncated else joint,
+            objective=fresh | (drawn is not None and drawn.into == "objective"),
+            aggregation=method.aggregation,
             top=_top_words(table, params.rollout.top_logprobs, path),
         )
 
+    def count_fresh(self) -> int:
+        """How many are fresh: they come first."""
+        return int(self.fresh.sum())
+
     def constant_groups(self) -> float:
         """The share of groups that teach nothing, as all their rewards are equal."""
-        groups = self.group.unique()
+        groups = self.group[self.group >= 0].unique()
         mixed = self.group[self.advantage != 0].unique()
         return 1.0 - len(mixed) / max(len(groups), 1)
 
     def batch(self, members: Sequence[int], max_tokens: int, old: list[Tensor] | None, cap: float) -> Batch:
-        """These responses laid end to end. With ``old``, the trainer's own log-probabilities, the objective
-        compares with those and a token weighs min(old / engine, cap)."""
+        """These responses laid end to end. With ``old``, the trainer's own log-probabilities of the fresh
+        ones, the objective compares with those and a token weighs min(old / engine, cap)."""
         chosen = list(members)
         lengths = torch.tensor([len(self.responses[i]) for i in chosen])
         engine = torch.cat([self.engine_logp[i] for i in chosen])
-        behaviour = engine if old is None else torch.cat([old[i] for i in chosen])
+        behaviour = engine
         importance = torch.ones_like(engine)
         if old is not None:
+            own = [old[i] if self.fresh[i] else self.engine_logp[i] for i in chosen]
+            behaviour = torch.cat(own)
             importance = log_ratio(behaviour, engine).exp().clamp(max=cap)
         return Batch(
             sequence=torch.arange(len(chosen)).repeat_interleave(lengths),
             behaviour_logp=behaviour,
             advantage=self.advantage[chosen].repeat_interleave(lengths),
             importance=importance,
-            fresh=torch.ones(len(chosen), dtype=torch.bool),
+            fresh=self.fresh[chosen],
             max_tokens=max_tokens,
             counted=self.counted[chosen],
+            objective=self.objective[chosen],
+            age=self.age[chosen],
             reward=self.reward[chosen],
             group=self.group[chosen],
+            aggregation=self.aggregation,
             top=None if self.top is None else self._top(chosen),
         )
 
@@ -98,6 +126,13 @@ class Answers:
         ids = torch.cat([self.top[i][0] for i in members])
         token = torch.tensor([token for i in members for token in self.responses[i]])
         return TopWords(ids, torch.cat([self.top[i][1] for i in members]), ids == token[:, None])
+
+
+def _regrouped(drawn: Drawn, schema: pa.Schema) -> pa.Table:
+    """The drawn rows as rollouts of the groups that they join."""
+    rows = drawn.rows.select(schema.names)
+    group = pa.array(drawn.group.numpy(), pa.int32())
+    return rows.set_column(rows.column_names.index("group"), schema.field("group"), group).cast(schema)
 
 
 def _top_words(table: pa.Table, count: int, path: Path) -> list[tuple[Tensor, Tensor]] | None:

@@ -21,7 +21,7 @@ from algorithms.divergence import kl_k3, log_ratio
 from algorithms.terms import Batch, Term, objective_term
 from params import Config
 from params.schema import Method
-from tasks import seeds
+from tasks import replayed, seeds
 from tasks.answers import Answers
 from tasks.artefact import write_json
 from tasks.policy import Policy, kept
@@ -32,6 +32,8 @@ from tasks.stage import Job
 
 def update(job: Job) -> dict[str, float]:
     """``model``, ``rollout`` and the previous ``policy``, if there is one, into the next policy.
+
+    A method that replays draws from ``pool``, or from the previous round's buffer ``replay``.
 
     Writes ``adapter/`` or ``weights/``, ``optimizer.safetensors``, ``state.json`` and ``metrics.json``.
     Raises ``BadInput`` for a token budget smaller than a sequence, and ``NotFinite`` after three refused
@@ -44,7 +46,10 @@ def update(job: Job) -> dict[str, float]:
     optimiser = Optimiser(policy.weights.masters, job.params.update)
     if previous:
         optimiser.load(previous.path)
-    answers = Answers.read(job.inputs["rollout"].file("rollouts.parquet"), job.params)
+    drawn = replayed.draw(job, recipe.replay, policy) if recipe.replay else None
+    answers = Answers.read(job.inputs["rollout"].file("rollouts.parquet"), job.params, drawn, job.round)
+    if drawn and drawn.anchor == "current":
+        answers = replayed.anchored(answers, policy, job.params.rollout.temperature)
     ready = time.perf_counter()
     course = Course(job, policy, optimiser, recipe, answers)
     course.run()
@@ -70,6 +75,7 @@ class Recipe:
     method: Method
     objective: tuple[ModuleType, Config]
     terms: tuple[tuple[ModuleType, Config], ...]
+    replay: tuple[ModuleType, Config] | None = None
 
     @classmethod
     def of(cls, method: Method) -> Recipe:
@@ -80,7 +86,13 @@ class Recipe:
         for i, choice in enumerate(method.terms):
             module = algorithms.find(choice.name, "term", f"method.terms.{i}.name")
             terms.append((module, choice.resolve(module.Config, f"method.terms.{i}")))
-        return cls(method, objective, tuple(terms))
+        if method.replay is None:
+            return cls(method, objective, tuple(terms))
+        module = algorithms.find(method.replay.name, "draw", "method.replay.name")
+        replay = (module, method.replay.resolve(module.Config, "method.replay"))
+        if hasattr(module, "term"):
+            terms.append(replay)
+        return cls(method, objective, tuple(terms), replay)
 
     def on(self, batch: Batch) -> list[Term]:
         """The loss's terms over one batch, the objective first."""
@@ -108,22 +120,28 @@ class Course:
         """Every pass and minibatch; the policy holds the new weights afterwards."""
         answers = self._answers
         if self._recipe.method.importance_cap is not None:
-            self._old = self._compare(range(len(answers.responses)))
+            self._old = self._compare(range(answers.count_fresh()))
         for members in self._minibatches():
             self._step(members)
         if not self._mismatch and len(answers.group):  # nothing had to be computed: one group is looked at
-            self._compare((answers.group == answers.group[0]).nonzero().squeeze(1).tolist())
+            first = answers.fresh & (answers.group == answers.group[0])
+            self._compare(first.nonzero().squeeze(1).tolist())
 
     def _minibatches(self) -> Iterator[list[int]]:
-        """The responses of each optimiser step: problems in a seeded order, split evenly."""
-        params = self._job.params
-        groups = self._answers.group.unique().numpy()
-        for epoch in range(params.update.epochs):
-            generator = seeds.numpy_generator(params.seed, "update", self._job.round, "order", epoch)
-            for part in np.array_split(generator.permutation(groups), params.update.minibatches):
-                chosen = torch.isin(self._answers.group, torch.from_numpy(np.sort(part)))
+        """The responses of each optimiser step: problems in a seeded order, split evenly, and beside them as
+        even a part of the replayed responses that join no group."""
+        update, group = self._job.params.update, self._answers.group
+        groups, apart = group[group >= 0].unique().numpy(), (group < 0).nonzero().squeeze(1).numpy()
+        for epoch in range(update.epochs):
+            generator = seeds.numpy_generator(
+                self._job.params.seed, "update", self._job.round, "order", epoch
+            )
+            parts = np.array_split(generator.permutation(groups), update.minibatches)
+            more = np.array_split(generator.permutation(apart), update.minibatches)
+            for part, beside in zip(parts, more, strict=True):
+                chosen = torch.isin(group, torch.from_numpy(np.sort(part)))
                 if len(part):
-                    yield chosen.nonzero().squeeze(1).tolist()
+                    yield [*chosen.nonzero().squeeze(1).tolist(), *np.sort(beside).tolist()]
 
     def _step(self, members: list[int]) -> None:
         """One optimiser step, unless there is nothing to learn or something is not finite."""
@@ -132,7 +150,7 @@ class Course:
         if step.live():
             meter, logp = accumulate(self._policy, step, self._temperature, self._tell)
             if not self._mismatch:
-                known = ~logp.isnan()
+                known = ~logp.isnan() & step.batch.fresh[step.batch.sequence]
                 self._mismatch = mismatch(logp[known], step.batch.behaviour_logp[known])
             rate = self._optimiser.rate()
             norm = self._optimiser.step(meter.loss)
@@ -171,25 +189,28 @@ class Course:
 
     def metrics(self) -> dict[str, Any]:
         """What the inputs determine; None where nothing was measured or a value is not finite."""
-        taken = len(self._norms)
-        answers = self._answers
+        taken, answers = len(self._norms), self._answers
+        count = answers.count_fresh()
+        lengths = [len(response) for response in answers.responses]
         values: dict[str, float | None] = {
             **self.meter.means(),
             **self._mismatch,
             "loss": self.meter.loss / taken if taken else None,
             "grad_norm": sum(self._norms) / taken if taken else None,
             "learning_rate": self._rate,
-            "reward_mean": float(answers.reward.double().mean()) if len(answers.reward) else None,
-            "constant_groups": answers.constant_groups() if len(answers.reward) else None,
+            "reward_mean": float(answers.reward[:count].double().mean()) if count else None,
+            "constant_groups": answers.constant_groups() if count else None,
         }
         counts = {
             "steps": taken,
             "refused_steps": self._refused,
             "idle_steps": self._idle,
             "total_steps": self._optimiser.steps,
-            "responses": len(answers.responses),
-            "groups": len(answers.group.unique()),
-            "tokens": sum(len(response) for response in answers.responses),
+            "responses": count,
+            "groups": len(answers.group[:count].unique()),
+            "tokens": sum(lengths[:count]),
+            "replayed": len(lengths) - count,
+            "replayed_tokens": sum(lengths[count:]),
             "trained_tokens": self.meter.tokens,
         }
         return {**{name: _finite(value) for name, value in values.items()}, **counts}

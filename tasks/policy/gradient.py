@@ -80,7 +80,7 @@ def accumulate(
     live = step.live()
     starts = offsets([len(response) for response in step.responses])
     responses = [step.responses[i] for i in live]
-    wants_entropy = any(term.needs_entropy for term in step.terms)
+    wants_entropy = any(term.needs_entropy and bool(term.scale.any()) for term in step.terms)
     words = step.batch.top if any(term.needs_top for term in step.terms) else None
     for chosen in policy.plan([step.prompts[i] for i in live], responses):
         batch = rows.build(chosen, responses, [starts[i] for i in live], policy.layout.flat)
@@ -97,7 +97,7 @@ def accumulate(
         meter.tokens += len(batch.index)
         meter.positions += batch.input_ids.numel()
         if entropy is not None:
-            meter.add("entropy", entropy)
+            meter.add("entropy", entropy[step.batch.fresh[step.batch.sequence[batch.index]]])
         tell(sum(len(row.members) for row in chosen))
     return meter, logp
 

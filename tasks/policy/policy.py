@@ -39,6 +39,8 @@ class Scores:
     """[T, k] the k largest probabilities, falling, where asked for."""
     lengths: tuple[int, ...]
     """Tokens of each response."""
+    others: Tensor | None = None
+    """[T, n] log-probabilities of the words that were asked for."""
 
     def split(self, values: Tensor) -> tuple[Tensor, ...]:
         """``values`` [T, ...] cut into one tensor a response."""
@@ -154,25 +156,33 @@ class Policy:
         *,
         entropy: bool = False,
         ranks: int = 0,
+        others: Tensor | None = None,
         reference: bool = False,
     ) -> Scores:
         """What the policy, or with ``reference`` its base model, gives each token of ``responses[i]`` after
-        ``prompts[i]``; raises ``BadInput`` when a sequence exceeds the token budget."""
+        ``prompts[i]``; ``others`` [T, n] are further words at each token. Raises ``BadInput`` when a sequence
+        exceeds the token budget."""
         lengths = tuple(len(response) for response in responses)
         starts = offsets(lengths)
         logp = torch.empty(sum(lengths))
         spread = torch.empty(sum(lengths)) if entropy else None
         top = torch.empty(sum(lengths), ranks) if ranks else None
+        more = None if others is None else torch.empty(others.shape)
         with self.weights.reference() if reference else contextlib.nullcontext(self.network) as network:
             for chosen in self.plan(prompts, responses):
                 batch = rows.build(chosen, responses, starts, self.layout.flat)
-                out = self.forward(batch, temperature, entropy=entropy, ranks=ranks, network=network)
+                words = None if others is None else others[batch.index]
+                out = self.forward(
+                    batch, temperature, entropy=entropy, ranks=ranks, others=words, network=network
+                )
                 logp[batch.index] = out.logp.cpu()
                 if spread is not None and out.entropy is not None:
                     spread[batch.index] = out.entropy.cpu()
                 if top is not None and out.ranks is not None:
                     top[batch.index] = out.ranks.cpu()
-        return Scores(logp, spread, top, lengths)
+                if more is not None and out.others is not None:
+                    more[batch.index] = out.others.cpu()
+        return Scores(logp, spread, top, lengths, more)
 
     def close(self) -> None:
         """Free the weights."""

@@ -72,9 +72,9 @@ def test_a_changed_helper_counts_and_a_changed_stranger_does_not(monkeypatch: py
     monkeypatch.setattr(module, "_source_digest", pretend)
     for changed, touched in {
         "algorithms.grpo": {"update"},
-        "algorithms.replay_buffer": {"replay"},
-        "tasks.engines.vllm_worker": {"rollout", "evaluate"},
-        "tasks.rewards.worker": {"rollout", "evaluate"},
+        "algorithms.replay_buffer": {"replay", "update", "pool"},
+        "tasks.engines.vllm_worker": {"rollout", "evaluate", "pool"},
+        "tasks.rewards.worker": {"rollout", "evaluate", "pool"},
         "tasks.report": set(),
     }.items():
         assert {stage for stage in STAGES if of(stage, params) != before[stage]} == touched, changed

@@ -85,10 +85,14 @@ def test_the_oldest_leave_first_by_age_and_by_capacity(snapshots: Snapshots) -> 
         [2, 3, 4],
         [3, 4, 5],
     ]
-    assert aged[-1].json("metrics.json")["cohorts"]["2"] == {"kept": 0, "dropped": {"age": 5}}
+    said = aged[-1].json("metrics.json")["cohorts"]
+    assert (said["2"]["kept"], said["2"]["dropped"], said["2"]["kept_as"]) == (0, {"age": 5}, None)
+    assert (said["3"]["kept"], said["3"]["dropped"]) == (5, {})
+    assert said["3"]["kept_as"] == "age 2 of at most 2"
     full = snapshots(Replay(admit="correct", per_problem=3, max_age=9, capacity=7), MIXED, 3)
     assert table(full[-1])["round"].to_pylist() == [2] * 2 + [3] * 5
-    assert full[-1].json("metrics.json")["cohorts"]["2"] == {"kept": 2, "dropped": {"capacity": 3}}
+    said = full[-1].json("metrics.json")["cohorts"]["2"]
+    assert (said["kept"], said["dropped"]) == (2, {"capacity": 3})
 
 
 def test_what_is_in_never_changes(snapshots: Snapshots) -> None:

@@ -1,0 +1,103 @@
+"""What joins an update from the replay buffer: the contract of a replay method.
+
+A replay method is a module of this package with a frozen ``Config`` and
+
+    draw(fresh, buffer, config, generator, entropy) -> Drawn
+
+which chooses rows of a ``ReplayBuffer`` to learn from beside the fresh responses. ``generator`` is a
+``torch.Generator``, the only source of chance. ``entropy(rows)`` gives the mean token entropy [R] (nats)
+under the current policy of rows of the buffer: one forward pass over them, made when it is called.
+
+What a method may have besides:
+
+- ``term(batch, config) -> Term``: the loss of what it drew, where the objective does not give it;
+- ``problems(rows, results, count, config, generator) -> Asked``: which of a round's ``count`` problems the
+  buffer chooses, from its rows and ``results`` (``replay_buffer.RESULTS``); a rollout then reads the buffer;
+- ``MEASURES_DRIFT = True``: its term's metrics hold the drift of each age, under ``drift_name``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+from torch import Tensor
+
+Entropy = Callable[[pa.Table], Tensor]
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """This round's S judged responses."""
+
+    problem: list[str]
+    """The problem of each."""
+    group: Tensor
+    """[S] int64: responses to one problem share a number."""
+    reward: Tensor
+    """[S] float32."""
+    missing: Tensor
+    """[S] int64: by how many its group was sampled short, so that replayed responses can fill it up."""
+
+    def problems(self) -> dict[int, str]:
+        """The problem of each group, in order of first appearance."""
+        found: dict[int, str] = {}
+        for group, problem in zip(self.group.tolist(), self.problem, strict=True):
+            found.setdefault(group, problem)
+        return found
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Rows of the buffer and their place in the update."""
+
+    rows: pa.Table
+    group: Tensor
+    """[R] int64: the fresh group that each joins; -1: none. Only ``aside`` may have none."""
+    into: Literal["aside", "objective", "denominator"]
+    """``aside``: for the method's term alone. ``objective``: has an advantage, standardised jointly with its
+    group, and the objective's loss. ``denominator``: has an advantage and counts in the objective's
+    denominator; its loss is the method's term's."""
+    anchor: Literal["stored", "current"] = "stored"
+    """What a ratio is taken to: the log-probabilities of birth, or those of the policy before this update."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the buffer says of the next round's problems."""
+
+    replayed: list[str]
+    """Problems answered once less, as a stored response joins their group."""
+    retired: frozenset[str]
+    """Problems not asked any more."""
+
+
+def drift_name(age: int) -> str:
+    """The metric that holds the mean divergence (nats a token) of replayed tokens ``age`` rounds old."""
+    return f"drift_age_{age}"
+
+
+def drift_by_age(metrics: Mapping[str, float | None]) -> dict[int, float]:
+    """The divergences that an update's metrics hold, by age in rounds."""
+    found = {}
+    for name, value in metrics.items():
+        match = re.fullmatch(r"(?:.*\.)?drift_age_(\d+)", name)
+        if match and value is not None:
+            found[int(match[1])] = value
+    return found
+
+
+def rows_by_problem(rows: pa.Table) -> dict[str, list[int]]:
+    """Positions of each problem's rows, in order."""
+    found: dict[str, list[int]] = {}
+    for place, problem in enumerate(rows["problem_id"].to_pylist() if rows.num_rows else ()):
+        found.setdefault(problem, []).append(place)
+    return found
+
+
+def picked(rows: pa.Table, places: Sequence[int]) -> pa.Table:
+    """Those rows, in that order."""
+    return rows.take(pa.array(places, pa.int64()))
