@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import collections
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tasks import refill
 from tasks.artefact import write_json
-from tasks.sampling import sample
+from tasks.sampling import Sampled, sample
 from tasks.seeds import numpy_generator
 from tasks.stage import Job
 from tasks.tables import read_table, write_table
@@ -22,18 +24,46 @@ REASON_CHARACTERS = 80
 def rollout(job: Job) -> dict[str, float]:
     """``model``, ``problems`` and ``policy`` into ``rollouts.parquet`` and ``metrics.json``.
 
-    Where there is no policy yet, the base model answers.
+    Where there is no policy yet, the base model answers. With ``rollout.refill_batches``, groups that teach
+    nothing are replaced and ``metrics.json`` also says what that took.
     """
     began = time.perf_counter()
-    choice = job.params.rollout
-    training = read_table(job.inputs["problems"].file("train.parquet"))
-    chosen = training.take(
-        problems_of(job.params.seed, job.round, training.num_rows, choice.problems_per_round)
-    )
-    sampled = sample(job, "rollout", chosen, choice.samples_per_problem, choice.temperature)
-    write_table(job.out / "rollouts.parquet", sampled.answers)
-    write_json(job.out / "metrics.json", metrics(sampled.answers))
-    return {**sampled.measured, "seconds": time.perf_counter() - began}
+    refills, size = job.params.rollout.refill_batches, job.params.rollout.problems_per_round
+    batches = _batches(job, read_table(job.inputs["problems"].file("train.parquet")))
+    tables = [batch.answers for batch in batches]
+    answers = refill.filled(tables, size) if refills else tables[0]
+    write_table(job.out / "rollouts.parquet", answers)
+    further = refill.figures(batches) if refills else {}
+    write_json(job.out / "metrics.json", {**metrics(answers), **further})
+    return {**_measured(batches), "seconds": time.perf_counter() - began}
+
+
+def _batches(job: Job, training: pa.Table) -> list[Sampled]:
+    """This round's problems, answered; then further ones, as long as varied groups are missing."""
+    choice, seed = job.params.rollout, job.params.seed
+    size = choice.problems_per_round
+
+    def ask(chosen: list[int]) -> Sampled:
+        problems = training.take(chosen)
+        options = (choice.samples_per_problem, choice.temperature, choice.top_logprobs)
+        return sample(job, "rollout", problems, *options)
+
+    used = problems_of(seed, job.round, training.num_rows, size).tolist()
+    batches, found = [ask(used)], 0
+    for attempt in range(1, choice.refill_batches + 1):
+        found += len(refill.varied(batches[-1].answers))
+        most = refill.wanted(size - found, found, len(used), size)
+        more = refill.further(seed, job.round, attempt, training.num_rows, used, most).tolist()
+        if not more:
+            break
+        used += more
+        batches.append(ask(more))
+    return batches
+
+
+def _measured(batches: Sequence[Sampled]) -> dict[str, float]:
+    total = {name: sum(batch.measured[name] for batch in batches) for name in batches[0].measured}
+    return {**total, "tokens_per_second": total["sampled_tokens"] / total["sampling_seconds"]}
 
 
 def problems_of(run_seed: int, round: int, count: int, batch: int) -> np.ndarray:
@@ -70,7 +100,4 @@ def metrics(answers: pa.Table) -> dict[str, Any]:
 
 def _constant_groups(answers: pa.Table) -> float:
     """Share of the groups whose rewards are exactly equal: they teach nothing."""
-    judged = answers.filter(answers["reward"].is_valid())
-    extremes = judged.group_by("group").aggregate([("reward", "min"), ("reward", "max")])
-    varied = pc.sum(pc.not_equal(extremes["reward_min"], extremes["reward_max"])).as_py() or 0
-    return 1.0 - varied / len(pc.unique(answers["group"]))
+    return 1.0 - len(refill.varied(answers)) / len(pc.unique(answers["group"]))

@@ -32,8 +32,11 @@ class Sampled:
     verdicts after the last token."""
 
 
-def sample(job: Job, stage: str, problems: pa.Table, samples: int, temperature: float) -> Sampled:
-    """``samples`` answers to each row of ``problems`` (``tables.PROBLEMS``), by the policy or the base model.
+def sample(
+    job: Job, stage: str, problems: pa.Table, samples: int, temperature: float, top: int = 0
+) -> Sampled:
+    """``samples`` answers to each row of ``problems`` (``tables.PROBLEMS``), by the policy or the base model,
+    with the ``top`` likeliest tokens of each position.
 
     Each answer's seed is of (run seed, stage, round, problem, sample). Temperature 0 is greedy. Raises
     ``BadInput`` for a prompt that leaves no room for an answer, ``StageFailure`` where engine or judge fail.
@@ -65,7 +68,7 @@ def sample(job: Job, stage: str, problems: pa.Table, samples: int, temperature: 
 
     engine.load(current.path if current else None)
     began = time.perf_counter()
-    sampling = Sampling(temperature, params.rollout.max_response_tokens, trainer.stop_ids)
+    sampling = Sampling(temperature, params.rollout.max_response_tokens, trainer.stop_ids, top)
     completions = engine.generate(asked, sampling, tell, submit)
     sampled = time.perf_counter()
     judged = _verdicts([verdicts[index] for index in range(len(asked))])
@@ -77,7 +80,8 @@ def sample(job: Job, stage: str, problems: pa.Table, samples: int, temperature: 
         "judging_seconds": time.perf_counter() - sampled,
     }
     sampler = (current or job.inputs["model"]).digest
-    return Sampled(_table(rows, asked, completions, judged, sampler, job.round, samples), measured)
+    answers = _table(rows, asked, completions, judged, sampler, job.round, samples, top)
+    return Sampled(answers, measured)
 
 
 def encode(job: Job, tokenizer: Any, rows: Sequence[dict[str, Any]]) -> list[tuple[int, ...]]:
@@ -114,6 +118,7 @@ def _table(
     sampler: str,
     round: int,
     samples: int,
+    top: int,
 ) -> pa.Table:
     groups = [index // samples for index in range(len(asked))]
     columns = {
@@ -129,7 +134,7 @@ def _table(
         "policy": [sampler] * len(asked),
         "round": [round] * len(asked),
         "seed": [request.seed for request in asked],
-        "top_ids": [None] * len(asked),
-        "top_logp": [None] * len(asked),
+        "top_ids": [completion.top_ids if top else None for completion in completions],
+        "top_logp": [completion.top_logp if top else None for completion in completions],
     }
     return pa.table(columns, schema=ROLLOUTS)

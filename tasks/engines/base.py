@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from tasks.artefact import Artefact
 from tasks.failure import StageFailure
+
+BASE = "base"
 
 
 class EngineFailure(StageFailure):
@@ -31,6 +34,8 @@ class Sampling:
     """0: greedy."""
     max_tokens: int
     stop_ids: tuple[int, ...]
+    top: int = 0
+    """Likeliest tokens to tell of at each position."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,16 @@ class Completion:
     """Of each token, in nats, at the sampling temperature; at 1 where that is 0."""
     finish_reason: str
     """``stop`` or ``length``."""
+    top_ids: tuple[int, ...] = ()
+    """The ``Sampling.top`` likeliest tokens at each position, the likeliest first, end to end."""
+    top_logp: tuple[float, ...] = ()
+    """Theirs, as ``logp``."""
+
+    def complete(self, sampling: Sampling) -> bool:
+        """Whether each token has all that ``sampling`` asks for."""
+        tokens = len(self.token_ids)
+        likely = len(self.top_ids) == len(self.top_logp) == tokens * sampling.top
+        return tokens > 0 and tokens == len(self.logp) and likely
 
 
 def silent(done: int, tokens: int) -> None:
@@ -51,6 +66,11 @@ def silent(done: int, tokens: int) -> None:
 
 def ignore(index: int, completion: Completion) -> None:
     """A completion that nobody waits for."""
+
+
+def identity(policy: Path | None) -> str:
+    """What weights are called: a policy artefact by its content, the base model by ``BASE``."""
+    return BASE if policy is None else Artefact.open(policy, check=False).digest
 
 
 class Engine(Protocol):

@@ -1,4 +1,5 @@
-"""transformers' continuous batching on the trainer's own weights: no second copy, nothing to hand over.
+"""transformers' continuous batching on the trainer's own weights: no second copy, nothing to hand over, but
+for ``engine.dtype: float8``, which rounds a copy.
 
 The library seeds the global generator and draws for whichever responses share a batch. Here every token is
 drawn with a number that belongs to (the response's seed, position): its company does not matter.
@@ -16,11 +17,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import ContinuousBatchingConfig, GenerationConfig
+from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedModel
 from transformers.generation.continuous_batching.requests import GenerationOutput
 
 from params import BadInput, Params
-from tasks.engines.base import Completion, EngineFailure, Request, Sampling, ignore, silent
+from tasks.engines import float8
+from tasks.engines.base import Completion, EngineFailure, Request, Sampling, identity, ignore, silent
 from tasks.policy import Policy
 from tasks.seeds import seed
 
@@ -31,6 +33,9 @@ CPU_SIDE_BY_SIDE = 32
 POLL_SECONDS = 0.5
 STOP_SECONDS = 30.0
 
+_Likely = tuple[list[int], list[float]]
+"""Ids and log-probabilities of the likeliest tokens, position after position."""
+
 
 class InProcess:
     """Samples from a ``Policy`` that others train."""
@@ -38,17 +43,20 @@ class InProcess:
     name = "transformers"
 
     def __init__(self, policy: Policy, params: Params) -> None:
-        if params.engine.dtype not in ("auto", params.model.dtype):
+        if params.engine.dtype not in ("auto", "float8", params.model.dtype):
             raise BadInput(
                 f"engine.dtype: {params.engine.dtype!r}, but the transformers engine shares the trainer's "
-                f"weights; expected auto or model.dtype, {params.model.dtype!r}"
+                f"weights; expected auto, float8 or model.dtype, {params.model.dtype!r}"
             )
         self._policy = policy
+        self._rounded = float8.Rounded(policy, params) if params.engine.dtype == "float8" else None
         self._params = params.engine
 
     def load(self, policy: Path | None) -> None:
-        """Hold this policy; the weights are the trainer's own, so there is nothing to compare."""
+        """Hold this policy; the weights are the trainer's own or made of them here: nothing to compare."""
         self._policy.restore(policy)
+        if self._rounded is not None:
+            self._rounded.take(identity(policy))
 
     def generate(
         self,
@@ -62,14 +70,14 @@ class InProcess:
         if not requests:
             return []
         config, families = self._plan(requests, sampling.max_tokens)
-        drawing = _Drawing(requests, families, sampling.temperature)
+        drawing = _Drawing(requests, families, sampling)
         with self._running(config, sampling, drawing) as manager:
             tokens, since = 0, time.monotonic()
             while len(done) < len(requests):
                 output = manager.get_result(timeout=POLL_SECONDS)
                 if output is not None:
                     index = drawing.index[output.request_id]
-                    done[index] = _completion(output, sampling)
+                    done[index] = _completion(output, sampling, drawing.likely.pop(output.request_id))
                     finished(index, done[index])
                 elif not manager.is_running():
                     raise EngineFailure(f"transformers: ended after {len(done)} of {len(requests)} responses")
@@ -81,7 +89,12 @@ class InProcess:
         return [done[index] for index in range(len(requests))]
 
     def close(self) -> None:
-        """Nothing to free: the weights are the trainer's."""
+        """Nothing to free but a rounded copy: the weights are the trainer's."""
+        self._rounded = None
+
+    @property
+    def _network(self) -> PreTrainedModel:
+        return self._policy.network if self._rounded is None else self._rounded.network
 
     def _plan(
         self, requests: Sequence[Request], max_tokens: int
@@ -118,17 +131,17 @@ class InProcess:
 
     def _bytes_per_token(self) -> int:
         """Keys and values of one position in all layers."""
-        config = self._policy.network.config.get_text_config()
+        config = self._network.config.get_text_config()
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return int(2 * config.num_hidden_layers * heads * width * self._policy.network.dtype.itemsize)
+        return int(2 * config.num_hidden_layers * heads * width * self._network.dtype.itemsize)
 
     @contextmanager
     def _running(
         self, config: ContinuousBatchingConfig, sampling: Sampling, drawing: _Drawing
     ) -> Iterator[Any]:
         """A manager at work on all requests. It has them before it starts: no batch depends on timing."""
-        network = self._policy.network
+        network = self._network
         devices = [network.device] if network.device.type == "cuda" else []
         plain = GenerationConfig(  # the model's own would bring top-k, temperature and a length
             do_sample=True,
@@ -171,7 +184,7 @@ class _Drawing:
     batch: Any
     """The library's account of which requests the rows of a step belong to."""
 
-    def __init__(self, requests: Sequence[Request], families: list[list[int]], temperature: float) -> None:
+    def __init__(self, requests: Sequence[Request], families: list[list[int]], sampling: Sampling) -> None:
         self.family_size = len(families[0])
         self.prompts = [(str(f), requests[members[0]].prompt_ids) for f, members in enumerate(families)]
         self.index: dict[str, int] = {}
@@ -179,8 +192,9 @@ class _Drawing:
             names = [str(f), *(f"{f}__child#{child}" for child in range(len(members) - 1))]
             self.index.update(zip(names, members, strict=True))
         self.tokens = 0
+        self.likely: dict[str, _Likely] = {name: ([], []) for name in self.index}
         self._seeds = {name: requests[index].seed for name, index in self.index.items()}
-        self._temperature = temperature
+        self._temperature, self._top = sampling.temperature, sampling.top
 
     def sample(self, scores: Tensor, out: Tensor) -> None:
         """A token for each row of ``scores`` [1, n, V]; ``out`` [2, n] takes ids and log-probabilities."""
@@ -199,6 +213,12 @@ class _Drawing:
             chosen.clamp_(max=mass.shape[1] - 1)
         out[0, :count] = chosen.squeeze(1)
         out[1, :count] = logs.gather(1, chosen).squeeze(1).view(torch.int32)
+        if self._top:
+            likely = logs.topk(self._top, dim=-1)
+            rows = zip(states, likely.indices.tolist(), likely.values.tolist(), strict=True)
+            for state, ids, logp in rows:
+                self.likely[state.request_id][0].extend(ids)
+                self.likely[state.request_id][1].extend(logp)
         self.tokens += count
 
 
@@ -213,10 +233,15 @@ def _families(requests: Sequence[Request]) -> list[list[int]]:
     return [[index] for index in range(len(requests))]
 
 
-def _completion(output: GenerationOutput, sampling: Sampling) -> Completion:
+def _completion(output: GenerationOutput, sampling: Sampling, likely: _Likely) -> Completion:
     if output.error is not None:
         raise EngineFailure(f"transformers: {output.error}")
     tokens, logp = tuple(output.generated_tokens), tuple(output.logprobs)
-    if not tokens or len(tokens) != len(logp):
-        raise EngineFailure(f"transformers: {len(tokens)} tokens with {len(logp)} log-probabilities")
-    return Completion(tokens, logp, "stop" if tokens[-1] in sampling.stop_ids else "length")
+    reason = "stop" if tokens and tokens[-1] in sampling.stop_ids else "length"
+    made = Completion(tokens, logp, reason, tuple(likely[0]), tuple(likely[1]))
+    if not made.complete(sampling):
+        raise EngineFailure(
+            f"transformers: {len(tokens)} tokens with {len(logp)} log-probabilities and {len(likely[0])} of "
+            f"likely tokens, {sampling.top} a token"
+        )
+    return made

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from tasks.engines.base import EngineFailure
-from tasks.policy import Policy
+from tasks.policy import Scores
+from tasks.policy.rows import Ids
 
 QUESTIONS = ("What is 7 + 5?", "What is 30 - 12 + 4?", "Name a colour.", "Count: 1, 2, 3,")
 ANSWERS = ("The answer is 12.", "22", "Blue is a colour of the sky.", " 4, 5, 6, 7, 8, 9, 10")
 MEASURABLE = 1e-3
 """Nats. A change of the policy that is smaller on average is not looked for in the engine."""
+
+
+class Scorer(Protocol):
+    """The weights that an engine should hold, in the trainer's process: a policy, as it is or rounded."""
+
+    def score(self, prompts: Sequence[Ids], responses: Sequence[Ids], temperature: float) -> Scores: ...
 
 
 class Probe:
@@ -32,9 +40,9 @@ class Probe:
             tokenizer.encode(answer, add_special_tokens=False)[: context // 4] for answer in ANSWERS
         ]
 
-    def scores(self, policy: Policy) -> Tensor:
+    def scores(self, expected: Scorer) -> Tensor:
         """The trainer's log-probabilities, in nats at temperature 1."""
-        return policy.score(self.prompts, self.responses, 1.0).logp
+        return expected.score(self.prompts, self.responses, 1.0).logp
 
 
 def mismatch(engine: Tensor, trainer: Tensor) -> float:

@@ -16,6 +16,8 @@ PREFILL_TOKENS = 4096
 CPU_BLOCK = 32
 """Positions in a block of the key-value cache on CPU. Samples of a prompt share its whole blocks alone, so a
 small block saves most of the prefill; 32 is the smallest that the fast attention kernels take."""
+MOST_LIKELY = 20
+"""Likeliest tokens that may be asked for at a position: the bound of ``rollout.top_logprobs``."""
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
@@ -24,12 +26,13 @@ def arguments(base: Path, params: Params, adapts: bool) -> dict[str, Any]:
     engine, model = params.engine, params.model
     options: dict[str, Any] = {
         "model": str(base.absolute()),
-        "dtype": model.dtype if engine.dtype == "auto" else engine.dtype,
+        "dtype": {"auto": model.dtype, "float8": "bfloat16"}.get(engine.dtype, engine.dtype),
         "trust_remote_code": model.trust_remote_code,
         "max_model_len": model.context,
         "max_num_seqs": engine.max_sequences,
         "enable_prefix_caching": True,
         "logprobs_mode": "processed_logprobs",
+        "max_logprobs": MOST_LIKELY,
         "generation_config": "vllm",
         "skip_tokenizer_init": True,
         "disable_log_stats": True,

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from params import Params
-from tasks.artefact import Artefact
-from tasks.engines import probe, vllm_options
-from tasks.engines.base import Completion, EngineFailure, Request, Sampling, ignore, silent
+from tasks.engines import float8, probe, vllm_options
+from tasks.engines.base import BASE, Completion, EngineFailure, Request, Sampling, identity, ignore, silent
 from tasks.engines.child import Child
 from tasks.policy import Policy
 
-BASE = "base"
+ROUNDED = "-float8"
+"""Ends the name of weights that were rounded."""
 
 
 class Vllm:
@@ -34,7 +34,8 @@ class Vllm:
         self._base = base
         self._params = params
         self._scratch = scratch
-        self._adapts = torch.cuda.is_available() and params.update.adapter == "lora"
+        rounds = params.engine.dtype == "float8"
+        self._adapts = torch.cuda.is_available() and params.update.adapter == "lora" and not rounds
         self._adapters = 0
         self._held: str | None = None
         self._before = (torch.empty(0), torch.empty(0))  # scores of the probe: the engine's, the trainer's
@@ -42,12 +43,16 @@ class Vllm:
         with contextlib.ExitStack() as otherwise:
             otherwise.callback(self._child.close)
             self._policy = policy()
+            self._rounded = float8.Rounded(self._policy, params) if rounds else None
             self._probe = probe.Probe(self._policy.tokenizer, params.model.context)
             otherwise.pop_all()
 
     def load(self, policy: Path | None) -> None:
-        """See ``Engine``. On CPU the weights are merged; on a GPU a LoRA adapter is handed over as it is."""
-        held = BASE if policy is None else Artefact.open(policy, check=False).digest
+        """See ``Engine``. On CPU the weights are merged; on a GPU a LoRA adapter is handed over as it is.
+
+        Weights in float8 are merged and rounded here, and the trainer's scores are those of the same ones.
+        """
+        held = identity(policy) + (ROUNDED if self._rounded is not None else "")
         if held == self._held and self._child.alive:
             self._policy.restore(policy)
             return
@@ -55,8 +60,10 @@ class Vllm:
             self._await_base()
         if held != self._held:
             self._policy.restore(policy)
+            if self._rounded is not None:
+                self._rounded.take(held)
             self._hand_over(policy, held)
-            engine, trainer = self._compare()
+            engine, trainer = self._compare(self._rounded or self._policy)
             probe.check_changed(engine, self._before[0], trainer, self._before[1])
             self._held, self._before = held, (engine, trainer)
 
@@ -77,6 +84,7 @@ class Vllm:
                 "temperature": sampling.temperature,
                 "max_tokens": sampling.max_tokens,
                 "stop_ids": sampling.stop_ids,
+                "top": sampling.top,
             },
             self._params.engine.reply_timeout,
         )
@@ -84,7 +92,7 @@ class Vllm:
         while "ok" not in (message := self._child.receive(self._params.engine.reply_timeout)):
             if "index" in message:
                 index = message["index"]
-                done[index] = _completion(message)
+                done[index] = _completion(message, sampling)
                 finished(index, done[index])
             else:
                 tell(len(done), message["tokens"])
@@ -111,13 +119,13 @@ class Vllm:
         return child
 
     def _await_base(self) -> None:
-        """Wait until the process serves the base model; start another one where it has died since."""
+        """Wait until the process serves the base model as it is; start another where it has died since."""
         if not self._child.alive and self._held is not None:
             self._child = self._start()
         self._held = None
         self._reply(self._params.engine.start_timeout)
         self._policy.restore(None)
-        self._before = self._compare()
+        self._before = self._compare(self._policy)
         self._held = BASE
 
     def _hand_over(self, policy: Path | None, held: str) -> None:
@@ -125,19 +133,19 @@ class Vllm:
             self._adapters += 1
             adapter = None if policy is None else str((policy / "adapter").absolute())
             self._ask("adapt", adapter=adapter, name=f"policy-{held[:8]}", number=self._adapters)
-        elif policy is None:
+        elif policy is None and self._rounded is None:
             self._ask("reload", weights=str(self._base.absolute()))
         else:
             merged = self._scratch / f"merged-{held[:8]}"
-            self._policy.merged(merged)
+            (self._rounded or self._policy).merged(merged)
             self._ask("reload", weights=str(merged.absolute()))
             shutil.rmtree(merged)
 
-    def _compare(self) -> tuple[Tensor, Tensor]:
+    def _compare(self, expected: probe.Scorer) -> tuple[Tensor, Tensor]:
         """The probe's scores, the engine's and the trainer's, which must agree."""
         scores = self._ask("score", prompts=self._probe.prompts, responses=self._probe.responses)
         engine = torch.tensor([logp for response in scores for logp in response])
-        trainer = self._probe.scores(self._policy)
+        trainer = self._probe.scores(expected)
         probe.check(engine, trainer, self._params.engine.probe_tolerance)
         return engine, trainer
 
@@ -152,11 +160,18 @@ class Vllm:
         return message["ok"]
 
 
-def _completion(message: dict[str, Any]) -> Completion:
-    tokens, logp = tuple(message["ids"]), tuple(message["logp"])
-    if message["finish"] not in ("stop", "length") or not tokens or len(tokens) != len(logp):
+def _completion(message: dict[str, Any], sampling: Sampling) -> Completion:
+    made = Completion(
+        token_ids=tuple(message["ids"]),
+        logp=tuple(message["logp"]),
+        finish_reason=message["finish"],
+        top_ids=tuple(message["top_ids"]),
+        top_logp=tuple(message["top_logp"]),
+    )
+    if made.finish_reason not in ("stop", "length") or not made.complete(sampling):
         raise EngineFailure(
-            f"vllm: response {message['index']} ended by {message['finish']} with {len(tokens)} tokens and "
-            f"{len(logp)} log-probabilities"
+            f"vllm: response {message['index']} ended by {made.finish_reason} with {len(made.token_ids)} "
+            f"tokens, {len(made.logp)} log-probabilities and {len(made.top_ids)} of likely tokens, "
+            f"{sampling.top} a token"
         )
-    return Completion(tokens, logp, message["finish"])
+    return made

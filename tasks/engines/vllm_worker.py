@@ -93,8 +93,10 @@ class Worker:
         temperature: float,
         max_tokens: int,
         stop_ids: list[int],
+        top: int,
     ) -> int:
-        """Sample a response for each ``[prompt's position, seed]``; says each as it is finished. How many."""
+        """Sample a response for each ``[prompt's position, seed]``; says each as it is finished, with the
+        ``top`` likeliest tokens of each position. How many."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -107,7 +109,7 @@ class Worker:
                 seed=seed,
                 stop_token_ids=stop_ids,
                 ignore_eos=True,  # the stop tokens are the caller's
-                logprobs=0,
+                logprobs=top,  # the sampled token's comes in any case
                 detokenize=False,
                 output_kind=RequestOutputKind.FINAL_ONLY,
             )
@@ -118,7 +120,7 @@ class Worker:
             tokens += engine.get_num_unfinished_requests()
             for output in engine.step():
                 if output.finished:
-                    self.say(_finished(output))
+                    self.say(_finished(output, top))
                     done += 1
             if time.monotonic() - told > PROGRESS_SECONDS:
                 told = time.monotonic()
@@ -137,15 +139,24 @@ def _renew_tied_head(model: Any) -> None:
         head.quant_method.process_weights_after_loading(head)
 
 
-def _finished(output: Any) -> dict[str, Any]:
+def _finished(output: Any, top: int) -> dict[str, Any]:
     """A finished response as a message."""
     response = output.outputs[0]
+    likely = [pair for entry in response.logprobs for pair in _likeliest(entry, top)]
     return {
         "index": int(output.request_id),
         "ids": list(response.token_ids),
         "logp": _logp(response.token_ids, response.logprobs),
         "finish": response.finish_reason,
+        "top_ids": [token for token, _ in likely],
+        "top_logp": [logp for _, logp in likely],
     }
+
+
+def _likeliest(entry: dict[int, Any], top: int) -> list[tuple[int, float]]:
+    """The ``top`` likeliest tokens of a position, in order; a sampled one that is not among them left out."""
+    ranked = sorted((item.rank, token, item.logprob) for token, item in entry.items() if item.rank <= top)
+    return [(token, logp) for _, token, logp in ranked]
 
 
 def _logp(tokens: Sequence[int], entries: Sequence[dict[int, Any]]) -> list[float]:

@@ -13,6 +13,7 @@ import torch
 from params import BadInput, Params
 from params.schema import Engine, Rollout
 from tasks import seeds
+from tasks.answers import Answers
 from tasks.artefact import Artefact
 from tasks.context import Context
 from tasks.failure import StageFailure
@@ -142,6 +143,27 @@ def test_a_prompt_without_room_is_named(
 ) -> None:
     with pytest.raises(BadInput, match=r"problem p\d: its prompt has \d+ tokens; expected at most 7,"):
         run_stage(rollout, settings(context=15), model=tiny_model, problems=problems)
+
+
+def test_the_likeliest_tokens_are_stored_end_to_end(
+    run_stage: RunStage, tiny_model: Artefact, problems: Artefact
+) -> None:
+    params = settings()
+    plain = run_stage(rollout, params, model=tiny_model, problems=problems)
+    chosen = params.rollout.model_copy(update={"top_logprobs": 4})
+    asked = params.model_copy(update={"rollout": chosen})
+    made = run_stage(rollout, asked, model=tiny_model, problems=problems)
+    answers = read_table(made.file("rollouts.parquet"))
+    without = read_table(plain.file("rollouts.parquet"))
+    assert without["top_ids"].null_count == without["top_logp"].null_count == without.num_rows
+    assert answers.drop_columns(["top_ids", "top_logp"]).equals(without.drop_columns(["top_ids", "top_logp"]))
+    read = Answers.read(made.file("rollouts.parquet"), asked)
+    assert read.top is not None
+    for (ids, logp), response, own in zip(read.top, read.responses, read.engine_logp, strict=True):
+        assert ids.shape == logp.shape == (len(response), 4)
+        assert bool((logp[:, :-1] >= logp[:, 1:]).all())
+        sampled = ids == torch.tensor(response)[:, None]
+        assert torch.equal(logp[sampled], own[sampled.any(1)])
 
 
 def test_a_failed_judgement_is_a_null_and_is_counted(

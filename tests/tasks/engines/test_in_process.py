@@ -14,6 +14,7 @@ from tasks.artefact import Artefact
 from tasks.engines.base import Completion, EngineFailure, Request, Sampling
 from tasks.engines.in_process import InProcess
 from tasks.policy import Policy
+from tests.conftest import as_artefact
 from tests.tasks.rollout_rows import parameters
 
 PROMPTS = ((1, 10, 11, 12, 13), (1, 20, 21), (1, 30, 31, 32, 33, 34, 35), (1, 40))
@@ -47,8 +48,10 @@ def requests() -> list[Request]:
     return [Request(prompt, 100 * p + s) for p, prompt in enumerate(PROMPTS) for s in range(SAMPLES)]
 
 
-def sampling(temperature: float = 0.7, stop: tuple[int, ...] = (2, 50, 51, 52), tokens: int = 12) -> Sampling:
-    return Sampling(temperature, tokens, stop)
+def sampling(
+    temperature: float = 0.7, stop: tuple[int, ...] = (2, 50, 51, 52), tokens: int = 12, top: int = 0
+) -> Sampling:
+    return Sampling(temperature, tokens, stop, top)
 
 
 def with_options(policy: Policy, params: Params, **options: float | int) -> InProcess:
@@ -94,6 +97,30 @@ def test_log_probabilities_are_the_trainers(engine: InProcess, policy: Policy, t
     scored = policy.score([r.prompt_ids for r in asked], [c.token_ids for c in completions], temperature)
     ours = torch.tensor([logp for completion in completions for logp in completion.logp])
     torch.testing.assert_close(ours, scored.logp, atol=1e-4, rtol=0.0)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_the_likeliest_tokens_of_every_position(
+    engine: InProcess, policy: Policy, temperature: float
+) -> None:
+    asked, top = requests(), 5
+    plain = engine.generate(asked, sampling(temperature))
+    completions = engine.generate(asked, sampling(temperature, top=top))
+    assert [(c.token_ids, c.logp) for c in completions] == [(c.token_ids, c.logp) for c in plain]
+    assert {(c.top_ids, c.top_logp) for c in plain} == {((), ())}
+    scored = policy.score(
+        [r.prompt_ids for r in asked], [c.token_ids for c in completions], temperature or 1.0, ranks=top
+    )
+    assert scored.ranks is not None
+    logp = torch.tensor([value for c in completions for value in c.top_logp]).view(-1, top)
+    torch.testing.assert_close(logp.exp(), scored.ranks, atol=1e-5, rtol=0.0)
+    for completion in completions:
+        for place, (token, value) in enumerate(zip(completion.token_ids, completion.logp, strict=True)):
+            here = slice(place * top, (place + 1) * top)
+            likely = dict(zip(completion.top_ids[here], completion.top_logp[here], strict=True))
+            assert len(likely) == top
+            assert likely.get(token, value) == value
+            assert token in likely or value <= min(likely.values())
 
 
 def test_tokens_come_with_their_probabilities(engine: InProcess, policy: Policy) -> None:
@@ -190,3 +217,30 @@ def test_loads_a_policy_by_its_directory(
     assert engine.generate(requests(), sampling()) != held
     engine.load(tmp_path)
     assert engine.generate(requests(), sampling()) == held
+
+
+def test_float8_samples_from_rounded_weights_and_leaves_the_trainers_alone(
+    tiny_model: Artefact, policy: Policy, params: Params, tmp_path: Path
+) -> None:
+    policy.save(tmp_path / "policy")
+    artefact = as_artefact(tmp_path / "policy", "update", 1)
+    precise = InProcess(policy, params)
+    narrow = with_options(policy, params, dtype="float8")
+    asked = requests()
+    prompts = [request.prompt_ids for request in asked]
+    seen = []
+    for folder in (None, artefact.path, None):
+        narrow.load(folder)
+        completions = narrow.generate(asked, sampling())
+        assert policy.network.dtype == torch.float32
+        ours = torch.tensor([logp for completion in completions for logp in completion.logp])
+        responses = [completion.token_ids for completion in completions]
+        assert narrow._rounded is not None
+        own = narrow._rounded.score(prompts, responses, 0.7).logp
+        trainer = policy.score(prompts, responses, 0.7).logp
+        assert float((ours - own).abs().mean()) < 0.3 * float((ours - trainer).abs().mean())
+        assert narrow.generate(asked, sampling()) == completions
+        precise.load(folder)
+        assert precise.generate(asked, sampling()) != completions
+        seen.append(completions)
+    assert seen[0] == seen[2] != seen[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
 import signal
@@ -101,6 +102,28 @@ def test_sampling(engine: Vllm) -> None:
         assert stopped or len(completion.token_ids) == SAMPLING.max_tokens
 
 
+def test_the_likeliest_tokens_of_every_position(engine: Vllm) -> None:
+    engine.load(None)
+    asked, top = requests(), 20
+    completions = engine.generate(asked, dataclasses.replace(SAMPLING, top=top))
+    plain = engine.generate(asked, SAMPLING)
+    assert [c.token_ids for c in completions] == [c.token_ids for c in plain]
+    prompts, responses = [r.prompt_ids for r in asked], [c.token_ids for c in completions]
+    scored = engine._policy.score(prompts, responses, SAMPLING.temperature, ranks=top)
+    assert scored.ranks is not None
+    logp = torch.tensor([value for c in completions for value in c.top_logp]).view(-1, top)
+    torch.testing.assert_close(logp.exp(), scored.ranks, atol=1e-3, rtol=0.0)
+    outside = 0
+    for completion in completions:
+        for place, (token, value) in enumerate(zip(completion.token_ids, completion.logp, strict=True)):
+            here = slice(place * top, (place + 1) * top)
+            likely = dict(zip(completion.top_ids[here], completion.top_logp[here], strict=True))
+            assert len(likely) == top
+            assert likely.get(token, value) == value
+            outside += token not in likely
+    assert 0 < outside < len(logp)
+
+
 def test_greedy(engine: Vllm) -> None:
     engine.load(None)
     twins = [Request(PROMPTS[0], 1), Request(PROMPTS[0], 2)]
@@ -160,6 +183,36 @@ def test_full_weights_reach_the_head_that_is_tied_to_the_embeddings(model: Artef
         policy = trained(engine, tmp_path / "policy", 6)
         engine.load(policy.path)
         agree(engine, requests(), SAMPLING)
+    finally:
+        engine.close()
+
+
+@pytest.mark.parametrize("adapter", ["lora", "full"])
+def test_float8_weights_are_the_ones_that_the_trainer_expects(
+    model: Artefact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapter: str
+) -> None:
+    params = settings(adapter)
+    narrow = params.model_copy(update={"engine": params.engine.model_copy(update={"dtype": "float8"})})
+    engine = start(model.path, narrow, tmp_path)
+    try:
+        policy = trained(engine, tmp_path / "policy", 7)
+        for folder in (None, policy.path):
+            engine.load(folder)
+            asked = requests()
+            completions = engine.generate(asked, SAMPLING)
+            prompts, responses = [r.prompt_ids for r in asked], [c.token_ids for c in completions]
+            ours = torch.tensor([logp for completion in completions for logp in completion.logp])
+            assert engine._rounded is not None
+            own = engine._rounded.score(prompts, responses, SAMPLING.temperature).logp
+            trainer = engine._policy.score(prompts, responses, SAMPLING.temperature).logp
+            assert float((ours - own).abs().mean()) < 0.5 * float((ours - trainer).abs().mean())
+        stale = trained(engine, tmp_path / "stale", 8, scale=0.02)
+        with monkeypatch.context() as patch:
+            patch.setattr(engine, "_hand_over", lambda policy, held: None)
+            with pytest.raises(EngineFailure, match=r"other weights|the policy of before"):
+                engine.load(stale.path)
+        engine.load(None)
+        engine.load(stale.path)
     finally:
         engine.close()
 

@@ -1,0 +1,79 @@
+"""Rollouts in lower precision: a policy whose linear layers are rounded to float8.
+
+A row of a layer's weights is divided by its absolute maximum / 448 and rounded to e4m3fn, whose largest
+number is 448; the products are then taken in bfloat16. Embeddings, head, norms and biases are not rounded.
+
+It makes the mismatch between sampler and trainer that float8 makes, on any machine, and nothing faster. The
+real thing is a GPU's own kernels (vLLM's ``quantization="fp8_per_channel"``): the same rule for the weights,
+but what goes into a layer is rounded too, and that is what saves time there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from params import Params
+from tasks.policy import Policy, Scores, rows
+from tasks.policy.full import save_folder
+from tasks.policy.load import load_model
+from tasks.policy.policy import offsets
+
+LARGEST = 448.0
+"""Of e4m3fn."""
+
+
+def rounded(weight: Tensor) -> Tensor:
+    """[out, in] with each row rounded to float8 under its own scale, in bfloat16."""
+    exact = weight.float()
+    scale = exact.abs().amax(1, keepdim=True) / LARGEST
+    scale = torch.where(scale > 0.0, scale, 1.0)
+    return ((exact / scale).to(torch.float8_e4m3fn).float() * scale).bfloat16()
+
+
+class Rounded:
+    """A network of its own, in bfloat16, that holds a policy's merged weights rounded."""
+
+    def __init__(self, policy: Policy, params: Params) -> None:
+        model = params.model.model_copy(update={"dtype": "bfloat16"})
+        narrow = params.model_copy(update={"model": model})
+        self.network: PreTrainedModel = load_model(policy.base, narrow, policy.device)
+        self._policy = policy
+        self._held: str | None = None
+        self._linear = _linear_weights(self.network)
+
+    def take(self, name: str) -> None:
+        """Hold what the policy holds now, called ``name``; costs nothing when that is held already."""
+        if name == self._held:
+            return
+        self._held = None
+        weights = self._policy.weights.merged()
+        self.network.load_state_dict(
+            {key: rounded(w) if key in self._linear else w for key, w in weights.items()}
+        )
+        self._held = name
+
+    def merged(self, folder: Path) -> None:
+        """Write a plain Hugging Face folder."""
+        save_folder(self.network, self._policy.tokenizer, dict(self.network.state_dict()), folder)
+
+    @torch.no_grad()
+    def score(self, prompts: Sequence[rows.Ids], responses: Sequence[rows.Ids], temperature: float) -> Scores:
+        """What the rounded policy gives each token of ``responses[i]`` after ``prompts[i]``."""
+        policy, lengths = self._policy, tuple(len(response) for response in responses)
+        logp = torch.empty(sum(lengths))
+        for chosen in policy.plan(prompts, responses):
+            batch = rows.build(chosen, responses, offsets(lengths), policy.layout.flat)
+            logp[batch.index] = policy.forward(batch, temperature, network=self.network).logp.cpu()
+        return Scores(logp, None, None, lengths)
+
+
+def _linear_weights(network: PreTrainedModel) -> frozenset[str]:
+    """The names of the weights of all linear layers except the head."""
+    head = network.get_output_embeddings()
+    layers = (n for n, m in network.named_modules() if isinstance(m, nn.Linear) and m is not head)
+    return frozenset(f"{name}.weight" for name in layers)
