@@ -137,7 +137,7 @@ def trl(chosen: argparse.Namespace, model: Path, home: Path, python: Path, setti
     (home / "trl.json").write_text(json.dumps(spec))
     command = [str(python), str(HERE / "step_trl.py"), str(home / "trl.json")]
     environment = {
-        **{"OMP_NUM_THREADS": str(THREADS), "GOMP_SPINCOUNT": "0", "HF_HUB_OFFLINE": "1"},
+        **{"OMP_NUM_THREADS": str(THREADS), "GOMP_SPINCOUNT": "5000", "HF_HUB_OFFLINE": "1"},
         "TOKENIZERS_PARALLELISM": "false",
         **os.environ,
     }

@@ -152,7 +152,8 @@ class _Words:
         self.rows = min(self.chunk, max(SLICE_BYTES // (words * exact.itemsize), 1)) if cpu else self.chunk
         self.logits = weight.new_empty(self.chunk, words)
         self.bend = weight.new_empty(self.chunk if entropy_gradient else 0, words)
-        self._shifted, self._powers = (weight.new_empty(self.rows, words, dtype=exact) for _ in range(2))
+        shape = (3, self.rows, words)
+        self._shifted, self._powers, self._spare = weight.new_empty(shape, dtype=exact)
         self._z, self._e, self._total = self._shifted, self._powers, self._powers
 
     def chunks(self, count: int) -> Iterator[slice]:
@@ -187,11 +188,13 @@ class _Words:
 
     def entropy(self) -> Tensor:
         """[r] nats: log sum e^z - sum p z."""
-        return self._total.log().squeeze(1) - torch.linalg.vecdot(self._e, self._z) / self._total.squeeze(1)
+        products = torch.mul(self._e, self._z, out=self._spare[: len(self._e)])
+        return (self._total.log() - products.sum(1, keepdim=True) / self._total).squeeze(1)
 
     def entropy_slope(self, entropy: Tensor) -> Tensor:
-        """dH / dz, divided by the temperature [r, V]; a new tensor."""
-        surprise = self._z + (entropy[:, None] - self._total.log())
+        """dH / dz, divided by the temperature [r, V], until the next is asked for."""
+        offset = entropy[:, None] - self._total.log()
+        surprise = torch.add(self._z, offset, out=self._spare[: len(self._z)])
         return surprise.mul_(self._e).mul_(-1.0 / (self._total * self.temperature))
 
     def slope(self, target: Tensor) -> Tensor:

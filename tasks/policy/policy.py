@@ -6,7 +6,7 @@ import contextlib
 import functools
 import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from params import Params
 from tasks.artefact import MANIFEST, Artefact
-from tasks.policy import check, rows
+from tasks.policy import check, norm, rows
 from tasks.policy.adapter import AdapterWeights
 from tasks.policy.full import FullWeights, save_folder
 from tasks.policy.head import HeadOutput, head
@@ -58,7 +58,7 @@ class Policy:
         self.device = device
         self._params = params
         self.tokenizer = load_tokenizer(base, params)
-        load: Callable[[], PreTrainedModel] = functools.partial(load_model, base, params, device)
+        load = functools.partial(_load, base, params, device)
         self.network = load()
         self.stop_ids = stop_ids(self.network, self.tokenizer)
         sharing = check.sharing(self.network, device)
@@ -194,6 +194,12 @@ class Policy:
 def offsets(lengths: Sequence[int]) -> list[int]:
     """Where each response begins when all are laid end to end."""
     return list(itertools.accumulate(lengths, initial=0))[:-1]
+
+
+def _load(base: Path, params: Params, device: torch.device) -> PreTrainedModel:
+    network = load_model(base, params, device)
+    norm.hasten(network)
+    return network
 
 
 def _cost(network: PreTrainedModel) -> rows.Cost:

@@ -96,7 +96,7 @@ def test_logits_of_all_tokens_are_never_held(dtype: torch.dtype) -> None:
 
     with Watch():
         head(hidden, weight, target, 1.0, chunk).logp.sum().backward()
-    assert words <= max(sizes) <= chunk * words
+    assert words <= max(sizes) <= 3 * chunk * words
 
 
 @given(st.integers(1, 9), st.integers(1, 4), st.integers(1, 3))
