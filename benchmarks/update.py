@@ -165,7 +165,7 @@ def worker(way: str, model: Path, params: Params, shape: tuple[int, int, int, in
 
 
 def ceiling(model: Path) -> float:
-    """FLOP/s at which this machine multiplies matrices of the model's widths in bf16, now: the median of many."""
+    """FLOP/s of products of the model's widths in bf16 on this machine, now: the median of many."""
     config = json.loads((model / "config.json").read_text())
     x = torch.randn(2048, config["hidden_size"]).bfloat16()
     weight = torch.randn(config["intermediate_size"], config["hidden_size"]).bfloat16()

@@ -192,6 +192,9 @@ class Update(Config):
     """Passes over a round's rollouts."""
     minibatches: PositiveInt = 1
     """Optimiser steps a pass; problems are split evenly among them."""
+    attention: Literal["products", "flex"] = "products"
+    """What computes attention over shared prompts: products of the parts that are seen, or torch's
+    FlexAttention, which is for GPUs."""
     tokens_per_micro_batch: Annotated[PositiveInt, Speed] = 1024
     """Token positions, padding included, in one forward pass."""
     head_chunk: Annotated[PositiveInt, Speed] = 512

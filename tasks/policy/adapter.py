@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -91,6 +91,14 @@ class AdapterWeights:
         plain = {key: sorted(value) if isinstance(value, set) else value for key, value in facts.items()}
         (target / CONFIG).write_text(json.dumps(plain, indent=1, sort_keys=True) + "\n")
 
+    def leaves(self) -> list[Tensor]:
+        """The tensors of which a loss has gradients."""
+        return list(self.masters.values())
+
+    def add_gradients(self, gradients: Sequence[Tensor | None]) -> None:
+        """Add gradients of ``leaves`` to the masters'."""
+        add_gradients(self.masters.values(), gradients)
+
     def publish(self) -> None:
         """Nothing to do: the trained weights are the live ones."""
 
@@ -114,6 +122,15 @@ class AdapterWeights:
         """The network without its adapter."""
         with self.model.disable_adapter():
             yield self.network
+
+
+def add_gradients(masters: Iterable[Tensor], gradients: Sequence[Tensor | None]) -> None:
+    """In place, in the masters' type; the first becomes the gradient itself."""
+    for master, gradient in zip(masters, gradients, strict=True):
+        if gradient is not None and master.grad is None:
+            master.grad = gradient.to(master.dtype)
+        elif gradient is not None and master.grad is not None:
+            master.grad.add_(gradient)
 
 
 class FusedLinear(PeftLinear):

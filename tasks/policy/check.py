@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from typing import Literal
 
@@ -51,11 +52,12 @@ def _shared(network: PreTrainedModel, device: torch.device, way: str) -> Tensor 
     lengths = [len(response) for response in PROBE_RESPONSES]
     row = rows.Row(PROBE_PROMPT, (0, 1), len(PROBE_PROMPT) + sum(lengths) - 2)
     batch = rows.build([row], PROBE_RESPONSES, [0, lengths[0]], flat=way == "tree").to(device)
+    ours = tree.attention_of(network) if way == "tree" else contextlib.nullcontext()
     try:
-        found = states(network, batch)[0]
+        with ours:
+            return _float(states(network, batch)[0])
     except tree.Unsupported:
         return None
-    return _float(found)
 
 
 def _float(x: Tensor) -> Tensor:

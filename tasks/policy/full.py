@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from params import BadInput
+from tasks.policy.adapter import add_gradients
 
 FOLDER = "weights"
 WEIGHTS = "model.safetensors"
@@ -22,8 +23,8 @@ WEIGHTS = "model.safetensors"
 class FullWeights:
     """The trained part of a policy of which every weight trains.
 
-    Where the base type is not float32, gradients leave the live weights as soon as they are made and add up
-    in the masters'; ``publish`` rounds the masters into the model.
+    Where the base type is not float32, gradients of the live weights add up in the masters'; ``publish``
+    rounds the masters into the model.
     """
 
     def __init__(self, network: PreTrainedModel, load: Callable[[], PreTrainedModel], tokenizer: Any) -> None:
@@ -39,7 +40,6 @@ class FullWeights:
             self.masters[name] = weight
             if weight.dtype != torch.float32:
                 self.masters[name] = weight.detach().float().requires_grad_(True)
-                weight.register_post_accumulate_grad_hook(_moves_gradient_to(self.masters[name]))
 
     def reset(self) -> None:
         """The base weights."""
@@ -59,6 +59,14 @@ class FullWeights:
         """``folder/weights``: a Hugging Face folder that holds the masters."""
         target = folder / FOLDER
         save_folder(self.network, self._tokenizer, self.masters, target)
+
+    def leaves(self) -> list[Tensor]:
+        """The tensors of which a loss has gradients."""
+        return list(self._live.values())
+
+    def add_gradients(self, gradients: Sequence[Tensor | None]) -> None:
+        """Add gradients of ``leaves`` to the masters'."""
+        add_gradients(self.masters.values(), gradients)
 
     def publish(self) -> None:
         """Round the masters into the model."""
@@ -86,17 +94,6 @@ class FullWeights:
             for name, master in self.masters.items():
                 master.copy_(weights[name])
         self.publish()
-
-
-def _moves_gradient_to(master: Tensor) -> Callable[[Tensor], None]:
-    def move(weight: Tensor) -> None:
-        gradient = weight.grad
-        if gradient is None:
-            return
-        master.grad = gradient.float() if master.grad is None else master.grad.add_(gradient)
-        weight.grad = None
-
-    return move
 
 
 def save_folder(network: PreTrainedModel, tokenizer: Any, weights: dict[str, Tensor], folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from algorithms.terms import Batch, Signals, Term
-from tasks.policy import rows
+from tasks.policy import lanes, rows
 from tasks.policy.policy import Policy, offsets
 
 
@@ -78,28 +79,57 @@ def accumulate(
     meter = Meter()
     logp = torch.full((len(step.batch.sequence),), math.nan)
     live = step.live()
-    starts = offsets([len(response) for response in step.responses])
     responses = [step.responses[i] for i in live]
+    places = offsets([len(response) for response in step.responses])
+    starts = [places[i] for i in live]
+    with policy.passes():
+        plan = policy.plan([step.prompts[i] for i in live], responses)
+        work = [functools.partial(_pass, policy, step, temperature, c, responses, starts) for c in plan]
+        for chosen, part in zip(plan, lanes.in_order(policy.lanes, work), strict=True):
+            logp[part.index] = part.logp
+            meter.merge(part.meter)
+            if not math.isfinite(meter.loss):
+                break
+            policy.weights.add_gradients(part.gradients)
+            tell(sum(len(row.members) for row in chosen))
+    return meter, logp
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one micro-batch gives: its tokens' places and log-probabilities [t], and its gradients."""
+
+    index: Tensor
+    logp: Tensor
+    meter: Meter
+    gradients: Sequence[Tensor | None]
+
+
+def _pass(
+    policy: Policy,
+    step: Step,
+    temperature: float,
+    chosen: list[rows.Row],
+    responses: Sequence[rows.Ids],
+    starts: Sequence[int],
+) -> _Part:
+    """Forward and backward pass over one micro-batch."""
     wants_entropy = any(term.needs_entropy and bool(term.scale.any()) for term in step.terms)
     words = step.batch.top if any(term.needs_top for term in step.terms) else None
-    for chosen in policy.plan([step.prompts[i] for i in live], responses):
-        batch = rows.build(chosen, responses, [starts[i] for i in live], policy.layout.flat)
-        others = None if words is None else words.ids[batch.index]
-        out = policy.forward(batch, temperature, entropy=True, entropy_gradient=wants_entropy, others=others)
-        entropy, top = (None if x is None else x.cpu() for x in (out.entropy, out.others))
-        signals = Signals(out.logp.cpu(), entropy, top)
-        loss = _loss(step.terms, signals, batch.index, meter)
-        logp[batch.index] = signals.logp.detach().float()
-        meter.loss += float(loss.detach())
-        if not math.isfinite(meter.loss):
-            break
-        loss.backward()
-        meter.tokens += len(batch.index)
-        meter.positions += batch.input_ids.numel()
-        if entropy is not None:
-            meter.add("entropy", entropy[step.batch.fresh[step.batch.sequence[batch.index]]])
-        tell(sum(len(row.members) for row in chosen))
-    return meter, logp
+    batch = rows.build(chosen, responses, starts, policy.layout.flat)
+    others = None if words is None else words.ids[batch.index]
+    out = policy.forward(batch, temperature, entropy=True, entropy_gradient=wants_entropy, others=others)
+    entropy, top = (None if x is None else x.cpu() for x in (out.entropy, out.others))
+    signals = Signals(out.logp.cpu(), entropy, top)
+    meter = Meter(tokens=len(batch.index), positions=batch.input_ids.numel())
+    loss = _loss(step.terms, signals, batch.index, meter)
+    meter.loss = float(loss.detach())
+    if entropy is not None:
+        meter.add("entropy", entropy[step.batch.fresh[step.batch.sequence[batch.index]]])
+    gradients: Sequence[Tensor | None] = ()
+    if math.isfinite(meter.loss):
+        gradients = torch.autograd.grad(loss, policy.weights.leaves(), allow_unused=True)
+    return _Part(batch.index, signals.logp.detach().float(), meter, gradients)
 
 
 def _loss(terms: Sequence[Term], signals: Signals, index: Tensor, meter: Meter) -> Tensor:

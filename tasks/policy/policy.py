@@ -6,7 +6,7 @@ import contextlib
 import functools
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from params import Params
 from tasks.artefact import MANIFEST, Artefact
-from tasks.policy import check, norm, rows
+from tasks.policy import check, lanes, norm, rows, tree
 from tasks.policy.adapter import AdapterWeights
 from tasks.policy.full import FullWeights, save_folder
 from tasks.policy.head import HeadOutput, head
@@ -71,7 +71,9 @@ class Policy:
         else:
             self.weights = FullWeights(self.network, load, self.tokenizer)
         self._held: str | None = None
+        self.lanes = lanes.count(device)
         self._chunk = params.update.head_chunk
+        self._by_flex = params.update.attention == "flex"
 
     @classmethod
     def open(cls, base: Path, params: Params) -> Policy:
@@ -115,7 +117,14 @@ class Policy:
 
     def plan(self, prompts: Sequence[rows.Ids], responses: Sequence[rows.Ids]) -> list[list[rows.Row]]:
         """How these responses lie in micro-batches under ``update.tokens_per_micro_batch``."""
-        return rows.plan(prompts, responses, self._params.update.tokens_per_micro_batch, self.layout)
+        budget = self._params.update.tokens_per_micro_batch
+        return rows.plan(prompts, responses, budget, self.layout, self.lanes)
+
+    @contextlib.contextmanager
+    def passes(self, network: PreTrainedModel | None = None) -> Iterator[None]:
+        """Around every ``forward`` and its backward pass."""
+        with tree.attention_of(network or self.network) if self.layout.flat else contextlib.nullcontext():
+            yield
 
     def forward(
         self,
@@ -128,13 +137,13 @@ class Policy:
         others: Tensor | None = None,
         network: PreTrainedModel | None = None,
     ) -> HeadOutput:
-        """Score a micro-batch's t response tokens, in the order of ``batch.index``; on its device.
+        """Score a micro-batch's t response tokens, in the order of ``batch.index``; inside ``passes``.
 
         ``others`` [t, n]: words whose log-probabilities are wanted too.
         """
         network = network or self.network
         batch = batch.to(self.device)
-        hidden = states(network, batch)
+        hidden = states(network, batch, self._by_flex)
         return head(
             hidden.flatten(0, 1).index_select(0, batch.at),
             network.get_output_embeddings().weight,
@@ -168,20 +177,22 @@ class Policy:
         spread = torch.empty(sum(lengths)) if entropy else None
         top = torch.empty(sum(lengths), ranks) if ranks else None
         more = None if others is None else torch.empty(others.shape)
-        with self.weights.reference() if reference else contextlib.nullcontext(self.network) as network:
-            for chosen in self.plan(prompts, responses):
+        used = self.weights.reference() if reference else contextlib.nullcontext(self.network)
+        with used as network, self.passes(network):
+
+            def scored(chosen: list[rows.Row]) -> tuple[Tensor, HeadOutput]:
                 batch = rows.build(chosen, responses, starts, self.layout.flat)
                 words = None if others is None else others[batch.index]
-                out = self.forward(
+                return batch.index, self.forward(
                     batch, temperature, entropy=entropy, ranks=ranks, others=words, network=network
                 )
-                logp[batch.index] = out.logp.cpu()
-                if spread is not None and out.entropy is not None:
-                    spread[batch.index] = out.entropy.cpu()
-                if top is not None and out.ranks is not None:
-                    top[batch.index] = out.ranks.cpu()
-                if more is not None and out.others is not None:
-                    more[batch.index] = out.others.cpu()
+
+            work = [functools.partial(scored, chosen) for chosen in self.plan(prompts, responses)]
+            for index, out in lanes.in_order(self.lanes, work):
+                logp[index] = out.logp.cpu()
+                for kept, found in ((spread, out.entropy), (top, out.ranks), (more, out.others)):
+                    if kept is not None and found is not None:
+                        kept[index] = found.cpu()
         return Scores(logp, spread, top, lengths, more)
 
     def close(self) -> None:

@@ -89,8 +89,11 @@ class MicroBatch:
         )
 
 
-def plan(prompts: Sequence[Ids], responses: Sequence[Ids], budget: int, layout: Layout) -> list[list[Row]]:
-    """Rows in micro-batches of at most ``budget`` positions, padding included, of about equal cost.
+def plan(
+    prompts: Sequence[Ids], responses: Sequence[Ids], budget: int, layout: Layout, lanes: int = 1
+) -> list[list[Row]]:
+    """Rows in micro-batches of at most ``budget`` positions, padding included, of about equal cost; where
+    there are rows enough, as many for each of the ``lanes``.
 
     A group too large for the budget is split over rows. Raises ``BadInput`` when a single sequence exceeds
     the budget, ``ValueError`` for an empty prompt or response.
@@ -111,7 +114,7 @@ def plan(prompts: Sequence[Ids], responses: Sequence[Ids], budget: int, layout: 
         for held in _fill(members, responses, _room(len(prompt), budget, layout))
     ]
     rows.sort(key=lambda row: (-row.length, row.members))
-    return _balanced(rows, budget) if layout.flat else _stacked(rows, budget)
+    return _balanced(rows, budget, lanes) if layout.flat else _stacked(rows, budget)
 
 
 def _room(prompt: int, budget: int, layout: Layout) -> float:
@@ -161,8 +164,8 @@ def _stacked(rows: list[Row], budget: int) -> list[list[Row]]:
     return batches
 
 
-def _balanced(rows: list[Row], budget: int) -> list[list[Row]]:
-    """As few micro-batches as first fit finds, the costliest rows spread over them."""
+def _balanced(rows: list[Row], budget: int, lanes: int) -> list[list[Row]]:
+    """About as few micro-batches as first fit finds, the costliest rows spread over them."""
     packed: list[list[Row]] = []
     for row in rows:
         place = next((b for b in packed if _positions(b) + row.length <= budget), None)
@@ -170,7 +173,8 @@ def _balanced(rows: list[Row], budget: int) -> list[list[Row]]:
             packed.append([row])
         else:
             place.append(row)
-    spread: list[list[Row]] = [[] for _ in packed]
+    count = min(-(-len(packed) // lanes) * lanes, len(rows))
+    spread: list[list[Row]] = [[] for _ in range(count)]
     for row in sorted(rows, key=lambda row: (-row.cost, row.members)):
         roomy = [b for b in spread if _positions(b) + row.length <= budget]
         if not roomy:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tasks.policy import tree
+from tasks.policy import flex, tree
 from tasks.policy.load import hidden_states
 from tasks.policy.rows import MicroBatch
 
 
-def states(network: PreTrainedModel, batch: MicroBatch) -> Tensor:
-    """Hidden states [B, L, H]. An additive mask in the model's type is converted once, not in every layer."""
+def states(network: PreTrainedModel, batch: MicroBatch, by_flex: bool = False) -> Tensor:
+    """Hidden states [B, L, H]; of flat rows inside ``tree.attention_of``. Masks are made once, not in every
+    layer."""
     if batch.tree is not None:
-        with tree.using(network, batch.tree):
+        kernel = tree.products(batch.tree)
+        if by_flex:
+            mask = flex.block_mask(batch.tree, batch.input_ids.shape[1], batch.input_ids.device)
+            kernel = functools.partial(flex.attend, mask)
+        with tree.using(kernel):
             return hidden_states(network, input_ids=batch.input_ids, position_ids=batch.position_ids)
     if batch.mask is None:
         return hidden_states(network, input_ids=batch.input_ids)

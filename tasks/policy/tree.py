@@ -14,7 +14,8 @@ folded into its queries.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,7 +27,7 @@ from transformers import AttentionInterface, PreTrainedModel
 NAME = "ostinato_tree"
 BLOCK = 128
 """Queries of a prompt taken at once: the upper triangle is skipped but for the blocks on the diagonal."""
-EXTRAS = ("sliding_window", "softcap", "s_aux", "position_bias")
+
 KEPT_BYTES = 8 << 20
 """Probabilities of one layer's row up to this size are kept for the backward pass, larger ones recomputed."""
 
@@ -79,21 +80,46 @@ class Unsupported(ValueError):
     """The model asks its attention for something that this one does not compute."""
 
 
-class _Current:
-    tree: Tree | None = None
+Kernel = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+"""Query [1, H, L, D], key and value [1, K, L, D] and the scale, to [1, H, L, D]."""
+
+
+class _Current(threading.local):
+    kernel: Kernel | None = None
+
+
+_current = _Current()
 
 
 @contextmanager
-def using(network: PreTrainedModel, tree: Tree) -> Iterator[None]:
-    """Every attention of ``network`` inside the block is over ``tree``."""
+def attention_of(network: PreTrainedModel) -> Iterator[None]:
+    """Inside the block, the attention of ``network`` is this file's, in every thread: see ``using``."""
     config = network.config.get_text_config()
     before, config._attn_implementation = config._attn_implementation, NAME
-    _Current.tree = tree
+    try:
+        with _exact_products(network.dtype):
+            yield
+    finally:
+        config._attn_implementation = before
+
+
+@contextmanager
+def using(kernel: Kernel) -> Iterator[None]:
+    """Inside the block, what this thread attends to is computed by ``kernel``."""
+    _current.kernel = kernel
     try:
         yield
     finally:
-        config._attn_implementation = before
-        _Current.tree = None
+        _current.kernel = None
+
+
+def products(tree: Tree) -> Kernel:
+    """The kernel of this file."""
+
+    def kernel(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        return _Attention.apply(query[0], key[0], value[0], tree, scale)[None]
+
+    return kernel
 
 
 def attention(
@@ -113,11 +139,10 @@ def attention(
     extras = [
         name for name in ("sliding_window", "softcap", "s_aux", "position_bias") if more.get(name) is not None
     ]
-    if extras or dropout or attention_mask is not None or _Current.tree is None:
+    if extras or dropout or attention_mask is not None or _current.kernel is None:
         raise Unsupported(f"tree attention: no {', '.join(extras) or 'dropout, mask or use outside a tree'}")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    out = _Attention.apply(query[0], key[0], value[0], _Current.tree, scale)
-    return out.transpose(0, 1)[None], None
+    return _current.kernel(query, key, value, scale).transpose(1, 2), None
 
 
 AttentionInterface.register(NAME, attention)
@@ -135,8 +160,7 @@ class _Attention(torch.autograd.Function):
         kept: list[Tensor] = []
         keep = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         for part in _parts(tree, fold):
-            with _exact_products(query):
-                p = part.weights(q, k, scale, query.dtype)
+            p = part.weights(q, k, scale, query.dtype)
             part.write(out, p, value)
             if keep:
                 small = sum(x.nbytes for x in p) <= KEPT_BYTES
@@ -157,8 +181,7 @@ class _Attention(torch.autograd.Function):
         for part in _parts(ctx.tree, fold):
             p, kept = kept[: part.pieces], kept[part.pieces :]
             if not p[0].numel():
-                with _exact_products(query):
-                    p = part.weights(q.to(exact), key.to(exact), ctx.scale, query.dtype)
+                p = part.weights(q.to(exact), key.to(exact), ctx.scale, query.dtype)
             part.turn_back(p, g, along, q, key, value, to_query, to_key, to_value)
         return _unfold(to_query.mul_(ctx.scale), query), to_key.mul_(ctx.scale), to_value, None, None
 
@@ -333,9 +356,10 @@ def _scores(q: Tensor, key: Tensor, scale: float, out: Tensor | None = None) -> 
 
 
 @contextmanager
-def _exact_products(x: Tensor) -> Iterator[None]:
-    """Multiply float32 matrices of bf16 values as bf16, with float32 sums and results: nothing is lost."""
-    if x.dtype != torch.bfloat16 or x.device.type != "cpu":
+def _exact_products(dtype: torch.dtype) -> Iterator[None]:
+    """On a CPU, multiply float32 matrices as bf16 with float32 sums and results: of the values of a bf16
+    model, which only scores take to float32, nothing is lost. For the whole process."""
+    if dtype != torch.bfloat16:
         yield
         return
     matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]

@@ -80,18 +80,34 @@ def test_every_layout_is_exact(
     alone = [one_at_a_time(policy, p, r, 0.8) for p, r in zip(prompts, responses, strict=True)]
     expected = torch.autograd.grad((push * torch.cat(alone)).sum(), weights)
 
+    before, policy.layout = policy.layout, LAYOUTS[layout]
     policy.network.config._attn_implementation = attention
     logp = torch.zeros(len(push))
-    for chosen in rows.plan(prompts, responses, budget, LAYOUTS[layout]):
-        batch = rows.build(chosen, responses, starts, LAYOUTS[layout].flat)
-        assert batch.input_ids.numel() <= budget
-        logp = logp.index_add(0, batch.index, policy.forward(batch, 0.8).logp)
-    found = torch.autograd.grad((push * logp).sum(), weights)
+    with policy.passes():
+        for chosen in rows.plan(prompts, responses, budget, LAYOUTS[layout]):
+            batch = rows.build(chosen, responses, starts, LAYOUTS[layout].flat)
+            assert batch.input_ids.numel() <= budget
+            logp = logp.index_add(0, batch.index, policy.forward(batch, 0.8).logp)
+        found = torch.autograd.grad((push * logp).sum(), weights)
     policy.network.config._attn_implementation = "sdpa"
+    policy.layout = before
 
     torch.testing.assert_close(logp, torch.cat(alone), rtol=1e-5, atol=1e-5)
     for ours, exact in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, exact, rtol=0.0, atol=1e-5 * max(1.0, float(exact.abs().max())))
+
+
+@given(groups=GROUPS)
+@settings(max_examples=10, deadline=None)
+def test_flex_attention_sees_the_same(tiny_model: Artefact, groups: list[Group]) -> None:
+    """Forward: on a CPU it has no backward pass."""
+    policy = opened(tiny_model.path, "lora")
+    prompts, responses = flat(groups)
+    expected = policy.score(prompts, responses, 1.0).logp
+    policy._by_flex = True
+    found = policy.score(prompts, responses, 1.0).logp
+    policy._by_flex = False
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 @given(groups=GROUPS, budget=st.integers(16, 70), layout=st.sampled_from(sorted(LAYOUTS)))

@@ -75,7 +75,7 @@ def test_lower_precision_stays_near_the_exact_values(dtype: torch.dtype, toleran
 def test_products_of_bf16_values_lose_nothing_on_the_way_to_the_scores() -> None:
     generator = torch.Generator().manual_seed(0)
     q, k = (torch.randn(2, 70, 64, generator=generator).bfloat16() for _ in range(2))
-    with tree._exact_products(q):
+    with tree._exact_products(q.dtype):
         scores = tree._scores(q.float(), k.float(), 0.125)
     torch.testing.assert_close(
         scores.double(), q.double() @ k.double().transpose(1, 2) / 8, rtol=0.0, atol=1e-5
