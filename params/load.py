@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,9 @@ def compose(model: str, task: str, method: str, settings: Iterable[str] = ()) ->
     """
     merged = read_yaml(PRESETS / "base.yaml")
     for kind, name in zip(KINDS, (model, task, method), strict=True):
-        merged = merge(merged, _preset(kind, name))
+        merged = merge(merged, _preset(kind, name), Params.model_fields)
     for setting in settings:
-        merged = merge(merged, _setting(setting))
+        merged = merge(merged, _setting(setting), Params.model_fields)
     return validate(Params, merged)
 
 
@@ -42,15 +42,20 @@ def read_params(path: Path) -> Params:
         raise error if str(error).startswith(str(path)) else BadInput(f"{path}: {error}") from None
 
 
-def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``over`` laid on ``under``, key by key. A part with another ``name`` replaces the old part whole."""
+def merge(
+    under: Mapping[str, Any], over: Mapping[str, Any], sections: Collection[str] = ()
+) -> dict[str, Any]:
+    """``over`` laid on ``under``, key by key. A part with another ``name`` replaces the old part whole.
+
+    Keys in ``sections`` hold no parts: both engines take the options of ``engine``, whatever its ``name``.
+    """
     merged = dict(under)
     for key, value in over.items():
         old = merged.get(key)
         same_part = (
             isinstance(value, dict)
             and isinstance(old, dict)
-            and (value.get("name", old.get("name")) == old.get("name"))
+            and (key in sections or value.get("name", old.get("name")) == old.get("name"))
         )
         merged[key] = merge(old, value) if same_part and isinstance(old, dict) else value
     return merged

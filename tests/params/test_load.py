@@ -53,6 +53,13 @@ def test_bad_settings_are_one_line(setting: str, said: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("named", [[], ["engine.name=vllm"]])
+def test_an_engine_keeps_its_options_when_it_is_named(named: list[str]) -> None:
+    settings = [*named, "engine.dtype=float8", "engine.name=transformers"]
+    chosen = compose("nano", "arithmetic", "grpo", settings).engine
+    assert (chosen.name, chosen.dtype) == ("transformers", "float8")
+
+
 def test_an_unknown_preset_names_the_nearest() -> None:
     with pytest.raises(BadInput, match=r"--method grop: no such preset; did you mean 'grpo'\?"):
         compose("nano", "arithmetic", "grop")
