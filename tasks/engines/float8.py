@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from params import Params
-from tasks.policy import Policy, Scores, rows
+from tasks.policy import Policy, Scores
 from tasks.policy.full import save_folder
 from tasks.policy.load import load_model
-from tasks.policy.policy import offsets
+from tasks.policy.rows import Ids
 
 LARGEST = 448.0
 """Of e4m3fn."""
@@ -61,15 +61,9 @@ class Rounded:
         """Write a plain Hugging Face folder."""
         save_folder(self.network, self._policy.tokenizer, dict(self.network.state_dict()), folder)
 
-    @torch.no_grad()
-    def score(self, prompts: Sequence[rows.Ids], responses: Sequence[rows.Ids], temperature: float) -> Scores:
+    def score(self, prompts: Sequence[Ids], responses: Sequence[Ids], temperature: float) -> Scores:
         """What the rounded policy gives each token of ``responses[i]`` after ``prompts[i]``."""
-        policy, lengths = self._policy, tuple(len(response) for response in responses)
-        logp = torch.empty(sum(lengths))
-        for chosen in policy.plan(prompts, responses):
-            batch = rows.build(chosen, responses, offsets(lengths), policy.layout.flat)
-            logp[batch.index] = policy.forward(batch, temperature, network=self.network).logp.cpu()
-        return Scores(logp, None, None, lengths)
+        return self._policy.score(prompts, responses, temperature, network=self.network)
 
 
 def _linear_weights(network: PreTrainedModel) -> frozenset[str]:

@@ -167,24 +167,25 @@ class Policy:
         ranks: int = 0,
         others: Tensor | None = None,
         reference: bool = False,
+        network: PreTrainedModel | None = None,
     ) -> Scores:
-        """What the policy, or with ``reference`` its base model, gives each token of ``responses[i]`` after
-        ``prompts[i]``; ``others`` [T, n] are further words at each token. Raises ``BadInput`` when a sequence
-        exceeds the token budget."""
+        """What the policy, or with ``reference`` its base model, or a ``network`` that is given, says of each
+        token of ``responses[i]`` after ``prompts[i]``; ``others`` [T, n] are further words at each token.
+        Raises ``BadInput`` when a sequence exceeds the token budget."""
         lengths = tuple(len(response) for response in responses)
         starts = offsets(lengths)
         logp = torch.empty(sum(lengths))
         spread = torch.empty(sum(lengths)) if entropy else None
         top = torch.empty(sum(lengths), ranks) if ranks else None
         more = None if others is None else torch.empty(others.shape)
-        used = self.weights.reference() if reference else contextlib.nullcontext(self.network)
-        with used as network, self.passes(network):
+        used = self.weights.reference() if reference else contextlib.nullcontext(network or self.network)
+        with used as scorer, self.passes(scorer):
 
             def scored(chosen: list[rows.Row]) -> tuple[Tensor, HeadOutput]:
                 batch = rows.build(chosen, responses, starts, self.layout.flat)
                 words = None if others is None else others[batch.index]
                 return batch.index, self.forward(
-                    batch, temperature, entropy=entropy, ranks=ranks, others=words, network=network
+                    batch, temperature, entropy=entropy, ranks=ranks, others=words, network=scorer
                 )
 
             work = [functools.partial(scored, chosen) for chosen in self.plan(prompts, responses)]

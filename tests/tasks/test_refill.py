@@ -20,6 +20,7 @@ from tasks.artefact import Artefact
 from tasks.rewards.base import Verdict
 from tasks.rollout import metrics, problems_of, rollout
 from tasks.tables import PROBLEMS, ROLLOUTS, read_table, write_table
+from tasks.update import update
 from tests.conftest import RunStage, as_artefact
 from tests.tasks.rollout_rows import parameters, rows
 
@@ -196,6 +197,8 @@ def test_where_no_group_varies_the_last_batch_stays(
     assert answers.num_rows == ROUND * SAMPLES
     assert not set(answers["problem_id"].to_pylist()) & set(first)
     assert (told["batches_sampled"], told["drop_rate"], told["constant_groups"]) == (3, 1.0, 1.0)
+    idle = run_stage(update, params_with(2), model=tiny_model, rollout=made).json("metrics.json")
+    assert (idle["steps"], idle["idle_steps"], idle["constant_groups"]) == (0, 1, 1.0)
 
 
 def test_a_training_set_that_runs_out_ends_the_search(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import zlib
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import torch
 
-from params import BadInput, Params
-from params.schema import Engine, Rollout
+from params import BadInput, Choice, Params
+from params.schema import Engine, Method, Rollout
 from tasks import seeds
 from tasks.answers import Answers
 from tasks.artefact import Artefact
@@ -22,6 +24,7 @@ from tasks.rewards.base import Verdict
 from tasks.rewards.judge import Judge, JudgeFailure
 from tasks.rollout import metrics, problems_of, rollout
 from tasks.tables import PROBLEMS, ROLLOUTS, read_table, write_table
+from tasks.update import update
 from tests.conftest import RunStage, as_artefact
 from tests.tasks.rollout_rows import parameters
 
@@ -164,6 +167,38 @@ def test_the_likeliest_tokens_are_stored_end_to_end(
         assert bool((logp[:, :-1] >= logp[:, 1:]).all())
         sampled = ids == torch.tensor(response)[:, None]
         assert torch.equal(logp[sampled], own[sampled.any(1)])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float8"])
+def test_the_likeliest_tokens_reach_a_method_that_compares_them(
+    run_stage: RunStage,
+    tiny_model: Artefact,
+    problems: Artefact,
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: Literal["float32", "float8"],
+) -> None:
+    def judge(self: object, gold: str, answer: str) -> Verdict:
+        return Verdict(float(zlib.crc32(answer.encode()) % 2), None)
+
+    monkeypatch.setattr("tasks.rewards.judge._Worker.judge", judge)
+    params = settings()
+    objective = Choice(name="dppo", divergence="top_tv", k=4)
+    chosen = params.model_copy(
+        update={
+            "rollout": params.rollout.model_copy(update={"top_logprobs": 4}),
+            "engine": Engine(name="transformers", dtype=dtype),
+            "method": Method(objective=objective, scale_by_std=False, aggregation="constant"),
+            "update": params.update.model_copy(update={"tokens_per_micro_batch": 128}),
+        }
+    )
+    made = run_stage(rollout, chosen, model=tiny_model, problems=problems)
+    learnt = run_stage(update, chosen, model=tiny_model, rollout=made).json("metrics.json")
+    assert learnt["steps"] == 1
+    if dtype == "float32":
+        assert learnt["divergence_max"] < 1e-5
+    else:
+        assert 1e-5 < learnt["divergence"] < 0.1
+        assert 1e-4 < learnt["mismatch"] < 0.2
 
 
 def test_a_failed_judgement_is_a_null_and_is_counted(
