@@ -161,16 +161,18 @@ class ReplayBuffer:
         return _Repeated(self.to_table(), rollouts) if self.rules.distinct else _Repeated(None, rollouts)
 
     def evict(
-        self, round: int, drift: Mapping[int, float] | None = None, max_drift: float = math.inf
+        self, round: int, drift: Mapping[int, float] | None = None, max_drift: float | None = None
     ) -> Evicted:
         """Let go what is too old for ``round``, has drifted, or exceeds the capacity, the oldest first.
 
         A row leaves when ``round`` minus its birth exceeds ``max_age``. ``drift`` gives a divergence (nats a
-        token) from the present policy by birth round: from the youngest cohort that exceeds ``max_drift`` on,
-        that one and all older ones leave. With ``retire``, so do rows of problems that are solved.
+        token) from the present policy by birth round: from the youngest cohort that exceeds ``max_drift``
+        (None: the rules' ``drift_bound``) on, that one and all older ones leave. With ``retire``, so do rows
+        of problems that are solved.
         """
         births = _births(self.to_table())
-        over = [born for born, value in (drift or {}).items() if value > max_drift]
+        bound = self.rules.drift_bound if max_drift is None else max_drift
+        over = [born for born, value in (drift or {}).items() if value > bound]
         horizon = max(over, default=-(2**62))
         reasons = [
             "age" if round - born > self.rules.max_age else "drift" if born <= horizon else ""

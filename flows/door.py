@@ -55,8 +55,12 @@ def _check_replay(params: Params) -> None:
                 f"replay.admit: none keeps the buffer empty that method.replay {choice.name} draws from; "
                 "expected correct, correct_unless_all or all"
             )
-        if rules.pool is not None and hasattr(module, "problems"):
-            raise BadInput(f"replay.pool: method.replay {choice.name} follows its own buffer; expected null")
+        if hasattr(module, "problems"):
+            chooser = f"method.replay {choice.name} chooses problems from its own buffer"
+            if rules.pool is not None:
+                raise BadInput(f"replay.pool: {chooser}; expected null")
+            if params.rollout.refill_batches:
+                raise BadInput(f"rollout.refill_batches: {chooser}; expected 0")
     if rules.sizing == "drift" and not hasattr(module, "MEASURES_DRIFT"):
         raise BadInput(
             "replay.sizing: drift needs a method.replay that measures it; expected dyjr there, or age here"

@@ -32,8 +32,9 @@ def pool(job: Job) -> dict[str, float]:
         raise BadInput(
             f"replay.pool: {choice.pool} was trained from another base model; expected that of this run"
         )
+    top = job.params.rollout.top_logprobs
     training = read_table(job.inputs["problems"].file("train.parquet"))
-    sampled = sample(job, "pool", training, choice.pool_samples, choice.pool_temperature)
+    sampled = sample(job, "pool", training, choice.pool_samples, choice.pool_temperature, top)
     buffer = ReplayBuffer(Replay(admit="correct", per_problem=choice.pool_samples))
     fates = buffer.admit(sampled.answers, job.round)
     rows = _often_right(buffer.to_table())

@@ -30,7 +30,7 @@ def replay(job: Job) -> dict[str, float]:
     buffer = opened(job.inputs.get("replay"), rules)
     fresh = read_table(job.inputs["rollout"].file("rollouts.parquet"))
     fates = buffer.admit(fresh, job.round, measured.scale)
-    evicted = buffer.evict(job.round, measured.drift, rules.drift_bound)
+    evicted = buffer.evict(job.round, measured.drift)
     write_table(job.out / BUFFER, buffer.to_table().cast(REPLAY))
     write_table(job.out / RESULTS, buffer.results)
     write_json(job.out / STATE, {"started": buffer.started, "reference_entropy": measured.reference})

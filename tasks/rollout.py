@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks import refill
+from tasks import refill, returning
 from tasks.artefact import write_json
 from tasks.sampling import Sampled, sample
 from tasks.seeds import numpy_generator
@@ -25,13 +25,14 @@ def rollout(job: Job) -> dict[str, float]:
     """``model``, ``problems`` and ``policy`` into ``rollouts.parquet`` and ``metrics.json``.
 
     Where there is no policy yet, the base model answers. With ``rollout.refill_batches``, groups that teach
-    nothing are replaced and ``metrics.json`` also says what that took.
+    nothing are replaced and ``metrics.json`` also says what that took. The previous buffer, ``replay``, is an
+    input where the method chooses problems from it.
     """
     began = time.perf_counter()
     refills, size = job.params.rollout.refill_batches, job.params.rollout.problems_per_round
     batches = _batches(job, read_table(job.inputs["problems"].file("train.parquet")))
     tables = [batch.answers for batch in batches]
-    answers = refill.filled(tables, size) if refills else tables[0]
+    answers = refill.filled(tables, size) if refills else returning.joined(tables)
     write_table(job.out / "rollouts.parquet", answers)
     further = refill.figures(batches) if refills else {}
     write_json(job.out / "metrics.json", {**metrics(answers), **further})
@@ -43,12 +44,15 @@ def _batches(job: Job, training: pa.Table) -> list[Sampled]:
     choice, seed = job.params.rollout, job.params.seed
     size = choice.problems_per_round
 
-    def ask(chosen: list[int]) -> Sampled:
+    def ask(chosen: list[int], less: int = 0) -> Sampled:
         problems = training.take(chosen)
-        options = (choice.samples_per_problem, choice.temperature, choice.top_logprobs)
+        options = (choice.samples_per_problem - less, choice.temperature, choice.top_logprobs)
         return sample(job, "rollout", problems, *options)
 
     used = problems_of(seed, job.round, training.num_rows, size).tolist()
+    used, back = returning.split(job, training["problem_id"].to_pylist(), used)
+    if back:
+        return [*([ask(used)] if used else []), ask(back, less=1)]
     batches, found = [ask(used)], 0
     for attempt in range(1, choice.refill_batches + 1):
         found += len(refill.varied(batches[-1].answers))

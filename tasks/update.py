@@ -123,7 +123,13 @@ class Course:
             self._old = self._compare(range(answers.count_fresh()))
         for members in self._minibatches():
             self._step(members)
-        if not self._mismatch and len(answers.group):  # nothing had to be computed: one group is looked at
+        if not self._norms:  # nothing had to be computed
+            self._look()
+
+    def _look(self) -> None:
+        """Note how the engine differs on one group, unless that is known."""
+        answers = self._answers
+        if not self._mismatch and len(answers.group):
             first = answers.fresh & (answers.group == answers.group[0])
             self._compare(first.nonzero().squeeze(1).tolist())
 
@@ -149,9 +155,10 @@ class Course:
         end = self._done + len(members)
         if step.live():
             meter, logp = accumulate(self._policy, step, self._temperature, self._tell)
-            if not self._mismatch:
+            if not self._mismatch and not self._norms:
                 known = ~logp.isnan() & step.batch.fresh[step.batch.sequence]
                 self._mismatch = mismatch(logp[known], step.batch.behaviour_logp[known])
+                self._look()
             rate = self._optimiser.rate()
             norm = self._optimiser.step(meter.loss)
             if norm is None:

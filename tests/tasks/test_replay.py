@@ -133,9 +133,10 @@ def test_laws(rewards: list[list[Any]], per_problem: int, max_age: int, capacity
 
 
 def test_cohorts_that_drifted_leave_with_all_older_ones() -> None:
-    buffer = ReplayBuffer(Replay(admit="all", per_problem=9))
+    buffer = ReplayBuffer(Replay(admit="all", per_problem=9, drift_bound=5e-3))
     for round in (1, 2, 3, 4):
         buffer.admit(pa.Table.from_pylist(rows([[1.0, 0.0]], round), schema=ROLLOUTS), round)
+    assert not buffer.evict(4, drift={1: 1e-4, 2: 5e-3, 3: 1e-4})
     gone = buffer.evict(4, drift={1: 1e-4, 2: 5e-3, 3: 1e-4}, max_drift=1e-3)
     assert gone == {1: {"drift": 2}, 2: {"drift": 2}}
     assert buffer.cohorts() == {3: 2, 4: 2}

@@ -254,6 +254,9 @@ def test_every_step_gets_its_part_of_the_replayed_responses(
     assert (said["replayed"], said["steps"], said["idle_steps"]) == (5, 4, 0)
     assert said["trained_tokens"] == 2 * said["replayed_tokens"]
     assert "ratio" not in said
+    plain = run_stage(update, params_of(Method()), 2, **agreed).json("metrics.json")
+    assert plain["idle_steps"] == 4
+    assert said["mismatch"] == plain["mismatch"]  # looked at before the first step
 
 
 def test_a_methods_own_term_comes_with_its_draw() -> None:

@@ -1,0 +1,171 @@
+"""Replay through the flow: what each method reads, where a pool came from, and a kill that loses nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.door import chosen
+from flows.dvc import pipeline_file
+from flows.inspect import show_artefact
+from flows.lab_worker import make
+from flows.runner import Watch
+from flows.stages import STAGES, node, plan
+from params import BadInput, compose, presets
+from tasks.artefact import Artefact
+from tasks.report import write
+from tests.flows.conftest import NANO, Workspace, events, kill_tree, outcomes
+
+SMALL = [
+    "engine.name=transformers",
+    "model.warm_start_steps=60",
+    "task.problems.level=1",
+    "task.train_count=12",
+    "task.held_out_count=8",
+    "rounds=3",
+    "rollout.problems_per_round=6",
+    "rollout.samples_per_problem=4",
+    "evaluate.bootstrap_samples=50",
+]
+Go = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture
+def go(home: Path, monkeypatch: pytest.MonkeyPatch) -> Go:
+    """``go(name, method, *settings)``: a whole run, made or resumed in one workspace; its directory."""
+    monkeypatch.setenv("OSTINATO_HOME", str(home))
+
+    def run(name: str, method: str, *settings: str) -> Path:
+        params = chosen("nano", "sums", method, [*SMALL, *settings])
+        make(home, {"name": name, "params": params.model_dump(mode="json"), "command": name}, Watch())
+        return home / "runs" / name
+
+    return run
+
+
+def said(directory: Path, place: str) -> dict[str, Any]:
+    return dict(json.loads((directory / place / "metrics.json").read_text()))
+
+
+def test_every_preset_passes_the_door() -> None:
+    for method in presets("methods"):
+        if method != "dppo-top" and not method.startswith("dapo"):
+            chosen("nano", "sums", method, ["engine.name=transformers"])
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "expected"),
+    [
+        ("grpo", ["replay.pool=x"], "replay.pool: nothing draws from it"),
+        ("dyjr", ["replay.admit=none"], "replay.admit: none keeps the buffer empty that method.replay dyjr"),
+        ("rlep", ["replay.sizing=drift"], "replay.sizing: drift needs a method.replay that measures it"),
+        ("rlep", ["replay.pool=nothing"], "replay.pool: no run or artefact 'nothing'"),
+        ("exgrpo", ["replay.pool=nothing"], "replay.pool: method.replay exgrpo chooses problems"),
+        ("exgrpo", ["rollout.refill_batches=1"], "rollout.refill_batches: method.replay exgrpo chooses"),
+        ("grpo", ["method.terms=[{name: dyjr}]"], "method.terms.0: dyjr replays and brings its term"),
+        ("dyjr", ["method.replay.name=dyrj"], "did you mean 'dyjr'"),
+        ("dyjr", ["method.replay.form=js"], "method.replay.form: "),
+        ("dyjr", ["method.replay.coeficient=1"], "did you mean 'coefficient'"),
+        ("dyjr", ["replay.sizing=entropy"], "replay.sizing: entropy scales replay.per_round"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_line(
+    method: str, settings: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OSTINATO_HOME", str(tmp_path))
+    with pytest.raises(BadInput, match=expected) as refused:
+        chosen("nano", "sums", method, ["engine.name=transformers", *settings])
+    assert "\n" not in str(refused.value)
+
+
+def test_a_stage_reads_the_buffer_only_where_its_method_does() -> None:
+    def inputs(stage: str, method: str, *settings: str) -> set[str]:
+        return set(node(STAGES[stage], 2, compose("nano", "sums", method, settings)).inputs)
+
+    assert inputs("update", "grpo") == {"model", "rollout", "policy"}
+    assert inputs("update", "dyjr") == {"model", "rollout", "policy", "replay"}
+    assert inputs("update", "rlep", "replay.pool=x") == {"model", "rollout", "policy", "pool"}
+    assert inputs("rollout", "dyjr") == {"model", "problems", "policy"}
+    assert inputs("rollout", "exgrpo") == {"model", "problems", "policy", "replay"}
+    assert inputs("replay", "rlep") == {"rollout", "replay"}
+    assert inputs("replay", "dyjr") == {"rollout", "replay", "update"}
+    assert "pool" not in {step.stage.name for step in plan(compose("nano", "sums", "rlep"))}
+
+
+@pytest.mark.long
+@pytest.mark.ci
+def test_the_methods_run(go: Go) -> None:
+    plain, dyjr = go("plain", "grpo"), go("dyjr", "dyjr", "replay.drift_bound=1e-7")
+    first = [Artefact.open(run / "round-01/update") for run in (plain, dyjr)]
+    assert first[0].digest == first[1].digest  # nothing to replay yet
+    assert Artefact.open(plain / "round-01/rollout").fingerprint == (
+        Artefact.open(dyjr / "round-01/rollout").fingerprint
+    )
+    update = said(dyjr, "round-03/update")
+    assert update["replayed"] > 0
+    assert update["dyjr.drift_age_1"] >= 0
+    dropped = said(dyjr, "round-03/replay")["cohorts"]["1"]
+    assert dropped["dropped"].get("drift", 0) > 0
+    assert dropped["drift"] > 1e-7
+    assert said(go("exgrpo", "exgrpo", "replay.start_above=0.05"), "round-03/update")["replayed"] > 0
+    assert said(go("own", "rlep"), "round-03/update")["replayed"] > 0
+
+
+@pytest.mark.long
+@pytest.mark.ci
+def test_a_pool_is_another_runs_and_is_traced_to_its_problems(
+    go: Go, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    earlier = go("plain", "grpo")
+    run = go("pooled", "rlep", "replay.pool=plain", "replay.pool_samples=6")
+    pool, source = Artefact.open(run / "pool"), Artefact.open(earlier / "round-03/update")
+    assert pool.manifest.inputs["policy"].digest == source.digest
+    assert pool.json("metrics.json")["rows"] > 0
+    assert said(run, "round-01/update")["replayed"] > 0
+    assert Artefact.open(run / "round-01/update").manifest.inputs["pool"].digest == pool.digest
+    show_artefact("pooled/round-01/update", as_json=False)
+    told = capsys.readouterr().out
+    assert f"policy: update {source.fingerprint[:12]}" in told
+    assert "round 3" in told
+    assert write(run).stat().st_size > 10_000
+    by_path = go("by-path", "rlep", f"replay.pool={earlier / 'round-03/update'}", "replay.pool_samples=6")
+    assert Artefact.open(by_path / "pool").fingerprint == pool.fingerprint
+    params = compose("nano", "sums", "rlep", [*SMALL, "replay.pool=plain"])
+    assert "runs/plain/run.json" in pipeline_file(params, "it")
+    longer = go("plain", "grpo", "rounds=4")
+    assert Artefact.open(longer / "round-04/update").digest != source.digest
+    again = go("pooled", "rlep", "replay.pool=plain", "replay.pool_samples=6")
+    assert Artefact.open(again / "pool").fingerprint != pool.fingerprint
+
+
+@pytest.mark.long
+@pytest.mark.ci
+def test_a_pool_of_another_base_is_refused(go: Go) -> None:
+    go("other", "grpo", "model.warm_start_steps=10", "rounds=1")
+    with pytest.raises(BadInput, match=r"replay\.pool: other was trained from another base model"):
+        go("refused", "rlep", "replay.pool=other")
+
+
+@pytest.mark.long
+@pytest.mark.ci
+def test_killed_in_the_replay_stage_it_loses_nothing(prepared: Workspace) -> None:
+    arguments = ("--method", "dyjr", "--set", "replay.admit=all")
+    process = prepared.start("run", "--name", "it", "--json", *NANO, *arguments)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if any(e["event"] == "begin" and e["stage"] == "replay" for e in events(line)):
+            break
+    kill_tree(process)
+    made = outcomes(prepared.run(*arguments))
+    assert made["round-01/rollout"] == "cached"
+    assert json.loads((prepared.root / "runs/it/round-02/update/metrics.json").read_text())["replayed"] > 0
+    assert set(outcomes(prepared.run(*arguments)).values()) == {"cached"}
