@@ -22,6 +22,7 @@ from tasks.artefact import write_json
 from tasks.report_answers import STORIES, shown_problems
 from tasks.report_data import COLUMNS, Done, Row, RunData, collect
 from tasks.report_figures import figures
+from tasks.report_replay import replay_figures
 
 __all__ = ["RunData", "collect", "rounds_table", "summary", "write"]
 
@@ -29,6 +30,7 @@ HERE = Path(__file__).parent
 GROUPS = (
     ("learning", "Learning", ("accuracy", "pass", "gains")),
     ("policy", "Policy", ("entropy", "ranks", "kl_to_base", "response_length")),
+    ("replay", "Replay", ("buffer", "drift", "replayed")),
     ("updates", "Updates", ("clip_fraction", "gradient_norm", "mismatch")),
 )
 """Sections of the page that are made of charts: anchor, name, the charts. One without a chart is left out."""
@@ -74,7 +76,7 @@ def rounds_table(data: RunData) -> list[Row]:
 def page(data: RunData) -> str:
     """The whole page."""
     script = (HERE / "report.js").read_text()
-    drawn = figures(data)
+    drawn = figures(data) | {each.key: each for each in replay_figures(data) if each is not None}
     environment = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,

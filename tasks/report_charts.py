@@ -156,8 +156,10 @@ def dumbbells(rows: Sequence[dict[str, Any]], width: int) -> Chart:
     return alt.layer(*layers).properties(width=width, height=alt.Step(34))
 
 
-def stacked(rows: Sequence[dict[str, Any]], stages: Sequence[str], size: Size) -> Chart:
-    """Seconds by round and stage; what came from the cache is faint."""
+def stacked(
+    rows: Sequence[dict[str, Any]], stages: Sequence[str], size: Size, column: str, title: str
+) -> Chart:
+    """A column by round and stage, or whatever stands in its place; what came from the cache is faint."""
     colours = [f"var(--stage-{position})" for position in range(len(stages))]
     columns = list(dict.fromkeys(row["round"] for row in rows))
     every = max(1, -(-len(columns) // (22 if size[0] > 500 else 8)))
@@ -168,10 +170,10 @@ def stacked(rows: Sequence[dict[str, Any]], stages: Sequence[str], size: Size) -
         .mark_bar()
         .encode(
             x=alt.X("round:O", sort=columns, title="round", axis=axis),
-            y=alt.Y("seconds:Q", title="seconds", axis=alt.Axis(tickCount=5)),
+            y=alt.Y(f"{column}:Q", title=title, axis=alt.Axis(tickCount=5)),
             color=alt.Color("stage:N", scale=alt.Scale(domain=list(stages), range=colours), legend=None),
             order=alt.Order("order:Q"),
-            opacity=alt.condition("datum.cached", alt.value(0.35), alt.value(1.0)),
+            opacity=alt.condition("datum.cached === true", alt.value(0.35), alt.value(1.0)),
         )
         .properties(width=size[0], height=size[1])
     )

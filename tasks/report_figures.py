@@ -78,7 +78,7 @@ def _accuracy(data: RunData) -> Figure | None:
     says = f"Shares of right answers; bands are {_width(data)} bootstrap intervals over problems."
     table = ["reward", "reward_low", "reward_high", "accuracy", "accuracy_low", "accuracy_high"]
     look = replace(SHARES, sizes=HERO)
-    return _lines(
+    return lines_figure(
         "accuracy", "Accuracy by round", says, drawn, look, data.rounds, [*table, "greedy_accuracy"]
     )
 
@@ -97,7 +97,7 @@ def _pass_at(data: RunData) -> Figure | None:
         drawn.append(Series(f"pass@{k}", COLOURS[position % 4], tuple(points), dots=True, dash=dash))
     says = "Chance that at least one of k sampled answers is right (unbiased estimator)."
     table = [f"{part}@{k}" for k in data.pass_at for part in ("pass", "low", "high")]
-    return _lines("pass", "Pass@k", says, drawn, SHARES, rows, table)
+    return lines_figure("pass", "Pass@k", says, drawn, SHARES, rows, table)
 
 
 def _entropy(data: RunData) -> Figure | None:
@@ -106,7 +106,7 @@ def _entropy(data: RunData) -> Figure | None:
         series("Surprisal, training", COLOURS[1], data.rounds, "surprisal", dash=DOTTED),
     ]
     says = "Nats a token: how undecided the policy still is."
-    return _lines("entropy", "Entropy", says, drawn, NUMBERS, data.rounds, ["entropy", "surprisal"])
+    return lines_figure("entropy", "Entropy", says, drawn, NUMBERS, data.rounds, ["entropy", "surprisal"])
 
 
 def _ranks(data: RunData) -> Figure | None:
@@ -116,7 +116,7 @@ def _ranks(data: RunData) -> Figure | None:
     ]
     says = "Mean probability of the first, second and third choice of token."
     table = ["rank_1", "rank_2", "rank_3"]
-    return _lines("ranks", "Rank-1, 2, 3 probability", says, drawn, SHARES, data.rounds, table)
+    return lines_figure("ranks", "Rank-1, 2, 3 probability", says, drawn, SHARES, data.rounds, table)
 
 
 def _line(data: RunData, column: str, title: str, says: str, look: Look) -> Figure | None:
@@ -124,10 +124,10 @@ def _line(data: RunData, column: str, title: str, says: str, look: Look) -> Figu
     if not drawn.points:
         return None
     ends = f"{look.show(drawn.points[0].y)} → {look.show(drawn.points[-1].y)}"
-    return _lines(column, title, f"{ends}: {says}.", [drawn], look, data.rounds, [column])
+    return lines_figure(column, title, f"{ends}: {says}.", [drawn], look, data.rounds, [column])
 
 
-def _lines(
+def lines_figure(
     key: str,
     title: str,
     says: str,
@@ -136,6 +136,7 @@ def _lines(
     rows: Sequence[dict[str, Any]],
     columns: Sequence[str],
 ) -> Figure | None:
+    """Lines over rounds with their table; None where none has two points."""
     drawn = [each for each in every if each.points]
     if all(len(each.points) < 2 for each in drawn):
         return None
@@ -223,7 +224,8 @@ def _time(data: RunData) -> Figure | None:
         title=title,
         says=says,
         pictures=tuple(
-            (name, svg(stacked(rows, stages, size), f"time{name}", title, spoken)) for name, size in HERO
+            (name, svg(stacked(rows, stages, size, "seconds", "seconds"), f"time{name}", title, spoken))
+            for name, size in HERO
         ),
         legend=tuple(
             (f"var(--stage-{i})", f"{stage} {duration(totals[stage])}", "dot")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tasks.policy import flex, tree
+from tasks.policy import flex, tree, tree_products
 from tasks.policy.load import hidden_states
 from tasks.policy.rows import MicroBatch
 
@@ -17,7 +17,7 @@ def states(network: PreTrainedModel, batch: MicroBatch, by_flex: bool = False) -
     """Hidden states [B, L, H]; of flat rows inside ``tree.attention_of``. Masks are made once, not in every
     layer."""
     if batch.tree is not None:
-        kernel = tree.products(batch.tree)
+        kernel = tree_products.products(batch.tree)
         if by_flex:
             mask = flex.block_mask(batch.tree, batch.input_ids.shape[1], batch.input_ids.device)
             kernel = functools.partial(flex.attend, mask)
