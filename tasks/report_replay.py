@@ -78,8 +78,8 @@ def _drift(data: RunData) -> Figure | None:
 def _replayed(data: RunData) -> Figure | None:
     rows: list[dict[str, Any]] = []
     for round, said in _said(data, "update"):
-        fresh, replayed = said["tokens"], said["replayed_tokens"]
-        rows.append({"round": round, "replayed": replayed / max(fresh + replayed, 1)})
+        replayed = said.get("replayed_tokens", 0)
+        rows.append({"round": round, "replayed": replayed / max(said.get("tokens", 0) + replayed, 1)})
     if not any(row["replayed"] for row in rows):
         return None
     line = Series("replayed", COLOURS[0], tuple(Point(row["round"], row["replayed"]) for row in rows))

@@ -28,7 +28,15 @@ def skill(round: int, rounds: int, level: int) -> float:
 class SyntheticRun:
     """Writes ``runs/NAME`` the way the flow does."""
 
-    def __init__(self, directory: Path, rounds: int = 20, hostile: bool = False, **settings: Any) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        rounds: int = 20,
+        hostile: bool = False,
+        replays: bool = False,
+        **settings: Any,
+    ) -> None:
+        self.replays = replays
         extra = [f"{key}={value}" for key, value in settings.items()]
         settings = [f"rounds={rounds}", "evaluate.every=5", *extra]
         self.params: Params = compose("nano", "arithmetic", "grpo", settings)
@@ -87,7 +95,7 @@ class SyntheticRun:
             f"{here}/replay",
             round,
             {"rollout": f"{here}/rollout", **replay},
-            lambda out: write_json(out / "r.json", {}),
+            lambda out: self._replay(out, round),
             0.1,
             old,
         )
@@ -212,6 +220,14 @@ class SyntheticRun:
                 rows.append({name: row.get(name) for name in ROLLOUTS.names})
         write_table(out / "rollouts.parquet", pa.Table.from_pylist(rows, schema=ROLLOUTS))
 
+    def _replay(self, out: Path, round: int) -> None:
+        """A buffer that keeps ten responses of each of the last four rounds, where the run replays."""
+        cohorts = {
+            str(born): {"age": round - born, "kept": 10} for born in range(max(1, round - 3), round + 1)
+        }
+        kept = cohorts if self.replays else {}
+        write_json(out / "metrics.json", {"rows": 10 * len(kept), "cohorts": kept})
+
     def _update(self, out: Path, round: int) -> None:
         noise = self._chance.normal(size=4)
         figures = {
@@ -223,6 +239,9 @@ class SyntheticRun:
             "constant_groups": round / self.params.rounds / 2,
             "refused_steps": 0,
         }
+        if self.replays and round > 1:
+            figures |= {"tokens": 900, "replayed_tokens": 100}
+            figures |= {f"dyjr.drift_age_{age}": 0.002 * age for age in range(1, min(round, 4))}
         write_json(out / "metrics.json", figures)
 
 

@@ -78,6 +78,17 @@ def read(directory: Path) -> Page:
     return Page((directory / "report.html").read_text())
 
 
+def test_the_buffer_has_its_charts_where_there_is_one(tmp_path: Path, finished: Path) -> None:
+    run = SyntheticRun(tmp_path / "replays", rounds=6, replays=True).write()
+    write(run)
+    page = (run / "report.html").read_text()
+    for title in ("Replay buffer by age", "Drift by age", "Replayed tokens"):
+        assert title in page
+        assert title not in (finished / "report.html").read_text()
+    assert "40 responses at the end" in page
+    assert Page(page).find("section", id="replay")
+
+
 def test_the_page_says_what_the_scores_say(finished: Path) -> None:
     before = json.loads((finished / "round-00/evaluate/scores.json").read_text())["mean_at_n"]["value"]
     after = json.loads((finished / "round-10/evaluate/scores.json").read_text())["mean_at_n"]["value"]
