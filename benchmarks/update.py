@@ -8,6 +8,7 @@
   the response positions only, log-softmax over them.
 - ``packed``: Ostinato's pass with a copy of the prompt for every response.
 - ``shared``: Ostinato's pass as it runs.
+- ``replay``: the same with DyJR's term on a fifth more responses, each behind a prompt of its own.
 
 The loss is GRPO's, the adapter LoRA of rank 16 on every linear layer. Every way runs in a process of its own,
 where its peak memory is read; runs alternate, and medians are reported. The ceiling is what this machine
@@ -34,7 +35,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # as the command line sets it, 
 import torch
 from step_shapes import endless_model
 
-from algorithms import grpo
+from algorithms import dyjr, grpo
 from algorithms.terms import Batch, objective_term
 from params import Params
 from params.load import compose
@@ -44,7 +45,7 @@ from tasks.policy.gradient import Step, accumulate
 KEEP = Path(__file__).parents[1] / ".ostinato" / "bench"
 SHAPES = {"sql": (409, 48, 8, 8), "arithmetic": (43, 32, 8, 8), "tiny": (20, 6, 4, 2)}
 """Prompt tokens, longest response, responses a prompt, prompts."""
-WAYS = ("padded", "packed", "shared")
+WAYS = ("padded", "packed", "shared", "replay")
 GROWTH: dict[str, tuple[int, ...]] = {
     "prompt": (50, 100, 200, 400, 800),
     "response": (16, 32, 64, 128, 256),
@@ -53,8 +54,11 @@ GROWTH: dict[str, tuple[int, ...]] = {
 }
 
 
-def synthetic(shape: tuple[int, int, int, int], vocabulary: int) -> Step:
-    """Random tokens; responses from three quarters of the longest up, advantages of both signs."""
+def synthetic(shape: tuple[int, int, int, int], vocabulary: int, replayed: int = 0) -> Step:
+    """Random tokens; responses from three quarters of the longest up, advantages of both signs.
+
+    The last ``replayed`` responses are from a buffer, each behind a prompt of its own.
+    """
     prompt, longest, group, prompts = shape
     generator = torch.Generator().manual_seed(0)
 
@@ -62,11 +66,12 @@ def synthetic(shape: tuple[int, int, int, int], vocabulary: int) -> Step:
         return torch.randint(4, vocabulary, (count,), generator=generator).tolist()
 
     asked, answered = [], []
-    for _ in range(prompts):
-        asked += [draw(prompt)] * group
-        for _ in range(group):
+    for size in [group] * prompts + [1] * replayed:
+        asked += [draw(prompt)] * size
+        for _ in range(size):
             least = max(1, 3 * longest // 4)
             answered.append(draw(int(torch.randint(least, longest + 1, (1,), generator=generator))))
+    fresh = torch.arange(len(answered)) < group * prompts
     lengths = torch.tensor([len(response) for response in answered])
     total = int(lengths.sum())
     batch = Batch(
@@ -74,10 +79,14 @@ def synthetic(shape: tuple[int, int, int, int], vocabulary: int) -> Step:
         behaviour_logp=torch.full((total,), -10.0),
         advantage=torch.randn(len(answered), generator=generator).repeat_interleave(lengths),
         importance=torch.ones(total),
-        fresh=torch.ones(len(answered), dtype=torch.bool),
+        fresh=fresh,
         max_tokens=longest,
+        age=(~fresh).long(),
     )
-    return Step(asked, answered, batch, [objective_term(batch, grpo, grpo.Config(), "token_mean")])
+    terms = [objective_term(batch, grpo, grpo.Config(), "token_mean")]
+    if replayed:
+        terms.append(dyjr.term(batch, dyjr.Config()))
+    return Step(asked, answered, batch, terms)
 
 
 def flops(policy: Policy, layout: rows.Layout, step: Step) -> float:
@@ -144,12 +153,15 @@ def worker(way: str, model: Path, params: Params, shape: tuple[int, int, int, in
     if params.threads:
         torch.set_num_threads(params.threads)
     policy = Policy.open(model, params)
-    step = synthetic(shape, policy.network.config.vocab_size)
+    replayed = round(shape[2] * shape[3] / 5) if way == "replay" else 0
+    step = synthetic(shape, policy.network.config.vocab_size, replayed)
     policy.layout = rows.Layout(way != "packed", policy.layout.flat, policy.layout.cost)
     if way == "padded":
         unfused(policy)
-    work = flops(policy, rows.Layout(share=way == "shared"), step)
+    work = flops(policy, rows.Layout(share=way in ("shared", "replay")), step)
     tokens = sum(len(response) for response in step.responses)
+    plan = policy.plan(step.prompts, step.responses)
+    positions = sum(row.length for batch in plan for row in batch)
     for _ in sys.stdin:
         for master in policy.weights.masters.values():
             master.grad = None
@@ -160,7 +172,14 @@ def worker(way: str, model: Path, params: Params, shape: tuple[int, int, int, in
             accumulate(policy, step, 1.0)
         seconds = time.perf_counter() - began
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        facts = {"seconds": seconds, "flops": work, "tokens": tokens, "peak": peak, "top": ceiling(model)}
+        facts = {
+            "seconds": seconds,
+            "flops": work,
+            "tokens": tokens,
+            "peak": peak,
+            "top": ceiling(model),
+            "positions": positions,
+        }
         print(json.dumps(facts), flush=True)
 
 
@@ -207,6 +226,7 @@ def compare(
             "of_ceiling": share,
             "seconds": middle,
             "tokens_per_second": last["tokens"] / middle,
+            "positions": last["positions"],
             "tflop": last["flops"] / 1e12,
             "gflops": last["flops"] / middle / 1e9,
             "peak_gib": last["peak"] / 2**30,
@@ -252,7 +272,7 @@ def main() -> None:
         "--sizes", type=int, nargs=4, help="prompt, response, group, prompts; instead of --shape"
     )
     parser.add_argument("--grow", choices=GROWTH)
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS[:3])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--budget", type=int, default=1024, help="update.tokens_per_micro_batch")
@@ -273,12 +293,11 @@ def main() -> None:
     else:
         sizes = ["--sizes", *map(str, shape)]
         result = compare(tuple(chosen.ways), chosen.model, [*sizes, *more], chosen.repeats)
-    print(
-        f"{'':18}{'seconds':>9}{'tokens/s':>10}{'TFLOP':>8}{'of ceiling':>12}{'GFLOP/s':>9}{'peak GiB':>10}"
-    )
+    columns = (("seconds", 9), ("positions", 11), ("tokens/s", 10), ("TFLOP", 8), ("of ceiling", 12))
+    print(" " * 18 + "".join(f"{name:>{w}}" for name, w in (*columns, ("GFLOP/s", 9), ("peak GiB", 10))))
     for way, row in result.items():
         print(
-            f"{way:18}{row['seconds']:9.2f}{row['tokens_per_second']:10.0f}{row['tflop']:8.2f}"
+            f"{way:18}{row['seconds']:9.2f}{row['positions']:11.0f}{row['tokens_per_second']:10.0f}{row['tflop']:8.2f}"
             f"{row['of_ceiling']:12.1%}{row['ceiling_gflops']:9.0f}{row['peak_gib']:10.2f}"
         )
     print(json.dumps({"shape": shape, "budget": needed, "result": result}))
