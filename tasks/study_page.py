@@ -159,5 +159,5 @@ def _points(value: float) -> str:
 
 def _table(header: Cells, rows: Sequence[Cells], numbers: bool = True) -> str:
     rule = ["---", *("---:" if numbers else "---" for _ in header[1:])]
-    escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *escaped)) + "\n"
+    names, *cells = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (names, rule, *cells)) + "\n"
