@@ -155,7 +155,7 @@ def worker(way: str, model: Path, params: Params, shape: tuple[int, int, int, in
     policy = Policy.open(model, params)
     replayed = round(shape[2] * shape[3] / 5) if way == "replay" else 0
     step = synthetic(shape, policy.network.config.vocab_size, replayed)
-    policy.layout = rows.Layout(way != "packed", policy.layout.flat, policy.layout.cost)
+    policy.layout = rows.Layout(way in ("shared", "replay"), policy.layout.flat, policy.layout.cost)
     if way == "padded":
         unfused(policy)
     work = flops(policy, rows.Layout(share=way in ("shared", "replay")), step)
