@@ -130,6 +130,18 @@ def test_a_snapshot_reads_back_as_it_was_and_is_made_with_the_same_bytes(nano: N
     assert buffer.started == made.json("state.json")["started"]
 
 
+def test_a_known_answer_does_not_enter_again(nano: Nano) -> None:
+    rules = Replay(admit="all", per_problem=4, max_age=9)
+    every, once = (
+        snapshots(nano, rules.model_copy(update={"distinct": distinct})) for distinct in (False, True)
+    )
+    answers = [(row["problem_id"], tuple(row["response_ids"])) for row in rows(every[-1])]
+    first = list(dict.fromkeys(answers))
+    assert len(first) < len(answers)
+    assert [(row["problem_id"], tuple(row["response_ids"])) for row in rows(once[-1])] == first
+    assert once[-1].json("metrics.json")["refused"]["known"] > 0
+
+
 def test_samples_are_uniform_and_seeded(nano: Nano) -> None:
     buffer = opened(snapshots(nano, Replay(admit="all", per_problem=1, max_age=3, capacity=20))[-1])
     keys = {json.dumps(row, sort_keys=True): 0 for row in buffer.to_table().to_pylist()}

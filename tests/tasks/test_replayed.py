@@ -21,6 +21,7 @@ from tasks.policy import Policy
 from tasks.replay import opened, replay
 from tasks.update import Recipe, update
 from tests.conftest import RunStage
+from tests.tasks.conftest import Nano, nano_parameters
 from tests.tasks.rollout_rows import parameters, rollout_artefact, rows
 from tests.tasks.test_update import weights
 
@@ -162,7 +163,9 @@ def read(rollout: Artefact, found: Drawn | None, **method: Any) -> Answers:
 
 def test_what_stands_aside_has_no_advantage_and_does_not_count(rollouts: Rollouts, snapshot: Any) -> None:
     fresh = rollouts(round=3)
-    plain, more = read(fresh, None), read(fresh, drawn(snapshot(), "aside", [-1, -1]))
+    held = snapshot(rules=Replay(admit="all", per_problem=2))
+    plain, more = read(fresh, None), read(fresh, drawn(held, "aside", [-1, -1]))
+    assert more.reward[11:].tolist() == [1.0, 0.0]
     assert torch.equal(more.advantage[:11], plain.advantage)
     assert not more.advantage[11:].any()
     assert more.counted.tolist() == more.fresh.tolist() == [True] * 11 + [False] * 2
@@ -242,6 +245,17 @@ def test_what_the_present_policy_sampled_has_no_divergence(
     given = {"model": tiny_model, "rollout": rollouts(round=2), "replay": held}
     said = run_stage(update, params_of(replaying(Method(), "dyjr"), once), 2, **given).json("metrics.json")
     assert said["dyjr.js"] < 1e-12
+
+
+def test_what_is_said_of_the_fresh_answers_does_not_depend_on_the_replayed_ones(nano: Nano) -> None:
+    rules = nano_parameters("dyjr", "replay.sizing=age", "update.tokens_per_micro_batch=4096")
+    held = nano.run(replay, rules, 1, rollout=nano.rollouts[0])
+    given = {"model": nano.model, "rollout": nano.rollouts[1]}
+    plain = nano.run(update, rules, 2, **given).json("metrics.json")
+    more = nano.run(update, rules, 2, **given, replay=held).json("metrics.json")
+    assert more["trained_tokens"] == plain["trained_tokens"] + more["replayed_tokens"]
+    for name in ("entropy", "mismatch", "mismatch_max", "ratio", "reward_mean", "tokens", "constant_groups"):
+        assert more[name] == pytest.approx(plain[name], rel=1e-3, abs=1e-6), name
 
 
 def test_every_step_gets_its_part_of_the_replayed_responses(
