@@ -1,9 +1,9 @@
 """Supervised fine-tuning of ``nano`` on half-right solutions: what is left to learn is which half is right.
 
 The model reads practice problems like the training set's, and each answer is spoilt with a fixed
-probability, in the way in which people err: one off, a digit wrong, a sign lost. At temperature 1 it then
-gives the right answer less than half of the time and several plausible wrong ones otherwise, so that groups
-of samples differ.
+probability, in the way in which people err: one off, a digit wrong, a sign lost, or as the problems' source
+says (``spoil``). At temperature 1 it then gives the right answer less than half of the time and several
+plausible wrong ones otherwise, so that groups of samples differ.
 """
 
 from __future__ import annotations
@@ -92,6 +92,8 @@ def _batches(params: Params, steps: int) -> list[list[Example]]:
 
 def _examples(params: Params, rows: list[dict[str, Any]], spoilt: float) -> list[Example]:
     rng = random.Random(seeds.seed(params.seed, "warm_start_answers", 0))
+    source = problems.find(params.task.problems.name, "task.problems.name")
+    wrong = getattr(source, "spoil", spoil)
     words = nano.tokenizer()
     examples: list[Example] = []
     for row in rows:
@@ -99,7 +101,7 @@ def _examples(params: Params, rows: list[dict[str, Any]], spoilt: float) -> list
         prompt: Any = words.apply_chat_template(
             [{"role": "user", "content": question}], add_generation_prompt=True, return_dict=False
         )
-        answer = spoil(row["answer"], rng) if rng.random() < spoilt else row["answer"]
+        answer = wrong(row["answer"], rng) if rng.random() < spoilt else row["answer"]
         response = [*words.encode(answer, add_special_tokens=False), words.eos_token_id]
         examples.append((list(prompt), response))
     return examples

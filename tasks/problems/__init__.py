@@ -4,6 +4,7 @@
 no question; equal arguments give equal tables. A source may also have
 
 * ``practice(config, count, seed, without)``: further problems, none of whose questions is in ``without``;
+* ``spoil(answer, rng)``: a plausible wrong answer, where the warm start's own are not;
 * ``files(config)``: the local files that ``read`` reads, whose contents belong into the stage's fingerprint.
 """
 
