@@ -53,7 +53,7 @@ def test_the_answers_are_worth_replaying(nano: Nano) -> None:
 
 
 @given(RULES)
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 def test_laws_of_every_snapshot(nano: Nano, rules: Replay) -> None:
     offered = {
         (row["round"], row["group"], row["sample"]): row
@@ -77,7 +77,7 @@ def test_laws_of_every_snapshot(nano: Nano, rules: Replay) -> None:
 
 
 @given(RULES)
-@settings(max_examples=15)
+@settings(max_examples=15, deadline=None)
 def test_no_cohort_exceeds_what_the_rules_allow(nano: Nano, rules: Replay) -> None:
     held = rows(snapshots(nano, rules)[-1])
     problems = Counter((row["round"], row["problem_id"]) for row in held)
@@ -94,7 +94,7 @@ def test_no_cohort_exceeds_what_the_rules_allow(nano: Nano, rules: Replay) -> No
 
 
 @given(RULES)
-@settings(max_examples=15)
+@settings(max_examples=15, deadline=None)
 def test_the_oldest_leave_first_and_every_leaving_has_a_reason(nano: Nano, rules: Replay) -> None:
     made = snapshots(nano, rules)
     for round, (before, after) in enumerate(itertools.pairwise(made), start=2):
@@ -117,7 +117,7 @@ def test_the_oldest_leave_first_and_every_leaving_has_a_reason(nano: Nano, rules
 
 
 @given(RULES)
-@settings(max_examples=10)
+@settings(max_examples=10, deadline=None)
 def test_a_snapshot_reads_back_as_it_was_and_is_made_with_the_same_bytes(nano: Nano, rules: Replay) -> None:
     made, again = (snapshots(nano, rules)[-1] for _ in range(2))
     assert made.digest == again.digest
