@@ -73,12 +73,15 @@ def _stage(stage: StageDef, params: Params, name: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for index, rounds in enumerate(alike.values()):
         first = node(stage, rounds[0], params)
-        if len(alike) > 1 and index == 0:  # the first round has no predecessor
-            found[f"{stage.name}-first"] = _body(first, params, name, str(rounds[0]))
+        # The first rounds have no predecessor: one alone, or several where the sampler lags.
+        title = f"{stage.name}-first" if len(alike) > 1 and index == 0 else stage.name
+        if title != stage.name and len(rounds) == 1:
+            found[title] = _body(first, params, name, str(rounds[0]))
         else:
-            items = {f"{r:02d}": {"round": r, "before": f"{r - 1:02d}"} for r in rounds}
-            template = _template(first, name)
-            found[stage.name] = {
+            lag = params.rollout.lag
+            items = {f"{r:02d}": _item(r, lag) for r in rounds}
+            template = _template(first, lag)
+            found[title] = {
                 "foreach": items,
                 "do": _body(first, params, name, "${item.round}", template),
             }
@@ -100,13 +103,25 @@ def _body(
     }
 
 
-def _template(step: Node, name: str) -> dict[str, str]:
-    """Places of this round and of the one before, written with DVC's variables."""
-    now, before = f"round-{step.round:02d}", f"round-{step.round - 1:02d}"
-    return {
-        place: place.replace(now, "round-${key}").replace(before, "round-${item.before}")
-        for place in (step.place, *step.inputs.values())
+def _item(round: int, lag: int) -> dict[str, Any]:
+    """DVC's variables of one round."""
+    lagging = {"sampler": f"{round - 1 - lag:02d}"} if lag else {}
+    return {"round": round, "before": f"{round - 1:02d}", **lagging}
+
+
+def _template(step: Node, lag: int) -> dict[str, str]:
+    """Places of this round, the one before and the lagging sampler's, written with DVC's variables."""
+    variables = {
+        f"round-{step.round:02d}": "round-${key}",
+        f"round-{step.round - 1:02d}": "round-${item.before}",
     }
+    if lag:
+        variables[f"round-{step.round - 1 - lag:02d}"] = "round-${item.sampler}"
+    renamed = {}
+    for place in (step.place, *step.inputs.values()):
+        head, slash, rest = place.partition("/")
+        renamed[place] = f"{variables.get(head, head)}{slash}{rest}"
+    return renamed
 
 
 def _report(params: Params, name: str) -> dict[str, Any]:

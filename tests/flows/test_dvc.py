@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from flows import dvc
 from flows.dvc import PLOTS, write_pipeline
+from flows.stages import STAGES, plan
 from params import BadInput, compose
 from tasks.report_data import COLUMNS
 from tests.flows.conftest import NANO, ROOT, Workspace, environment_of, outcomes
@@ -89,3 +91,22 @@ def _do(
     done = subprocess.run(command, cwd=where, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{command}: {done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done
+
+
+@pytest.mark.parametrize("settings", [[], ["rollout.lag=2"], ["replay.sizing=drift", "rollout.lag=1"]])
+def test_the_pipeline_is_wired_as_the_plan_is(settings: list[str]) -> None:
+    """Every stage of every round once, with the inputs that a run gives it."""
+    params = compose("nano", "sums", "dyjr", ["rounds=6", "evaluate.every=2", *settings])
+    wired = {}
+    for stage in STAGES.values():
+        for title, body in dvc._stage(stage, params, "r").items():
+            items = body.get("foreach", {title: {}})
+            for key, item in items.items():
+                text = json.dumps(body.get("do", body)).replace("${key}", key)
+                for name, value in item.items():
+                    text = text.replace("${item.%s}" % name, str(value))  # noqa: UP031
+                made = json.loads(text)
+                deps = {d.removeprefix("runs/r/") for d in made["deps"] if d.startswith("runs/r/")}
+                assert made["outs"][0] not in wired
+                wired[made["outs"][0]] = deps
+    assert wired == {f"runs/r/{n.place}": set(n.inputs.values()) for n in plan(params)}
