@@ -15,7 +15,6 @@ from pydantic import Field
 from torch import Tensor
 
 from algorithms import grpo
-from algorithms.diagnostics import policy_shift
 
 
 class Config(grpo.Config):
@@ -31,5 +30,4 @@ def token_loss(
     logp: Tensor, behaviour_logp: Tensor, advantage: Tensor, sequence: Tensor, config: Config
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss [T] to be minimised, differentiable in ``logp`` [T], and metrics [T]: those of ``grpo``."""
-    loss, metrics = grpo.token_loss(logp, behaviour_logp, advantage, sequence, config)
-    return loss, {**metrics, **policy_shift(logp, behaviour_logp)}
+    return grpo.token_loss(logp, behaviour_logp, advantage, sequence, config)

@@ -65,14 +65,35 @@ class _Attention(torch.autograd.Function):
         exact = torch.promote_types(query.dtype, torch.float32)
         q, g = _fold(query, kinds), _fold(grad, kinds)
         along = (g.to(exact) * out.to(exact)).sum(-1, keepdim=True)  # rowsum(g * O)
-        to_query = torch.empty_like(q)
-        to_key, to_value = torch.zeros_like(key), torch.zeros_like(value)
+        inputs = _Inputs(q, key, value, g, along)
+        to = _Gradients(torch.empty_like(q), torch.zeros_like(key), torch.zeros_like(value))
         for part in _parts(ctx.tree, fold):
             p, kept = kept[: part.pieces], kept[part.pieces :]
             if not p[0].numel():
                 p = part.weights(q.to(exact), key.to(exact), ctx.scale, query.dtype)
-            part.turn_back(p, g, along, q, key, value, to_query, to_key, to_value)
-        return _unfold(to_query.mul_(ctx.scale), query), to_key.mul_(ctx.scale), to_value, None, None
+            part.turn_back(p, inputs, to)
+        return _unfold(to.query.mul_(ctx.scale), query), to.key.mul_(ctx.scale), to.value, None, None
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """Of the backward pass: ``query`` and ``g`` [K, L * h, D], ``key`` and ``value`` [K, L, D], ``along``
+    [K, L * h, 1], which is rowsum(g * O)."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    g: Tensor
+    along: Tensor
+
+
+@dataclass(frozen=True)
+class _Gradients:
+    """Of query, key and value, in their shapes."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
 
 
 def _fold(x: Tensor, kinds: int) -> Tensor:
@@ -133,24 +154,13 @@ class _Stem:
         """P V into its places of ``out``."""
         self._mine(out).copy_(p[0] @ self._seen(value))
 
-    def turn_back(
-        self,
-        p: list[Tensor],
-        g: Tensor,
-        along: Tensor,
-        q: Tensor,
-        key: Tensor,
-        value: Tensor,
-        to_query: Tensor,
-        to_key: Tensor,
-        to_value: Tensor,
-    ) -> None:
-        """Write dQ and add dK, dV, both still without the scale."""
-        g, along, (weights,) = self._mine(g), self._mine(along), p
-        self._seen(to_value).add_(weights.transpose(1, 2) @ g)
-        bend = _bend(weights, g @ self._seen(value).transpose(1, 2), along)
-        self._mine(to_query).copy_(bend @ self._seen(key))
-        self._seen(to_key).add_(bend.transpose(1, 2) @ self._mine(q))
+    def turn_back(self, p: list[Tensor], x: _Inputs, to: _Gradients) -> None:
+        """Write dQ and add dK, dV; dQ and dK still without the scale."""
+        g, (weights,) = self._mine(x.g), p
+        self._seen(to.value).add_(weights.transpose(1, 2) @ g)
+        bend = _bend(weights, g @ self._seen(x.value).transpose(1, 2), self._mine(x.along))
+        self._mine(to.query).copy_(bend @ self._seen(x.key))
+        self._seen(to.key).add_(bend.transpose(1, 2) @ self._mine(x.query))
 
 
 @dataclass(frozen=True)
@@ -208,34 +218,23 @@ class _Twigs:
         own = near @ self._spread(self._keys(value), 1)
         torch.add(far @ self._stem(value), self._gather(own, len(value), self.fold), out=self._mine(out))
 
-    def turn_back(
-        self,
-        p: list[Tensor],
-        g: Tensor,
-        along: Tensor,
-        q: Tensor,
-        key: Tensor,
-        value: Tensor,
-        to_query: Tensor,
-        to_key: Tensor,
-        to_value: Tensor,
-    ) -> None:
-        """Write dQ and add dK, dV, both still without the scale."""
-        (far, near), g, along, q = p, self._mine(g), self._mine(along), self._mine(q)
-        self._stem(to_value).add_(far.transpose(1, 2) @ g)
-        bend = _bend(far, g @ self._stem(value).transpose(1, 2), along)
-        self._stem(to_key).add_(bend.transpose(1, 2) @ q)
-        to_query, kinds = self._mine(to_query), len(key)
-        to_query.copy_(bend @ self._stem(key))
+    def turn_back(self, p: list[Tensor], x: _Inputs, to: _Gradients) -> None:
+        """Write dQ and add dK, dV; dQ and dK still without the scale."""
+        (far, near), g, along, q = p, self._mine(x.g), self._mine(x.along), self._mine(x.query)
+        self._stem(to.value).add_(far.transpose(1, 2) @ g)
+        bend = _bend(far, g @ self._stem(x.value).transpose(1, 2), along)
+        self._stem(to.key).add_(bend.transpose(1, 2) @ q)
+        to_query, kinds = self._mine(to.query), len(x.key)
+        to_query.copy_(bend @ self._stem(x.key))
 
         spread = self._spread(g, self.fold)
         values = near.transpose(1, 2) @ spread
-        self._keys(to_value).add_(self._gather(values, kinds, 1))
-        products = spread @ self._spread(self._keys(value), 1).transpose(1, 2)
+        self._keys(to.value).add_(self._gather(values, kinds, 1))
+        products = spread @ self._spread(self._keys(x.value), 1).transpose(1, 2)
         bend = _bend(near, products, self._spread(along, self.fold))
         keys = bend.transpose(1, 2) @ self._spread(q, self.fold)
-        self._keys(to_key).add_(self._gather(keys, kinds, 1))
-        to_query.add_(self._gather(bend @ self._spread(self._keys(key), 1), kinds, self.fold))
+        self._keys(to.key).add_(self._gather(keys, kinds, 1))
+        to_query.add_(self._gather(bend @ self._spread(self._keys(x.key), 1), kinds, self.fold))
 
 
 def _causal(count: int, like: Tensor) -> Tensor:
