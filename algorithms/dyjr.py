@@ -43,13 +43,16 @@ class Config(Options):
     """Cap of the ratio in the gradient of the Jensen-Shannon forms, which grows without bound in it."""
     share: Annotated[float, Field(ge=0.0)] = 0.2
     """Replayed responses as a share of the fresh ones."""
+    together: bool = True
+    """Draw responses to one problem together, so that its prompt is computed once for all of them. Either way
+    every row of the buffer is as likely to be drawn."""
 
 
 def draw(
     fresh: Fresh, buffer: ReplayBuffer, config: Config, generator: torch.Generator, entropy: Entropy
 ) -> Drawn:
     """Uniformly, for the term alone (our reconstruction)."""
-    rows = buffer.sample(round(config.share * len(fresh.problem)), generator)
+    rows = buffer.sample(round(config.share * len(fresh.problem)), generator, config.together)
     return Drawn(rows, torch.full((rows.num_rows,), -1), "aside")
 
 

@@ -199,10 +199,22 @@ class ReplayBuffer:
         """Problems whose every response was correct when they were last asked."""
         return {row["problem_id"] for row in self.results.to_pylist() if row["correct"] == row["samples"]}
 
-    def sample(self, count: int, generator: torch.Generator) -> pa.Table:
-        """``count`` different rows, or all where there are fewer, uniformly and in random order."""
-        order = torch.randperm(len(self), generator=generator)[:count]
-        return self.to_table().take(pa.array(order.numpy(), pa.int64()))
+    def sample(self, count: int, generator: torch.Generator, together: bool = False) -> pa.Table:
+        """``count`` different rows, or all where there are fewer, uniformly and in random order.
+
+        ``together``: rows of a problem stay side by side, for they share its prompt. The problems lie around
+        a circle in random order, and from a random row on the next ``count`` are taken: each row is as likely
+        as any other, count / rows, and only the first and the last problem can be cut.
+        """
+        order = torch.randperm(len(self), generator=generator)
+        if together and len(self):
+            problems = self.to_table()["problem_id"].to_pylist()
+            met: dict[str, list[int]] = {}
+            for row in order.tolist():
+                met.setdefault(problems[row], []).append(row)
+            circle = torch.tensor([row for rows in met.values() for row in rows])
+            order = circle.roll(int(torch.randint(len(circle), (1,), generator=generator)))
+        return self.to_table().take(pa.array(order[:count].numpy(), pa.int64()))
 
 
 class _Repeated:

@@ -5,6 +5,15 @@
 with ``scale = coefficient * weight / N(term)``. A term sees the whole batch once, when it is made: there it
 chooses its tokens and fixes its denominator. Afterwards the trainer may split the batch as it likes, as long
 as a response stays in one piece; the sum is the same.
+
+A term is a module of this package with a frozen ``Config`` and ``term(batch, config) -> Term``. What it has
+to know of the responses beforehand it says by further functions, each of them optional:
+
+- ``boundary(config) -> Boundary | None``: what closes a step; then the batch has ``boundary``;
+- ``entropy_from(config) -> "stored" | "policy" | None``: whence the batch has ``entropy``: from the rollouts,
+  or from a forward pass of the policy before the update over the responses that
+  ``candidates(reward, group, fresh, config) -> [S] bool`` names;
+- ``draws(config) -> bool``: whether it chooses by chance; then the batch has ``chance``.
 """
 
 from __future__ import annotations
@@ -56,6 +65,16 @@ class Batch:
     """How the objective averages."""
     top: TopWords | None = None
     """The sampler's likeliest tokens, where they were stored."""
+    entropy: Tensor | None = None
+    """[T] float32, nats: the sampler's entropy at each token, over the whole vocabulary and at the training
+    temperature; NaN where it is not known. None where no term asks (``entropy_from``)."""
+    boundary: Tensor | None = None
+    """[T] bool: the token closes a step. None where no term asks (``boundary``)."""
+    chance: Tensor | None = None
+    """[S] float64 in [0, 1): a draw for each response, of the run's seed, the round, the problem and the
+    sample alone. None where no term asks (``draws``)."""
+    reference_logp: Tensor | None = None
+    """[T] float32, nats: of the base model of the run. None where no term asks (``reference``)."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +87,31 @@ class TopWords:
     """[T, K] float32, nats; -inf where fewer were stored."""
     sampled: Tensor
     """[T, K] bool: which of them is the token itself."""
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """What closes a step: a token whose decoded text holds one of ``texts``, or one of ``ids``."""
+
+    texts: tuple[str, ...] = ()
+    ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Tokens [start, stop) of a response that a term learns from, and why those."""
+
+    response: int
+    """Its place among the batch's S responses."""
+    start: int
+    stop: int
+    step_start: int
+    """Where the step begins that was chosen; it ends at ``step_stop``."""
+    step_stop: int
+    entropy: float
+    """Mean entropy of that step, in nats."""
+    selection: str
+    """The rule by which it was chosen."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +137,8 @@ class Term:
     token_loss: Callable[[Signals, Tensor], tuple[Tensor, Metrics]]
     needs_entropy: bool = False
     needs_top: bool = False
+    clips: tuple[Clip, ...] = ()
+    """What it singled out, to be told of and shown."""
 
 
 def aggregation_scale(sequence: Tensor, chosen: Tensor, how: Aggregation, max_tokens: int) -> Tensor:

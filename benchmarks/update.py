@@ -8,7 +8,8 @@
   the response positions only, log-softmax over them.
 - ``packed``: Ostinato's pass with a copy of the prompt for every response.
 - ``shared``: Ostinato's pass as it runs.
-- ``replay``: the same with DyJR's term on a fifth more responses, each behind a prompt of its own.
+- ``replay``: the same with DyJR's term on a fifth more responses, drawn by whole groups as DyJR draws them;
+- ``replay-apart``: the same, each of them behind a prompt of its own.
 
 The loss is GRPO's, the adapter LoRA of rank 16 on every linear layer. Every way runs in a process of its own,
 where its peak memory is read; runs alternate, and medians are reported. The ceiling is what this machine
@@ -26,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -45,7 +47,7 @@ from tasks.policy.gradient import Step, accumulate
 KEEP = Path(__file__).parents[1] / ".ostinato" / "bench"
 SHAPES = {"sql": (409, 48, 8, 8), "arithmetic": (43, 32, 8, 8), "tiny": (20, 6, 4, 2)}
 """Prompt tokens, longest response, responses a prompt, prompts."""
-WAYS = ("padded", "packed", "shared", "replay")
+WAYS = ("padded", "packed", "shared", "replay", "replay-apart")
 GROWTH: dict[str, tuple[int, ...]] = {
     "prompt": (50, 100, 200, 400, 800),
     "response": (16, 32, 64, 128, 256),
@@ -54,10 +56,10 @@ GROWTH: dict[str, tuple[int, ...]] = {
 }
 
 
-def synthetic(shape: tuple[int, int, int, int], vocabulary: int, replayed: int = 0) -> Step:
+def synthetic(shape: tuple[int, int, int, int], vocabulary: int, replayed: Sequence[int] = ()) -> Step:
     """Random tokens; responses from three quarters of the longest up, advantages of both signs.
 
-    The last ``replayed`` responses are from a buffer, each behind a prompt of its own.
+    The last ``sum(replayed)`` responses are from a buffer, so many behind one prompt.
     """
     prompt, longest, group, prompts = shape
     generator = torch.Generator().manual_seed(0)
@@ -66,7 +68,7 @@ def synthetic(shape: tuple[int, int, int, int], vocabulary: int, replayed: int =
         return torch.randint(4, vocabulary, (count,), generator=generator).tolist()
 
     asked, answered = [], []
-    for size in [group] * prompts + [1] * replayed:
+    for size in [group] * prompts + [*replayed]:
         asked += [draw(prompt)] * size
         for _ in range(size):
             least = max(1, 3 * longest // 4)
@@ -148,17 +150,25 @@ def unfused(policy: Policy) -> None:
             module.forward = Linear.forward.__get__(module)  # type: ignore[method-assign]
 
 
+def replayed(way: str, shape: tuple[int, int, int, int]) -> list[int]:
+    """Responses behind each prompt from the buffer: a fifth of the fresh ones."""
+    group, count = shape[2], round(shape[2] * shape[3] / 5)
+    if way == "replay":
+        return [min(group, count - begun) for begun in range(0, count, group)]
+    return [1] * count if way == "replay-apart" else []
+
+
 def worker(way: str, model: Path, params: Params, shape: tuple[int, int, int, int]) -> None:
     """Run one pass for every line on standard input; answer with its figures."""
     if params.threads:
         torch.set_num_threads(params.threads)
     policy = Policy.open(model, params)
-    replayed = round(shape[2] * shape[3] / 5) if way == "replay" else 0
-    step = synthetic(shape, policy.network.config.vocab_size, replayed)
-    policy.layout = rows.Layout(way in ("shared", "replay"), policy.layout.flat, policy.layout.cost)
+    step = synthetic(shape, policy.network.config.vocab_size, replayed(way, shape))
+    shares = way not in ("padded", "packed")
+    policy.layout = rows.Layout(shares, policy.layout.flat, policy.layout.cost)
     if way == "padded":
         unfused(policy)
-    work = flops(policy, rows.Layout(share=way in ("shared", "replay")), step)
+    work = flops(policy, rows.Layout(share=shares), step)
     tokens = sum(len(response) for response in step.responses)
     plan = policy.plan(step.prompts, step.responses)
     positions = sum(row.length for batch in plan for row in batch)
