@@ -1,0 +1,258 @@
+"""``distil``: from the round's base towards the teachers' signal, as far as the budget allows."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from algorithms.erpd import distillation_term, geometric_target
+from algorithms.geometric import between, divergences, eta_of
+from params.distil import Student
+from tasks import fresh
+from tasks.artefact import write_json
+from tasks.phase import Course, Material, finite, joined, minibatches
+from tasks.policy import Policy, kept
+from tasks.policy.dense import Held, Target, approach, divergence, hold
+from tasks.policy.policy import offsets
+from tasks.signals import Views, look
+from tasks.stage import Job
+from tasks.tables import read_table
+
+HALVINGS = 6
+"""Of the step that would leave the budget; the student then stands within 2 % of a step of its edge."""
+ETAS = tuple((place / 16) ** 2 for place in range(17))
+"""Where the divergence's curve is measured, as shares of the largest eta; it is nearly a parabola."""
+
+
+def distil(job: Job) -> dict[str, float]:
+    """``model``, ``rollout``, ``signal`` and the round's base ``policy``, if any, into the next policy.
+
+    ``teach`` and ``unlearn`` are inputs where more is asked of them than the signal holds: fresh answers, or
+    the exact target. Writes ``adapter/`` or ``weights/`` and ``metrics.json``; its ``kl`` is the mean
+    divergence KL(student | base of the round) over the states of the answers and the whole vocabulary, and
+    does not exceed ``distil.student.budget``.
+    """
+    began = time.perf_counter()
+    policy = kept(job)
+    phase = Phase.of(job, policy)
+    if phase.mode != "none":
+        phase.run()
+    policy.save(job.out)
+    write_json(job.out / "metrics.json", phase.metrics())
+    seconds = time.perf_counter() - began
+    return {"seconds": seconds, "trained_tokens_per_second": phase.course.meter.tokens / seconds}
+
+
+@dataclass
+class Phase:
+    """The student, on its way."""
+
+    job: Job
+    policy: Policy
+    config: Student
+    course: Course
+    mode: str
+    said: dict[str, Any]
+    """What the signal's stage measured."""
+    kl: float = 0.0
+    """Of the student that is kept."""
+    stopped: str = "epochs"
+    """Why it ended: ``budget`` or ``epochs``."""
+    share: float = 1.0
+    """Of the last step that was taken."""
+    eta: float | None = None
+    """Of the exact target."""
+    answers: int = 0
+    _best: dict[str, Tensor] = field(default_factory=dict)
+    _origin: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, job: Job, policy: Policy) -> Phase:
+        """At the base."""
+        assert job.params.distil is not None
+        base = job.inputs.get("policy")
+        policy.restore(base.path if base else None)
+        config, said = job.params.distil.student, job.inputs["signal"].json("metrics.json")
+        return cls(job, policy, config, Course.begin(policy, job.params, config), said["mode"], said)
+
+    def run(self) -> None:
+        """Every pass over the round's answers, or over fresh ones, until the budget is spent."""
+        if self.config.answers == "static":
+            material, signal = self._given()
+            self._learn(material, signal, self._views(material), 0)
+            return
+        for attempt in range(self.config.fresh_rounds):
+            material = fresh.sampled(self.job, self.policy, attempt)
+            views = self._views(material)
+            assert views is not None
+            whole = views.combined(self._compared(), self.said["factors"]).centred
+            material = fresh.scored(material, views.base_logp)
+            own = self.policy.score(material.prompts, material.responses, self._temperature())
+            material = fresh.anchored(material, own)
+            lengths = [len(response) for response in material.responses]
+            self._learn(material, list(whole.split(lengths)), views, attempt)
+            if self.stopped == "budget":
+                return
+
+    def _learn(self, material: Material, signal: list[Tensor], views: Views | None, attempt: int) -> None:
+        """Passes over one set of answers; ``views`` of the teachers there, where they are needed."""
+        config, params = self.config, self.job.params
+        base = views.base if views else self._base_at(material)
+        target = self._target(views) if config.target == "exact" and views else None
+        self._keep()
+        self._origin = self._origin or self._best
+        self.answers += len(material.responses)
+        if attempt and not self._inside(material, base, self._origin):  # on answers that nobody saw before
+            return
+        everything = range(len(material.responses))
+        for epoch in range(config.epochs):
+            order = attempt * config.epochs + epoch
+            parts = minibatches(
+                params.seed, "distil", self.job.round, order, material.group, everything, config.minibatches
+            )
+            for members in parts:
+                moved = (
+                    self._tokens(material, members, signal)
+                    if target is None
+                    else self._exact(material, members, target)
+                )
+                if moved and not self._inside(material, base, self._best):
+                    return
+            self.job.context.tell("distil", epoch + 1, config.epochs, {"kl": self.kl})
+
+    def _tokens(self, material: Material, members: list[int], signal: list[Tensor]) -> bool:
+        """A step on the sampled tokens."""
+        std = float(self.said["std"])
+        if not std:
+            return False
+        far = self.mode == "extrapolated"
+        power = self.job.params.distil.signal.extrapolation if self.job.params.distil and far else 1.0
+        batch = material.batch(members, self.job.params.rollout.max_response_tokens)
+        scaled = power * joined(signal, members) / std
+        pull = 1.0 / std if far else 0.0
+        term = distillation_term(batch, scaled, joined(material.base_logp, members), self.config, pull)
+        return self.course.step(material, members, batch, [term])
+
+    def _exact(self, material: Material, members: list[int], target: Target) -> bool:
+        """A step towards the target over the whole vocabulary."""
+        places = offsets([len(response) for response in material.responses])
+        prompts = [material.prompts[i] for i in members]
+        responses = [material.responses[i] for i in members]
+        chosen = [places[i] for i in members]
+        meter = approach(self.policy, prompts, responses, chosen, target, self._temperature())
+        return self.course.take(meter)
+
+    def _target(self, views: Views) -> Target:
+        """Positions to log pi_eta there, for the budget."""
+        mode, factors, most = self._compared(), self.said["factors"], self._most()
+
+        def parts(index: Tensor | slice) -> tuple[Tensor, Tensor]:
+            base = views.base.logp(index)
+            return base, views.slope(mode, factors, index, base)
+
+        if self.config.spread == "state":
+
+            @torch.no_grad()
+            def each(index: Tensor) -> Tensor:
+                base, slope = parts(index)
+                return geometric_target(base, base + slope, self.config.budget, most)[0]
+
+            return each
+        etas = [most * share for share in ETAS]
+        total, count = torch.zeros(len(etas), dtype=torch.float64), 0
+        for at in views.base.chunks():
+            base, slope = parts(at)
+            found = divergences(base, base + slope, etas)
+            total, count = total + found.sum(0).cpu(), count + len(found)
+        eta = self.eta = eta_of(etas, (total / max(count, 1)).tolist(), self.config.budget)
+
+        @torch.no_grad()
+        def same(index: Tensor) -> Tensor:
+            base, slope = parts(index)
+            return between(base, slope, base.new_full(base.shape[:1], eta))
+
+        return same
+
+    def _inside(self, material: Material, base: Held, near: dict[str, Tensor]) -> bool:
+        """Keep the student if it is within the budget; else go towards ``near``, which is, until it is."""
+        kl = self._measure(material, base)
+        if kl <= self.config.budget:
+            self.kl = kl
+            self._keep()
+            return True
+        masters = self.policy.weights.masters
+        far = {name: master.detach().clone() for name, master in masters.items()}
+        low, high = 0.0, 1.0
+        if near is self._origin:
+            self._best, self.kl = near, 0.0
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            self._set({name: torch.lerp(near[name], far[name], middle) for name in masters})
+            kl = self._measure(material, base)
+            if kl <= self.config.budget:
+                low, self.kl = middle, kl
+                self._keep()
+            else:
+                high = middle
+        self._set(self._best)
+        self.stopped, self.share = "budget", low
+        return False
+
+    def _measure(self, material: Material, base: Held) -> float:
+        student = hold(self.policy, material.prompts, material.responses, self._temperature())
+        return float(divergence(student, base).double().mean())
+
+    def _keep(self) -> None:
+        self._best = {n: master.detach().clone() for n, master in self.policy.weights.masters.items()}
+
+    def _set(self, weights: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, master in self.policy.weights.masters.items():
+                master.copy_(weights[name])
+        self.policy.stepped()
+
+    def _given(self) -> tuple[Material, list[Tensor]]:
+        """The round's answers with the signal that was written beside them."""
+        table = read_table(self.job.inputs["rollout"].file("rollouts.parquet"))
+        beside = read_table(self.job.inputs["signal"].file("signal.parquet"))
+        logp, signal = ([torch.tensor(x) for x in beside[n].to_pylist()] for n in ("base_logp", "signal"))
+        return fresh.material(table, logp), signal
+
+    def _views(self, material: Material) -> Views | None:
+        """The teachers at those answers, where more is wanted than the signal; the student stays as it is."""
+        if self.config.answers == "static" and self.config.target == "tokens":
+            return None
+        now = {n: master.detach().clone() for n, master in self.policy.weights.masters.items()}
+        views = look(self.job, self.policy, material.prompts, material.responses)
+        self._set(now)
+        return views
+
+    def _base_at(self, material: Material) -> Held:
+        """The base, which the student still is."""
+        return hold(self.policy, material.prompts, material.responses, self._temperature())
+
+    def _temperature(self) -> float:
+        return self.job.params.rollout.temperature
+
+    def _compared(self) -> str:
+        return "strong" if self.mode == "extrapolated" else self.mode
+
+    def _most(self) -> float:
+        distil = self.job.params.distil
+        return distil.signal.extrapolation if distil and self.mode == "extrapolated" else 1.0
+
+    def metrics(self) -> dict[str, Any]:
+        """Of the steps, and where they led."""
+        found: dict[str, Any] = {
+            **self.course.metrics(),
+            "kl": finite(self.kl),
+            "budget": self.config.budget,
+            "last_step_share": self.share,
+            "eta": self.eta,
+            "answers": self.answers,
+        }
+        return {**found, "mode": self.mode, "stopped": self.stopped}
