@@ -5,6 +5,9 @@ no question; equal arguments give equal tables. A source may also have
 
 * ``practice(config, count, seed, without)``: further problems, none of whose questions is in ``without``;
 * ``spoil(answer, rng)``: a plausible wrong answer, where the warm start's own are not;
+* ``write(config, task, seed, out)``: as ``read``, and puts into the directory ``out`` what the judge needs
+  beside the tables, such as databases;
+* ``shown_answer(answer)``: the right answer as people read it, where the judge reads something else;
 * ``files(config)``: the local files that ``read`` reads, whose contents belong into the stage's fingerprint.
 """
 

@@ -7,18 +7,19 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 import params
 from params import BadInput, nearest
 from params.schema import Task
 from tasks import seeds
 from tasks.problems import normalised
+from tasks.problems.final_answers import Unclear, final_answer, number_in
 from tasks.tables import PROBLEMS
 
 Row = tuple[str, Any]
@@ -28,12 +29,13 @@ Row = tuple[str, Any]
 class Config(params.Config):
     """Where the rows are and what their columns are called."""
 
-    file: str | None = None
-    """A local ``.jsonl``, ``.json`` (a list of objects), ``.csv`` or ``.parquet``; or else ``dataset``."""
-    held_out_file: str | None = None
-    """The held-out problems' file; null: they are drawn from ``file``."""
+    path: str | None = None
+    """A local ``.jsonl``, ``.json`` (a list of objects), ``.csv`` or ``.parquet``; it takes the place of
+    ``dataset``."""
+    held_out_path: str | None = None
+    """The held-out problems' file; null: they are drawn from ``path``."""
     dataset: str | None = None
-    """A data set on the hub; or else ``file``."""
+    """A data set on the hub; read where there is no ``path``."""
     subset: str | None = None
     """Its configuration (``main`` of ``openai/gsm8k``); null: the only one."""
     revision: str | None = None
@@ -42,32 +44,53 @@ class Config(params.Config):
     """Its split to train on."""
     held_out_split: str | None = None
     """Its split to hold out; null: the held-out problems are drawn from ``split``."""
-    question: str = "question"
-    """Column of the question."""
+    question: str | Annotated[tuple[str, ...], Field(min_length=1)] = "question"
+    """Column of the question, or several whose texts follow each other."""
     answer: str = "answer"
-    """Column of the right answer."""
+    """Column of the right answer, or of a solution that ends in it."""
     answer_marker: str = "####"
-    """Where an answer holds it, only what follows the last one counts, as in GSM8K's ``#### 42``."""
+    r"""Where an answer holds it, only what follows the last one counts, as in GSM8K's ``#### 42``; where it
+    does not, the content of the last ``\boxed{...}``, if there is one."""
+    answer_units: bool = False
+    """Leave out a unit in parentheses behind a number, as in ASDiv's ``9 (apples)``."""
+    level: str | None = None
+    """Column of the level (``3`` or ``Level 3``; 0 where it holds no number); null: all are of level 1."""
+    levels: tuple[int, ...] | None = None
+    """Only problems of these levels; null: all."""
+    at_most: bool = False
+    """Take ``task.train_count`` and ``held_out_count`` as limits: of fewer questions, both sets get their
+    share. Otherwise fewer questions are an error."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Config:
-        if (self.file is None) == (self.dataset is None):
-            raise ValueError("task.problems: expected either file or dataset")
-        if self.dataset is not None and self.held_out_file is not None:
-            raise ValueError("task.problems.held_out_file goes with file; expected held_out_split")
-        if self.file is not None and self.held_out_split is not None:
-            raise ValueError("task.problems.held_out_split goes with dataset; expected held_out_file")
+        if self.path is None and self.dataset is None:
+            raise ValueError("task.problems: expected a path or a dataset")
+        if self.path is None and self.held_out_path is not None:
+            raise ValueError("task.problems.held_out_path goes with path; expected held_out_split")
+        if self.levels is not None and self.level is None:
+            raise ValueError("task.problems.levels needs the column of the level in task.problems.level")
         return self
+
+    @property
+    def where(self) -> str:
+        """What is read, for messages."""
+        return str(self.path or self.dataset)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Those of the question."""
+        return (self.question,) if isinstance(self.question, str) else self.question
 
 
 def read(config: Config, task: Task, seed: int) -> tuple[pa.Table, pa.Table]:
     """Training and held-out problems, drawn by the seed; every question occurs once. Raises ``BadInput``."""
     pool = _problems(_rows(config, held_out=False), config)
-    if config.held_out_file is None and config.held_out_split is None:
+    if (config.held_out_path if config.path else config.held_out_split) is None:
         wanted = task.held_out_count + task.train_count
         counts = f"task.train_count {task.train_count} and task.held_out_count {task.held_out_count}"
         chosen = _draw(pool, wanted, counts, config, seed, "both")
-        return _table(chosen[task.held_out_count :]), _table(chosen[: task.held_out_count])
+        aside_count = -(-len(chosen) * task.held_out_count // wanted)
+        return _table(chosen[aside_count:]), _table(chosen[:aside_count])
     aside = _problems(_rows(config, held_out=True), config)
     counts = f"task.held_out_count {task.held_out_count}"
     held_out = _draw(aside, task.held_out_count, counts, config, seed, "held_out")
@@ -78,15 +101,14 @@ def read(config: Config, task: Task, seed: int) -> tuple[pa.Table, pa.Table]:
 
 def files(config: Config) -> list[Path]:
     """The local files that ``read`` reads."""
-    return [Path(name) for name in (config.file, config.held_out_file) if name is not None]
+    return [Path(name) for name in (config.path, config.held_out_path) if name is not None]
 
 
 def _draw(
     pool: dict[str, dict[str, Any]], wanted: int, counts: str, config: Config, seed: int, use: str
 ) -> list[dict[str, Any]]:
-    if len(pool) < wanted:
-        where = config.file or config.dataset
-        raise BadInput(f"{where}: {len(pool)} distinct questions; expected {wanted} ({counts})")
+    if len(pool) < (2 if config.at_most else wanted):
+        raise BadInput(f"{config.where}: {len(pool)} distinct questions; expected {wanted} ({counts})")
     keys = sorted(pool)
     order = seeds.numpy_generator(seed, "problems", 0, use).permutation(len(keys))
     return [pool[keys[i]] for i in order[:wanted]]
@@ -95,20 +117,25 @@ def _draw(
 def _problems(rows: Iterable[Row], config: Config) -> dict[str, dict[str, Any]]:
     """Problems by normalised question, the first of equal ones; raises ``BadInput`` for the first bad row."""
     found: dict[str, dict[str, Any]] = {}
-    name = Path(config.file).name if config.file else str(config.dataset)
+    name = Path(config.path).name if config.path else str(config.dataset)
     for place, row in rows:
         if not isinstance(row, dict):
-            raise BadInput(f"{place}: expected an object with '{config.question}' and '{config.answer}'")
-        question = _text(row, config.question, place, "question")
-        answer = _text(row, config.answer, place, "answer").rpartition(config.answer_marker)[2].strip()
-        if not answer:
-            raise BadInput(f"{place}: nothing follows '{config.answer_marker}' in '{config.answer}'")
+            raise BadInput(f"{place}: expected an object with '{config.columns[0]}' and '{config.answer}'")
+        level = number_in(_text(row, config.level, place, "level")) if config.level else 1
+        if config.levels is not None and level not in config.levels:
+            continue
+        question = " ".join(_text(row, column, place, "question") for column in config.columns)
+        solution = _text(row, config.answer, place, "answer")
+        try:
+            answer = final_answer(solution, config.answer_marker, config.answer_units)
+        except Unclear as error:
+            raise BadInput(f"{place}: '{config.answer}': {error}") from None
         key = normalised(question)
         digest = hashlib.sha256(f"{name}\n{key}".encode(errors="replace")).hexdigest()[:12]
-        values = {"question": question, "answer": answer, "level": 1, "source": name}
+        values = {"question": question, "answer": answer, "level": level, "source": name}
         found.setdefault(key, {"problem_id": f"{Path(name).stem}-{digest}", **values})
     if not found:
-        raise BadInput(f"{config.file or config.dataset}: no rows; expected questions with answers")
+        raise BadInput(f"{config.where}: no rows; expected questions with answers")
     return found
 
 
@@ -126,15 +153,19 @@ def _text(row: dict[str, Any], column: str, place: str, option: str) -> str:
 
 
 def _rows(config: Config, held_out: bool) -> Iterator[Row]:
-    if config.dataset is not None:
+    if config.path is None:
         split = config.held_out_split if held_out else config.split
-        return _hub_rows(config.dataset, config.subset, config.revision, str(split))
-    path = Path(str(config.held_out_file if held_out else config.file))
+        return _hub_rows(str(config.dataset), config.subset, config.revision, str(split))
+    return rows_of(Path(str(config.held_out_path if held_out else config.path)), "task.problems")
+
+
+def rows_of(path: Path, where: str) -> Iterator[Row]:
+    """The rows of a local file, by its suffix, each with its place. Raises ``BadInput``."""
     readers = {".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
     if path.suffix not in readers:
         raise BadInput(f"{path}: expected a file that ends in {', '.join(readers)}")
     if not path.is_file():
-        raise BadInput(f"{path}: no such file (task.problems)")
+        raise BadInput(f"{path}: no such file ({where})")
     return readers[path.suffix](path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pydantic import PositiveFloat, PositiveInt
@@ -28,3 +29,25 @@ class Bounds(Config):
     """Time for one answer; a judge that takes longer is killed and replaced."""
     memory_mib: PositiveInt = 1024
     """Address space of a judging process."""
+
+
+def _nobody() -> None:
+    pass
+
+
+_listener: Callable[[], None] = _nobody
+
+
+def answer_begins() -> None:
+    """Called by a judge that turns from its own preparations to what the answer makes it do.
+
+    A process that is killed for its time after this gives a reward of 0: the answer took too long. Before,
+    or without such a call, the judge did.
+    """
+    _listener()
+
+
+def listen(listener: Callable[[], None]) -> None:
+    """Have ``listener`` called by ``answer_begins``: how a judging process tells its parent."""
+    global _listener
+    _listener = listener

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from tasks.rewards.base import Bounds, Verdict
 
 _ROOT = Path(__file__).parents[2]
 _START_SECONDS = 120.0
-_COMMAND = (sys.executable, "-m", "tasks.rewards.worker")
+_TRIES = 3
+_COMMAND = (sys.executable, "-P", "-m", "tasks.rewards.worker")
 
 
 class JudgeFailure(Exception):
@@ -33,16 +35,22 @@ class JudgeFailure(Exception):
 
 
 class Judge:
-    """Judges answers in ``workers`` processes, which start with the first answer and live until ``close``."""
+    """Judges answers in ``workers`` processes, which start with the first answer and live until ``close``.
 
-    def __init__(self, choice: Choice, workers: int = 1) -> None:
+    ``root`` is the directory of the problems, where a judge that needs more than the right answer finds it.
+    A process that dies under an answer is replaced and the answer judged again; the third death is its
+    verdict. One that takes too long is killed: a reward of 0 where the judge had turned to what the answer
+    itself does (``tasks.rewards.base.answer_begins``), else none.
+    """
+
+    def __init__(self, choice: Choice, workers: int = 1, root: Path | None = None) -> None:
         module = rewards.find(choice.name, "task.reward.name")
         config: Bounds = choice.resolve(module.Config, "task.reward")
         self._pending: queue.SimpleQueue[tuple[str, str, Future[Verdict]] | None] = queue.SimpleQueue()
         self._closed = False
         self._threads = [
             threading.Thread(
-                target=self._serve, args=(_Worker(choice.name, config),), daemon=True, name=f"judge-{i}"
+                target=self._serve, args=(_Worker(choice.name, config, root),), daemon=True, name=f"judge-{i}"
             )
             for i in range(workers)
         ]
@@ -98,23 +106,43 @@ class Judge:
 class _Worker:
     """One judging process, replaced whenever it has died or had to be killed."""
 
-    def __init__(self, name: str, config: Bounds) -> None:
+    def __init__(self, name: str, config: Bounds, root: Path | None) -> None:
         self._command = [*_COMMAND, name, config.model_dump_json(), str(os.getpid())]
+        self._command += [] if root is None else [str(root.resolve())]
         self._timeout = config.timeout_seconds
         self._process: subprocess.Popen[bytes] | None = None
+        self._read = b""
 
     def judge(self, gold: str, answer: str) -> Verdict:
-        """One verdict; a worker that is silent for too long, or gone, has failed on this answer."""
+        """One verdict; a worker that is silent for too long, or gone again and again, has failed."""
+        request = json.dumps([gold, answer]).encode() + b"\n"
+        ended = ""
+        for _ in range(_TRIES):
+            verdict = self._try(request)
+            if verdict is not None:
+                return verdict
+            ended = self.kill()
+        return Verdict(None, f"judge died ({ended})")
+
+    def _try(self, request: bytes) -> Verdict | None:
+        """The verdict of one process; None where it died."""
         if self._process is None or self._process.poll() is not None:
             self._start()
-        request = json.dumps([gold, answer]).encode() + b"\n"
+        assert self._process is not None
+        deadline = time.monotonic() + self._timeout
+        begun = False
         try:
-            reply = self._exchange(request, self._timeout)
+            reply = self._exchange(request, deadline)
+            if reply is not None and "begun" in reply:
+                begun = True
+                reply = self._exchange(b"", deadline)
         except TimeoutError:
             self.kill()
-            return Verdict(None, f"timed out after {self._timeout:g} s")
+            return Verdict(0.0 if begun else None, f"timed out after {self._timeout:g} s")
         if reply is None:
-            return Verdict(None, f"judge died ({self.kill()})")
+            with suppress(subprocess.TimeoutExpired):  # it has let go of its output, and ends in a moment
+                self._process.wait(1.0)
+            return None
         if reply["last"]:
             self.kill()
         return Verdict(reply["reward"], reply["error"])
@@ -131,32 +159,35 @@ class _Worker:
         )
 
     def _start(self) -> None:
-        self.kill()
-        self._process = subprocess.Popen(
-            self._command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": _search_path(), "OMP_NUM_THREADS": "1"},
-        )
-        try:
-            if self._exchange(b"", _START_SECONDS) is not None:
-                return
-        except TimeoutError:
+        """A fresh process, ready. One that is killed from outside while it starts is started again."""
+        for _ in range(_TRIES):
             self.kill()
-            raise JudgeFailure(f"the judge does not start within {_START_SECONDS:g} s") from None
-        process, self._process = self._process, None
-        errors = process.communicate()[1].decode(errors="replace").strip()
-        raise JudgeFailure(
-            f"the judge does not start: {errors.splitlines()[-1] if errors else 'no reason given'}"
-        )
+            self._read = b""
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env={**os.environ, "PYTHONPATH": _search_path(), "OMP_NUM_THREADS": "1"},
+            )
+            try:
+                if self._exchange(b"", time.monotonic() + _START_SECONDS) is not None:
+                    return
+            except TimeoutError:
+                self.kill()
+                raise JudgeFailure(f"the judge does not start within {_START_SECONDS:g} s") from None
+            process, self._process = self._process, None
+            errors = process.communicate()[1].decode(errors="replace").strip()
+            if process.returncode >= 0:
+                break
+        reason = errors.splitlines()[-1] if errors else "no reason given"
+        raise JudgeFailure(f"the judge does not start: {reason}")
 
-    def _exchange(self, request: bytes, seconds: float) -> dict[str, Any] | None:
+    def _exchange(self, request: bytes, deadline: float) -> dict[str, Any] | None:
         """Send a line and read one; None where the process is gone. Raises ``TimeoutError``."""
         assert self._process is not None
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        deadline = time.monotonic() + seconds
         poll = select.poll()
         poll.register(self._process.stdout, select.POLLIN)
         try:
@@ -164,14 +195,14 @@ class _Worker:
             self._process.stdin.flush()
         except BrokenPipeError:
             return None
-        line = b""
-        while not line.endswith(b"\n"):
+        while b"\n" not in self._read:
             if not poll.poll(max(deadline - time.monotonic(), 0.0) * 1000):
                 raise TimeoutError
             piece = os.read(self._process.stdout.fileno(), 65536)
             if not piece:
                 return None
-            line += piece
+            self._read += piece
+        line, _, self._read = self._read.partition(b"\n")
         return dict(json.loads(line))
 
 

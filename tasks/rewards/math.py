@@ -1,11 +1,15 @@
-"""Mathematical answers, compared by ``math-verify``: 1 for the right value in any of its forms, else 0."""
+"""Mathematical answers, compared by ``math-verify``: 1 for the right value in any of its forms, else 0.
+
+Where in an answer the value stands is the option ``extract``. What reading it costs is bounded by the length
+and depth that are read at all, and beyond that by the process around it.
+"""
 
 from __future__ import annotations
 
 import logging
 import re
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import sympy
 from math_verify import parse, verify
@@ -31,11 +35,21 @@ _UNREADABLE = (
 _DEEPEST = 40
 _ARITHMETIC = re.compile(r"[\d\s.,+\-*/%^]+")
 _WORD = re.compile(r"[A-Za-z]{3}")
+_NUMBER = re.compile(
+    r"(?<![0-9.,])-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?:(?<=[0-9])\.[0-9]+|(?<![0-9])\.[0-9]+)?"
+    r"(?:(?<=[0-9])/[0-9]+)?%?"
+)
+_BOXED = "\\boxed"
+_MARKER = "####"
 
 
 class Config(Bounds):
     """How answers are read."""
 
+    extract: Literal["auto", "boxed", "hashes", "last_number"] = "auto"
+    """Where the value stands. ``boxed``: in the last ``\\boxed{}``. ``hashes``: after the last ``####``, up
+    to the end of its line. ``last_number``: the last number in digits. ``auto``: the last ``\\boxed{}`` that
+    is closed, else after the last ``####``, else the last expression that ``math-verify`` finds."""
     max_answer_characters: PositiveInt = 8192
     """Of a longer answer, only so many characters of its end are read."""
     worked_out: bool = True
@@ -47,7 +61,10 @@ def judge(gold: str, answer: str, config: Config) -> Verdict:
     right = _read_gold(gold)
     if not right:
         return Verdict(None, f"cannot read the right answer '{gold[:80]}'")
-    answer = answer[-config.max_answer_characters :]
+    found = extracted(answer[-config.max_answer_characters :], config.extract)
+    if found is None:
+        return Verdict(0.0, f"no {_WANTED[config.extract]} in the answer")
+    answer = found
     if _depth(answer) > _DEEPEST:
         return Verdict(0.0, "the answer is nested too deeply to read")
     try:
@@ -59,6 +76,37 @@ def judge(gold: str, answer: str, config: Config) -> Verdict:
     if config.worked_out and not all(_worked_out(expression, right[0]) for expression in given):
         return Verdict(0.0, "an expression that is not worked out")
     return Verdict(float(verify(right, given, timeout_seconds=None, raise_on_error=True)))
+
+
+_WANTED = {"boxed": "closed \\boxed{}", "hashes": "####", "last_number": "number"}
+
+
+def extracted(answer: str, where: str) -> str | None:
+    """The part of an answer that holds its value, as ``Config.extract`` says; None where it has none."""
+    if where == "last_number":
+        numbers = [match[0] for match in _NUMBER.finditer(answer) if any("0" <= c <= "9" for c in match[0])]
+        return numbers[-1].replace(",", "") if numbers else None
+    boxed = _boxed(answer) if where in ("auto", "boxed") else None
+    if boxed is not None or where == "boxed":
+        return boxed
+    if _MARKER in answer:
+        line: str = answer.rpartition(_MARKER)[2].strip().partition("\n")[0]
+        return line if line or where == "hashes" else answer
+    return answer if where == "auto" else None
+
+
+def _boxed(answer: str) -> str | None:
+    """Of every ``\\boxed{...}`` whose braces are closed the one that begins last, with its content."""
+    opened: list[int] = []
+    start, stop = -1, -1
+    for place, character in enumerate(answer):
+        if character == "{":
+            opened.append(place)
+        elif character == "}" and opened:
+            began = opened.pop()
+            if began > start and answer[max(began - 20, 0) : began].rstrip().endswith(_BOXED):
+                start, stop = began, place
+    return None if start < 0 else _BOXED + answer[start : stop + 1]
 
 
 def _read(text: str) -> list[Any]:

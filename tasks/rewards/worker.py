@@ -1,4 +1,4 @@
-"""A judging process, ``python -m tasks.rewards.worker NAME OPTIONS PARENT``: answers in, verdicts out.
+"""A judging process, ``python -m tasks.rewards.worker NAME OPTIONS PARENT [ROOT]``: answers in, verdicts out.
 
 What it may do to the machine is bounded: memory by an address-space limit, files by a size limit of zero,
 time by its parent, and by its own alarm should the parent be gone.
@@ -12,25 +12,32 @@ import os
 import resource
 import signal
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import TextIO
 
 from tasks import rewards
-from tasks.rewards.base import Bounds, Verdict
+from tasks.rewards.base import Bounds, Verdict, listen
+from tasks.rewards.custom import Custom
 
 _PR_SET_PDEATHSIG = 1
 
 
-def main(name: str, options: str, parent: int) -> None:
+def main(name: str, options: str, parent: int, root: str = "") -> None:
     """Judge one line after the other until the input ends."""
     _die_with(parent)
     module = rewards.find(name, "task.reward")
     config = module.Config(**json.loads(options))
+    if hasattr(module, "enter"):
+        module.enter(Path(root) if root else None, config)
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     _say(replies, {"ready": True})
     _silence()
     _bound(config)
+    if hasattr(module, "confine"):
+        module.confine()
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    listen(lambda: _say(replies, {"begun": True}))
     for line in sys.stdin:
         gold, answer = json.loads(line)
         signal.setitimer(signal.ITIMER_REAL, config.timeout_seconds + 1.0)
@@ -39,7 +46,7 @@ def main(name: str, options: str, parent: int) -> None:
         _say(replies, {"reward": verdict.reward, "error": verdict.error, "last": last})
 
 
-def _judge(module: ModuleType, gold: str, answer: str, config: Bounds) -> tuple[Verdict, bool]:
+def _judge(module: ModuleType | Custom, gold: str, answer: str, config: Bounds) -> tuple[Verdict, bool]:
     """The verdict, and whether this process should be replaced after it."""
     try:
         return module.judge(gold, answer, config), False
@@ -81,4 +88,4 @@ def _bound(config: Bounds) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), *sys.argv[4:5])

@@ -39,7 +39,7 @@ def write(path: Path, content: list[dict[str, Any]]) -> jsonl.Config:
             writer.writerows(content)
     else:
         pq.write_table(pa.Table.from_pylist(content), path)
-    return jsonl.Config(file=str(path))
+    return jsonl.Config(path=str(path))
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "json", "csv", "parquet"])
@@ -92,7 +92,7 @@ def test_answers_of_worked_solutions_and_numbers(tmp_path: Path) -> None:
 def test_a_held_out_file_of_its_own(tmp_path: Path) -> None:
     config = write(tmp_path / "train.jsonl", rows(6))
     write(tmp_path / "test.jsonl", rows(3))
-    config = config.model_copy(update={"held_out_file": str(tmp_path / "test.jsonl")})
+    config = config.model_copy(update={"held_out_path": str(tmp_path / "test.jsonl")})
     train, held_out = jsonl.read(config, task(3, 2), 0)
     assert set(train["question"].to_pylist()) == {row["question"] for row in rows(6)[3:]}
     assert set(held_out["question"].to_pylist()) < {row["question"] for row in rows(3)}
@@ -117,7 +117,7 @@ BAD = {
     ),
     "mark.jsonl": (
         '{"question": "a", "answer": "so ####"}',
-        "mark.jsonl:1: nothing follows '####' in 'answer'",
+        "mark.jsonl:1: 'answer': nothing follows '####'",
     ),
     "empty.jsonl": ("", "empty.jsonl: no rows; expected"),
     "object.json": ('{"question": "a"}', "object.json: expected a list of objects, found dict"),
@@ -138,23 +138,22 @@ def test_a_bad_file_is_named_with_the_row_and_what_was_expected(tmp_path: Path, 
     content, expected = BAD[name]
     (tmp_path / name).write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(BadInput) as caught:
-        jsonl.read(jsonl.Config(file=str(tmp_path / name)), task(), 0)
+        jsonl.read(jsonl.Config(path=str(tmp_path / name)), task(), 0)
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"gone\.jsonl: no such file \(task\.problems\)"):
-        jsonl.read(jsonl.Config(file=str(tmp_path / "gone.jsonl")), task(), 0)
+        jsonl.read(jsonl.Config(path=str(tmp_path / "gone.jsonl")), task(), 0)
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({}, "task.problems: expected either file or dataset"),
-        ({"file": "a.jsonl", "dataset": "b"}, "task.problems: expected either file or dataset"),
-        ({"file": "a.jsonl", "held_out_split": "test"}, "expected held_out_file"),
-        ({"dataset": "b", "held_out_file": "a.jsonl"}, "expected held_out_split"),
+        ({}, "task.problems: expected a path or a dataset"),
+        ({"dataset": "b", "held_out_path": "a.jsonl"}, "expected held_out_split"),
+        ({"path": "a.jsonl", "levels": [5]}, "needs the column of the level in task.problems.level"),
     ],
 )
 def test_contradictory_options(options: dict[str, str], expected: str) -> None:

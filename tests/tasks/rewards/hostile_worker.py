@@ -9,11 +9,14 @@ from types import ModuleType
 
 from tasks import rewards
 from tasks.rewards import worker
-from tasks.rewards.base import Bounds, Verdict
-from tasks.rewards.math import Config
+from tasks.rewards.base import Bounds, Verdict, answer_begins
+from tasks.rewards.similarity import Config
 
 
 def judge(gold: str, answer: str, config: Bounds) -> Verdict:
+    if answer.startswith("begin "):
+        answer_begins()
+        answer = answer.removeprefix("begin ")
     verb, _, value = answer.partition(" ")
     if verb == "sleep":
         time.sleep(float(value))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -33,7 +34,7 @@ def hostile_command(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def hostile(hostile_command: None) -> Iterator[Judge]:
     """Two such workers."""
-    made = Judge(Choice(name="math", timeout_seconds=1.0, memory_mib=256), workers=2)
+    made = Judge(Choice(name="similarity", timeout_seconds=1.0, memory_mib=256), workers=2)
     yield made
     made.close()
 
@@ -77,19 +78,46 @@ def test_one_hostile_answer_harms_no_other(hostile: Judge) -> None:
     assert len(workers()) <= 2
 
 
-def test_a_killed_worker_costs_one_answer(hostile_command: None) -> None:
-    alone = Judge(Choice(name="math", timeout_seconds=60.0), workers=1)
+def test_a_killed_worker_costs_no_answer(hostile_command: None) -> None:
+    alone = Judge(Choice(name="similarity", timeout_seconds=60.0), workers=1)
     assert alone.judge([("a", "a")]) == [RIGHT]
-    waiting = [alone.submit("a", answer) for answer in ("sleep 50", "a")]
+    waiting = [alone.submit("a", answer) for answer in ("sleep 1", "a")]
     (victim,) = workers()
     time.sleep(0.2)
     victim.kill()
-    assert [future.result() for future in waiting] == [Verdict(None, "judge died (signal 9)"), RIGHT]
+    assert [future.result() for future in waiting] == [WRONG, RIGHT]
     (idle,) = workers()
     idle.kill()
     idle.wait()
     assert alone.judge([("a", "a")]) == [RIGHT]
     alone.close()
+
+
+def test_what_takes_too_long_is_the_answers_doing_once_its_turn_has_begun(hostile: Judge) -> None:
+    answers = ["begin sleep 60", "sleep 60", "begin exit 4", "begin a"]
+    assert hostile.judge([("a", answer) for answer in answers]) == [
+        Verdict(0.0, "timed out after 1 s"),
+        Verdict(None, "timed out after 1 s"),
+        Verdict(None, "judge died (exit code 4)"),
+        RIGHT,
+    ]
+
+
+def test_workers_killed_at_random_under_load_lose_no_score(hostile_command: None) -> None:
+    judge = Judge(Choice(name="similarity", timeout_seconds=60.0), workers=2)
+    answers = ["a" if i % 3 else "b" for i in range(6000)]
+    answers[::50] = ["sleep 0.02"] * len(answers[::50])
+    generator = random.Random(7)
+    kills = sorted(generator.sample(range(100, 5000), 4))
+    judge.judge([("a", "a")] * 4)
+    futures = [judge.submit("a", answer) for answer in answers]
+    for done in kills:
+        futures[done].result()
+        alive = workers()
+        for victim in generator.sample(alive, generator.randint(1, len(alive))):
+            victim.kill()
+    assert [future.result() for future in futures] == [Verdict(float(answer == "a")) for answer in answers]
+    judge.close()
 
 
 def test_what_a_judge_prints_is_no_verdict_and_it_writes_no_file(hostile: Judge, tmp_path: Path) -> None:
@@ -137,7 +165,7 @@ def test_closing_ends_the_workers_and_cancels_what_waits(hostile: Judge) -> None
 def test_a_judge_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     script = str(Path(__file__).with_name("hostile_worker.py"))
     monkeypatch.setattr(module, "_COMMAND", (sys.executable, script, "stillborn"))
-    stillborn = Judge(Choice(name="math"))
+    stillborn = Judge(Choice(name="similarity"))
     with pytest.raises(JudgeFailure, match="the judge does not start: no judge today"):
         stillborn.judge([("a", "a")])
     stillborn.close()

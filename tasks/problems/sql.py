@@ -1,0 +1,146 @@
+"""Text-to-SQL without end: generated SQLite databases, and questions with gold queries in five levels.
+
+1 selects, 2 aggregates, 3 joins, groups and orders, 4 nests, 5 unites, intersects and subtracts. Training and
+held-out problems are about different domains, so no schema is in both.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Annotated, Any
+
+import pyarrow as pa
+from pydantic import Field, field_validator
+
+from params import BadInput
+from params.schema import Task
+from tasks import seeds
+from tasks.problems import sql_databases, sql_joined, sql_nested, sql_rows, sql_schema, sql_simple
+from tasks.problems.sql_databases import Database
+from tasks.problems.sql_phrases import Draft, worth_asking
+from tasks.problems.sql_rows import Prompt
+
+_LEVELS = {**sql_simple.LEVELS, **sql_joined.LEVELS, **sql_nested.LEVELS}
+_HELD_OUT = 4
+"""Every so many domains, one is held out."""
+_TRIES = 60
+
+shown_answer = sql_rows.shown_answer
+
+
+class Config(Prompt):
+    """Which problems to make."""
+
+    levels: Annotated[tuple[Annotated[int, Field(ge=1, le=5)], ...], Field(min_length=1)] = (1, 2, 3, 4, 5)
+    """Levels, each of which has an equal share."""
+    train_databases: Annotated[int, Field(ge=1, le=200)] = 36
+    """Databases that the training problems are about."""
+    held_out_databases: Annotated[int, Field(ge=1, le=200)] = 12
+    """Databases that the held-out problems are about."""
+    tables: Annotated[int, Field(ge=1, le=3)] = 3
+    """Tables of a database at most."""
+
+    @field_validator("levels")
+    @classmethod
+    def _once(cls, levels: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(levels)) < len(levels):
+            raise ValueError("task.problems.levels: a level is named twice")
+        return levels
+
+
+@dataclass(frozen=True)
+class _Open:
+    """A database, and what a prompt shows of it."""
+
+    database: Database
+    schema: str
+    shown: frozenset[str]
+
+
+def read(config: Config, task: Task, seed: int) -> tuple[pa.Table, pa.Table]:
+    """Training and held-out problems. Raises ``BadInput`` where there are too few distinct ones."""
+    train, held_out = _databases(config, seed)
+    return (
+        _problems(config, train, task.train_count, seed, "train"),
+        _problems(config, held_out, task.held_out_count, seed, "held_out"),
+    )
+
+
+def write(config: Config, task: Task, seed: int, out: Path) -> tuple[pa.Table, pa.Table]:
+    """The same, with the databases."""
+    opened = [each.database for side in _databases(config, seed) for each in side]
+    sql_rows.write_bytes(out, {each.id: each.connection.serialize() for each in opened})
+    return read(config, task, seed)
+
+
+def _databases(config: Config, seed: int) -> tuple[list[_Open], list[_Open]]:
+    names = list(sql_databases.domains())
+    random.Random(seeds.seed(seed, "problems", 0, "domains")).shuffle(names)
+    aside = len(names) // _HELD_OUT
+    return (
+        [_open(config, names[aside:], index, seed) for index in range(config.train_databases)],
+        [_open(config, names[:aside], index, seed) for index in range(config.held_out_databases)],
+    )
+
+
+def _open(config: Config, names: Sequence[str], index: int, seed: int) -> _Open:
+    name, number = names[index % len(names)], index // len(names) + 1
+    key = seeds.seed(seed, "problems", 0, "database", name, number)
+    database = sql_databases.make(name, number, config.tables, key)
+    found = sql_schema.tables(database.connection, config.example_rows)
+    schema, shown = sql_schema.shown(found, config.example_rows, config.schema_tokens)
+    return _Open(database, schema, shown)
+
+
+def _problems(config: Config, opened: list[_Open], wanted: int, seed: int, use: str) -> pa.Table:
+    """Distinct problems, split evenly over the levels and about evenly over the databases, and shuffled."""
+    rng = random.Random(seeds.seed(seed, "problems", 0, use))
+    rows: list[dict[str, Any]] = []
+    taken: set[tuple[str, str]] = set()
+    places = count()
+    for place, level in enumerate(config.levels):
+        share = (wanted + len(config.levels) - 1 - place) // len(config.levels)
+        found = missed = 0
+        while found < share:
+            one = opened[next(places) % len(opened)]
+            row = _problem(rng, one, level, taken)
+            if row is None:
+                missed += 1
+                if missed > 20 + 3 * len(opened):
+                    _too_few(level, found, share, config)
+                continue
+            rows.append(row)
+            found, missed = found + 1, 0
+    rng.shuffle(rows)
+    return sql_rows.table(rows)
+
+
+def _problem(
+    rng: random.Random, one: _Open, level: int, taken: set[tuple[str, str]]
+) -> dict[str, Any] | None:
+    """A problem that is not taken, and now is; None where chance finds none."""
+    makers, weights = zip(*_LEVELS[level], strict=True)
+    database = one.database
+    for _ in range(_TRIES):
+        draft: Draft | None = rng.choices(makers, weights)[0](rng, database)
+        if draft is None:
+            continue
+        marks = {(database.id, draft.question), (database.id, draft.query)}
+        if marks & taken or not worth_asking(draft, database.connection):
+            continue
+        if sql_schema.needed(database.connection, draft.query) <= one.shown:
+            taken |= marks
+            return sql_rows.row(database.id, draft.query, one.schema, draft.question, level, "sql")
+    return None
+
+
+def _too_few(level: int, found: int, wanted: int, config: Config) -> None:
+    raise BadInput(
+        f"task.problems: level {level} has only {found} distinct problems on these databases, in "
+        f"{config.schema_tokens} tokens; expected {wanted}: lower task.train_count or held_out_count, or "
+        "raise task.problems.train_databases, held_out_databases or schema_tokens"
+    )

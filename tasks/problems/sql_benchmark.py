@@ -1,0 +1,209 @@
+"""What Spider and BIRD have in common: question files and a database a folder, read where they lie."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import pyarrow as pa
+from pydantic import Field
+
+from params import BadInput, nearest
+from params.schema import Task
+from tasks import seeds
+from tasks.artefact import write_json
+from tasks.problems import sql_rows, sql_schema
+from tasks.problems.sql_rows import Prompt
+from tasks.problems.sql_schema import ForeignKeys
+
+LEFT_OUT = "left_out.json"
+
+
+class Benchmark(Prompt):
+    """What the ``Config`` of both holds."""
+
+    folder: str
+    """The benchmark's folder, as it is published."""
+    databases: tuple[str, ...] | None = None
+    """Only problems about these databases; null: all."""
+    schema_tokens: Annotated[int, Field(ge=16)] = 768
+    """Room for the schema, in tokens by an upper estimate that is of no tokenizer."""
+    example_rows: Annotated[int, Field(ge=0, le=10)] = 2
+    """Example rows of each table, where there is room."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """One side of a benchmark: where its questions, databases and tables' descriptions are."""
+
+    questions: tuple[Path, ...]
+    databases: Path
+    tables: Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a benchmark writes its rows."""
+
+    name: str
+    query: str
+    """Key of the gold query."""
+    row: Callable[[dict[str, Any], str], tuple[int, str]]
+    """Level and evidence of a row at a place."""
+
+
+@dataclass
+class _Side:
+    """The problems of one split, and which databases they are about."""
+
+    problems: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=lambda: {"schema_too_long": 0, "query_refused": 0})
+
+
+def both_sides(
+    config: Benchmark, layout: Layout, train: Split, held_out: Split, task: Task, seed: int, out: Path | None
+) -> tuple[pa.Table, pa.Table]:
+    """Training and held-out problems, drawn by the seed, none in both; with ``out``, ``databases.json`` and
+    ``left_out.json`` too. Raises ``BadInput``."""
+    aside = _side(config, layout, held_out)
+    rest = _side(config, layout, train)
+    for key in aside.problems.keys() & rest.problems.keys():
+        del rest.problems[key]
+    tables = (
+        _drawn(rest, task.train_count, "train_count", layout, seed),
+        _drawn(aside, task.held_out_count, "held_out_count", layout, seed),
+    )
+    if out is not None:
+        used = {json.loads(text)["database"] for table in tables for text in table["answer"].to_pylist()}
+        files = {**rest.files, **aside.files}
+        sql_rows.write_paths(out, {name: files[name] for name in used})
+        write_json(out / LEFT_OUT, {"train": rest.left_out, "held_out": aside.left_out})
+    return tables
+
+
+def files(config: Benchmark, splits: Iterable[Split]) -> list[Path]:
+    """The files that a source reads, databases included. Raises ``BadInput``."""
+    found: dict[Path, None] = {}
+    for split in splits:
+        for path in (*split.questions, split.tables):
+            found[path] = None
+        for path in split.questions:
+            for place, row in _rows(path):
+                name = _text(row, "db_id", place)
+                if config.databases is None or name in config.databases:
+                    found[split.databases / name / f"{name}.sqlite"] = None
+    return list(found)
+
+
+def level(value: Any, names: Sequence[str]) -> int:
+    """1 for the first of the names of hardness, and so on; 1 for none of them."""
+    return names.index(value) + 1 if value in names else 1
+
+
+def _side(config: Benchmark, layout: Layout, split: Split) -> _Side:
+    side = _Side()
+    keys = _foreign_keys(split.tables)
+    schemas: dict[str, tuple[sqlite3.Connection, str, frozenset[str]]] = {}
+    for path in split.questions:
+        for place, row in _rows(path):
+            name, query = _text(row, "db_id", place), _text(row, layout.query, place)
+            question = _text(row, "question", place)
+            if config.databases is not None and name not in config.databases:
+                continue
+            if name not in schemas:
+                schemas[name] = _opened(config, split, name, keys, place)
+                side.files[name] = split.databases / name / f"{name}.sqlite"
+            connection, schema, shown = schemas[name]
+            try:
+                fits = sql_schema.needed(connection, query.rstrip("; \n")) <= shown
+            except (sqlite3.Error, sqlite3.Warning):
+                side.left_out["query_refused"] += 1
+                continue
+            if not fits:
+                side.left_out["schema_too_long"] += 1
+                continue
+            hardness, evidence = layout.row(row, place)
+            made = sql_rows.row(name, query, schema, question, hardness, layout.name, evidence)
+            side.problems.setdefault((name, " ".join(f"{question} {evidence}".split()).casefold()), made)
+    for connection, *_ in schemas.values():
+        connection.close()
+    return side
+
+
+def _drawn(side: _Side, wanted: int, option: str, layout: Layout, seed: int) -> pa.Table:
+    if len(side.problems) < wanted:
+        long, refused = side.left_out["schema_too_long"], side.left_out["query_refused"]
+        raise BadInput(
+            f"{layout.name}: {len(side.problems)} distinct problems, without {long} whose tables do not fit "
+            f"into task.problems.schema_tokens and {refused} whose query SQLite refuses; expected {wanted} "
+            f"(task.{option})"
+        )
+    rows = sorted(side.problems.values(), key=lambda row: str(row["problem_id"]))
+    order = seeds.numpy_generator(seed, "problems", 0, option).permutation(len(rows))
+    return sql_rows.table(rows[i] for i in order[:wanted])
+
+
+def _opened(
+    config: Benchmark, split: Split, name: str, keys: dict[str, ForeignKeys], place: str
+) -> tuple[sqlite3.Connection, str, frozenset[str]]:
+    """A database and what a prompt shows of it. Raises ``BadInput``."""
+    if name not in keys:
+        raise BadInput(f"{place}: no database '{name}' in {split.tables}{nearest(name, keys)}")
+    path = split.databases / name / f"{name}.sqlite"
+    if not path.is_file():
+        raise BadInput(f"{place}: {path}: no such file; expected the database '{name}' there")
+    connection = sql_schema.connect(path)
+    try:
+        found = sql_schema.tables(connection, config.example_rows, keys[name])
+    except sqlite3.Error as error:
+        raise BadInput(f"{path}: not a database that SQLite reads ({error})") from None
+    return connection, *sql_schema.shown(found, config.example_rows, config.schema_tokens)
+
+
+def _foreign_keys(path: Path) -> dict[str, ForeignKeys]:
+    """By database: its foreign keys as ``tables.json`` lists them, which some files do not declare."""
+    found: dict[str, ForeignKeys] = {}
+    for place, row in _rows(path):
+        lists = [row.get(key) for key in ("table_names_original", "column_names_original", "foreign_keys")]
+        names, columns, pairs = (each if isinstance(each, list) else None for each in lists)
+        if names is None or columns is None or pairs is None:
+            raise BadInput(
+                f"{place}: expected lists: table_names_original, column_names_original, foreign_keys"
+            )
+        try:
+            at = [(str(names[table]), str(column)) if table >= 0 else ("", "") for table, column in columns]
+            links = {(at[a][0].lower(), at[a][1].lower()): at[b] for a, b in pairs}
+        except (IndexError, TypeError, ValueError):
+            raise BadInput(f"{place}: a column or foreign key points to nothing") from None
+        found[_text(row, "db_id", place)] = links
+    return found
+
+
+def _rows(path: Path) -> Iterable[tuple[str, dict[str, Any]]]:
+    """Each object of a JSON list, with where it stands. Raises ``BadInput``."""
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file (task.problems.folder)") from None
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{path}: not JSON ({error}); expected a list of objects") from None
+    if not isinstance(content, list):
+        raise BadInput(f"{path}: expected a list of objects, found {type(content).__name__}")
+    for number, row in enumerate(content, start=1):
+        if not isinstance(row, dict):
+            raise BadInput(f"{path}: row {number}: expected an object, found {type(row).__name__}")
+        yield f"{path}: row {number}", row
+
+
+def _text(row: dict[str, Any], key: str, place: str) -> str:
+    if key not in row:
+        raise BadInput(f"{place}: no '{key}'{nearest(key, row)}")
+    value = row[key]
+    if not isinstance(value, str) or not value.strip():
+        raise BadInput(f"{place}: '{key}' is {value!r:.60}; expected text")
+    return value.strip()

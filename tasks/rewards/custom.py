@@ -1,0 +1,105 @@
+"""A reward of the user's own, named ``package.module:function``: ``function(gold, answer) -> float``.
+
+It may also return a ``Verdict``, to give a reason. It is imported only in the judging processes, from the
+current directory or ``PYTHONPATH``; here its file is found and read, so that a misspelt name is known before
+anything runs.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import math
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from params import BadInput, nearest
+from tasks.rewards.base import Bounds, Verdict
+
+
+class Custom:
+    """What a judge's module is otherwise: ``Config``, ``enter`` and ``judge``."""
+
+    Config = Bounds
+
+    def __init__(self, module: str, function: str) -> None:
+        self._module, self._function = module, function
+        self._reward: Callable[[str, str], Any] | None = None
+
+    @classmethod
+    def named(cls, name: str, where: str) -> Custom:
+        """Raises ``BadInput`` where there is no such file, or no such function in it."""
+        module, _, function = name.partition(":")
+        path = source(name, where)
+        try:
+            defined = _defined(ast.parse(path.read_bytes()))
+        except SyntaxError as error:
+            raise BadInput(f"{where}: {path}:{error.lineno}: not Python ({error.msg})") from None
+        if function not in defined and "*" not in defined:
+            raise BadInput(f"{where}: no '{function}' in {path}{nearest(function, defined)}")
+        return cls(module, function)
+
+    def enter(self, root: Path | None, config: Bounds) -> None:
+        """Import the function, in a judging process."""
+        sys.path[:] = [*(entry for entry in search_path() if entry not in sys.path), *sys.path]
+        self._reward = getattr(importlib.import_module(self._module), self._function)
+
+    def judge(self, gold: str, answer: str, config: Bounds) -> Verdict:
+        """What the function says; anything that is no reward is the judge's failure."""
+        if self._reward is None:
+            self.enter(None, config)
+        assert self._reward is not None
+        found = self._reward(gold, answer)
+        verdict = found if isinstance(found, Verdict) else Verdict(found)
+        reward, name = verdict.reward, f"{self._module}:{self._function}"
+        if isinstance(found, Verdict) and reward is None:
+            return Verdict(None, str(verdict.error or f"{name} gave no reward and no reason"))
+        try:
+            number = float(reward)  # type: ignore[arg-type]  # whatever the function returned
+        except (TypeError, ValueError, OverflowError):
+            return Verdict(None, f"{name} returned {_kind(reward)}; expected a number or a Verdict")
+        if isinstance(reward, str | bytes) or not math.isfinite(number):
+            return Verdict(None, f"{name} returned {_kind(reward)}; expected a finite number")
+        return Verdict(number, None if verdict.error is None else str(verdict.error))
+
+
+def source(name: str, where: str = "task.reward") -> Path:
+    """The file of the module in ``package.module:function``; raises ``BadInput``."""
+    module, _, function = name.partition(":")
+    if not all(part.isidentifier() for part in [*module.split("."), function]):
+        raise BadInput(f"{where}: '{name}'; expected package.module:function")
+    for entry in [*search_path(), *sys.path]:
+        stem = Path(entry).joinpath(*module.split("."))
+        for path in (stem.with_suffix(".py"), stem / "__init__.py"):
+            if path.is_file():
+                return path.resolve()
+    raise BadInput(
+        f"{where}: no module '{module}'; expected {module.replace('.', '/')}.py in the current directory or "
+        "on PYTHONPATH"
+    )
+
+
+def search_path() -> list[str]:
+    """Where a user's modules are looked for first: the current directory, then ``PYTHONPATH``."""
+    return [os.getcwd(), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+
+
+def _defined(tree: ast.Module) -> set[str]:
+    """The names that a module's own statements bind."""
+    names: set[str] = set()
+    for statement in ast.walk(tree):
+        if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+            names.add(statement.name)
+        elif isinstance(statement, ast.Import | ast.ImportFrom):
+            names.update(alias.asname or alias.name for alias in statement.names)
+        elif isinstance(statement, ast.Name) and isinstance(statement.ctx, ast.Store):
+            names.add(statement.id)
+    return names
+
+
+def _kind(value: object) -> str:
+    return repr(value)[:40] if isinstance(value, float) else f"a {type(value).__name__}"

@@ -1,0 +1,223 @@
+"""SQL answers: 1 for a query whose result is that of the gold query, else 0 with the reason.
+
+The right answer is ``{"database": "<id>", "query": "SELECT ..."}`` as JSON. Databases are found through
+``databases.json`` in the directory of the problems: ``{id: {"path": ..., "sha256": ..., "bytes": ...}}``,
+paths relative to it or absolute.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import resource
+from collections import OrderedDict
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from tasks.rewards.base import Bounds, Verdict, answer_begins
+from tasks.rewards.sql_compare import bird_equal, multiset_equal, spider_equal
+from tasks.rewards.sql_result import Cache, DatabaseTrouble, Limits, QueryError, Result
+from tasks.rewards.sql_run import Database, plain
+from tasks.rewards.sql_text import find_query, orders, problem_of, without_distinct
+
+DATABASES = "databases.json"
+_OPEN_AT_ONCE = 16
+_FILES_AT_ONCE = 64
+_THIS_YEAR = re.compile(r"YEAR\s*\(\s*CURDATE\s*\(\s*\)\s*\)\s*", re.IGNORECASE)
+
+
+class Config(Bounds, Limits):
+    """How queries are read, run and compared."""
+
+    timeout_seconds: Annotated[float, Field(gt=0.0)] = 10.0
+    """Time for one answer, both queries together; a judge that takes longer is killed and replaced."""
+    comparison: Literal["multiset", "spider", "bird"] = "multiset"
+    """Which results are the same: our rule, or that of the Spider or the BIRD benchmark."""
+    columns: Literal["in_order", "any_order"] = "in_order"
+    """``multiset``: whether the columns must come in the gold query's order."""
+    float_tolerance: Annotated[float, Field(ge=0.0, lt=0.1)] = 1e-9
+    """``multiset``: largest difference of equal numbers, times max(1, magnitude)."""
+    keep_distinct: bool = False
+    """``spider``: leave DISTINCT in both queries; the benchmark takes it out unless told otherwise."""
+    max_answer_characters: PositiveInt = 65_536
+    """Of a longer answer, only so many characters of its end are read."""
+    verify_mib: PositiveInt = 256
+    """A database up to this size is checked by its digest when a process first opens it, a larger one by its
+    size alone."""
+    cache_mib: PositiveInt = 64
+    """Results that a process keeps, of gold queries and of answers each."""
+
+    @model_validator(mode="after")
+    def _time_for_both(self) -> Config:
+        if self.timeout_seconds <= 2 * self.query_seconds:
+            raise ValueError("task.reward.timeout_seconds must exceed twice task.reward.query_seconds")
+        return self
+
+
+class _Bench:
+    """What one process keeps: open databases and results."""
+
+    def __init__(self, root: Path, config: Config) -> None:
+        self._root, self._config = root, config
+        self._listed: dict[str, Any] | None = None
+        self._open: OrderedDict[str, Database] = OrderedDict()
+        most = config.cache_mib * 2**20
+        self._gold: Cache[Result] = Cache(most)
+        self._given: Cache[Result | QueryError] = Cache(most)
+
+    def gold(self, database: str, query: str) -> Result:
+        """The gold query's result. Raises ``QueryError`` and ``DatabaseTrouble``."""
+        found = self._gold.get((database, query))
+        if found is None:
+            found = self._database(database).run(query)
+            self._gold.put((database, query), found, found.size + 1024)
+        return found
+
+    def given(self, database: str, query: str) -> Result:
+        """The answer's, which may be known to fail."""
+        found = self._given.get((database, query))
+        if found is None:
+            opened = self._database(database)
+            answer_begins()
+            try:
+                found = opened.run(query)
+            except QueryError as error:
+                found = error
+            if isinstance(found, Result) or found.certain:
+                size = found.size if isinstance(found, Result) else 0
+                self._given.put((database, query), found, size + 1024 + len(query))
+        if isinstance(found, QueryError):
+            raise found
+        return found
+
+    def _database(self, name: str) -> Database:
+        if name not in self._open:
+            path = self._checked(name)
+            if len(self._open) >= _OPEN_AT_ONCE:
+                self._open.popitem(last=False)[1].close()
+            self._open[name] = Database(path, self._config)
+        self._open.move_to_end(name)
+        return self._open[name]
+
+    def _checked(self, name: str) -> Path:
+        if self._listed is None:
+            self._listed = _listed(self._root)
+        if name not in self._listed:
+            raise DatabaseTrouble(f"not in {DATABASES}")
+        entry = self._listed[name]
+        path = self._root / entry["path"]
+        try:
+            size = path.stat().st_size
+            if size != entry["bytes"]:
+                raise DatabaseTrouble(f"{path} has {size} bytes; expected {entry['bytes']}")
+            if size <= self._config.verify_mib * 2**20:
+                with path.open("rb") as handle:
+                    if hashlib.file_digest(handle, "sha256").hexdigest() != entry["sha256"]:
+                        raise DatabaseTrouble(f"{path} is not the file that {DATABASES} lists")
+        except OSError as error:
+            raise DatabaseTrouble(f"{path}: {error.strerror}") from error
+        return path
+
+
+_bench: _Bench | None = None
+
+
+def enter(root: Path | None, config: Config) -> None:
+    """Told once to each judging process, before anything is judged: where the databases are listed."""
+    global _bench
+    _bench = _Bench(root, config) if root is not None else None
+
+
+def confine() -> None:
+    """Bounds that hold for a whole process, beyond those of every judge: few files, no processes."""
+    for kind, most in ((resource.RLIMIT_NOFILE, _FILES_AT_ONCE), (resource.RLIMIT_NPROC, 0)):
+        resource.setrlimit(kind, (most, most))
+
+
+def judge(gold: str, answer: str, config: Config) -> Verdict:
+    """Whether ``answer`` holds a query with the result of the one in ``gold``."""
+    if _bench is None:
+        return Verdict(None, "no databases: the judge was given no directory of problems")
+    try:
+        database, right = _read_gold(gold)
+    except ValueError as error:
+        return Verdict(None, f"cannot read the right answer: {error}")
+    given = find_query(answer[-config.max_answer_characters :])
+    if given is None:
+        return Verdict(0.0, "no query in the answer")
+    if len(given) > config.max_query_characters:
+        return Verdict(0.0, f"a query of more than {config.max_query_characters} characters")
+    if config.comparison == "spider":
+        right, given = _as_spider(right, config), _as_spider(given, config)
+    try:
+        expected = _bench.gold(database, right)
+    except QueryError as error:
+        return Verdict(None, f"the gold query fails on database {database}: {error}")
+    except DatabaseTrouble as trouble:
+        return Verdict(None, f"database {database}: {trouble}")
+    if (refused := problem_of(given)) is not None:
+        return Verdict(0.0, refused)
+    try:
+        return Verdict(float(_equal(expected, _bench.given(database, given), right, config)))
+    except QueryError as error:
+        return Verdict(0.0, str(error))
+    except DatabaseTrouble as trouble:
+        return Verdict(None, f"database {database}: {trouble}")
+
+
+def _equal(gold: Result, given: Result, query: str, config: Config) -> bool:
+    if config.comparison == "bird":
+        return bird_equal(gold.rows, given.rows)
+    if config.comparison == "spider":
+        # Their rule: the words anywhere in the gold query, in a subquery too.
+        return spider_equal(plain(gold.rows), plain(given.rows), "order by" in query.lower())
+    if gold.columns != given.columns:
+        return False
+    any_columns = config.columns == "any_order"
+    return multiset_equal(gold.rows, given.rows, orders(query), config.float_tolerance, any_columns)
+
+
+def _as_spider(query: str, config: Config) -> str:
+    """What the benchmark's script does to both queries before it runs them."""
+    for apart, together in (("> =", ">="), ("< =", "<="), ("! =", "!=")):
+        query = query.replace(apart, together)
+    query = query if config.keep_distinct else without_distinct(query)
+    return _THIS_YEAR.sub("2020", query)
+
+
+@lru_cache(maxsize=4096)
+def _read_gold(gold: str) -> tuple[str, str]:
+    """Database and query. Raises ``ValueError``."""
+    try:
+        content = json.loads(gold)
+    except (json.JSONDecodeError, RecursionError):
+        raise ValueError(f"'{gold[:80]}' is not JSON") from None
+    if not isinstance(content, dict):
+        raise ValueError("expected an object with database and query")
+    for key in ("database", "query"):
+        if not isinstance(content.get(key), str):
+            raise ValueError(f"its '{key}' is missing or no text")
+    return content["database"], content["query"]
+
+
+def _listed(root: Path) -> dict[str, Any]:
+    path = root / DATABASES
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise DatabaseTrouble(f"{path}: {error.strerror}") from error
+    except ValueError:
+        raise DatabaseTrouble(f"{path} is not JSON") from None
+    keys = {"path": str, "sha256": str, "bytes": int}
+    entries = content.values() if isinstance(content, dict) else ()
+    whole = isinstance(content, dict) and all(
+        isinstance(entry, dict) and all(isinstance(entry.get(key), kind) for key, kind in keys.items())
+        for entry in entries
+    )
+    if not whole:
+        raise DatabaseTrouble(f"{path}: expected path, sha256 and bytes for each database")
+    return dict(content)

@@ -1,0 +1,159 @@
+"""When two results are the same: by our multiset rule, by Spider's rule, by BIRD's rule.
+
+Spider: Zhong, Yu and Klein, "Semantic Evaluation for Text-to-SQL with Distilled Test Suites", EMNLP 2020,
+as its evaluation script decides. BIRD: Li et al., NeurIPS 2023, likewise. The multiset rule is ours.
+
+Every comparison is linear in the rows up to sorting, but for the search of an order of columns, which is
+pruned column by column and gives up after ``MOST_CELLS`` looked-at cells.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from tasks.rewards.sql_result import QueryError, Row
+
+MOST_CELLS = 20_000_000
+
+
+def multiset_equal(
+    gold: Sequence[Row], given: Sequence[Row], ordered: bool, tolerance: float, any_columns: bool = False
+) -> bool:
+    """The same rows, each as often, and in the same order if ``ordered``.
+
+    NULL equals NULL; text, bytes and numbers never equal each other; 1 equals 1.0. Of numbers that are not
+    whole, neighbours among all numbers of both results count as equal if they differ by at most
+    ``tolerance`` · max(1, magnitude). With ``any_columns`` the columns may come in another order.
+    """
+    if len(gold) != len(given) or (gold and len(gold[0]) != len(given[0])):
+        return False
+    if gold == given:
+        return True
+    classes = _Classes([*gold, *given], tolerance)
+    left, right = classes.of(gold), classes.of(given)
+    if any_columns:
+        return _some_order_of_columns(left, right, ordered)
+    return left == right if ordered else Counter(left) == Counter(right)
+
+
+def spider_equal(gold: Sequence[Row], given: Sequence[Row], ordered: bool) -> bool:
+    """Spider's rule: some order of the columns makes them equal multisets, or lists if ``ordered``.
+
+    Two empty results are equal whatever their columns. Rows must agree before any search when the values of
+    each are sorted as text with their type, which refuses some pairs that differ only by 1 against 1.0.
+    """
+    if not gold and not given:
+        return True
+    if len(gold) != len(given) or len(gold[0]) != len(given[0]):
+        return False
+    left, right = [_unordered(row) for row in gold], [_unordered(row) for row in given]
+    if (left != right) if ordered else (set(left) != set(right)):
+        return False
+    return _some_order_of_columns(gold, given, ordered)
+
+
+def bird_equal(gold: Sequence[Row], given: Sequence[Row]) -> bool:
+    """BIRD's rule: the same set of rows, values in the gold query's order of columns."""
+    return set(gold) == set(given)
+
+
+class _Classes:
+    """Equal numbers by tolerance, as one representative each."""
+
+    def __init__(self, rows: Sequence[Row], tolerance: float) -> None:
+        values = {value for row in rows for value in row if isinstance(value, int | float)}
+        self._starts: list[int | float] = []
+        self._plain = all(map(_whole, values))
+        if self._plain:
+            return
+        before: int | float | None = None
+        for value in sorted(values):
+            close = before is not None and _close(before, value, tolerance)
+            if not close:
+                self._starts.append(value)
+            before = value
+
+    def of(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows with each number replaced by the least one of its class."""
+        if self._plain:
+            return list(rows)
+        return [tuple(map(self._representative, row)) for row in rows]
+
+    def _representative(self, value: object) -> object:
+        if not isinstance(value, int | float):
+            return value
+        return self._starts[bisect_right(self._starts, value) - 1]
+
+
+def _whole(value: int | float) -> bool:
+    return isinstance(value, int) or value.is_integer() or math.isinf(value)
+
+
+def _close(low: int | float, high: int | float, tolerance: float) -> bool:
+    if _whole(low) and _whole(high):
+        return False
+    return high - low <= tolerance * max(1.0, abs(low), abs(high))
+
+
+def _unordered(row: Row) -> Row:
+    return tuple(sorted(row, key=lambda value: str(value) + str(type(value))))
+
+
+def _some_order_of_columns(gold: Sequence[Row], given: Sequence[Row], ordered: bool) -> bool:
+    """Whether the columns of ``given`` can be put in an order that makes the results equal."""
+    left, right = list(zip(*gold, strict=True)), list(zip(*given, strict=True))
+    if ordered:
+        return Counter(left) == Counter(right)
+    bags = [Counter(column) for column in right]
+    fits = [[i for i, bag in enumerate(bags) if bag == wanted] for wanted in map(Counter, left)]
+    if not all(fits):
+        return False
+    order = sorted(range(len(left)), key=lambda column: len(fits[column]))
+    return _Search(left, right, fits, order).run()
+
+
+class _Search:
+    """Depth first: one column of the gold result after the other, the most constrained first.
+
+    After each choice the rows so far must be equal multisets; a row so far is known by a number.
+    """
+
+    def __init__(self, left: list[Row], right: list[Row], fits: list[list[int]], order: list[int]) -> None:
+        self._left, self._right, self._fits, self._order = left, right, fits, order
+        self._cells = 0
+
+    def run(self) -> bool:
+        rows = len(self._left[0])
+        return self._from(0, [0] * rows, [0] * rows, frozenset())
+
+    def _from(self, place: int, known: list[int], given: list[int], used: frozenset[int]) -> bool:
+        if place == len(self._order):
+            return True
+        column = self._order[place]
+        for choice in self._choices(column, used):
+            numbers: dict[tuple[int, object], int] = {}
+            longer = [
+                numbers.setdefault(pair, len(numbers)) for pair in zip(known, self._left[column], strict=True)
+            ]
+            other = [
+                numbers.setdefault(pair, len(numbers))
+                for pair in zip(given, self._right[choice], strict=True)
+            ]
+            self._cells += 2 * len(known)
+            if self._cells > MOST_CELLS:
+                raise QueryError("too many ways to order the columns")
+            same = Counter(longer) == Counter(other)
+            if same and self._from(place + 1, longer, other, used | {choice}):
+                return True
+        return False
+
+    def _choices(self, column: int, used: frozenset[int]) -> Iterator[int]:
+        """The columns that fit, of equal ones the first."""
+        tried: list[Row] = []
+        for choice in self._fits[column]:
+            if choice not in used and self._right[choice] not in tried:
+                tried.append(self._right[choice])
+                yield choice
