@@ -1,0 +1,63 @@
+"""The comparison as a Prefect flow: for a weekly deployment, around the same crew as ``ostinato compare``."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from pydantic import Field
+
+from flows.compare import run_compare
+from flows.lab_crew import Event, Run
+from params.compare import Comparison
+from tasks.failure import StageFailure
+
+
+@flow(name="compare", flow_run_name="{name}")
+def compare(
+    methods: Annotated[list[str], Field(min_length=1)],
+    seeds: Annotated[int, Field(ge=1)] = 3,
+    task: str = "sums",
+    model: str = "nano",
+    baseline: str | None = None,
+    budget: str | None = None,
+    settings: list[str] | None = None,
+    name: str | None = None,
+    workers: Annotated[int, Field(ge=1)] = 2,
+) -> dict[str, Any]:
+    """Methods × seeds at equal budget. Run it again and it resumes, or finishes from cache.
+
+    The parameters are the options of ``ostinato compare``. Leaves a link to the page and the table of effects
+    among the run's artifacts, and returns the verdict. Raises ``BadInput`` before anything runs,
+    ``StageFailure`` where a run failed.
+    """
+    asked = Comparison(methods, seeds, task, model, baseline, budget, settings or [], name, workers)
+    logger = get_run_logger()
+
+    def listen(run: Run, event: Event) -> None:
+        if event["event"] == "end":
+            said = (run.trial.name, run.outcome, run.made, run.cached)
+            logger.info("%s %s: %d stages made, %d cached", *said)
+        elif event["event"] == "note":
+            logger.warning("%s: %s", run.trial.name, event["text"])
+
+    made = run_compare(asked, listen=listen)
+    if made.place is None:
+        raise StageFailure("no run of the comparison came to its end")
+    summary = json.loads((made.place / "summary.json").read_text())
+    page = made.place / "report.html"
+    key = "".join(c if c.isalnum() else "-" for c in summary["name"])
+    when = datetime.now(UTC).isoformat(timespec="minutes")
+    create_link_artifact(
+        f"file://{page}", "Comparison", key=f"{key}-comparison", description=f"Written {when}"
+    )
+    effects = made.place / "effects.md"
+    table = effects.read_text() if effects.is_file() else ""
+    create_markdown_artifact(f"**{summary['verdict']}**\n\n{table}", key=f"{key}-effects")
+    if made.code():
+        raise StageFailure(f"not every run came to its end; {page} holds those that did")
+    told = ("name", "verdict", "evidence", "stages", "effects")
+    return {"report": str(page), **{part: summary[part] for part in told}}
