@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from flows import stores
+from flows.cli_machines import engines, plan_round
 from flows.environment import prepare_prefect, prepare_threads, under_dvc, workspace
 from params import BadInput
 
@@ -19,6 +21,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Reinforcement learning from verifiable rewards, as a pipeline of cached stages.",
 )
+
+app.add_typer(engines, name="engine")
+app.command("plan")(plan_round)
 
 ModelOption = Annotated[str, typer.Option("--model", help="A preset, a YAML file, a folder or a hub name.")]
 TaskOption = Annotated[str, typer.Option("--task", help="A preset or a YAML file.")]
@@ -31,7 +36,7 @@ NameOption = Annotated[
 ]
 EngineOption = Annotated[
     str | None,
-    typer.Option("--engine", help="What samples: vllm, transformers, or auto (vllm if it is here)."),
+    typer.Option("--engine", help="What samples: vllm, transformers, server, or auto (vllm if here)."),
 ]
 RunArgument = Annotated[str, typer.Argument(metavar="NAME", help="The run's name, under runs/.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON lines on standard output, for machines.")]
@@ -45,6 +50,10 @@ def run(
     settings: SetOption = None,
     engine: EngineOption = None,
     name: NameOption = None,
+    push: Annotated[bool, typer.Option("--push", help="Send the run to the remote when it is done.")] = False,
+    publish: Annotated[
+        bool, typer.Option("--publish", help="Push it, and commit what it made with DVC and git.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train: the whole flow, with a report at the end. Run it again and it resumes."""
@@ -55,7 +64,7 @@ def run(
     prepare_prefect(workspace())
     from flows.start import train_watched
 
-    summary = train_watched(name, params, (model, task, method, changes), as_json)
+    summary = train_watched(name, params, (model, task, method, changes), as_json, push, publish)
     if as_json:
         print(json.dumps({"event": "finished", **summary}))
     else:
@@ -78,6 +87,38 @@ def lab(
     from flows.lab import Asked, run_lab
 
     raise typer.Exit(run_lab(Asked(name, seeds, arms, settings or [], workers), as_json))
+
+
+@app.command()
+def compare(
+    methods: Annotated[str, typer.Option("--methods", help="With commas between: grpo,drpo,dyjr.")],
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each method.")] = 3,
+    task: TaskOption = "sums",
+    model: ModelOption = "nano",
+    baseline: Annotated[
+        str | None, typer.Option("--baseline", help="The method that others are held against; the first.")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option("--budget", help="Of each run: rounds=20, tokens=200000 or minutes=10.")
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Runs at a time, one thread each.")] = 2,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Under comparisons/; by default TASK-MODEL.")
+    ] = None,
+    settings: SetOption = None,
+    only: Annotated[
+        str | None, typer.Option("--only", metavar="METHOD:SEED", help="One run of it, without the page.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Which method helps at equal cost: methods × seeds, one page. Run it again and it resumes."""
+    from flows.compare import run_compare, run_one
+    from params.compare import Comparison, methods_of
+
+    asked = Comparison(
+        methods_of(methods), seeds, task, model, baseline, budget, settings or [], name, workers
+    )
+    raise typer.Exit(run_one(asked, only, as_json) if only else run_compare(asked, as_json).code())
 
 
 @app.command()
@@ -171,8 +212,20 @@ def dvc(
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; say whether they have drifted.")
     ] = False,
+    compare: Annotated[
+        str | None, typer.Option("--compare", help="Methods, as for compare: their pipeline instead.")
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="With --compare: runs of each method.")] = 3,
+    budget: Annotated[str | None, typer.Option("--budget", help="With --compare: of each run.")] = None,
 ) -> None:
-    """Write dvc.yaml and params.yaml for a run, from the stage table."""
+    """Write dvc.yaml and params.yaml for a run, from the stage table; or a comparison's pipeline."""
+    if compare:
+        from flows.dvc_compare import write_comparison
+        from params.compare import Comparison, methods_of
+
+        asked = Comparison(methods_of(compare), seeds, task, model, None, budget, settings or [], name)
+        print(write_comparison(workspace(), asked, check))
+        return
     from flows.door import run_name
     from flows.dvc import write_pipeline
     from params import compose
@@ -182,12 +235,33 @@ def dvc(
 
 
 @app.command()
+def judge(
+    file: Annotated[Path, typer.Argument(help="Rows with gold and answer: JSONL, JSON, CSV or Parquet.")],
+    reward: Annotated[str, typer.Option("--reward", help="math, sql, or package.module:function.")] = "math",
+    databases: Annotated[Path | None, typer.Option("--databases", help="The folder of databases.")] = None,
+    settings: SetOption = None,
+    out: Annotated[Path | None, typer.Option("--out", help="A table of scores to write.")] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Judging processes.")] = 2,
+    as_json: JsonOption = False,
+) -> None:
+    """Score a file of answers: the accuracy with its interval, and what went wrong how often."""
+    from tempfile import TemporaryDirectory
+
+    from flows.judge import Asked, judge_file
+
+    with TemporaryDirectory() as scratch:
+        judge_file(Asked(file, reward, databases, settings or [], out, workers), as_json, Path(scratch))
+
+
+@app.command()
 def doctor(as_json: JsonOption = False) -> None:
     """What this machine can do, what is missing, and how to get it."""
     from flows.doctor import examine
 
     raise typer.Exit(examine(as_json))
 
+
+stores.add_to(app)
 
 UsageError: Any = typer.BadParameter.__bases__[0]
 """What a misspelt option raises: click's, wherever typer keeps its click."""
@@ -206,6 +280,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _guarded(command: Callable[[], Any]) -> int:
     from tasks.failure import StageFailure
+    from tasks.remote.errors import RemoteTrouble
 
     try:
         code = int(command() or 0)
@@ -213,7 +288,7 @@ def _guarded(command: Callable[[], Any]) -> int:
         return _complain(str(error), 2)
     except UsageError as error:
         return _complain(error.format_message(), 2)
-    except StageFailure as error:
+    except (StageFailure, RemoteTrouble) as error:
         return _complain(str(error), 1)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):

@@ -13,10 +13,12 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from flows.rows import POLICY
 from flows.runner import Watch
-from flows.stages import Node
+from flows.stages import STAGES, Node
 from tasks.artefact import Artefact
 from tasks.record import Step
+from tasks.stage import POLICIES
 
 ROWS = 12
 """Rounds shown at once; older ones scroll out of the table."""
@@ -24,10 +26,11 @@ ROWS = 12
 COLUMNS = {
     "reward": ("rollout", "reward_mean", "{:.3f}"),
     "tokens/s": ("rollout", "tokens_per_second", "{:.0f}"),
-    "entropy": ("update", "entropy", "{:.3f}"),
+    "entropy": (POLICY, "entropy", "{:.3f}"),
     "held-out": ("evaluate", "mean_at_n", "{:.1%}"),
 }
-"""Heading: the stage that knows the figure, its name there, and how it is written."""
+"""Heading: the stage that knows the figure (``POLICY``: whichever makes the policy), its name there, and how
+it is written."""
 
 
 class Terminal(Watch):
@@ -37,6 +40,7 @@ class Terminal(Watch):
         self._name = name
         self._total = len(nodes)
         self._rounds = max(node.round for node in nodes)
+        self._stages = tuple(s for s in STAGES if any(n.stage.name == s and not n.stage.once for n in nodes))
         self._rows: dict[int, dict[str, str]] = {}
         self._finished = 0
         self._made_seconds: list[float] = []
@@ -75,7 +79,8 @@ class Terminal(Watch):
         row = self._rows.setdefault(node.round, {})
         row[node.stage.name] = "cached" if step.outcome == "cached" else f"{step.seconds:.1f} s"
         for heading, (stage, key, form) in COLUMNS.items():
-            value = _figure(artefact, key) if stage == node.stage.name else None
+            mine = node.stage.name in (POLICIES if stage == POLICY else (stage,))
+            value = _figure(artefact, key) if mine else None
             if value is not None:
                 row[heading] = form.format(value)
         if step.outcome == "made" and not node.stage.once:
@@ -100,7 +105,7 @@ class Terminal(Watch):
             title=f"{self._name}: {self._rounds} rounds", title_justify="left", box=None, pad_edge=False
         )
         table.add_column("round", justify="right")
-        headings = ("rollout", "replay", "update", "evaluate", *COLUMNS)
+        headings = (*self._stages, *COLUMNS)
         for heading in headings:
             table.add_column(heading, justify="right")
         for round in sorted(self._rows)[-ROWS:]:
@@ -115,6 +120,11 @@ class Lines(Watch):
     def begin(self, node: Node) -> None:
         """A stage that is made from now on."""
         self._say({"event": "begin", "place": node.place, "stage": node.stage.name, "round": node.round})
+
+    def fetched(self, node: Node, artefact: Artefact) -> None:
+        """What the remote had."""
+        size = sum(file.bytes for file in artefact.manifest.files.values())
+        self._say({"event": "fetched", "place": node.place, "stage": node.stage.name, "bytes": size})
 
     def end(self, node: Node, step: Step, artefact: Artefact) -> None:
         """A finished stage."""

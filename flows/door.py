@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import algorithms
 from flows import outside
 from params import BadInput, Params, compose
-from tasks import engines, problems, rewards
+from tasks import engines, problems, rewards, trackers
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
@@ -27,10 +27,17 @@ def settled(params: Params) -> Params:
     for index, term in enumerate(params.method.terms):
         where = f"method.terms.{index}"
         found = algorithms.find(term.name, "term", where)
-        term.resolve(found.Config, where)
+        options = term.resolve(found.Config, where)
+        stored = hasattr(found, "entropy_from") and found.entropy_from(options) == "stored"
+        if stored and not params.rollout.entropy:
+            raise BadInput(
+                f"rollout.entropy: false keeps no entropies; expected true, or entropy: policy in {where}, "
+                f"{term.name}"
+            )
         if hasattr(found, "draw"):
             raise BadInput(f"{where}: {term.name} replays and brings its term; expected it in method.replay")
     _check_replay(params)
+    trackers.check(params.trackers)
     source, judge = params.task.problems, params.task.reward
     source.resolve(problems.find(source.name, "task.problems").Config, "task.problems")
     judge.resolve(rewards.find(judge.name, "task.reward").Config, "task.reward")
@@ -40,7 +47,10 @@ def settled(params: Params) -> Params:
             f"update.tokens_per_micro_batch: {params.update.tokens_per_micro_batch} positions cannot hold "
             f"a sequence of model.context; expected at least {longest}"
         )
-    engine = params.engine.model_copy(update={"name": engines.resolve(params.engine.name)})
+    name = engines.resolve(params.engine.name, params.engine.start_servers)
+    if name == "server" and params.rollout.entropy:
+        raise BadInput("rollout.entropy: servers tell of none; expected false, or engine.name=vllm")
+    engine = params.engine.model_copy(update={"name": name})
     return params.model_copy(update={"engine": engine})
 
 

@@ -22,14 +22,28 @@ OURS = ("algorithms", "tasks")
 """Packages whose source counts. ``params`` says what may be chosen; what was chosen is in the fingerprint."""
 
 
-def fingerprint(stage: StageDef, round: int, params: Params, inputs: Mapping[str, Artefact]) -> str:
-    """SHA-256 of everything that may change what the stage makes."""
+def fingerprint(
+    stage: StageDef,
+    round: int,
+    params: Params,
+    inputs: Mapping[str, Artefact],
+    elsewhere: Mapping[str, str] | None = None,
+) -> str:
+    """SHA-256 of everything that may change what the stage makes.
+
+    ``elsewhere``: what identifies the files that it reads, by name, where some of them are not here.
+    """
+    files = (
+        {str(path): file_digest(path) for path in stage.files(params) if path.is_file()}
+        if elsewhere is None
+        else elsewhere
+    )
     facts = {
         "stage": stage.name,
         "round": round,
         "params": parameters_read(stage, params),
         "inputs": {name: artefact.digest for name, artefact in inputs.items()},
-        "files": {str(path): file_digest(path) for path in stage.files(params) if path.is_file()},
+        "files": files,
         "code": code_digest(modules(stage, params)),
         "versions": versions(stage),
     }
@@ -122,7 +136,7 @@ def _imports(name: str) -> tuple[str, ...]:
 def _at(params: Params, path: str) -> Any:
     value: Any = params
     for part in path.split("."):
-        value = getattr(value, part)
+        value = None if value is None else getattr(value, part)  # a section that a run does without
     return value
 
 
@@ -135,6 +149,8 @@ def _plain(value: Any) -> Any:
             for name, field in type(value).model_fields.items()
             if not any(isinstance(mark, SpeedKnob) for mark in field.metadata)
         }
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     return value

@@ -18,7 +18,7 @@ from params import BadInput, Params, validate
 from tasks.artefact import Artefact, Damaged
 from tasks.context import Context
 from tasks.record import Record
-from tasks.stage import Job
+from tasks.stage import POLICIES, Job
 from tasks.store import Store
 
 MARKS = {"done": "green", "stale": "yellow", "damaged": "red", "to do": "dim"}
@@ -127,9 +127,9 @@ def export_merged(name: str, target: Path) -> str:
     record = Record.read(directory)
     if target.exists():
         raise BadInput(f"--merged {target}: exists already; expected a folder that does not")
-    updates = [step for step in record.steps if step.stage == "update"]
+    updates = [step for step in record.steps if step.stage in POLICIES]
     if not updates:
-        raise BadInput(f"{name}: has no finished update yet; expected at least one round")
+        raise BadInput(f"{name}: has no finished policy yet; expected at least one round")
     last = max(updates, key=lambda step: step.round)
     made, base = Artefact.open(directory / last.place), Artefact.open(directory / "model")
     new = target.with_name(f".{target.name}.part")

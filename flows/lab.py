@@ -13,26 +13,16 @@ seeds: what runs at the same time has different seeds, and hardly ever waits for
 
 from __future__ import annotations
 
-import hashlib
-import sys
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.door import settled
-from flows.environment import workspace
-from flows.fingerprint import closure, code_digest
-from flows.lab_crew import Crew, Run
-from flows.lab_display import display
-from flows.runner import run_directory, spelled
+from flows.runner import spelled
 from flows.stages import STAGES
+from flows.study import Work, make
 from params import BadInput, nearest
-from params.lab import Lab, Trial, narrowed, read_lab, trials
-from tasks.artefact import Artefact, Source, canonical, seal
-from tasks.record import Record
-from tasks.store import Store
+from params.lab import Lab, narrowed, read_lab, trials
 from tasks.study import Outcome, Study, curves
 from tasks.study_page import missing, write
 
@@ -62,95 +52,30 @@ def run_lab(asked: Asked, as_json: bool) -> int:
     arms = [arm.strip() for arm in asked.arms.split(",")] if asked.arms else None
     lab = narrowed(lab, arms, asked.seeds)
     _check_metrics(name, lab)
-    chosen = _checked(trials(name, lab, asked.settings))
-    lab = lab.model_copy(update={"rounds": max(trial.params.rounds for trial in chosen)})
-    root = workspace()
-    busy = f"lab {name}: another process is at it; wait for it"
-    began = time.monotonic()
-    with Store(root).lock(f"lab-{name}", busy):
-        runs = [Run(trial) for trial in chosen]
-        with (
-            display(name, runs, asked.workers, as_json) as shown,
-            Crew(root, name, runs, asked.workers) as crew,
-        ):
-            for run, event in crew.events():
-                shown.tell(run, event)
-        failed = [run for run in runs if run.outcome == "failed"]
-        if len(failed) == len(runs):
-            print(f"ostinato: lab {name}: no run came to its end", file=sys.stderr)
-            return 1
-        facts = {"name": name, "command": asked.command(), "runs": [run.facts() for run in runs]}
-        place = conclude(root, name, lab, runs, facts, time.monotonic() - began)
-        shown.conclude(place, facts)
-    return 1 if failed else 0
+    return make(
+        Work(
+            kind="lab",
+            folder="labs",
+            name=name,
+            lab=lab,
+            trials=trials(name, lab, asked.settings),
+            command=asked.command(),
+            workers=asked.workers,
+            writer="tasks.study_page",
+            write=_write,
+        ),
+        as_json,
+    ).code()
 
 
-def conclude(
-    root: Path, name: str, lab: Lab, runs: Sequence[Run], facts: dict[str, Any], seconds: float
-) -> Path:
-    """Write the study of the runs that came to their end as an artefact, whole or not at all; its place."""
-    ended = [run for run in runs if run.outcome in ("finished", "diverged")]
-    outcomes = [_outcome(root, run) for run in ended]
+def _write(lab: Lab, outcomes: Sequence[Outcome], facts: dict[str, Any], out: Path) -> list[str]:
     study = Study(lab, outcomes, curves(outcomes))
-    for line in missing(study):
-        print(f"ostinato: lab {name}: {line}", file=sys.stderr)
-    params, inputs = lab.model_dump(mode="json"), _inputs(outcomes)
-    code = code_digest(tuple(sorted(closure(("tasks.study_page",)))))
-    identity = {"stage": "study", "params": params, "inputs": {k: v.digest for k, v in inputs.items()}}
-
-    def build(new: Path) -> None:
-        write(study, facts, new)
-        seal(
-            new,
-            stage="study",
-            round=lab.rounds,
-            fingerprint=hashlib.sha256(canonical({**identity, "code": code})).hexdigest(),
-            seed=0,
-            params=params,
-            inputs=inputs,
-            code=code,
-            versions={},
-            measured={"seconds": seconds, "runs": float(len(ended))},
-        )
-
-    place = root / "labs" / name
-    Store(root).put(place, build)
-    return place
-
-
-def _checked(chosen: Sequence[Trial]) -> list[Trial]:
-    """Every run with its parts checked, before any begins."""
-    found = []
-    for trial in chosen:
-        try:
-            found.append(replace(trial, params=settled(trial.params)))
-        except BadInput as error:
-            raise BadInput(f"{trial.name}: {error}") from None
-    return found
+    write(study, facts, out)
+    return missing(study)
 
 
 def _check_metrics(name: str, lab: Lab) -> None:
-    for metric in (*lab.metrics, lab.accuracy):
+    for metric in lab.wanted():
         stage = metric.partition(".")[0]
         if stage not in STAGES:
             raise BadInput(f"{name}: metrics.{metric}: no stage '{stage}'{nearest(stage, STAGES)}")
-
-
-def _outcome(root: Path, run: Run) -> Outcome:
-    trial = run.trial
-    directory = run_directory(root, trial.name)
-    return Outcome(trial.arm, trial.seed, directory, trial.params.rounds, run.outcome == "diverged")
-
-
-def _inputs(outcomes: Sequence[Outcome]) -> dict[str, Source]:
-    """The last artefact of each run and stage, from which its history leads back to the problems."""
-    found = {}
-    for outcome in outcomes:
-        last = {step.stage: step for step in Record.read(outcome.directory).steps}
-        for stage in ("update", "evaluate"):
-            if stage in last:
-                step = last[stage]
-                made = Artefact.open(outcome.directory / step.place, check=False)
-                place = f"{outcome.directory.name}/{step.place}"
-                found[place] = Source(stage=stage, fingerprint=made.fingerprint, digest=made.digest)
-    return found

@@ -175,5 +175,9 @@ def order(trial: Trial) -> dict[str, Any]:
     model, task, method = trial.presets
     named = ["--model", model, "--task", task, "--method", method, "--name", trial.name]
     settings = [part for setting in trial.settings for part in ("--set", setting)]
-    command = spelled(["run", *named, *settings])
-    return {"name": trial.name, "params": trial.params.model_dump(mode="json"), "command": command}
+    return {
+        "name": trial.name,
+        "params": trial.params.model_dump(mode="json"),
+        "budget": trial.budget.model_dump() if trial.budget else None,
+        "command": spelled(["run", *named, *settings]),
+    }

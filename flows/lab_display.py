@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,15 @@ class Display:
         """One line that stays."""
         print(text, flush=True)
 
-    def conclude(self, place: Path, facts: dict[str, Any]) -> None:
+    def conclude(self, kind: str, place: Path) -> None:
         """The study is written."""
-        print((place / "summary.md").read_text(encoding="utf-8"))
-        print(f"Study: {place / 'summary.md'}")
+        if kind == "lab":
+            print((place / "summary.md").read_text(encoding="utf-8"))
+            print(f"Study: {place / 'summary.md'}")
+        else:
+            summary = _summary(place)
+            print(f"{summary['verdict']}\n{summary['evidence']}")
+            print(f"Report: {place / 'report.html'}")
 
 
 class Json(Display):
@@ -49,10 +54,24 @@ class Json(Display):
         elif event["event"] == "note":
             self.line(json.dumps({"event": "note", "name": run.trial.name, "text": event["text"]}))
 
-    def conclude(self, place: Path, facts: dict[str, Any]) -> None:
+    def conclude(self, kind: str, place: Path) -> None:
         """The whole summary."""
-        summary = json.loads((place / "summary.json").read_text())
-        self.line(json.dumps({"event": "study", "place": str(place), **summary}))
+        event = "study" if kind == "lab" else "comparison"
+        self.line(json.dumps({"event": event, "place": str(place), **_summary(place)}))
+
+
+class Listener(Display):
+    """Hands on what happens, and prints nothing."""
+
+    def __init__(self, listen: Callable[[Run, Event], None]) -> None:
+        self._listen = listen
+
+    def tell(self, run: Run, event: Event) -> None:
+        """Hand it on."""
+        self._listen(run, event)
+
+    def conclude(self, kind: str, place: Path) -> None:
+        """The caller knows."""
 
 
 class Terminal(Display):
@@ -62,8 +81,8 @@ class Terminal(Display):
         self._name = name
         self._runs = runs
         self._workers = min(workers, len(runs))
-        self._stages = sum(len(plan(run.trial.params)) for run in runs)
-        self._rounds = sum(run.trial.params.rounds for run in runs)
+        self._planned = {run.trial.name: _stages(run) for run in runs}
+        self._rounds = sum(run.trial.params.rounds for run in runs if not run.trial.budget)
         self._rounds_done = 0
         self._seconds: list[float] = []
         self._began = time.monotonic()
@@ -72,7 +91,7 @@ class Terminal(Display):
     def tell(self, run: Run, event: Event) -> None:
         """Count it."""
         if event["event"] == "stage":
-            self._rounds_done += event["stage"] == "update"
+            self._rounds_done += event["stage"] == "rollout"
             if event["outcome"] == "made" and not STAGES[event["stage"]].once:
                 self._seconds.append(event["seconds"])
         super().tell(run, event)
@@ -84,15 +103,18 @@ class Terminal(Display):
     def _picture(self) -> Text:
         ended = sum(run.outcome not in ("waiting", "running") for run in self._runs)
         spent = duration(time.monotonic() - self._began)
-        words = f"{self._name}: {ended} of {count(len(self._runs), 'run')}, {self._rounds_done} of "
-        return Text(f"{words}{count(self._rounds, 'round')}, {spent}{self._left()}", overflow="ellipsis")
+        words = f"{self._name}: {ended} of {count(len(self._runs), 'run')}"
+        rounds = f"{self._rounds_done} of {count(self._rounds, 'round')}"
+        if not self._rounds:  # as many as the budget allows
+            rounds = count(self._rounds_done, "round")
+        return Text(f"{words}, {rounds}, {spent}{self._left()}", overflow="ellipsis")
 
     def _left(self) -> str:
         """Time left, if what is still to do has to be made and takes as long as what was made so far."""
-        if not self._seconds:
+        if not self._seconds or not self._rounds:
             return ""
         todo = sum(
-            len(plan(run.trial.params)) - run.made - run.cached
+            self._planned[run.trial.name] - run.made - run.cached
             for run in self._runs
             if run.outcome in ("waiting", "running")
         )
@@ -101,16 +123,25 @@ class Terminal(Display):
 
 
 @contextmanager
-def display(name: str, runs: Sequence[Run], workers: int, as_json: bool) -> Iterator[Display]:
-    """Live on a terminal, JSON lines where asked for, else a line for each run."""
+def display(
+    title: str,
+    runs: Sequence[Run],
+    workers: int,
+    as_json: bool,
+    listen: Callable[[Run, Event], None] | None = None,
+) -> Iterator[Display]:
+    """To a listener, JSON lines where asked for, live on a terminal, else a line for each run."""
+    if listen:
+        yield Listener(listen)
+        return
     if as_json:
         yield Json()
         return
-    print(f"lab {name}: {count(len(runs), 'run')}, {workers} at a time", flush=True)
+    print(f"{title}: {count(len(runs), 'run')}, {workers} at a time", flush=True)
     if not sys.stderr.isatty():
         yield Display()
         return
-    terminal = Terminal(name, runs, workers, Console(stderr=True))
+    terminal = Terminal(title, runs, workers, Console(stderr=True))
     with terminal.live:
         yield terminal
 
@@ -118,3 +149,13 @@ def display(name: str, runs: Sequence[Run], workers: int, as_json: bool) -> Iter
 def _ended(run: Run) -> str:
     stages = f"{run.made} stages made, {run.cached} cached, {duration(run.seconds)}"
     return f"{run.trial.name}: {run.outcome}{f' ({run.why})' if run.why else ''}, {stages}"
+
+
+def _stages(run: Run) -> int:
+    """Stages that the run will have; 0 where its budget decides."""
+    return 0 if run.trial.budget else len(plan(run.trial.params))
+
+
+def _summary(place: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((place / "summary.json").read_text())
+    return found

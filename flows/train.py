@@ -10,16 +10,20 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.context import TaskRunContext
 
+from flows.after import Keeping, RunName, Setting, gpu_slot, tell_failure
 from flows.door import chosen, run_name
 from flows.environment import workspace
 from flows.runner import Runner, Watch, current_watch, spelled
+from flows.shards import require_ray, sharded
 from flows.stages import STAGES, Node, StageDef, plan
+from params import Params
 from tasks.artefact import Artefact
 from tasks.context import Context
 from tasks.record import Step
 from tasks.report import collect, rounds_table, summary, write
 from tasks.report_words import evidence, verdict
 from tasks.store import Store
+from tasks.trackers import track
 
 Reference = dict[str, str]
 
@@ -39,31 +43,44 @@ class LogWatch(Watch):
         self._logger.warning("%s", text)
 
 
-@flow(name="train", flow_run_name="{name}")
+@flow(name="train", flow_run_name="{name}", on_failure=[tell_failure], on_crashed=[tell_failure])
 def train(
-    name: str | None = None,
+    name: RunName | None = None,
     model: str = "smollm2-135m",
     task: str = "arithmetic",
     method: str = "grpo",
-    settings: list[str] | None = None,
+    settings: list[Setting] | None = None,
+    push: bool = False,
+    publish: bool = False,
 ) -> dict[str, Any]:
     """Train a policy. Run it again with the same arguments and it resumes, or finishes from cache.
 
     ``model``, ``task`` and ``method`` are presets or files; ``settings`` are ``key=value``, as after
-    ``--set``. Returns the summary that is also in ``runs/NAME/metrics.json``.
+    ``--set``. ``push``: send the run to the remote when it is done; ``publish``: also commit and push what it
+    made with DVC and git. Returns the summary that is also in ``runs/NAME/metrics.json``.
     """
     params = chosen(model, task, method, settings or [])
+    require_ray(params)
     name = run_name(name, model, task, method)
+    keeping = Keeping(params, push, publish)
+    with gpu_slot():
+        made = _trained(
+            name, params, spelled(["run", *_arguments(name, model, task, method, settings or [])])
+        )
+    return {**made, **keeping.keep(name)}
+
+
+def _trained(name: str, params: Params, command: str) -> dict[str, Any]:
     root = workspace()
     store = Store(root)
     busy = f"run {name}: another process is at it; wait for it, or choose another --name"
     with store.lock(f"run-{name}", busy), Context(scratch=store.scratch(f"run-{name}")) as context:
-        command = spelled(["run", *_arguments(name, model, task, method, settings or [])])
         runner = Runner(root, name, params, context, current_watch() or LogWatch(), command)
         stages = {stage.name: stage_task(runner, stage) for stage in STAGES.values()}
         for node in plan(params):
             settle(runner, node, stages[node.stage.name])
         runner.finish()
+        track(runner.directory, params.trackers)
         return report(runner)
 
 
@@ -75,7 +92,9 @@ def settle(runner: Runner, node: Node, run: Any) -> None:
     """
     identity = runner.fingerprint(node)
     found = runner.find(node, identity)
-    run.with_options(refresh_cache=found is None, task_run_name=node.place)(node.place, node.round, identity)
+    fresh = run.with_options(refresh_cache=found is None, task_run_name=node.place)
+    with sharded(runner, node, identity):
+        fresh(node.place, node.round, identity)
     if node.place not in runner.done:  # Prefect had the result and did not call the stage
         runner.settle(node, identity, found)
 

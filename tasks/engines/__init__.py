@@ -1,4 +1,4 @@
-"""What samples text: one protocol, two implementations."""
+"""What samples text: one protocol, three implementations."""
 
 from __future__ import annotations
 
@@ -13,11 +13,16 @@ from tasks.stage import Job
 __all__ = ["Engine", "kept", "resolve"]
 
 
-def resolve(name: str) -> Literal["vllm", "transformers"]:
-    """Which engine ``auto`` stands for here; raises ``BadInput`` for vLLM where it is not installed."""
+def resolve(name: str, starts: int = 0) -> Literal["vllm", "transformers", "server"]:
+    """Which engine ``auto`` stands for here; raises ``BadInput`` for vLLM where it is not installed.
+
+    Servers need it here only where ``starts`` of them are to be started here.
+    """
     installed = importlib.util.find_spec("vllm") is not None
     if name == "transformers" or (name == "auto" and not installed):
         return "transformers"
+    if name == "server" and (installed or not starts):
+        return "server"
     if not installed:
         raise BadInput(
             "engine.name: vllm is not installed; expected it to be, by pip install 'ostinato[cpu]' or "
@@ -31,7 +36,7 @@ def kept(job: Job) -> Engine:
     from tasks import policy  # torch and transformers, which whoever only asks for a name need not wait for
 
     base, params = job.inputs["model"], job.params
-    name = resolve(params.engine.name)
+    name = resolve(params.engine.name, params.engine.start_servers)
     trainer = functools.partial(policy.kept, job)
 
     def make() -> Engine:
@@ -39,8 +44,13 @@ def kept(job: Job) -> Engine:
             from tasks.engines.vllm_server import Vllm
 
             return Vllm(base.path, trainer, params, job.context.scratch)
+        if name == "server":
+            from tasks.engines.servers import Servers
+
+            return Servers(base.path, trainer, params, job.context.scratch)
         from tasks.engines.in_process import InProcess
 
         return InProcess(trainer(), params)
 
-    return job.context.keep(("engine", name, base.digest, params.engine, params.model, params.update), make)
+    settings = (params.engine, params.model, params.update, params.rollout.entropy)
+    return job.context.keep(("engine", name, base.digest, *settings), make)

@@ -36,6 +36,8 @@ class Sampling:
     stop_ids: tuple[int, ...]
     top: int = 0
     """Likeliest tokens to tell of at each position."""
+    entropy: bool = False
+    """Tell of the entropy at each position."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,15 @@ class Completion:
     """The ``Sampling.top`` likeliest tokens at each position, the likeliest first, end to end."""
     top_logp: tuple[float, ...] = ()
     """Theirs, as ``logp``."""
+    entropy: tuple[float, ...] = ()
+    """Of the distribution that each token was drawn from, over the whole vocabulary, in nats."""
 
     def complete(self, sampling: Sampling) -> bool:
         """Whether each token has all that ``sampling`` asks for."""
         tokens = len(self.token_ids)
         likely = len(self.top_ids) == len(self.top_logp) == tokens * sampling.top
-        return tokens > 0 and tokens == len(self.logp) and likely
+        spread = len(self.entropy) == tokens * sampling.entropy
+        return tokens > 0 and tokens == len(self.logp) and likely and spread
 
 
 def silent(done: int, tokens: int) -> None:

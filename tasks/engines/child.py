@@ -17,6 +17,8 @@ from typing import Any
 from tasks.engines.base import EngineFailure
 
 CLOSE_SECONDS = 5.0
+KILL_SECONDS = 60.0
+"""On a busy machine the memory of a killed process takes its time to be given back."""
 LAST_WORDS = 300
 EXCEPTION = re.compile(r"(\[rank\d+\]: )?[\w.]+(Error|Exception|Interrupt|Exit)\b")
 
@@ -81,7 +83,7 @@ class Child:
             self._process.wait(CLOSE_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait(CLOSE_SECONDS)
+            self._process.wait(KILL_SECONDS)
 
     def _serve(self, command: list[str], env: dict[str, str]) -> None:
         with self._log.open("ab") as log:

@@ -33,8 +33,8 @@ CPU_SIDE_BY_SIDE = 32
 POLL_SECONDS = 0.5
 STOP_SECONDS = 30.0
 
-_Likely = tuple[list[int], list[float]]
-"""Ids and log-probabilities of the likeliest tokens, position after position."""
+_Told = tuple[list[int], list[float], list[float]]
+"""Ids and log-probabilities of the likeliest tokens, and entropies, position after position."""
 
 
 class InProcess:
@@ -77,7 +77,7 @@ class InProcess:
                 output = manager.get_result(timeout=POLL_SECONDS)
                 if output is not None:
                     index = drawing.index[output.request_id]
-                    done[index] = _completion(output, sampling, drawing.likely.pop(output.request_id))
+                    done[index] = _completion(output, sampling, drawing.told.pop(output.request_id))
                     finished(index, done[index])
                 elif not manager.is_running():
                     raise EngineFailure(f"transformers: ended after {len(done)} of {len(requests)} responses")
@@ -192,9 +192,10 @@ class _Drawing:
             names = [str(f), *(f"{f}__child#{child}" for child in range(len(members) - 1))]
             self.index.update(zip(names, members, strict=True))
         self.tokens = 0
-        self.likely: dict[str, _Likely] = {name: ([], []) for name in self.index}
+        self.told: dict[str, _Told] = {name: ([], [], []) for name in self.index}
         self._seeds = {name: requests[index].seed for name, index in self.index.items()}
         self._temperature, self._top = sampling.temperature, sampling.top
+        self._entropy = sampling.entropy
 
     def sample(self, scores: Tensor, out: Tensor) -> None:
         """A token for each row of ``scores`` [1, n, V]; ``out`` [2, n] takes ids and log-probabilities."""
@@ -217,8 +218,12 @@ class _Drawing:
             likely = logs.topk(self._top, dim=-1)
             rows = zip(states, likely.indices.tolist(), likely.values.tolist(), strict=True)
             for state, ids, logp in rows:
-                self.likely[state.request_id][0].extend(ids)
-                self.likely[state.request_id][1].extend(logp)
+                self.told[state.request_id][0].extend(ids)
+                self.told[state.request_id][1].extend(logp)
+        if self._entropy:
+            spread = -torch.linalg.vecdot(logs.exp(), logs)
+            for state, value in zip(states, spread.tolist(), strict=True):
+                self.told[state.request_id][2].append(value)
         self.tokens += count
 
 
@@ -233,15 +238,16 @@ def _families(requests: Sequence[Request]) -> list[list[int]]:
     return [[index] for index in range(len(requests))]
 
 
-def _completion(output: GenerationOutput, sampling: Sampling, likely: _Likely) -> Completion:
+def _completion(output: GenerationOutput, sampling: Sampling, told: _Told) -> Completion:
     if output.error is not None:
         raise EngineFailure(f"transformers: {output.error}")
     tokens, logp = tuple(output.generated_tokens), tuple(output.logprobs)
     reason = "stop" if tokens and tokens[-1] in sampling.stop_ids else "length"
-    made = Completion(tokens, logp, reason, tuple(likely[0]), tuple(likely[1]))
+    likely, spread = tuple(told[0]), tuple(told[2])
+    made = Completion(tokens, logp, reason, likely, tuple(told[1]), spread)
     if not made.complete(sampling):
         raise EngineFailure(
-            f"transformers: {len(tokens)} tokens with {len(logp)} log-probabilities and {len(likely[0])} of "
-            f"likely tokens, {sampling.top} a token"
+            f"transformers: {len(tokens)} tokens with {len(logp)} log-probabilities, {len(likely)} of likely "
+            f"tokens, {sampling.top} a token, and {len(spread)} entropies"
         )
     return made

@@ -18,6 +18,8 @@ CPU_BLOCK = 32
 small block saves most of the prefill; 32 is the smallest that the fast attention kernels take."""
 MOST_LIKELY = 20
 """Likeliest tokens that may be asked for at a position: the bound of ``rollout.top_logprobs``."""
+ENTROPY = "tasks.engines.vllm_entropy:EntropyProcessor"
+"""The logits processor that notes entropies. It must have seen a step's tokens before the next one."""
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
@@ -48,13 +50,15 @@ def arguments(base: Path, params: Params, adapts: bool) -> dict[str, Any]:
             "block_size": CPU_BLOCK,
             "kv_cache_memory_bytes": int(engine.kv_cache_gib * 2**30),
         }
+    if params.rollout.entropy:
+        options |= {"logits_processors": [ENTROPY], "async_scheduling": False}
     if adapts:
         rank = next((rank for rank in LORA_RANKS if rank >= params.update.lora_rank), LORA_RANKS[-1])
         options |= {"enable_lora": True, "max_loras": 2, "max_lora_rank": rank}
     return options
 
 
-def environment() -> dict[str, str]:
+def environment(params: Params) -> dict[str, str]:
     """The environment of vLLM's process."""
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     settings = {
@@ -66,6 +70,8 @@ def environment() -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
+    if params.rollout.entropy:
+        settings["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # the other one has them before the temperature
     if not torch.cuda.is_available():
         settings |= {
             "VLLM_CPU_OMP_THREADS_BIND": ",".join(str(core) for core in sorted(os.sched_getaffinity(0))),

@@ -85,6 +85,7 @@ class Vllm:
                 "max_tokens": sampling.max_tokens,
                 "stop_ids": sampling.stop_ids,
                 "top": sampling.top,
+                "entropy": sampling.entropy,
             },
             self._params.engine.reply_timeout,
         )
@@ -109,7 +110,7 @@ class Vllm:
         child = Child(
             "vllm",
             [sys.executable, "-m", "tasks.engines.vllm_worker", str(os.getpid())],
-            vllm_options.environment(),
+            vllm_options.environment(self._params),
             self._scratch / "vllm.log",
         )
         architectures = json.loads((self._base / "config.json").read_text())["architectures"]
@@ -167,11 +168,12 @@ def _completion(message: dict[str, Any], sampling: Sampling) -> Completion:
         finish_reason=message["finish"],
         top_ids=tuple(message["top_ids"]),
         top_logp=tuple(message["top_logp"]),
+        entropy=tuple(message["entropy"]),
     )
     if made.finish_reason not in ("stop", "length") or not made.complete(sampling):
         raise EngineFailure(
             f"vllm: response {message['index']} ended by {made.finish_reason} with {len(made.token_ids)} "
-            f"tokens, {len(made.logp)} log-probabilities and {len(made.top_ids)} of likely tokens, "
-            f"{sampling.top} a token"
+            f"tokens, {len(made.logp)} log-probabilities, {len(made.top_ids)} of likely tokens, "
+            f"{sampling.top} a token, and {len(made.entropy)} entropies"
         )
     return made

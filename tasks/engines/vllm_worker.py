@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any, TextIO
 
 from tasks.child import die_with
+from tasks.engines.vllm_extension import renew_tied_head
 
 PROGRESS_SECONDS = 0.25
 
@@ -63,7 +64,7 @@ class Worker:
     def reload(self, weights: str) -> None:
         """Take the weights of this Hugging Face folder and forget what the old ones computed."""
         self._llm.collective_rpc("reload_weights", kwargs={"weights_path": weights})
-        self._llm.apply_model(_renew_tied_head)
+        self._llm.apply_model(renew_tied_head)
         self._forget()
 
     def adapt(self, adapter: str | None, name: str, number: int) -> None:
@@ -94,11 +95,14 @@ class Worker:
         max_tokens: int,
         stop_ids: list[int],
         top: int,
+        entropy: bool,
     ) -> int:
         """Sample a response for each ``[prompt's position, seed]``; says each as it is finished, with the
-        ``top`` likeliest tokens of each position. How many."""
+        ``top`` likeliest tokens of each position, and with ``entropy`` the distribution's. How many."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
+
+        from tasks.engines import vllm_entropy
 
         self._forget()  # what was sampled before decides which blocks are at hand, and so how this one rounds
         engine = self._llm.llm_engine
@@ -112,6 +116,7 @@ class Worker:
                 logprobs=top,  # the sampled token's comes in any case
                 detokenize=False,
                 output_kind=RequestOutputKind.FINAL_ONLY,
+                extra_args={vllm_entropy.NAME: index} if entropy else None,
             )
             ids = {"prompt_token_ids": prompts[prompt]}
             engine.add_request(str(index), ids, asked, lora_request=self._adapter)
@@ -120,7 +125,8 @@ class Worker:
             tokens += engine.get_num_unfinished_requests()
             for output in engine.step():
                 if output.finished:
-                    self.say(_finished(output, top))
+                    spread = vllm_entropy.take(int(output.request_id)) if entropy else []
+                    self.say(_finished(output, top, spread))
                     done += 1
             if time.monotonic() - told > PROGRESS_SECONDS:
                 told = time.monotonic()
@@ -132,14 +138,7 @@ class Worker:
             raise RuntimeError("the prefix cache could not be reset")
 
 
-def _renew_tied_head(model: Any) -> None:
-    """A reload leaves out a head that shares the embeddings' weights: on CPU its packed copy stays old."""
-    head = getattr(model, "lm_head", None)
-    if head is not None and model.config.tie_word_embeddings:
-        head.quant_method.process_weights_after_loading(head)
-
-
-def _finished(output: Any, top: int) -> dict[str, Any]:
+def _finished(output: Any, top: int, spread: list[float]) -> dict[str, Any]:
     """A finished response as a message."""
     response = output.outputs[0]
     likely = [pair for entry in response.logprobs for pair in _likeliest(entry, top)]
@@ -150,6 +149,7 @@ def _finished(output: Any, top: int) -> dict[str, Any]:
         "finish": response.finish_reason,
         "top_ids": [token for token, _ in likely],
         "top_logp": [logp for _, logp in likely],
+        "entropy": spread,
     }
 
 

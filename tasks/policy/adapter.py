@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 
 from params import BadInput, Params
 from tasks import seeds
+from tasks.policy import peers
 
 FOLDER = "adapter"
 WEIGHTS = "adapter_model.safetensors"
@@ -31,7 +32,7 @@ CONFIG = "adapter_config.json"
 class AdapterWeights:
     """The trained part of a policy that is a base model and a LoRA adapter."""
 
-    def __init__(self, network: PreTrainedModel, params: Params) -> None:
+    def __init__(self, network: PreTrainedModel, params: Params, device: torch.device) -> None:
         self.network = network
         self._seed = params.seed
         self._config = LoraConfig(
@@ -44,6 +45,7 @@ class AdapterWeights:
         self._config._register_custom_module({nn.Linear: FusedLinear})
         with torch.random.fork_rng(devices=[]):  # peft draws a first A, which reset() replaces
             self.model: Any = get_peft_model(network, self._config, autocast_adapter_dtype=True)
+        peers.shard(network, device)
         self._layers = {
             name: module
             for name, module in sorted(network.named_modules())
@@ -64,7 +66,8 @@ class AdapterWeights:
                     continue
                 bound = 1.0 / math.sqrt(weight.shape[1])
                 generator = torch.Generator().manual_seed(seeds.seed(self._seed, "adapter", 0, name))
-                weight.copy_(torch.empty(weight.shape).uniform_(-bound, bound, generator=generator))
+                drawn = torch.empty(weight.shape).uniform_(-bound, bound, generator=generator)
+                weight.copy_(peers.like(drawn, weight))
 
     def read(self, folder: Path) -> None:
         """Take the weights of ``folder/adapter``; raises ``BadInput`` where they do not fit."""
@@ -76,17 +79,16 @@ class AdapterWeights:
             raise BadInput(f"{path}: does not fit this model with update.lora_rank {self._config.r}")
         with torch.no_grad():
             for name, weight in self.masters.items():
-                weight.copy_(stored[name])
+                weight.copy_(peers.like(stored[name], weight))
 
     def write(self, folder: Path) -> None:
         """``folder/adapter`` in peft's format."""
+        weights = peers.gathered(self.masters)
+        if not weights:
+            return
         target = folder / FOLDER
         target.mkdir(parents=True)
-        save_file(
-            {name: weight.detach().cpu().contiguous() for name, weight in self.masters.items()},
-            target / WEIGHTS,
-            metadata={"format": "pt"},
-        )
+        save_file(weights, target / WEIGHTS, metadata={"format": "pt"})
         facts = {**self._config.to_dict(), "inference_mode": True, "base_model_name_or_path": None}
         plain = {key: sorted(value) if isinstance(value, set) else value for key, value in facts.items()}
         (target / CONFIG).write_text(json.dumps(plain, indent=1, sort_keys=True) + "\n")
@@ -94,6 +96,10 @@ class AdapterWeights:
     def leaves(self) -> list[Tensor]:
         """The tensors of which a loss has gradients."""
         return list(self.masters.values())
+
+    def gradients(self, loss: Tensor) -> Sequence[Tensor | None]:
+        """Of a loss with respect to ``leaves``."""
+        return peers.gradients(loss, self.leaves())
 
     def add_gradients(self, gradients: Sequence[Tensor | None]) -> None:
         """Add gradients of ``leaves`` to the masters'."""

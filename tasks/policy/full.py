@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from params import BadInput
+from tasks.policy import peers
 from tasks.policy.adapter import add_gradients
 
 FOLDER = "weights"
@@ -27,10 +28,16 @@ class FullWeights:
     rounds the masters into the model.
     """
 
-    def __init__(self, network: PreTrainedModel, load: Callable[[], PreTrainedModel], tokenizer: Any) -> None:
+    def __init__(
+        self,
+        network: PreTrainedModel,
+        load: Callable[[], PreTrainedModel],
+        tokenizer: Any,
+        device: torch.device,
+    ) -> None:
         self.model: Any = network
-        self.network = network
-        self._load = load
+        self.network = peers.shard(network, device)
+        self._load = lambda: peers.shard(load(), device)
         self._base: PreTrainedModel | None = None
         self._tokenizer = tokenizer
         self._live: dict[str, nn.Parameter] = dict(sorted(network.named_parameters()))
@@ -57,12 +64,17 @@ class FullWeights:
 
     def write(self, folder: Path) -> None:
         """``folder/weights``: a Hugging Face folder that holds the masters."""
-        target = folder / FOLDER
-        save_folder(self.network, self._tokenizer, self.masters, target)
+        weights = peers.gathered(self.masters)
+        if weights:
+            save_folder(self.network, self._tokenizer, weights, folder / FOLDER)
 
     def leaves(self) -> list[Tensor]:
         """The tensors of which a loss has gradients."""
         return list(self._live.values())
+
+    def gradients(self, loss: Tensor) -> Sequence[Tensor | None]:
+        """Of a loss with respect to ``leaves``."""
+        return peers.gradients(loss, self.leaves())
 
     def add_gradients(self, gradients: Sequence[Tensor | None]) -> None:
         """Add gradients of ``leaves`` to the masters'."""
@@ -92,7 +104,7 @@ class FullWeights:
     def _take(self, weights: dict[str, Any]) -> None:
         with torch.no_grad():
             for name, master in self.masters.items():
-                master.copy_(weights[name])
+                master.copy_(peers.like(weights[name], master))
         self.publish()
 
 

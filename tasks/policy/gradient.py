@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor
 
 from algorithms.terms import Batch, Signals, Term
-from tasks.policy import lanes, rows
+from tasks.policy import lanes, peers, rows
 from tasks.policy.policy import Policy, offsets
 
 
@@ -24,12 +24,17 @@ class Step:
     batch: Batch
     terms: Sequence[Term]
 
-    def live(self) -> list[int]:
-        """Responses with a token on which some term has a scale; the others cannot change the gradient."""
+    def live(self) -> dict[int, int]:
+        """Responses with a token on which some term has a scale, each with the count of its tokens up to the
+        last such one; no others can change the gradient."""
         scaled = torch.zeros(len(self.batch.sequence), dtype=torch.bool)
         for term in self.terms:
             scaled |= term.scale != 0
-        return sorted(set(self.batch.sequence[scaled].tolist()))
+        starts = torch.tensor(offsets([len(response) for response in self.responses]), dtype=torch.int64)
+        at = scaled.nonzero().squeeze(1)
+        response = self.batch.sequence[at]
+        ends = torch.zeros_like(starts).scatter_reduce_(0, response, at + 1 - starts[response], "amax")
+        return {i: end for i, end in enumerate(ends.tolist()) if end}
 
 
 @dataclass
@@ -70,29 +75,68 @@ class Meter:
 
 
 def accumulate(
-    policy: Policy, step: Step, temperature: float, tell: Callable[[int], None] = lambda responses: None
+    policy: Policy,
+    step: Step,
+    temperature: float,
+    tell: Callable[[int], None] = lambda responses: None,
+    apart: bool = False,
 ) -> tuple[Meter, Tensor]:
     """Add the gradient of the step's loss to the policy's masters; what was met, and log-probabilities [T].
 
-    The latter are NaN where no forward pass was needed. Stops early when the loss is no longer finite.
+    The latter are NaN where no forward pass was needed. Stops early when the loss is no longer finite. With
+    ``apart`` the meter also has each term's own gradient: ``TERM.grad_norm``, and ``TERM.grad_share`` of the
+    sum of these norms.
     """
     meter = Meter()
+    parts: dict[str, list[Tensor]] = {term.name: [] for term in step.terms} if apart else {}
     logp = torch.full((len(step.batch.sequence),), math.nan)
     live = step.live()
-    responses = [step.responses[i] for i in live]
+    responses = [step.responses[i][:end] for i, end in live.items()]
     places = offsets([len(response) for response in step.responses])
     starts = [places[i] for i in live]
     with policy.passes():
         plan = policy.plan([step.prompts[i] for i in live], responses)
-        work = [functools.partial(_pass, policy, step, temperature, c, responses, starts) for c in plan]
-        for chosen, part in zip(plan, lanes.in_order(policy.lanes, work), strict=True):
-            logp[part.index] = part.logp
-            meter.merge(part.meter)
-            if not math.isfinite(meter.loss):
+        turns = peers.share(len(plan))
+        one = functools.partial(_pass, policy, step, temperature, responses, starts, apart)
+        work = [functools.partial(one, plan[turn.place], turn.counts) for turn in turns]
+        met: list[Meter] = []
+        for turn, part in zip(turns, lanes.in_order(policy.lanes, work), strict=True):
+            if turn.counts:
+                logp[part.index] = part.logp
+            met.append(part.meter)
+            if not math.isfinite(part.meter.loss) and peers.count() == 1:
                 break
             policy.weights.add_gradients(part.gradients)
-            tell(sum(len(row.members) for row in chosen))
-    return meter, logp
+            for name, gradients in part.apart.items():
+                _add(parts[name], gradients)
+            tell(_members(plan, turn))
+    for known in peers.in_order([asdict(one) for one in met]):
+        meter.merge(Meter(**known))
+    _note_norms(meter, parts)
+    return meter, peers.joined(logp)
+
+
+def _members(plan: Sequence[Sequence[rows.Row]], turn: peers.Turn) -> int:
+    """Responses that all ranks together have done in this turn."""
+    first = turn.place - peers.this() if turn.counts else len(plan) // peers.count() * peers.count()
+    return sum(len(row.members) for chosen in plan[first : first + peers.count()] for row in chosen)
+
+
+def _add(sums: list[Tensor], gradients: Sequence[Tensor | None]) -> None:
+    """Add up in float64; a gradient that is missing is zero."""
+    if not sums:
+        sums += [torch.zeros((), dtype=torch.float64) for _ in gradients]
+    for place, gradient in enumerate(gradients):
+        if gradient is not None:
+            sums[place] = sums[place].to(gradient.device) + gradient.double()
+
+
+def _note_norms(meter: Meter, parts: dict[str, list[Tensor]]) -> None:
+    norms = {name: math.sqrt(sum(float(x.square().sum()) for x in sums)) for name, sums in parts.items()}
+    for name, norm in norms.items():
+        meter.add(f"{name}.grad_norm", torch.tensor([norm]))
+        if any(norms.values()):
+            meter.add(f"{name}.grad_share", torch.tensor([norm / sum(norms.values())]))
 
 
 @dataclass(frozen=True)
@@ -103,17 +147,21 @@ class _Part:
     logp: Tensor
     meter: Meter
     gradients: Sequence[Tensor | None]
+    apart: dict[str, Sequence[Tensor | None]]
+    """Each term's own, where wanted."""
 
 
 def _pass(
     policy: Policy,
     step: Step,
     temperature: float,
-    chosen: list[rows.Row],
     responses: Sequence[rows.Ids],
     starts: Sequence[int],
+    apart: bool,
+    chosen: list[rows.Row],
+    counts: bool,
 ) -> _Part:
-    """Forward and backward pass over one micro-batch."""
+    """Forward and backward pass over one micro-batch; one that does not count only keeps step."""
     wants_entropy = any(term.needs_entropy and bool(term.scale.any()) for term in step.terms)
     words = step.batch.top if any(term.needs_top for term in step.terms) else None
     batch = rows.build(chosen, responses, starts, policy.layout.flat)
@@ -121,20 +169,33 @@ def _pass(
     out = policy.forward(batch, temperature, entropy=True, entropy_gradient=wants_entropy, others=others)
     entropy, top = (None if x is None else x.cpu() for x in (out.entropy, out.others))
     signals = Signals(out.logp.cpu(), entropy, top)
+    if not counts:
+        return _Part(
+            batch.index, signals.logp, Meter(), policy.weights.gradients(0.0 * signals.logp.sum()), {}
+        )
     meter = Meter(tokens=len(batch.index), positions=batch.input_ids.numel())
-    loss = _loss(step.terms, signals, batch.index, meter)
+    losses = _losses(step.terms, signals, batch.index, meter)
+    loss = sum(losses.values(), signals.logp.new_zeros((), dtype=torch.float32))
     meter.loss = float(loss.detach())
     if entropy is not None:
         meter.add("entropy", entropy[step.batch.fresh[step.batch.sequence[batch.index]]])
     gradients: Sequence[Tensor | None] = ()
-    if math.isfinite(meter.loss):
-        gradients = torch.autograd.grad(loss, policy.weights.leaves(), allow_unused=True)
-    return _Part(batch.index, signals.logp.detach().float(), meter, gradients)
+    own: dict[str, Sequence[Tensor | None]] = {}
+    if math.isfinite(meter.loss) or peers.count() > 1:  # the others wait for this rank's backward pass
+        leaves = policy.weights.leaves()
+        if apart and len(losses) > 1:
+            for name, part in losses.items():
+                own[name] = torch.autograd.grad(part, leaves, retain_graph=True, allow_unused=True)
+        gradients = policy.weights.gradients(loss)
+        if apart and not own:
+            own = dict.fromkeys(losses, gradients)
+    return _Part(batch.index, signals.logp.detach().float(), meter, gradients, own)
 
 
-def _loss(terms: Sequence[Term], signals: Signals, index: Tensor, meter: Meter) -> Tensor:
-    """The micro-batch's part of the loss. The first term's metrics keep their names, others are prefixed."""
-    total = signals.logp.new_zeros((), dtype=torch.float32)
+def _losses(terms: Sequence[Term], signals: Signals, index: Tensor, meter: Meter) -> dict[str, Tensor]:
+    """The micro-batch's part of each term's loss, of those that have one. The first term's metrics keep their
+    names, others are prefixed."""
+    found: dict[str, Tensor] = {}
     for place, term in enumerate(terms):
         scale = term.scale[index]
         own = scale.nonzero().squeeze(1)
@@ -143,7 +204,8 @@ def _loss(terms: Sequence[Term], signals: Signals, index: Tensor, meter: Meter) 
         entropy = signals.entropy[own] if signals.entropy is not None and term.needs_entropy else None
         top = signals.top[own] if signals.top is not None and term.needs_top else None
         values, metrics = term.token_loss(Signals(signals.logp[own], entropy, top), index[own])
-        total = total + (scale[own] * values).sum()
+        part = (scale[own] * values).sum()
+        found[term.name] = found[term.name] + part if term.name in found else part
         for name, value in metrics.items():
             meter.add(name if place == 0 else f"{term.name}.{name}", value)
-    return total
+    return found

@@ -16,8 +16,7 @@ takes as many positions of the chunk as stay in a CPU's caches; a GPU takes the 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,8 +27,7 @@ SLICE_BYTES = 1 << 20
 """Logits that a CPU passes over while they stay in its caches."""
 
 
-@dataclass(frozen=True)
-class HeadOutput:
+class HeadOutput(NamedTuple):
     """Per token: ``logp`` and ``entropy`` [t] in nats, ``ranks`` [t, k] the largest probabilities, ``others``
     [t, n] the log-probabilities of the words that were asked for."""
 

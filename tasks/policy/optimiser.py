@@ -14,6 +14,7 @@ from params import BadInput
 from params.schema import Update
 from tasks.artefact import write_json
 from tasks.failure import StageFailure
+from tasks.policy import peers
 
 MOMENTS = "optimizer.safetensors"
 STATE = "state.json"
@@ -59,7 +60,8 @@ class Optimiser:
         for master in self._masters.values():
             if master.grad is None:
                 master.grad = torch.zeros_like(master)
-        norm = float(torch.nn.utils.clip_grad_norm_(self._masters.values(), self._settings.clip_norm))
+        clipped = torch.nn.utils.clip_grad_norm_(self._masters.values(), self._settings.clip_norm)
+        norm = float(peers.whole(clipped))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self.refuse(f"loss {loss}, gradient norm {norm}")
             return None
@@ -87,7 +89,10 @@ class Optimiser:
         for name, master in self._masters.items():
             for key, value in self._adamw.state.get(master, {}).items():
                 if key != "step":
-                    moments[f"{name}.{key}"] = value.detach().cpu().contiguous()
+                    moments[f"{name}.{key}"] = value
+        moments = peers.gathered(moments)
+        if peers.this():
+            return
         save_file(moments, folder / MOMENTS)
         write_json(folder / STATE, {"steps": self.steps, "refused_in_a_row": self.refused_in_a_row})
 
@@ -104,6 +109,6 @@ class Optimiser:
                 raise BadInput(f"{folder / MOMENTS}: does not fit the weights that train: {name}")
             self._adamw.state[master] = {
                 "step": torch.tensor(float(self.steps), device=master.device),
-                "exp_avg": first.to(master.device),
-                "exp_avg_sq": second.to(master.device),
+                "exp_avg": peers.like(first, master),
+                "exp_avg_sq": peers.like(second, master),
             }

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from params import Params
 from tasks.artefact import MANIFEST, Artefact
-from tasks.policy import check, lanes, norm, rows, tree
+from tasks.policy import check, lanes, norm, peers, rows, tree
 from tasks.policy.adapter import AdapterWeights
 from tasks.policy.full import FullWeights, save_folder
 from tasks.policy.head import HeadOutput, head
@@ -58,22 +58,23 @@ class Policy:
         self.device = device
         self._params = params
         self.tokenizer = load_tokenizer(base, params)
-        load = functools.partial(_load, base, params, device)
+        host = device if peers.count() == 1 else torch.device("cpu")  # where it lies before it is sharded
+        load = functools.partial(_load, base, params, host, device)
         self.network = load()
         self.stop_ids = stop_ids(self.network, self.tokenizer)
-        sharing = check.sharing(self.network, device)
+        sharing = check.sharing(self.network, host)
         if sharing == "none":
             log.warning("%s cannot share prompts: every response gets a row", type(self.network).__name__)
         self.layout = rows.Layout(sharing != "none", sharing == "tree", _cost(self.network))
         self.weights: AdapterWeights | FullWeights
         if params.update.adapter == "lora":
-            self.weights = AdapterWeights(self.network, params)
+            self.weights = AdapterWeights(self.network, params, device)
         else:
-            self.weights = FullWeights(self.network, load, self.tokenizer)
+            self.weights = FullWeights(self.network, load, self.tokenizer, device)
         self._held: str | None = None
-        self.lanes = lanes.count(device)
+        self.lanes = lanes.count(device) if peers.count() == 1 else 1
         self._chunk = params.update.head_chunk
-        self._by_flex = params.update.attention == "flex"
+        self.by_flex = params.update.attention == "flex"
 
     @classmethod
     def open(cls, base: Path, params: Params) -> Policy:
@@ -118,7 +119,7 @@ class Policy:
     def plan(self, prompts: Sequence[rows.Ids], responses: Sequence[rows.Ids]) -> list[list[rows.Row]]:
         """How these responses lie in micro-batches under ``update.tokens_per_micro_batch``."""
         budget = self._params.update.tokens_per_micro_batch
-        return rows.plan(prompts, responses, budget, self.layout, self.lanes)
+        return rows.plan(prompts, responses, budget, self.layout, max(self.lanes, peers.count()))
 
     @contextlib.contextmanager
     def passes(self, network: PreTrainedModel | None = None) -> Iterator[None]:
@@ -143,18 +144,22 @@ class Policy:
         """
         network = network or self.network
         batch = batch.to(self.device)
-        hidden = states(network, batch, self._by_flex)
-        return head(
-            hidden.flatten(0, 1).index_select(0, batch.at),
-            network.get_output_embeddings().weight,
-            batch.target,
-            temperature,
-            self._chunk,
-            entropy=entropy,
-            entropy_gradient=entropy_gradient,
-            ranks=ranks,
-            others=None if others is None else others.to(self.device),
-        )
+
+        def scored() -> HeadOutput:
+            hidden = states(network, batch, self.by_flex)
+            return head(
+                hidden.flatten(0, 1).index_select(0, batch.at),
+                network.get_output_embeddings().weight,
+                batch.target,
+                temperature,
+                self._chunk,
+                entropy=entropy,
+                entropy_gradient=entropy_gradient,
+                ranks=ranks,
+                others=None if others is None else others.to(self.device),
+            )
+
+        return peers.within(network, scored)
 
     @torch.no_grad()
     def score(
@@ -174,10 +179,10 @@ class Policy:
         Raises ``BadInput`` when a sequence exceeds the token budget."""
         lengths = tuple(len(response) for response in responses)
         starts = offsets(lengths)
-        logp = torch.empty(sum(lengths))
-        spread = torch.empty(sum(lengths)) if entropy else None
-        top = torch.empty(sum(lengths), ranks) if ranks else None
-        more = None if others is None else torch.empty(others.shape)
+        logp = _unknown(sum(lengths))
+        spread = _unknown(sum(lengths)) if entropy else None
+        top = _unknown(sum(lengths), ranks) if ranks else None
+        more = None if others is None else _unknown(*others.shape)
         used = self.weights.reference() if reference else contextlib.nullcontext(network or self.network)
         with used as scorer, self.passes(scorer):
 
@@ -188,13 +193,18 @@ class Policy:
                     batch, temperature, entropy=entropy, ranks=ranks, others=words, network=scorer
                 )
 
-            work = [functools.partial(scored, chosen) for chosen in self.plan(prompts, responses)]
-            for index, out in lanes.in_order(self.lanes, work):
+            plan = self.plan(prompts, responses)
+            turns = peers.share(len(plan))
+            work = [functools.partial(scored, plan[turn.place]) for turn in turns]
+            for turn, (index, out) in zip(turns, lanes.in_order(self.lanes, work), strict=True):
+                if not turn.counts:
+                    continue
                 logp[index] = out.logp.cpu()
                 for kept, found in ((spread, out.entropy), (top, out.ranks), (more, out.others)):
                     if kept is not None and found is not None:
                         kept[index] = found.cpu()
-        return Scores(logp, spread, top, lengths, more)
+        spread, top, more = (None if x is None else peers.joined(x) for x in (spread, top, more))
+        return Scores(peers.joined(logp), spread, top, lengths, more)
 
     def close(self) -> None:
         """Free the weights."""
@@ -203,14 +213,19 @@ class Policy:
             torch.cuda.empty_cache()
 
 
+def _unknown(*shape: int) -> Tensor:
+    return torch.full(shape, torch.nan)
+
+
 def offsets(lengths: Sequence[int]) -> list[int]:
     """Where each response begins when all are laid end to end."""
     return list(itertools.accumulate(lengths, initial=0))[:-1]
 
 
-def _load(base: Path, params: Params, device: torch.device) -> PreTrainedModel:
-    network = load_model(base, params, device)
-    norm.hasten(network)
+def _load(base: Path, params: Params, host: torch.device, device: torch.device) -> PreTrainedModel:
+    network = load_model(base, params, host)
+    if device.type == "cpu":
+        norm.hasten(network)
     return network
 
 

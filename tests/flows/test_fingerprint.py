@@ -39,7 +39,28 @@ def of(stage: str, params: Params, round: int = 1) -> str:
 )
 def test_each_stage_depends_on_what_it_declares(setting: str, touched: set[str]) -> None:
     before, after = nano(), nano(setting)
-    assert {stage for stage in STAGES if of(stage, before) != of(stage, after)} == touched
+    stages = {step.stage.name for step in plan(before)}
+    assert {stage for stage in stages if of(stage, before) != of(stage, after)} == touched & stages
+
+
+@pytest.mark.parametrize(
+    ("setting", "touched"),
+    [
+        ("distil.student.budget=0.1", {"distil"}),
+        ("distil.signal.mode=weak", {"signal", "distil"}),
+        ("distil.hold_out=0.5", {"teach", "unlearn", "signal"}),
+        ("update.learning_rate=1e-3", {"teach", "unlearn", "distil"}),
+        ("update.warmup_steps=9", set()),
+        ("update.epochs=9", set()),
+        ("update.head_chunk=7", set()),
+    ],
+)
+def test_each_phase_of_erpd_depends_on_its_own_section(setting: str, touched: set[str]) -> None:
+    before, after = (compose("nano", "sums", "erpd", more) for more in ((), (setting,)))
+    stages = {step.stage.name for step in plan(before)}
+    assert stages >= {"teach", "unlearn", "signal", "distil", "evaluate_teacher"}
+    assert "update" not in stages
+    assert {stage for stage in stages if of(stage, before) != of(stage, after)} == touched
 
 
 def test_the_model_from_a_wheel_does_not_depend_on_the_task_or_seed() -> None:
@@ -68,6 +89,7 @@ def test_a_changed_helper_counts_and_a_changed_stranger_does_not(monkeypatch: py
     def pretend(name: str) -> str:
         return "changed" if name == changed else digest(name)
 
+    stages = {step.stage.name for step in plan(params)} | {"pool"}
     before = {stage: of(stage, params) for stage in STAGES}
     monkeypatch.setattr(module, "_source_digest", pretend)
     for changed, touched in {
@@ -77,14 +99,14 @@ def test_a_changed_helper_counts_and_a_changed_stranger_does_not(monkeypatch: py
         "tasks.rewards.worker": {"rollout", "evaluate", "pool"},
         "tasks.report": set(),
     }.items():
-        assert {stage for stage in STAGES if of(stage, params) != before[stage]} == touched, changed
+        assert {stage for stage in stages if of(stage, params) != before[stage]} == touched, changed
 
 
 def test_the_users_own_files_count(tmp_path: Path) -> None:
     data = tmp_path / "data.jsonl"
     rows = [f'{{"question": "what is {i}?", "answer": "{i}"}}' for i in range(40)]
     settings = [
-        f"task.problems={{name: jsonl, file: {data}}}",
+        f"task.problems={{name: jsonl, path: {data}}}",
         "task.train_count=20",
         "task.held_out_count=8",
     ]

@@ -138,7 +138,7 @@ FAKE = """
 import json, sys
 for line in sys.stdin:
     name = json.loads(line)["name"]
-    print(json.dumps({"event": "stage", "stage": "update", "outcome": "made", "seconds": 2.0}), flush=True)
+    print(json.dumps({"event": "stage", "stage": "rollout", "outcome": "made", "seconds": 2.0}), flush=True)
     if name == "smoke-slow-s1":
         sys.exit("out of luck")
     print(json.dumps({"event": "end", "outcome": "finished", "why": ""}), flush=True)

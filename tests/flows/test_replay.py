@@ -157,15 +157,22 @@ def test_a_pool_of_another_base_is_refused(go: Go) -> None:
 
 @pytest.mark.long
 @pytest.mark.ci
-def test_killed_in_the_replay_stage_it_loses_nothing(prepared: Workspace) -> None:
+def test_killed_in_the_replay_stage_it_loses_nothing(prepared: Workspace, copied: Workspace) -> None:
     arguments = ("--method", "dyjr", "--set", "replay.admit=all")
-    process = prepared.start("run", "--name", "it", "--json", *NANO, *arguments)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if any(e["event"] == "begin" and e["stage"] == "replay" for e in events(line)):
-            break
-    kill_tree(process)
+    for round in (1, 2):
+        process = prepared.start("run", "--name", "it", "--json", *NANO, *arguments)
+        assert process.stdout is not None
+        place = f"round-{round:02d}/replay"
+        for line in process.stdout:
+            if any(e["event"] == "begin" and e["place"] == place for e in events(line)):
+                break
+        kill_tree(process)
     made = outcomes(prepared.run(*arguments))
-    assert made["round-01/rollout"] == "cached"
+    assert made["round-02/rollout"] == "cached"
     assert json.loads((prepared.root / "runs/it/round-02/update/metrics.json").read_text())["replayed"] > 0
     assert set(outcomes(prepared.run(*arguments)).values()) == {"cached"}
+    copied.run(*arguments)  # never interrupted
+    assert prepared.policy() == copied.policy()
+    buffers = [sorted(w.root.glob("runs/it/round-*/replay/*.parquet")) for w in (prepared, copied)]
+    assert len(buffers[0]) == 4
+    assert [p.read_bytes() for p in buffers[0]] == [p.read_bytes() for p in buffers[1]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import time
 import urllib.request
@@ -38,13 +39,15 @@ def test_serve_without_a_server_says_what_to_do(copied: Workspace) -> None:
 
 
 def test_the_file_of_deployments_names_the_flow_and_a_cron_line() -> None:
-    from flows.train import train
-
     content = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+    scheduled = {each["name"]: bool(each["schedules"]) for each in content["deployments"]}
+    assert scheduled == {"nightly": True, "weekly": True, "on-demand": False}
     for deployment in content["deployments"]:
-        assert deployment["entrypoint"] == "flows/train.py:train"
-        assert deployment["schedules"][0]["cron"]
-        assert set(deployment["parameters"]) <= set(train.parameters.properties)
+        file, _, name = deployment["entrypoint"].partition(":")
+        flow = getattr(importlib.import_module(file.removesuffix(".py").replace("/", ".")), name)
+        assert all(schedule["cron"] for schedule in deployment["schedules"])
+        assert set(deployment["parameters"]) <= set(flow.parameters.properties)
+        flow.validate_parameters(deployment["parameters"])
 
 
 def _first_finished(address: str, process: Any, patience: float = 300) -> dict[str, Any]:

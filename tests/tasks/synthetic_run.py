@@ -37,6 +37,7 @@ class SyntheticRun:
         **settings: Any,
     ) -> None:
         self.replays = replays
+        self.measured: dict[str, dict[str, float]] = {}  # by stage, beside its seconds
         extra = [f"{key}={value}" for key, value in settings.items()]
         settings = [f"rounds={rounds}", "evaluate.every=5", *extra]
         self.params: Params = compose("nano", "arithmetic", "grpo", settings)
@@ -129,7 +130,7 @@ class SyntheticRun:
             },
             code=hash_text("code"),
             versions={"torch": "2.13.0", "transformers": "5.19.0"},
-            measured={"stage_seconds": taken},
+            measured={"stage_seconds": taken, **self.measured.get(stage, {})},
         )
         self._made[place] = artefact = Artefact.open(out)
         self.record.steps.append(

@@ -142,16 +142,33 @@ def test_a_known_answer_does_not_enter_again(nano: Nano) -> None:
     assert once[-1].json("metrics.json")["refused"]["known"] > 0
 
 
-def test_samples_are_uniform_and_seeded(nano: Nano) -> None:
-    buffer = opened(snapshots(nano, Replay(admit="all", per_problem=1, max_age=3, capacity=20))[-1])
+@pytest.mark.parametrize("together", [False, True])
+def test_samples_are_uniform_and_seeded(nano: Nano, together: bool) -> None:
+    buffer = opened(snapshots(nano, Replay(admit="all", per_problem=3, max_age=3, capacity=20))[-1])
     keys = {json.dumps(row, sort_keys=True): 0 for row in buffer.to_table().to_pylist()}
     assert len(keys) == len(buffer) == 20
     for seed in range(500):
-        for row in buffer.sample(5, torch.Generator().manual_seed(seed)).to_pylist():
+        drawn = buffer.sample(5, torch.Generator().manual_seed(seed), together)
+        assert drawn.num_rows == 5
+        for row in drawn.to_pylist():
             keys[json.dumps(row, sort_keys=True)] += 1
+    assert sum(keys.values()) == 2500
     assert all(abs(count - 125) < 5 * math.sqrt(500 * 0.25 * 0.75) for count in keys.values())
-    one, two = (buffer.sample(5, torch.Generator().manual_seed(7)) for _ in range(2))
+    one, two = (buffer.sample(5, torch.Generator().manual_seed(7), together) for _ in range(2))
     assert one.equals(two)
+
+
+def test_rows_drawn_together_share_their_problems(nano: Nano) -> None:
+    buffer = opened(snapshots(nano, Replay(admit="all", per_problem=3, max_age=3, capacity=20))[-1])
+    held = buffer.to_table()["problem_id"].to_pylist()
+    most = max(held.count(problem) for problem in held)
+    assert most > 1
+    for seed in range(50):
+        drawn = buffer.sample(6, torch.Generator().manual_seed(seed), together=True)["problem_id"].to_pylist()
+        runs = [problem for problem, _ in itertools.groupby(drawn)]
+        whole = [problem for problem in set(drawn) if drawn.count(problem) == held.count(problem)]
+        assert len(set(runs)) >= len(runs) - 1  # only the problem at which the circle is cut can come twice
+        assert len(set(drawn) - set(whole)) <= 2
 
 
 def test_nothing_enters_before_enough_is_solved(nano: Nano) -> None:

@@ -56,6 +56,8 @@ def rollouts(tmp_path: Path) -> Rollouts:
 
     def make(rewards: Any = MIXED, round: int = 1, top: int = 0, **more: Any) -> Artefact:
         made = rows(rewards, round, **more)
+        for row in made:
+            row["entropy"] = [0.5] * len(row["response_ids"])
         for row in made if top else ():
             near = [[token, *range(4, 3 + top)] for token in row["response_ids"]]
             row["top_ids"] = [word for words in near for word in words]

@@ -143,6 +143,7 @@ def test_figures_are_flattened() -> None:
         "evaluate.loss": None,
     }
     assert dict(flattened("update", {"a": math.inf})) == {"update.a": None}
+    assert dict(flattened("update", {"dyjr.js": 0.5, "not. a name": 1})) == {"update.dyjr.js": 0.5}
 
 
 @pytest.fixture(scope="module")

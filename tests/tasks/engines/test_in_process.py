@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -134,6 +135,17 @@ def test_tokens_come_with_their_probabilities(engine: InProcess, policy: Policy)
     seen = torch.bincount(torch.tensor(first), minlength=words)
     statistic = float(((seen - expected) ** 2 / expected).sum())
     assert statistic < words + 5.0 * (2.0 * words) ** 0.5
+
+
+def test_the_entropy_of_every_position(engine: InProcess, policy: Policy) -> None:
+    asked, plain = requests(), sampling()
+    completions = engine.generate(asked, dataclasses.replace(plain, entropy=True))
+    assert [c.token_ids for c in completions] == [c.token_ids for c in engine.generate(asked, plain)]
+    prompts, responses = [r.prompt_ids for r in asked], [c.token_ids for c in completions]
+    scored = policy.score(prompts, responses, plain.temperature, entropy=True)
+    assert scored.entropy is not None
+    told = torch.tensor([value for completion in completions for value in completion.entropy])
+    torch.testing.assert_close(told, scored.entropy, atol=1e-4, rtol=0.0)
 
 
 def test_greedy_takes_the_most_likely_token(engine: InProcess, policy: Policy) -> None:

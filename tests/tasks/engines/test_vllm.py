@@ -35,7 +35,8 @@ def settings(adapter: str = "lora") -> Params:
     update = Update(tokens_per_micro_batch=512, lora_rank=4, adapter=adapter)
     chosen = parameters(update, context=128)
     engine = Engine(kv_cache_gib=0.05, start_timeout=120, reply_timeout=120)
-    return chosen.model_copy(update={"engine": engine})
+    rollout = chosen.rollout.model_copy(update={"entropy": True})
+    return chosen.model_copy(update={"engine": engine, "rollout": rollout})
 
 
 def start(folder: Path, params: Params, scratch: Path, kind: type[Vllm] = Vllm) -> Vllm:
@@ -100,6 +101,21 @@ def test_sampling(engine: Vllm) -> None:
         assert completion.finish_reason == ("stop" if stopped else "length")
         assert not set(completion.token_ids[:-1]) & set(SAMPLING.stop_ids)
         assert stopped or len(completion.token_ids) == SAMPLING.max_tokens
+
+
+def test_the_entropy_of_every_position(engine: Vllm) -> None:
+    engine.load(None)
+    asked = requests()
+    completions = engine.generate(asked, dataclasses.replace(SAMPLING, entropy=True))
+    plain = engine.generate(asked, SAMPLING)
+    assert [c.token_ids for c in completions] == [c.token_ids for c in plain]
+    assert not any(c.entropy for c in plain)
+    prompts, responses = [r.prompt_ids for r in asked], [c.token_ids for c in completions]
+    scored = engine._policy.score(prompts, responses, SAMPLING.temperature, entropy=True)
+    assert scored.entropy is not None
+    told = torch.tensor([value for completion in completions for value in completion.entropy])
+    torch.testing.assert_close(told, scored.entropy, atol=1e-3, rtol=0.0)
+    assert float(told.std()) > 1e-3
 
 
 def test_the_likeliest_tokens_of_every_position(engine: Vllm) -> None:

@@ -1,0 +1,86 @@
+"""On-demand evaluation as a Prefect flow: a policy that a run made, with other settings than the run's."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+from pydantic import Field
+
+from flows.after import RunName, Setting, gpu_slot, tell_failure
+from flows.door import settled
+from flows.environment import workspace
+from flows.remote_settings import settings_of
+from flows.runner import Runner, current_watch, run_directory
+from flows.stages import STAGES, node
+from flows.train import LogWatch
+from params import BadInput, Params, validate
+from params.load import merge, read_setting
+from tasks.artefact import Artefact
+from tasks.context import Context
+from tasks.record import RECORD, Record
+from tasks.store import Store
+
+AGAIN = "prefect deployment run evaluate/on-demand -p run={}"
+
+
+@flow(name="evaluate", flow_run_name="{run}", on_failure=[tell_failure], on_crashed=[tell_failure])
+def evaluate(
+    run: RunName,
+    round: Annotated[int, Field(ge=0)] | None = None,
+    settings: list[Setting] | None = None,
+) -> dict[str, Any]:
+    """Scores of the policy after ``round`` of a run (by default its last; 0: the base model).
+
+    A run that is not here is pulled from the remote. ``settings`` change the run's own parameters, as after
+    ``--set``: ``evaluate.samples_per_problem=16``, ``task.held_out_count=500``. Returns the metrics of
+    ``scores.json``, which lies under ``runs/RUN-evaluated``.
+    """
+    record = _record(run)
+    params = settled(_changed(record, settings or []))
+    made = {step.place: step for step in record.steps}
+    rounds = sorted({step.round for step in record.steps if step.stage in ("update", "distil")})
+    at = rounds[-1] if round is None and rounds else round or 0
+    wanted = node(STAGES["evaluate"], at, params)
+    missing = sorted(set(wanted.inputs.values()) - set(made))
+    if missing:
+        last = rounds[-1] if rounds else 0
+        raise BadInput(f"round {at}: {run} has no {missing[0]}; expected a round from 0 to {last}")
+    root, name = workspace(), f"{run}-evaluated"
+    store = Store(root)
+    busy = f"run {name}: another process is at it; wait for it"
+    with gpu_slot(), store.lock(f"run-{name}", busy), Context(store.scratch(f"run-{name}")) as context:
+        runner = Runner(root, name, params, context, current_watch() or LogWatch(), AGAIN.format(run))
+        for place in wanted.inputs.values():
+            if place == "problems":  # other settings may want others
+                problems = node(STAGES["problems"], 0, params)
+                runner.settle(problems, runner.fingerprint(problems))
+            else:
+                runner.done[place] = Artefact.open(run_directory(root, run) / place)
+        scores = runner.settle(wanted, runner.fingerprint(wanted)).json("scores.json")
+        runner.finish()
+    lines = [f"- {key}: {value}" for key, value in scores.items() if not isinstance(value, list)]
+    key = "".join(c if c.isalnum() else "-" for c in name)
+    create_markdown_artifact("\n".join(lines), key=key, description=f"Round {at} of {run}")
+    return {"run": run, "round": at, **scores}
+
+
+def _record(run: str) -> Record:
+    """The run's record; where it is not here, it is pulled."""
+    root = workspace()
+    directory = run_directory(root, run)
+    if not (directory / RECORD).exists() and (settings := settings_of(root)) is not None:
+        from flows.remote import pull_run
+        from tasks.remote.progress import silent
+
+        pull_run(root, run, settings, silent)
+    return Record.read(directory)
+
+
+def _changed(record: Record, settings: list[str]) -> Params:
+    """The run's parameters under the settings. Raises ``BadInput``."""
+    merged = record.params
+    for setting in settings:
+        merged = merge(merged, read_setting(setting), Params.model_fields)
+    return validate(Params, merged)

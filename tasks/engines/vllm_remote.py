@@ -1,0 +1,205 @@
+"""One vLLM server behind HTTP: what is asked of it, and what must come back.
+
+Tokens go in and come out by ``/inference/v1/generate``, each answer with the name of the weights that made
+it; new weights, the prefix cache and that name go through the routes of vLLM's development mode.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tasks.engines.base import Completion, EngineFailure, Request, Sampling
+from tasks.engines.http import Client, Lost, Refused
+
+UNNAMED = "default"
+"""What vLLM calls weights that nobody named: those it started with."""
+HOW = "expected a server as `ostinato engine serve` starts it"
+FORGET_SECONDS = 10.0
+
+
+class Remote:
+    """The server at one address. All methods raise ``Lost`` and ``EngineFailure``."""
+
+    def __init__(self, client: Client, health_seconds: float, reply_seconds: float) -> None:
+        self.address = client.address
+        self._client = client
+        self._health = health_seconds
+        self._reply = reply_seconds
+        self._adapter: str | None = None
+        self._adapters = 0
+
+    def healthy(self) -> None:
+        """Return if the server says so in time."""
+        self._client.get("/health", self._health)
+
+    def holds(self) -> str:
+        """The name of the weights that it holds."""
+        return str(self._client.get("/weight_info", self._health)["weight_version"])
+
+    def hello(self) -> dict[str, Any]:
+        """How it was started: ``dtype``, ``logprobs_mode``, ``max_model_len``, ``max_logprobs``, ``lora``."""
+        self.healthy()
+        said = self._call("ostinato_hello", {})
+        if not isinstance(said, dict):
+            raise EngineFailure(f"server {self.address}: says {said!r} of itself; {HOW}")
+        return said
+
+    def take(self, folder: Path, name: str) -> None:
+        """Sample from this Hugging Face folder from now on, and call it ``name``."""
+        self._call("ostinato_reload", {"weights": str(folder.absolute())})
+        self._drop_adapter()
+        self._named(name)
+
+    def adapt(self, adapter: Path | None, name: str) -> None:
+        """Sample from the base model with this LoRA adapter from now on, or without any; call it ``name``.
+
+        An adapter's own name is never used again: vLLM goes by names and would keep the old one.
+        """
+        self._drop_adapter()
+        if adapter is not None:
+            self._adapters += 1
+            called = f"{name[:24]}-{time.time_ns():x}-{self._adapters}"
+            body = {"lora_name": called, "lora_path": str(adapter.absolute())}
+            self._development("/v1/load_lora_adapter", body, "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1")
+            self._adapter = called
+        self._named(name)
+
+    def forget(self) -> None:
+        """Drop what the prefix cache holds: it decides how sums are rounded."""
+        until = time.monotonic() + FORGET_SECONDS
+        while not self._development("/reset_prefix_cache", {})["success"]:
+            if time.monotonic() > until:
+                raise Lost(f"{self.address}: busy with somebody else's requests")
+            time.sleep(0.1)
+
+    def score(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> list[float]:
+        """Log-probabilities of each token of ``responses[i]`` after ``prompts[i]`` at temperature 1, end to
+        end."""
+        found: list[float] = []
+        for prompt, response in zip(prompts, responses, strict=True):
+            answer = self._generate([*prompt, *response], {"max_tokens": 1, "prompt_logprobs": 0})
+            entries = answer["prompt_logprobs"][len(prompt) :]
+            found += [entry[str(t)]["logprob"] for t, entry in zip(response, entries, strict=True)]
+        return found
+
+    def sample(self, request: Request, sampling: Sampling, weights: str) -> Completion:
+        """One response, by the weights of this name and no others."""
+        answer = self._generate(
+            request.prompt_ids,
+            {
+                "temperature": sampling.temperature,
+                "top_p": 1.0,
+                "top_k": 0,
+                "max_tokens": sampling.max_tokens,
+                "seed": request.seed,
+                "stop_token_ids": list(sampling.stop_ids),
+                "ignore_eos": True,  # the stop tokens are the caller's
+                "logprobs": sampling.top and sampling.top + 1,  # the sampled one takes a place among them
+            },
+        )
+        choice = answer["choices"][0]
+        self._check_weights(choice["weight_versions"], weights)
+        places = choice["logprobs"]["content"]
+        likely = [
+            (entry["token_id"], entry["logprob"])
+            for place in places
+            for entry in sorted(place["top_logprobs"], key=lambda entry: int(entry["rank"]))
+            if entry["rank"] <= sampling.top
+        ]
+        made = Completion(
+            token_ids=tuple(choice["token_ids"]),
+            logp=tuple(place["logprob"] for place in places),
+            finish_reason=choice["finish_reason"],
+            top_ids=tuple(token for token, _ in likely),
+            top_logp=tuple(logp for _, logp in likely),
+        )
+        if made.finish_reason == "abort":
+            raise Lost(f"{self.address}: gave a response up")
+        if made.finish_reason not in ("stop", "length") or not made.complete(sampling):
+            raise EngineFailure(
+                f"server {self.address}: a response ended by {made.finish_reason} with {len(made.token_ids)} "
+                f"tokens, {len(made.logp)} log-probabilities and {len(made.top_ids)} of likely tokens, "
+                f"{sampling.top} a token"
+            )
+        return made
+
+    def hang_up(self) -> None:
+        """End every exchange under way."""
+        self._client.hang_up()
+
+    def _generate(self, ids: Sequence[int], sampling: dict[str, Any]) -> Any:
+        asked = {"detokenize": False, **sampling}
+        body: dict[str, Any] = {"token_ids": list(ids), "stream": False, "sampling_params": asked}
+        if self._adapter is not None:
+            body["model"] = self._adapter
+        try:
+            return self._client.post("/inference/v1/generate", body, self._reply)
+        except Refused as refusal:
+            if refusal.status in (403, 404) and self._adapter is None:
+                raise _unlike(self.address, "/inference/v1/generate", "--enable-scale-out") from refusal
+            raise
+
+    def _check_weights(self, spans: list[dict[str, Any]] | None, weights: str) -> None:
+        """Every token must be of these weights."""
+        if not spans:
+            raise EngineFailure(f"server {self.address}: names no weights; expected vLLM 0.32 or newer")
+        for span in spans:
+            if span["version"] == UNNAMED:
+                raise Lost(f"{self.address}: has started anew and holds no policy")
+            if span["version"] != weights:
+                raise EngineFailure(
+                    f"server {self.address}: answers with the weights {span['version'][:24]}; expected "
+                    f"{weights[:24]}: another run gives it weights too"
+                )
+
+    def _named(self, name: str) -> None:
+        self._development("/update_weight_version", {"new_version": name})
+        self.forget()
+
+    def _drop_adapter(self) -> None:
+        if self._adapter is not None:
+            dropped, self._adapter = self._adapter, None
+            try:
+                self._client.post("/v1/unload_lora_adapter", {"lora_name": dropped}, self._reply)
+            except Refused as refusal:
+                if refusal.status != 404:  # it has started anew since
+                    raise
+
+    def _call(self, method: str, arguments: dict[str, str]) -> Any:
+        """Call a method of ``vllm_extension.Extension`` in the first worker of each engine and all others."""
+        try:
+            asked = {"method": method, "kwargs": arguments}
+            said = self._development("/collective_rpc", asked, seconds=self._reply)
+        except Lost as lost:
+            if "is not implemented" in str(lost):
+                flag = "--worker-extension-cls tasks.engines.vllm_extension.Extension"
+                raise _unlike(self.address, method, flag) from lost
+            if "cannot be read on the server's machine" in str(lost):
+                words = str(lost).partition(" failed: ")[2]
+                raise EngineFailure(
+                    f"server {self.address}: {words}; expected a folder that both machines see, such as "
+                    "engine.weights_folder names"
+                ) from lost
+            raise
+        return said["results"][0]
+
+    def _development(
+        self,
+        path: str,
+        body: dict[str, Any],
+        flag: str = "VLLM_SERVER_DEV_MODE=1",
+        seconds: float | None = None,
+    ) -> Any:
+        try:
+            return self._client.post(path, body, seconds or self._health)
+        except Refused as refusal:
+            if refusal.status == 404 and refusal.reason == "Not Found":
+                raise _unlike(self.address, path, flag) from refusal
+            raise
+
+
+def _unlike(address: str, what: str, flag: str) -> EngineFailure:
+    return EngineFailure(f"server {address}: has no {what}; {HOW}, with {flag}")

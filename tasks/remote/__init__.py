@@ -1,0 +1,1 @@
+"""Artefacts in an S3 bucket."""

@@ -1,0 +1,19 @@
+"""The one error of this package; apart, so that whoever catches it need not load boto3."""
+
+from __future__ import annotations
+
+
+class RemoteTrouble(Exception):
+    """A bucket cannot do what is asked; the message is one line. What is here is as it was."""
+
+    def __init__(self, text: str, lasting: bool = True) -> None:
+        super().__init__(text)
+        self.lasting = lasting
+        """Whether asking again in the same run is futile."""
+
+
+class RemoteDamaged(RemoteTrouble):
+    """What lies in the bucket is not what its digest says."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, lasting=False)

@@ -1,0 +1,215 @@
+"""Artefacts and runs in a bucket.
+
+    PREFIX/objects/SHA256                         a file, by content
+    PREFIX/artefacts/STAGE/FINGERPRINT/DIGEST.json  the manifest, as it lies in the artefact; written last
+    PREFIX/runs/NAME.json                         the record of a run; written after its artefacts
+
+Every key but a run's is determined by what lies under it, and a manifest is written when all its files are
+there. So two that publish the same artefact write the same bytes, and nobody ever sees half of one, whatever
+the store promises about concurrent writes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+
+from params.store import Store as Settings
+from params.store import split
+from tasks.artefact import MANIFEST, Artefact, Damaged, File, Manifest, Source
+from tasks.record import Record, Step
+from tasks.remote.arriving import place_artefact
+from tasks.remote.errors import RemoteDamaged
+from tasks.remote.objects import Bucket
+from tasks.remote.progress import Progress, Tell, silent
+from tasks.store import Store
+
+DIGEST = re.compile(r"[0-9a-f]{64}")
+PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+
+
+class Remote:
+    """A part of a bucket, in which artefacts are kept as in a workspace. Close it after use."""
+
+    def __init__(self, settings: Settings, tell: Tell = silent) -> None:
+        if settings.url is None:
+            raise ValueError("settings.url is not set")
+        bucket, self._prefix = split(settings.url)
+        self.url = settings.url.rstrip("/")
+        self._bucket = Bucket(settings, bucket)
+        self.tell = tell
+        """``tell(activity, done, total, facts)``, in bytes."""
+
+    def __enter__(self) -> Remote:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give connections and threads back."""
+        self._bucket.close()
+
+    def push(self, artefacts: Sequence[Artefact], reread: bool = False) -> dict[str, int]:
+        """Send what is not there, or is there and wrong. ``reread``: read every object back to find out.
+
+        Answers ``artefacts``, ``sent`` (files) and ``bytes`` (that went over the line). Raises
+        ``RemoteTrouble``; what was sent until then is not sent again.
+        """
+        files = {
+            file.sha256: (artefact.path / name, file)
+            for artefact in artefacts
+            for name, file in artefact.manifest.files.items()
+        }
+        missing: dict[str, tuple[Path, File]] = {}
+
+        def look(sha: str, path: Path, file: File) -> None:
+            if not self._bucket.holds(self._object(sha), path, file, reread):
+                missing[sha] = (path, file)
+
+        self._bucket.side_by_side(partial(look, sha, *found) for sha, found in files.items())
+        progress = Progress("sending", sum(file.bytes for _, file in missing.values()), self.tell)
+
+        def send(sha: str, path: Path, file: File) -> None:
+            self._bucket.send(self._object(sha), path, file, progress.moved)
+
+        self._bucket.side_by_side(partial(send, sha, *found) for sha, found in missing.items())
+        written: list[str] = []
+
+        def announce(artefact: Artefact) -> None:
+            key = self._manifest(artefact.manifest.stage, artefact.fingerprint, artefact.digest)
+            if not self._announced(key, artefact):
+                self._bucket.write(key, (artefact.path / MANIFEST).read_bytes())
+                written.append(key)
+
+        self._bucket.side_by_side(partial(announce, artefact) for artefact in artefacts)
+        return {
+            "artefacts": len(artefacts),
+            "announced": len(written),
+            "sent": len(missing),
+            "bytes": progress.done,
+        }
+
+    def find(self, stage: str, fingerprint: str) -> Manifest | None:
+        """What is there under a fingerprint: where several were published, the first."""
+        if not (PLAIN.fullmatch(stage) and DIGEST.fullmatch(fingerprint)):
+            return None
+        listed = self._bucket.list(self._manifest(stage, fingerprint, ""))
+        for entry in sorted(listed, key=lambda entry: (entry.written, entry.key)):
+            digest = PurePosixPath(entry.key).stem
+            found = self.manifest(stage, fingerprint, digest) if DIGEST.fullmatch(digest) else None
+            if found is not None:
+                return found
+        return None
+
+    def manifest(self, stage: str, fingerprint: str, digest: str) -> Manifest | None:
+        """The manifest of that artefact; None where there is none. Raises ``RemoteDamaged``."""
+        key = self._manifest(stage, fingerprint, digest)
+
+        def parse(data: bytes) -> Manifest:
+            try:
+                found = Manifest.from_bytes(data, Path(PurePosixPath(key).name))
+            except Damaged as damage:
+                raise ValueError(str(damage)) from None
+            if (found.stage, found.fingerprint, found.digest) != (stage, fingerprint, digest):
+                raise ValueError("it is the manifest of another artefact")
+            if not all(_inside(name) and DIGEST.fullmatch(f.sha256) for name, f in found.files.items()):
+                raise ValueError("it lists what no artefact may hold")
+            return found
+
+        return self._bucket.read(key, parse)
+
+    def manifests(self, sources: Sequence[Source]) -> list[Manifest | None]:
+        """``manifest`` of each, in their order."""
+        found: dict[int, Manifest | None] = {}
+
+        def get(index: int, source: Source) -> None:
+            found[index] = self.manifest(source.stage, source.fingerprint, source.digest)
+
+        self._bucket.side_by_side(partial(get, index, source) for index, source in enumerate(sources))
+        return [found[index] for index in range(len(sources))]
+
+    def pull(self, manifests: Iterable[Manifest], store: Store) -> dict[str, int]:
+        """Bring artefacts into the cache, each verified and whole. Raises ``RemoteTrouble``.
+
+        What broke off is kept and not fetched again.
+        """
+        wanted = list(manifests)
+        files = {file.sha256: file for manifest in wanted for file in manifest.files.values()}
+        total = sum(file.bytes for file in files.values())
+        store.need(total, "fetch what is wanted")
+        downloads, progress = store.downloads(), Progress("fetching", total, self.tell)
+
+        def fetch(sha: str, file: File) -> None:
+            if not (downloads / sha).exists():
+                self._bucket.fetch(self._object(sha), downloads / sha, file, progress.moved)
+
+        waiting = list(wanted)
+        while waiting:
+            self._bucket.side_by_side(partial(fetch, sha, file) for sha, file in files.items())
+            try:
+                place_artefact(store, waiting[-1], downloads)
+            except FileNotFoundError:
+                continue  # another process took the same file and cleaned up
+            waiting.pop()
+        for sha in files:
+            (downloads / sha).unlink(missing_ok=True)
+        return {"artefacts": len(wanted), "fetched": len(files), "bytes": progress.done}
+
+    def write_record(self, record: Record) -> None:
+        """Publish the record of a run, after its artefacts."""
+        self._bucket.write(self._run(record.name), (record.model_dump_json(indent=1) + "\n").encode())
+
+    def record(self, name: str) -> Record | None:
+        """The record of the run called ``name``; None where there is none. Raises ``RemoteDamaged``."""
+
+        def parse(data: bytes) -> Record:
+            record = Record.model_validate_json(data)
+            if record.name != name or not all(_sound(step) for step in record.steps):
+                raise ValueError("it is no record of that run")
+            return record
+
+        return self._bucket.read(self._run(name), parse)
+
+    def check(self) -> None:
+        """Write, list, read and remove an object; raises ``RemoteTrouble`` for what is not allowed."""
+        key = self._key("check")
+        self._bucket.write(key, b"ostinato\n")
+        self._bucket.list(key)
+        self._bucket.delete(key)
+
+    def _announced(self, key: str, artefact: Artefact) -> bool:
+        try:
+            stage = artefact.manifest.stage
+            return self.manifest(stage, artefact.fingerprint, artefact.digest) is not None
+        except RemoteDamaged:
+            return False
+
+    def _key(self, name: str) -> str:
+        return f"{self._prefix}/{name}" if self._prefix else name
+
+    def _object(self, sha: str) -> str:
+        return self._key(f"objects/{sha}")
+
+    def _manifest(self, stage: str, fingerprint: str, digest: str) -> str:
+        ending = f"{digest}.json" if digest else ""
+        return self._key(f"artefacts/{stage}/{fingerprint}/{ending}")
+
+    def _run(self, name: str) -> str:
+        return self._key(f"runs/{name}.json")
+
+
+def _inside(name: str) -> bool:
+    """Whether a name stays inside the folder that it is for: a bucket may have been written by anybody."""
+    parts = PurePosixPath(name).parts
+    return bool(parts) and not name.startswith("/") and ".." not in parts and "\\" not in name
+
+
+def _sound(step: Step) -> bool:
+    digests = (step.fingerprint, step.digest)
+    return _inside(step.place) and bool(PLAIN.fullmatch(step.stage)) and all(map(DIGEST.fullmatch, digests))

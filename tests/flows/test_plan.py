@@ -1,0 +1,172 @@
+"""The capacity model against what was measured, its laws, and the command."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flows import cli
+from flows.plan import Asked, machine_of, plan, shape_of
+from params.load import PRESETS, read_yaml
+from tasks import capacity
+from tasks.capacity import GIB, Choice, Work
+
+MEASURED = json.loads((Path(__file__).parents[2] / "benchmarks" / "measured.json").read_text())
+FACTOR = 1.25
+"""Within which every prediction for the measured machine lies."""
+CPU, _ = machine_of("cpu")
+SMALL = shape_of("smollm2-135m")
+HERE = Choice(cache=GIB / 2)
+
+works = st.builds(
+    Work,
+    problems=st.integers(1, 64),
+    samples=st.integers(1, 16),
+    prompt=st.integers(1, 500),
+    response=st.integers(1, 500),
+)
+
+
+def within(predicted: float, measured: float, factor: float = FACTOR) -> bool:
+    return 1 / factor < predicted / measured < factor
+
+
+def work(row: dict[str, Any]) -> Work:
+    return Work(row["problems"], row["samples"], row["prompt"], row["response"])
+
+
+@pytest.mark.parametrize("row", MEASURED["updates"], ids=lambda row: row["shape"])
+def test_an_update_is_predicted(row: dict[str, Any]) -> None:
+    assert within(capacity.update_flops(SMALL, work(row), 16) / 1e12, row["tflop"], 1.05)
+    assert within(capacity.update_seconds(SMALL, work(row), CPU, HERE), row["seconds"])
+    assert within(sum(capacity.trainer_memory(SMALL, work(row), CPU, HERE).values()) / GIB, row["peak_gib"])
+
+
+@pytest.mark.parametrize("row", MEASURED["rounds"], ids=lambda row: row["shape"])
+def test_a_round_is_predicted(row: dict[str, Any]) -> None:
+    chosen = [
+        f"rollout.problems_per_round={row['problems']}",
+        f"rollout.samples_per_problem={row['samples']}",
+    ]
+    asked = Asked(
+        "smollm2-135m", "arithmetic", "grpo", chosen, prompt=row["prompt"], response=row["response"]
+    )
+    found = plan(asked)
+    assert within(found["round_seconds"], row["seconds"])
+    assert within(found["memory_needed_gib"] + MEASURED["server_gib"], row["peak_gib"])
+    assert within(found["seconds"]["sampling"], row.get("sampling", found["seconds"]["sampling"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"), [("0.5b", 0.494), ("1.5b", 1.544), ("7b", 7.616), ("32b", 32.76), ("72b", 72.71)]
+)
+def test_shapes_have_the_weights_that_their_names_say(name: str, billions: float) -> None:
+    assert shape_of(name).parameters / 1e9 == pytest.approx(billions, rel=2e-3)
+
+
+def test_the_adapter_of_smollm2_is_the_measured_one() -> None:
+    assert SMALL.adapter(16) == 4_884_480
+    assert SMALL.parameters == pytest.approx(134.5e6, rel=1e-3)
+    assert SMALL.kv_bytes() == 2 * 30 * 3 * 64 * 2
+
+
+@settings(deadline=None)
+@given(works)
+def test_more_work_takes_no_less(some: Work) -> None:
+    more = dataclasses.replace(some, problems=some.problems + 1)
+    longer = dataclasses.replace(some, response=some.response + 8)
+    for other in (more, longer):
+        assert capacity.update_seconds(SMALL, other, CPU, HERE) > capacity.update_seconds(
+            SMALL, some, CPU, HERE
+        )
+        one, two = (capacity.decoding(SMALL, w, CPU, HERE) for w in (some, other))
+        assert one is not None
+        assert two is not None
+        assert two.seconds > one.seconds * (1 - 1e-9)
+
+
+@settings(deadline=None)
+@given(works, st.sampled_from([1, 2, 4, 8]))
+def test_devices_share_the_update_and_what_is_sharded(some: Work, devices: int) -> None:
+    alone, together = Choice(), Choice(devices=devices)
+    h100, _ = machine_of("h100")
+    shape = shape_of("7b")
+    ratio = capacity.update_seconds(shape, some, h100, alone) / capacity.update_seconds(
+        shape, some, h100, together
+    )
+    assert ratio == pytest.approx(devices)
+    one, many = (capacity.trainer_memory(shape, some, h100, choice) for choice in (alone, together))
+    assert one["weights"] == pytest.approx(devices * many["weights"])
+    assert one["activations"] == many["activations"]
+
+
+def test_training_everything_takes_sixteen_bytes_a_weight_beside_the_weights() -> None:
+    h100, _ = machine_of("h100")
+    parts = capacity.trainer_memory(shape_of("7b"), Work(1, 1, 1, 1), h100, Choice(adapter_rank=None))
+    states = parts["trained weights, gradients, optimiser"]
+    assert states == pytest.approx(8 * parts["weights"])
+
+
+def test_a_cache_that_holds_few_responses_decodes_few_side_by_side() -> None:
+    some, one = Work(8, 8, 45, 32), SMALL.kv_bytes() * 77
+    wide, narrow = (capacity.decoding(SMALL, some, CPU, Choice(cache=n * one)) for n in (64, 16))
+    assert wide is not None
+    assert narrow is not None
+    assert (wide.side_by_side, narrow.side_by_side) == (64, 16)
+    assert capacity.decoding(SMALL, some, CPU, Choice(cache=0.5 * one)) is None
+
+
+def test_a_model_too_large_for_a_device_is_served_by_several_and_one_too_large_for_all_fits_not() -> None:
+    found = plan(Asked("72b", "sql", "grpo", [], gpus=8))
+    assert found["sampling"]["devices_a_server"] == 4
+    assert plan(Asked("7b", "sql", "grpo", [], gpus=8))["sampling"]["servers"] == 8
+    alone = plan(Asked("72b", "sql", "grpo", [], gpus=1))
+    assert not alone["fits"]
+    assert not alone["seconds"]
+
+
+def test_every_figure_of_a_machine_says_where_it_is_from() -> None:
+    for name, facts in read_yaml(PRESETS / "machines.yaml").items():
+        machine, sources = machine_of(name)
+        assert set(sources) | {"memory"} == {field.name for field in dataclasses.fields(machine)}
+        assert all(math.isfinite(value) for value in dataclasses.astuple(machine))
+        assert facts["title"]
+
+
+def test_the_command_tells_people_and_machines(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["plan", "--model", "7b", "--gpus", "8", "--task", "sql", "--price", "2.5"])
+    said = capfd.readouterr().out
+    assert stopped.value.code in (0, None)
+    assert "assumed: data sheet" in said
+    assert "prompts of 405" in said
+    assert "Cost: " in said
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["plan", "--model", "72b", "--gpus", "1", "--json"])
+    assert stopped.value.code == 1
+    assert json.loads(capfd.readouterr().out)["fits"] is False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["plan", "--model", "70b"], "did you mean '7"),
+        (["plan", "--gpus", "1", "--gpu", "h10"], "did you mean 'h100'?"),
+        (["plan", "--set", "rollout.sampels=1"], "unknown"),
+        (["engine", "serve", "--model", "nano"], "no config.json in it"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: list[str], said: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 2
+    err = capfd.readouterr().err
+    assert said in err
+    assert len(err.strip().splitlines()) == 1

@@ -1,0 +1,181 @@
+"""Several processes share an update: they give what one gives, hand over to one, and fail together."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from params import BadInput, Params
+from params.schema import Method, Update
+from tasks.artefact import Artefact
+from tasks.failure import StageFailure
+from tasks.policy import peers
+from tasks.update import update
+from tests.conftest import RunStage
+from tests.tasks.rollout_rows import parameters, rollout_artefact, rows
+
+REWARDS = [[1.0, 0.0, 1.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.5], [1.0, 0.0]]
+ALONE = {
+    "tokens_per_micro_batch": 16,
+    "head_chunk": 5,
+    "lora_rank": 2,
+    "learning_rate": 1e-2,
+    "minibatches": 2,
+}
+
+Rollouts = Callable[..., Artefact]
+
+
+@pytest.fixture
+def rollouts(tmp_path: Path) -> Rollouts:
+    count = itertools.count()
+
+    def make(round: int, rewards: Any = REWARDS, **more: Any) -> Artefact:
+        return rollout_artefact(tmp_path / f"rollout-{next(count)}", rows(rewards, round, **more), round)
+
+    return make
+
+
+def settings(ranks: int, method: Method | None = None, dtype: str = "float32", **more: Any) -> Params:
+    return parameters(Update(**{**ALONE, "ranks": ranks, **more}), method, dtype=dtype)
+
+
+def tensors(artefact: Artefact) -> dict[str, torch.Tensor]:
+    """Weights and moments, by file and name."""
+    files = [name for name in artefact.manifest.files if name.endswith(".safetensors")]
+    return {f"{file}:{name}": t for file in files for name, t in load_file(artefact.file(file)).items()}
+
+
+def off(one: Artefact, two: Artefact) -> float:
+    """The largest relative difference between tensors, by their norms."""
+    first, second = tensors(one), tensors(two)
+    assert first.keys() == second.keys()
+    return max(
+        float((first[name] - second[name]).norm() / first[name].norm().clamp(min=1e-30)) for name in first
+    )
+
+
+@pytest.mark.long
+@pytest.mark.ci
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"adapter": "lora"},
+        # In most steps one micro-batch: the second rank keeps step with the first and has nothing of its own.
+        {"adapter": "full", "minibatches": 4, "tokens_per_micro_batch": 4096},
+    ],
+    ids=["lora", "full"],
+)
+def test_two_processes_give_what_one_gives(
+    tiny_model: Artefact, rollouts: Rollouts, run_stage: RunStage, more: dict[str, Any]
+) -> None:
+    inputs = [rollouts(1), rollouts(2)]
+
+    def two_rounds(first: int, second: int) -> Artefact:
+        made = run_stage(update, settings(first, **more), 1, model=tiny_model, rollout=inputs[0])
+        return run_stage(
+            update, settings(second, **more), 2, model=tiny_model, rollout=inputs[1], policy=made
+        )
+
+    alone = two_rounds(1, 1)
+    assert alone.json("state.json")["steps"] == 2 * settings(1, **more).update.minibatches
+    for made in (two_rounds(2, 1), two_rounds(1, 2)):
+        assert off(alone, made) < 2e-5
+        assert made.json("state.json") == alone.json("state.json")
+        for name, value in alone.json("metrics.json").items():
+            assert made.json("metrics.json")[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+
+
+def family(folder: Path) -> list[psutil.Process]:
+    """The launcher and the ranks that serve this folder."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if any(str(folder) in word for word in words) and any("tasks.rank_" in word for word in words):
+            found.append(process)
+    return found
+
+
+def ranks_of(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [one for one in processes if "tasks.rank_worker" in " ".join(one.cmdline())]
+
+
+def wait_until(true: Callable[[], Any], patience: float = 120) -> Any:
+    end = time.monotonic() + patience
+    while not (found := true()):
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.05)
+    return found
+
+
+@pytest.mark.long
+@pytest.mark.ci
+def test_a_rank_that_is_killed_ends_the_update_in_one_line(
+    tiny_model: Artefact, rollouts: Rollouts, run_stage: RunStage, context: Any
+) -> None:
+    addresses: set[str] = set()
+    killed = threading.Event()
+
+    def kill(activity: str, done: int, total: int, facts: dict[str, float]) -> None:
+        if killed.is_set():
+            return
+        processes = family(context.scratch)
+        found = [c for one in processes for c in one.net_connections("inet") if c.status == "LISTEN"]
+        addresses.update(connection.laddr.ip for connection in found)
+        os.kill(max(ranks_of(processes), key=lambda one: one.pid).pid, signal.SIGKILL)
+        killed.set()
+
+    context.tell = kill
+    params = settings(2, epochs=500)
+    with pytest.raises(StageFailure, match=r"^update: rank [01] of 2 ended with .*\(log: .*\)$"):
+        run_stage(update, params, model=tiny_model, rollout=rollouts(1))
+    assert killed.is_set()
+    assert addresses == {"127.0.0.1"}
+    wait_until(lambda: not family(context.scratch))
+
+
+@pytest.mark.long
+@pytest.mark.ci
+def test_what_ends_in_one_line_in_one_process_does_in_several(
+    tiny_model: Artefact, rollouts: Rollouts, run_stage: RunStage, context: Any
+) -> None:
+    with pytest.raises(BadInput, match=r"update\.tokens_per_micro_batch: 3 is smaller"):
+        run_stage(update, settings(2, tokens_per_micro_batch=3), model=tiny_model, rollout=rollouts(1))
+    spoilt = rollouts(1, behaviour=math.nan)
+    with pytest.raises(StageFailure, match="3 optimiser steps in a row were refused"):
+        run_stage(update, settings(2, minibatches=3), model=tiny_model, rollout=spoilt)
+    assert not family(context.scratch)
+
+
+@given(work=st.integers(0, 40), count=st.integers(1, 9))
+def test_all_work_is_dealt_out_once_and_every_rank_has_as_many_turns(work: int, count: int) -> None:
+    hands = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(peers, "count", lambda: count)
+        for rank in range(count):
+            patch.setattr(peers, "this", functools.partial(int, rank))
+            hands.append(peers.share(work))
+    assert len({len(hand) for hand in hands}) == 1
+    assert [turn.place for turns in zip(*hands, strict=True) for turn in turns if turn.counts] == [
+        *range(work)
+    ]
+
+
+def test_terms_are_measured_in_one_process() -> None:
+    with pytest.raises(ValueError, match=r"expected update\.ranks 1"):
+        Update(ranks=2, measure_terms=True)

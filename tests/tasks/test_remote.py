@@ -1,0 +1,344 @@
+"""Artefacts in a bucket, through a server that speaks S3: whole, verified, and never sent twice."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from params import BadInput, validate
+from params.store import Store as Settings
+from tasks.artefact import Artefact, seal
+from tasks.record import Record
+from tasks.remote import objects
+from tasks.remote.errors import RemoteDamaged, RemoteTrouble
+from tasks.remote.remote import Remote
+from tasks.store import Store
+from tests.buckets import Bucket, Exchange, Proxy, by_chance, proxied
+
+MIB = 2**20
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects, "PAUSE", 0.001)
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.001)
+
+
+def artefact(store: Store, files: dict[str, bytes], stage: str = "update", identity: str = "") -> Artefact:
+    """An artefact in the cache of a workspace."""
+    fingerprint = hashlib.sha256((identity or repr(sorted(files.items()))).encode()).hexdigest()
+
+    def build(new: Path) -> None:
+        for name, content in files.items():
+            (new / name).parent.mkdir(parents=True, exist_ok=True)
+            (new / name).write_bytes(content)
+        facts = {
+            "round": 1,
+            "seed": 0,
+            "params": {},
+            "inputs": {},
+            "code": "",
+            "versions": {},
+            "measured": {},
+        }
+        seal(new, stage=stage, fingerprint=fingerprint, **facts)
+
+    store.put(store.path(stage, fingerprint), build)
+    return Artefact.open(store.path(stage, fingerprint))
+
+
+def some_bytes(size: int, seed: int = 0) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Store:
+    (tmp_path / "here").mkdir()
+    return Store(tmp_path / "here")
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> Store:
+    (tmp_path / "there").mkdir()
+    return Store(tmp_path / "there")
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def pulled(remote: Remote, made: Artefact, store: Store) -> Artefact:
+    manifest = remote.find(made.manifest.stage, made.fingerprint)
+    assert manifest is not None
+    remote.pull([manifest], store)
+    found = store.find(made.manifest.stage, made.fingerprint)
+    assert found is not None
+    return found
+
+
+def at(proxy: Proxy, settings: Settings) -> Remote:
+    return Remote(settings.model_copy(update={"endpoint_url": proxy.address}))
+
+
+SHAPES: dict[str, dict[str, bytes]] = {
+    "small": {"a.json": b"{}", "adapter/b.bin": some_bytes(1000)},
+    "an empty file": {"empty": b"", "more": b"x"},
+    "the same twice": {"one": b"same", "two": b"same"},
+    "exactly a part": {"whole": some_bytes(5 * MIB)},
+    "several parts": {"large": some_bytes(10 * MIB + 3)},
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_was_pushed_is_pulled_byte_for_byte(
+    bucket: Bucket, here: Store, there: Store, shape: str
+) -> None:
+    made = artefact(here, SHAPES[shape])
+    with Remote(bucket.settings()) as remote:
+        said = remote.push([made])
+        assert said["bytes"] == sum(len(v) for v in set(SHAPES[shape].values()))
+        assert tree(pulled(remote, made, there).path) == tree(made.path)
+    assert not any((there.root / ".ostinato" / "downloads").iterdir())
+    assert all(key.startswith("some/where/") for key in sorted(bucket.keys()))
+
+
+def test_a_second_push_and_a_second_machine_send_nothing(bucket: Bucket, here: Store, there: Store) -> None:
+    files = {"large": some_bytes(6 * MIB), "small": b"s"}
+    made = artefact(here, files)
+    with proxied(bucket.endpoint, lambda exchange: None) as proxy:
+        with Remote(bucket.settings(endpoint_url=proxy.address)) as remote:
+            remote.push([made])
+            sent = proxy.sent()
+            again = remote.push([made])
+            assert (again["sent"], again["announced"], again["bytes"]) == (0, 0, 0)
+        with Remote(bucket.settings(endpoint_url=proxy.address)) as remote:
+            remote.push([artefact(there, files)])
+        assert proxy.sent() == sent
+
+
+def test_nothing_is_announced_before_all_its_files_are_there(bucket: Bucket, here: Store) -> None:
+    made = artefact(here, {f"f{i}": some_bytes(100, i) for i in range(6)})
+    order: list[str] = []
+
+    def watch(exchange: Exchange) -> None:
+        if exchange.method == "PUT":
+            order.append(exchange.path)
+
+    with (
+        proxied(bucket.endpoint, watch) as proxy,
+        Remote(bucket.settings(endpoint_url=proxy.address)) as remote,
+    ):
+        remote.push([made])
+    assert len(order) == 7
+    assert "/artefacts/update/" in order[-1]
+    assert all("/objects/" in path for path in order[:-1])
+
+
+@pytest.mark.parametrize("kinds", [("500", "reset"), ("truncate", "garble answer"), ("garble request",)])
+def test_a_bad_line_loses_and_tears_nothing(
+    bucket: Bucket, here: Store, there: Store, kinds: tuple[str, ...]
+) -> None:
+    """A fifth of the requests is harmed, both ways."""
+    several = [
+        artefact(here, {f"f{j}": some_bytes(500, 9 * i + j) for j in range(9)} | {"large": large})
+        for i, large in enumerate((b"", some_bytes(6 * MIB)))
+    ]
+    with proxied(bucket.endpoint, by_chance(kinds)) as proxy:
+        with Remote(bucket.settings(endpoint_url=proxy.address)) as remote:
+            remote.push(several)
+            for made in several:
+                assert tree(pulled(remote, made, there).path) == tree(made.path)
+        assert len(proxy.harmed) >= 5
+    for key in bucket.keys("some/where/objects/"):
+        assert hashlib.sha256(bucket.get(key)).hexdigest() == key.rpartition("/")[2]
+
+
+def test_a_broken_multipart_upload_goes_on_where_it_broke(bucket: Bucket, here: Store) -> None:
+    made = artefact(here, {"large": some_bytes(16 * MIB)})
+    settings = bucket.settings(workers=1, attempts=1)
+
+    def harm(exchange: Exchange) -> tuple[int, str] | None:
+        return (403, "AccessDenied") if "partNumber=3" in exchange.path else None
+
+    with proxied(bucket.endpoint, harm) as proxy, at(proxy, settings) as remote:
+        with pytest.raises(RemoteTrouble, match="access denied"):
+            remote.push([made])
+        assert not bucket.keys("some/where/artefacts")
+    with proxied(bucket.endpoint, lambda exchange: None) as proxy:
+        with at(proxy, settings) as remote:
+            remote.push([made])
+        parts = [path for method, path, _ in proxy.log if method == "PUT" and "partNumber=" in path]
+    again = {path.partition("partNumber=")[2][0] for path in parts}
+    assert "3" in again
+    assert again <= {"3", "4"}, "the first two parts were there"
+    assert bucket.get(f"some/where/objects/{made.manifest.files['large'].sha256}") == some_bytes(16 * MIB)
+
+
+def test_a_broken_download_goes_on_where_it_broke(bucket: Bucket, here: Store, there: Store) -> None:
+    made = artefact(here, {"large": some_bytes(16 * MIB)})
+    settings = bucket.settings(workers=1, attempts=1)
+    with Remote(settings) as remote:
+        remote.push([made])
+
+    def harm(exchange: Exchange) -> tuple[int, str] | None:
+        return (403, "AccessDenied") if "/objects/" in exchange.path and exchange.number == 4 else None
+
+    denied = pytest.raises(RemoteTrouble, match="access denied")
+    with proxied(bucket.endpoint, harm) as proxy, at(proxy, settings) as remote, denied:
+        pulled(remote, made, there)
+    assert there.find("update", made.fingerprint) is None
+    with proxied(bucket.endpoint, lambda exchange: None) as proxy:
+        with at(proxy, settings) as remote:
+            assert tree(pulled(remote, made, there).path) == tree(made.path)
+        assert proxy.gets("/objects/") <= 2, "two of the four parts were here"
+
+
+def test_a_wrong_part_of_a_broken_download_is_not_trusted(bucket: Bucket, here: Store, there: Store) -> None:
+    made = artefact(here, {"large": some_bytes(6 * MIB)})
+    with Remote(bucket.settings()) as remote:
+        remote.push([made])
+        sha = made.manifest.files["large"].sha256
+        (there.downloads() / f"{sha}.part").write_bytes(bytes(6 * MIB))
+        (there.downloads() / f"{sha}.parts").write_text(f"{6 * MIB} {5 * MIB}\n0\n{5 * MIB}\n")
+        assert tree(pulled(remote, made, there).path) == tree(made.path)
+
+
+def test_a_wrong_object_is_noticed_and_made_good(bucket: Bucket, here: Store, there: Store) -> None:
+    made = artefact(here, {"a": some_bytes(1000), "b": b"b"})
+    key = f"some/where/objects/{made.manifest.files['a'].sha256}"
+    with Remote(bucket.settings(attempts=2)) as remote:
+        remote.push([made])
+        for wrong in (b"", some_bytes(999), some_bytes(1000, seed=5)):
+            bucket.put(key, wrong)
+            with pytest.raises(RemoteDamaged, match=r"do not match its digest|bytes came; expected"):
+                pulled(remote, made, there)
+            assert there.find("update", made.fingerprint) is None
+            assert remote.push([made])["sent"] == 1
+            assert bucket.get(key) == some_bytes(1000)
+        (manifest,) = bucket.keys("some/where/artefacts")
+        bucket.put(manifest, bucket.get(manifest)[:-9])
+        with pytest.raises(RemoteDamaged):
+            remote.find("update", made.fingerprint)
+        assert remote.push([made])["announced"] == 1
+        assert tree(pulled(remote, made, there).path) == tree(made.path)
+
+
+def test_two_publishers_of_one_fingerprint_keep_both(bucket: Bucket, here: Store, there: Store) -> None:
+    """An engine may make other bytes of the same fingerprint; a run finds its own again."""
+    mine = artefact(here, {"answers": b"mine"}, "rollout", identity="same")
+    yours = artefact(there, {"answers": b"yours"}, "rollout", identity="same")
+    assert mine.fingerprint == yours.fingerprint
+    with Remote(bucket.settings()) as remote:
+        remote.push([mine])
+        remote.push([yours])
+        found = remote.find("rollout", mine.fingerprint)
+        assert found is not None
+        assert found.digest == mine.digest, "the first that was published"
+        for made in (mine, yours):
+            exact = remote.manifest("rollout", made.fingerprint, made.digest)
+            assert exact is not None
+            assert exact.digest == made.digest
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ((403, "AccessDenied"), "access denied"),
+        ((403, "InvalidAccessKeyId"), "access denied"),
+        ((400, "ExpiredToken"), "credentials have expired"),
+        ((507, "InsufficientStorage"), "full or its quota used up"),
+        ((413, "EntityTooLarge"), "full or its quota used up"),
+        ((507, "XMinioStorageFull"), "full or its quota used up"),
+        ((404, "NoSuchBucket"), "no such bucket"),
+        ((503, "SlowDown"), r"the store answered SlowDown \(503\)"),
+    ],
+)
+def test_what_a_store_refuses_is_one_clear_line(
+    bucket: Bucket, here: Store, answer: tuple[int, str], said: str
+) -> None:
+    made = artefact(here, {"a": b"a", "b": b"b"})
+
+    def harm(exchange: Exchange) -> tuple[int, str] | None:
+        return answer if exchange.method == "PUT" and "/objects/" in exchange.path else None
+
+    where = f"^s3://{bucket.name}/some/where/objects/[0-9a-f]+: "
+    refused = pytest.raises(RemoteTrouble, match=f"{where}.*{said}")
+    with proxied(bucket.endpoint, harm) as proxy, at(proxy, bucket.settings(attempts=2)) as remote:
+        with refused as info:
+            remote.push([made])
+        assert not bucket.keys("some/where/artefacts")
+    assert "\n" not in str(info.value)
+
+
+def test_a_bucket_that_is_not_there(bucket: Bucket, here: Store) -> None:
+    with Remote(bucket.settings(url="s3://no-such-bucket-here/x")) as remote:
+        with pytest.raises(RemoteTrouble, match="no such bucket"):
+            remote.check()
+        with pytest.raises(RemoteTrouble, match="no such bucket"):
+            remote.find("update", "0" * 64)
+
+
+def test_an_endpoint_where_nobody_answers(bucket: Bucket) -> None:
+    nobody = bucket.settings(endpoint_url="http://127.0.0.1:9")
+    unreachable = r"cannot be reached \(EndpointConnectionError\)"
+    with Remote(nobody) as remote, pytest.raises(RemoteTrouble, match=unreachable):
+        remote.check()
+
+
+def test_no_credentials(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with Remote(bucket.settings()) as remote, pytest.raises(RemoteTrouble, match="no credentials"):
+        remote.check()
+    with pytest.raises(RemoteTrouble, match="no credentials"):
+        Remote(bucket.settings(profile="nobody"))
+
+
+def test_a_manifest_that_reaches_outside_its_folder_is_refused(
+    bucket: Bucket, here: Store, there: Store
+) -> None:
+    made = artefact(here, {"a": b"a"})
+    outside = made.manifest.model_copy(update={"files": {"../../a": made.manifest.files["a"]}})
+    with Remote(bucket.settings(attempts=1)) as remote:
+        remote.push([made])
+        (key,) = bucket.keys("some/where/artefacts")
+        bucket.put(key, outside.to_bytes())
+        with pytest.raises(RemoteDamaged, match="no artefact may hold"):
+            remote.find("update", made.fingerprint)
+
+
+def test_a_record_comes_back_as_it_was(bucket: Bucket) -> None:
+    record = Record(name="it", command="ostinato run", params={"seed": 1}, started="2026-01-01")
+    with Remote(bucket.settings(attempts=1)) as remote:
+        assert remote.record("it") is None
+        remote.write_record(record)
+        assert remote.record("it") == record
+        bucket.put("some/where/runs/it.json", b"{}")
+        with pytest.raises(RemoteDamaged):
+            remote.record("it")
+
+
+@pytest.mark.parametrize("name", ["url", "endpoint_url"])
+@pytest.mark.parametrize(
+    "value", ["s3://key:hush-hush@bucket/x", "https://key:hush-hush@host", "http://key:hush/hush@host", ""]
+)
+def test_an_address_with_credentials_is_refused_and_not_repeated(name: str, value: str) -> None:
+    with pytest.raises(BadInput, match=f"store.{name}: expected .* without credentials") as info:
+        validate(Settings, {name: value})
+    assert "hush" not in str(info.value)
+
+
+def test_a_disk_without_room_is_said_before_anything_is_fetched(
+    bucket: Bucket, here: Store, there: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = artefact(here, {"a": some_bytes(1000)})
+    with Remote(bucket.settings()) as remote:
+        remote.push([made])
+        full = shutil.disk_usage(there.root)._replace(free=256 * MIB)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+        with pytest.raises(BadInput, match="256 MiB free"):
+            pulled(remote, made, there)
