@@ -6,10 +6,10 @@ import difflib
 import importlib
 import pkgutil
 from collections.abc import Iterable
-from types import ModuleType
-from typing import Any, TypeVar, get_args, get_origin
+from types import ModuleType, NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 
 class BadInput(Exception):
@@ -37,6 +37,12 @@ class Choice(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        """A name alone stands for the part with its own defaults: ``reward: package.module:function``."""
+        return {"name": value} if isinstance(value, str) else value
 
     def resolve(self, config: type[ConfigT], where: str) -> ConfigT:
         """The options as ``config``; raises ``BadInput`` naming ``where.key`` and the nearest right key."""
@@ -96,6 +102,14 @@ def _keys(config: type[BaseModel], location: tuple[int | str, ...]) -> list[str]
             continue
         field = here.model_fields.get(part) if isinstance(part, str) else None
         here = field.annotation if field is not None else here
+        here = _given(here)
         if get_origin(here) is None and not (isinstance(here, type) and issubclass(here, BaseModel)):
             return []
     return list(here.model_fields) if hasattr(here, "model_fields") else []
+
+
+def _given(kind: Any) -> Any:
+    """What an optional section holds where there is one."""
+    if get_origin(kind) not in (Union, UnionType):
+        return kind
+    return next((one for one in get_args(kind) if one is not NoneType), kind)

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from params.base import BadInput, Config, nearest, validate
+from params.budget import MOST_ROUNDS, Budget
 from params.load import PRESETS, compose, presets, read_yaml
 from params.schema import Params
 
@@ -31,6 +32,44 @@ class Metric(Config):
     """Draw its curve."""
     table: bool = True
     """Give it a column in the tables."""
+
+
+class Pair(Config):
+    """Two figures of one policy, as ``STAGE.NAME`` in ``curves.parquet``."""
+
+    x: str
+    """What it cost."""
+    y: str
+    """What it brought."""
+
+
+class Frontier(Config):
+    """What one figure costs in another: every arm's way through the rounds, one against the other."""
+
+    label: str = ""
+    """What people call it; empty: its name."""
+    x: str = "evaluate.kl_to_base"
+    """What is spent; it rises over the rounds."""
+    x_label: str = "KL to the base, nats a token"
+    """What people call that."""
+    y: str = "evaluate.mean_at_n"
+    """What is gained."""
+    y_label: str = "held-out accuracy"
+    """What people call that."""
+    percent: bool = True
+    """Write ``y`` as a percentage."""
+    gain: bool = False
+    """Take ``y`` of the base model, round 0, from every ``y``, seed by seed: base models differ by seed."""
+    beside: dict[str, Pair] = Field(default_factory=dict)
+    """Further curves, of the arms that have them: ``teacher`` of the arm ``erpd`` is its ``erpd teacher``."""
+    at_x: tuple[float, ...] = ()
+    """Where ``y`` is read off each curve."""
+    at_y: tuple[float, ...] = ()
+    """Where ``x`` is read off each curve."""
+
+    def names(self) -> tuple[str, ...]:
+        """The metrics that it needs."""
+        return (self.x, self.y, *(name for pair in self.beside.values() for name in (pair.x, pair.y)))
 
 
 class Base(Config):
@@ -70,14 +109,23 @@ class Lab(Config):
     """The arm that the others are compared with; empty: the first."""
     seeds: PositiveInt
     """How many; seed 0, 1, … of every arm are paired."""
-    rounds: PositiveInt
-    """Rounds of every run."""
+    rounds: PositiveInt = MOST_ROUNDS
+    """Rounds of every run; where it has a budget in tokens or minutes: at most."""
+    budget: Budget | None = None
+    """What every run may spend, instead of ``rounds``."""
     accuracy: str = "evaluate.mean_at_n"
     """The metric by which a run counts as collapsed: it ended below half of its best."""
     confidence: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.95
     """Coverage of the intervals."""
     metrics: Annotated[dict[str, Metric], Field(min_length=1)]
     """What is charted and tabulated, by name in ``curves.parquet``: ``evaluate.mean_at_n``."""
+    frontiers: dict[str, Frontier] = Field(default_factory=dict)
+    """What is charted against each other, by name of the chart."""
+
+    def wanted(self) -> tuple[str, ...]:
+        """Every metric that it asks for, once."""
+        more = (name for frontier in self.frontiers.values() for name in frontier.names())
+        return tuple(dict.fromkeys((*self.metrics, self.accuracy, *more)))
 
     @model_validator(mode="after")
     def _consistent(self) -> Lab:
@@ -86,9 +134,16 @@ class Lab(Config):
                 raise ValueError(
                     f"arms.{name}: expected a name of lower-case letters, digits, dots, dashes, underscores"
                 )
-        for name in (*self.metrics, self.accuracy):
+        for name in self.frontiers:
+            if not NAME.fullmatch(name):
+                raise ValueError(f"frontiers.{name}: expected a name of lower-case letters, digits, dashes")
+        for name in self.wanted():
             if not METRIC.fullmatch(name):
                 raise ValueError(f"metrics.{name}: expected STAGE.NAME, such as evaluate.mean_at_n")
+        if "rounds" not in self.model_fields_set and self.budget is None:
+            raise ValueError("rounds: missing; expected a value here, or a budget")
+        if "rounds" in self.model_fields_set and self.budget and self.budget.rounds:
+            raise ValueError("budget.rounds: rounds says so already; expected one of them")
         if self.baseline and self.baseline not in self.arms:
             raise ValueError(f"baseline: no arm '{self.baseline}'{nearest(self.baseline, self.arms)}")
         return self
@@ -107,6 +162,8 @@ class Trial:
     settings: tuple[str, ...]
     """``key=value``, later ones winning."""
     params: Params
+    budget: Budget | None = None
+    """Of tokens or minutes; ``params.rounds`` is then the most that it may take."""
 
 
 def read_lab(given: str) -> tuple[str, Lab]:
@@ -149,17 +206,21 @@ def trials(name: str, lab: Lab, settings: Sequence[str] = ()) -> list[Trial]:
     Neighbours have different seeds: what runs side by side does not wait for the same artefacts.
     """
     found = []
+    budget = lab.budget if lab.budget and lab.budget.rounds is None else None
+    rounds = lab.budget.rounds if lab.budget and lab.budget.rounds else lab.rounds
+    limit = (f"rounds={rounds}",)
     for arm_name, arm in lab.arms.items():
         presets_of_arm = (lab.base.model, lab.base.task, arm.method or lab.base.method)
-        common = ("threads=1", f"rounds={lab.rounds}", *lab.base.set, *arm.set, *settings)
+        common = ("threads=1", *(() if budget else limit), *lab.base.set, *arm.set, *settings)
         for text in common:
             if text.partition("=")[0].strip() == "seed":
                 raise BadInput(f"{text}: a study gives its runs their seeds; expected --seeds COUNT instead")
         for seed in range(lab.seeds):
             chosen = (*common, f"seed={seed}")
             try:
-                params = compose(*presets_of_arm, chosen)
+                params = compose(*presets_of_arm, (*limit, *chosen))
             except BadInput as error:
                 raise BadInput(f"{name}: arm {arm_name}: {error}") from None
-            found.append(Trial(f"{name}-{arm_name}-s{seed}", arm_name, seed, presets_of_arm, chosen, params))
+            run = f"{name}-{arm_name}-s{seed}"
+            found.append(Trial(run, arm_name, seed, presets_of_arm, chosen, params, budget))
     return found

@@ -13,6 +13,8 @@ from params.schema import Params
 
 PRESETS = Path(__file__).parent
 KINDS = ("models", "tasks", "methods")
+_SHORT = {"problems": ("task",), "reward": ("task",)}
+"""First parts of a setting's key that are short for a longer one: ``problems.path``."""
 
 
 def presets(kind: str) -> list[str]:
@@ -30,7 +32,7 @@ def compose(model: str, task: str, method: str, settings: Iterable[str] = ()) ->
     for kind, name in zip(KINDS, (model, task, method), strict=True):
         merged = merge(merged, _preset(kind, name), Params.model_fields)
     for setting in settings:
-        merged = merge(merged, _setting(setting), Params.model_fields)
+        merged = merge(merged, read_setting(setting), Params.model_fields)
     return validate(Params, merged)
 
 
@@ -52,6 +54,8 @@ def merge(
     merged = dict(under)
     for key, value in over.items():
         old = merged.get(key)
+        if isinstance(old, str) and isinstance(value, dict):  # a part that is named and nothing more
+            old = {"name": old}
         same_part = (
             isinstance(value, dict)
             and isinstance(old, dict)
@@ -88,7 +92,11 @@ def _preset(kind: str, name: str) -> dict[str, Any]:
     raise BadInput(f"--{kind[:-1]} {name}: no such preset{nearest(name, presets(kind))}")
 
 
-def _setting(text: str) -> dict[str, Any]:
+def read_setting(text: str) -> dict[str, Any]:
+    """``key.below=value`` as nested mappings, the value read as YAML. Raises ``BadInput``.
+
+    ``problems.`` and ``reward.`` are short for ``task.problems.`` and ``task.reward.``.
+    """
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise BadInput(f"--set {text}: expected key=value, such as update.learning_rate=1e-4")
@@ -96,7 +104,7 @@ def _setting(text: str) -> dict[str, Any]:
         content: Any = _number(yaml.safe_load(value))
     except yaml.YAMLError:
         raise BadInput(f"--set {text}: '{value}' is not a YAML value") from None
-    for part in reversed(key.strip().split(".")):
+    for part in reversed([*_SHORT.get(key.strip().partition(".")[0], ()), *key.strip().split(".")]):
         content = {part: content}
     return dict(content)
 

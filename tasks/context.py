@@ -29,6 +29,8 @@ class Context:
     """A directory for files that nobody needs after the run (merged weights, engine logs)."""
     tell: Callable[[str, int, int, dict[str, float]], None] = _silent
     """``tell(activity, done, total, facts)``: progress inside a stage, as often as it is known."""
+    sampler: Callable[..., Any] | None = None
+    """What samples a rollout in place of ``tasks.sampling.sample``, with its arguments."""
     _kept: dict[Hashable, Any] = field(default_factory=dict)
 
     def keep(self, key: Hashable, make: Callable[[], ResourceT]) -> ResourceT:

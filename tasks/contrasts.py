@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from tasks.intervals import NOTHING, Interval
 
@@ -65,13 +66,9 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     The smallest of m is multiplied by m, the next by m - 1 and so on; none falls below one before it, and
     none exceeds 1. The chance of any false discovery stays below the level, however the tests depend.
     """
-    adjusted: list[float | None] = [None] * len(p_values)
-    ranked = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
-    highest = 0.0
-    for rank, (p, place) in enumerate(ranked):
-        highest = max(highest, min(1.0, p * (len(ranked) - rank)))
-        adjusted[place] = highest
-    return adjusted
+    known = [p for p in p_values if p is not None]
+    corrected = iter(multipletests(known, method="holm")[1] if known else ())
+    return [None if p is None else float(next(corrected)) for p in p_values]
 
 
 def _equal(numbers: NDArray[np.float64]) -> bool:

@@ -15,12 +15,16 @@ from tasks.tables import write_table
 
 
 def problems(job: Job) -> dict[str, float]:
-    """``train.parquet`` and ``held_out.parquet`` (``tables.PROBLEMS``), ``metrics.json`` with counts."""
+    """``train.parquet`` and ``held_out.parquet`` (``tables.PROBLEMS``), ``metrics.json`` with counts,
+    and what the source writes beside them."""
     started = time.perf_counter()
     task = job.params.task
     source = sources_of_problems.find(task.problems.name, "task.problems.name")
     config = task.problems.resolve(source.Config, "task.problems")
-    train, held_out = source.read(config, task, job.params.seed)
+    if hasattr(source, "write"):
+        train, held_out = source.write(config, task, job.params.seed, job.out)
+    else:
+        train, held_out = source.read(config, task, job.params.seed)
     write_table(job.out / "train.parquet", train)
     write_table(job.out / "held_out.parquet", held_out)
     levels = collections.Counter(train["level"].to_pylist() + held_out["level"].to_pylist())

@@ -20,9 +20,12 @@ from markupsafe import Markup
 from tasks import report_words as words
 from tasks.artefact import write_json
 from tasks.report_answers import STORIES, shown_problems
+from tasks.report_charts import Figure
 from tasks.report_data import COLUMNS, Done, Row, RunData, collect
+from tasks.report_echo import echo_figures, shown_clips
 from tasks.report_figures import figures
 from tasks.report_replay import replay_figures
+from tasks.stage import POLICIES
 
 __all__ = ["RunData", "collect", "rounds_table", "summary", "write"]
 
@@ -31,7 +34,7 @@ GROUPS = (
     ("learning", "Learning", ("accuracy", "pass", "gains")),
     ("policy", "Policy", ("entropy", "ranks", "kl_to_base", "response_length")),
     ("replay", "Replay", ("buffer", "drift", "replayed")),
-    ("updates", "Updates", ("clip_fraction", "gradient_norm", "mismatch")),
+    ("updates", "Updates", ("clip_fraction", "gradient_norm", "mismatch", "agreeing", "clips")),
 )
 """Sections of the page that are made of charts: anchor, name, the charts. One without a chart is left out."""
 
@@ -76,7 +79,7 @@ def rounds_table(data: RunData) -> list[Row]:
 def page(data: RunData) -> str:
     """The whole page."""
     script = (HERE / "report.js").read_text()
-    drawn = figures(data) | {each.key: each for each in replay_figures(data) if each is not None}
+    drawn = figures(data) | {each.key: each for each in _further(data) if each is not None}
     environment = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,
@@ -102,6 +105,7 @@ def page(data: RunData) -> str:
         figures=drawn,
         groups=[(anchor, name, [k for k in keys if k in drawn]) for anchor, name, keys in GROUPS],
         problems=shown_problems(data),
+        clips=shown_clips(data),
         stories=STORIES,
         sections=_sections(data.params.model_dump(mode="json")),
         lineage=_lineage(data),
@@ -110,6 +114,10 @@ def page(data: RunData) -> str:
         script=Markup(script),  # noqa: S704 - our own file
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
+
+
+def _further(data: RunData) -> list[Figure | None]:
+    return [*replay_figures(data), *echo_figures(data)]
 
 
 def headline(data: RunData) -> list[dict[str, str]]:
@@ -166,7 +174,8 @@ def _lineage(data: RunData) -> list[tuple[str, Done]]:
         "Base scores": "round-00/evaluate",
         "Last rollouts": f"{last}/rollout",
         "Last replay buffer": f"{last}/replay",
-        "Last policy": f"{last}/update",
+        "Last teacher": f"{last}/teach",
+        "Last policy": next((p for p in (f"{last}/{s}" for s in POLICIES) if p in by_place), ""),
         "Its scores": f"round-{data.last.round:02d}/evaluate" if data.last else "",
     }
     return [(name, by_place[place]) for name, place in wanted.items() if place in by_place]

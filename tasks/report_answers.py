@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow.compute as pc
 
+from params import Params
+from tasks import problems as sources
 from tasks.report_data import Evaluation, RunData, accuracy_by_problem
 
 LONGEST = 1200
@@ -70,16 +72,17 @@ def shown_problems(data: RunData) -> list[Shown]:
     if data.base is None and data.last is None:
         return []
     evaluations = [e for e in (data.base, data.last) if e is not None]
-    rows = {e.round: _by_problem(e) for e in evaluations}
+    rows = {e.round: rows_by_problem(e) for e in evaluations}
     courses = [(e.round, accuracy_by_problem(e.answers)) for e in data.evaluations]
     first = rows[evaluations[0].round]
     stories = {p: _story([rows[e.round].get(p, []) for e in evaluations]) for p in first}
+    show = gold_reader(data.params)
     shown: list[Shown] = []
     used = 0
     for problem in _spread(
         stories, {p: r[0]["level"] for p, r in first.items()}, data.params.evaluate.transcripts
     ):
-        columns = tuple(_column(e, rows[e.round].get(problem, [])) for e in evaluations)
+        columns = tuple(column_of(e, rows[e.round].get(problem, [])) for e in evaluations)
         used += sum(len(a.text) for c in columns for a in c.answers)
         if used > ROOM and shown:
             break
@@ -89,7 +92,7 @@ def shown_problems(data: RunData) -> list[Shown]:
             Shown(
                 problem,
                 visible(facts["question"]),
-                visible(facts["answer"]),
+                visible(show(facts["answer"])),
                 facts["level"],
                 stories[problem],
                 course,
@@ -104,7 +107,15 @@ def visible(text: str) -> str:
     return text.translate(CONTROL)
 
 
-def _by_problem(evaluation: Evaluation) -> dict[str, list[dict[str, Any]]]:
+def gold_reader(params: Params) -> Callable[[str], str]:
+    """How people read a right answer: as the source of the problems says, or as it is."""
+    source = sources.find(params.task.problems.name, "task.problems.name")
+    read: Callable[[str], str] = getattr(source, "shown_answer", str)
+    return read
+
+
+def rows_by_problem(evaluation: Evaluation) -> dict[str, list[dict[str, Any]]]:
+    """The answers to each problem, the greedy one first."""
     columns = [
         "problem_id",
         "question",
@@ -151,7 +162,8 @@ def _spread(stories: dict[str, str], levels: dict[str, int], total: int) -> list
     return [problem for _, problem in sorted(chosen, key=lambda pair: pair[0])]
 
 
-def _column(evaluation: Evaluation, rows: Iterable[dict[str, Any]]) -> Column:
+def column_of(evaluation: Evaluation, rows: Iterable[dict[str, Any]]) -> Column:
+    """These answers to one problem, equal ones counted once."""
     grouped: dict[tuple[Any, ...], int] = {}
     for row in rows:
         key = (

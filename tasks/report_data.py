@@ -16,6 +16,7 @@ from tasks.artefact import Artefact, Damaged, file_digest
 from tasks.intervals import NOTHING, Interval, mean_interval
 from tasks.record import Record, Step
 from tasks.seeds import numpy_generator
+from tasks.stage import POLICIES
 from tasks.tables import read_table
 
 RIGHT = pa.scalar(1.0, pa.float32())
@@ -127,8 +128,8 @@ class RunData:
 
     @property
     def rounds_done(self) -> int:
-        """Rounds whose update is finished."""
-        return max((d.step.round for d in self.done if d.step.stage == "update"), default=0)
+        """Rounds whose policy is finished."""
+        return max((d.step.round for d in self.done if d.step.stage in POLICIES), default=0)
 
 
 def collect(directory: Path) -> RunData:
@@ -138,7 +139,9 @@ def collect(directory: Path) -> RunData:
     newest = {step.place: step for step in record.steps}
     done = [Done(step, _artefact(directory / step.place)) for step in newest.values()]
     evaluations = [
-        Evaluation(d.step.round, read_json(d.artefact, "scores.json"), _table(d.artefact, "answers.parquet"))
+        Evaluation(
+            d.step.round, read_json(d.artefact, "scores.json"), read_rows(d.artefact, "answers.parquet")
+        )
         for d in sorted(done, key=lambda d: d.step.round)
         if d.step.stage == "evaluate" and d.artefact is not None
     ]
@@ -179,7 +182,8 @@ def read_json(artefact: Artefact, name: str) -> Any:
     return json.loads(_checked(artefact, name).read_bytes())
 
 
-def _table(artefact: Artefact, name: str) -> pa.Table:
+def read_rows(artefact: Artefact, name: str) -> pa.Table:
+    """One table of an artefact, checked; raises ``Damaged``."""
     return read_table(_checked(artefact, name))
 
 
@@ -208,8 +212,10 @@ def _rows(done: list[Done], evaluations: list[Evaluation], params: Params) -> li
         if each.artefact is None:
             continue
         if each.step.stage == "rollout":
-            row.update(_rollout_figures(_table(each.artefact, "rollouts.parquet"), params, each.step.round))
-        elif each.step.stage == "update" and "metrics.json" in each.artefact.manifest.files:
+            row.update(
+                _rollout_figures(read_rows(each.artefact, "rollouts.parquet"), params, each.step.round)
+            )
+        elif each.step.stage in POLICIES and "metrics.json" in each.artefact.manifest.files:
             written = read_json(each.artefact, "metrics.json")
             row.update({column: written.get(name) for column, name in UPDATE_FIGURES.items()})
     for evaluation in evaluations:

@@ -29,7 +29,10 @@ DASHED: Dash = (6, 4)
 DOTTED: Dash = (1, 4)
 MARKS = {SOLID: "", DASHED: "dashed", DOTTED: "dotted"}
 COLOURS = ("var(--final)", "var(--train)", "var(--third)", "var(--greedy)")
-STAGES = ("rollout", "replay", "update", "evaluate", "model", "problems")
+STAGES = (
+    *("rollout", "replay", "update", "teach", "unlearn", "signal", "distil"),
+    *("evaluate_teacher", "evaluate", "model", "problems"),
+)
 
 
 @dataclass(frozen=True)

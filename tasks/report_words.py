@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from params.schema import Method
 from tasks.intervals import Interval
 from tasks.report_data import Evaluation, RunData
 
@@ -165,16 +166,22 @@ def was(amount: int) -> str:
 def setting(data: RunData) -> str:
     """What was trained on what, with which method."""
     params = data.params
-    terms = "".join(f" + {term.name}" for term in params.method.terms)
+    method = "erpd" if params.distil else _parts(params.method)
     held_out = data.base.scores["problems"] if data.base else params.task.held_out_count
     what = f"{model_name(params.model.source)} on {params.task.problems.name}"
     problems = count(params.rollout.problems_per_round, "problem")
     group = f"{problems} × {params.rollout.samples_per_problem} answers"
     return (
-        f"{what}, trained with {params.method.objective.name}{terms}: {group} a round "
+        f"{what}, trained with {method}: {group} a round "
         f"at temperature {params.rollout.temperature:g}. Measured on {count(held_out, 'held-out problem')} "
         f"with {count(params.evaluate.samples_per_problem, 'sampled answer')} each."
     )
+
+
+def _parts(method: Method) -> str:
+    """The objective and what is added to it."""
+    replay = (method.replay,) if method.replay else ()
+    return " + ".join(part.name for part in (method.objective, *replay, *method.terms))
 
 
 def model_name(source: str) -> str:

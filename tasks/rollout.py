@@ -46,8 +46,9 @@ def _batches(job: Job, training: pa.Table) -> list[Sampled]:
 
     def ask(chosen: list[int], less: int = 0) -> Sampled:
         problems = training.take(chosen)
-        options = (choice.samples_per_problem - less, choice.temperature, choice.top_logprobs)
-        return sample(job, "rollout", problems, *options)
+        options = (choice.temperature, choice.top_logprobs, choice.entropy)
+        ours = job.context.sampler or sample
+        return ours(job, "rollout", problems, choice.samples_per_problem - less, *options)
 
     used = problems_of(seed, job.round, training.num_rows, size).tolist()
     used, back = returning.split(job, training["problem_id"].to_pylist(), used)

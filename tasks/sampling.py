@@ -33,10 +33,16 @@ class Sampled:
 
 
 def sample(
-    job: Job, stage: str, problems: pa.Table, samples: int, temperature: float, top: int = 0
+    job: Job,
+    stage: str,
+    problems: pa.Table,
+    samples: int,
+    temperature: float,
+    top: int = 0,
+    entropy: bool = False,
 ) -> Sampled:
     """``samples`` answers to each row of ``problems`` (``tables.PROBLEMS``), by the policy or the base model,
-    with the ``top`` likeliest tokens of each position.
+    with the ``top`` likeliest tokens of each position, and with ``entropy`` the policy's.
 
     Each answer's seed is of (run seed, stage, round, problem, sample). Temperature 0 is greedy. Raises
     ``BadInput`` for a prompt that leaves no room for an answer, ``StageFailure`` where engine or judge fail.
@@ -44,9 +50,10 @@ def sample(
     params, current = job.params, job.inputs.get("policy")
     engine = engines.kept(job)
     trainer = policy.kept(job)
+    given, workers = job.inputs["problems"], params.task.reward_workers
     judge = job.context.keep(
-        ("judge", params.task.reward, params.task.reward_workers),
-        lambda: Judge(params.task.reward, params.task.reward_workers),
+        ("judge", params.task.reward, workers, given.digest),
+        lambda: Judge(params.task.reward, workers, given.path),
     )
     rows = problems.to_pylist()
     prompts = encode(job, trainer.tokenizer, rows)
@@ -68,7 +75,7 @@ def sample(
 
     engine.load(current.path if current else None)
     began = time.perf_counter()
-    sampling = Sampling(temperature, params.rollout.max_response_tokens, trainer.stop_ids, top)
+    sampling = Sampling(temperature, params.rollout.max_response_tokens, trainer.stop_ids, top, entropy)
     completions = engine.generate(asked, sampling, tell, submit)
     sampled = time.perf_counter()
     judged = _verdicts([verdicts[index] for index in range(len(asked))])
@@ -80,7 +87,7 @@ def sample(
         "judging_seconds": time.perf_counter() - sampled,
     }
     sampler = (current or job.inputs["model"]).digest
-    answers = _table(rows, asked, completions, judged, sampler, job.round, samples, top)
+    answers = _table(rows, asked, completions, judged, sampler, job.round, samples, sampling)
     return Sampled(answers, measured)
 
 
@@ -118,8 +125,9 @@ def _table(
     sampler: str,
     round: int,
     samples: int,
-    top: int,
+    sampling: Sampling,
 ) -> pa.Table:
+    top = sampling.top
     groups = [index // samples for index in range(len(asked))]
     columns = {
         "problem_id": [rows[group]["problem_id"] for group in groups],
@@ -136,5 +144,6 @@ def _table(
         "seed": [request.seed for request in asked],
         "top_ids": [completion.top_ids if top else None for completion in completions],
         "top_logp": [completion.top_logp if top else None for completion in completions],
+        "entropy": [completion.entropy if sampling.entropy else None for completion in completions],
     }
     return pa.table(columns, schema=ROLLOUTS)

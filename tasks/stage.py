@@ -11,6 +11,9 @@ from params import Params
 from tasks.artefact import Artefact
 from tasks.context import Context
 
+POLICIES = ("update", "distil")
+"""The stages whose artefact is the next policy; a run has one of them."""
+
 
 @dataclass(frozen=True)
 class Job:

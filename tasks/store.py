@@ -61,12 +61,7 @@ class Store:
 
         Raises ``BadInput`` where the disk is nearly full.
         """
-        free = shutil.disk_usage(self.root).free
-        if free < SPARE:
-            raise BadInput(
-                f"{self.root}: {free // 2**20} MiB free; expected at least {SPARE // 2**20} to make {stage} "
-                "(make room, or set OSTINATO_HOME to another disk)"
-            )
+        self.need(0, f"make {stage}")
         target = self.path(stage, fingerprint)
 
         def build(new: Path) -> None:
@@ -102,6 +97,21 @@ class Store:
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir(parents=True)
         return path
+
+    def downloads(self) -> Path:
+        """Where files from a bucket arrive, by their digests; what broke off waits there to be finished."""
+        path = self._work / "downloads"
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def need(self, bytes: int, what: str) -> None:
+        """Raise ``BadInput`` where the disk has no room for so much more."""
+        free = shutil.disk_usage(self.root).free
+        if free < bytes + SPARE:
+            raise BadInput(
+                f"{self.root}: {free // 2**20} MiB free; expected at least {(bytes + SPARE) // 2**20} "
+                f"to {what} (make room, or set OSTINATO_HOME to another disk)"
+            )
 
     def put(self, target: Path, build: Callable[[Path], None]) -> None:
         """Let ``build`` fill a directory beside ``target``, and move it there whole."""

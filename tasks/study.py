@@ -19,7 +19,7 @@ from tasks.report_data import read_json
 
 FILES = ("metrics.json", "scores.json")
 """Files of an artefact that hold its figures."""
-PLAIN = re.compile(r"[A-Za-z0-9_@-]+")
+PLAIN = re.compile(r"[A-Za-z0-9_@-]+(\.[A-Za-z0-9_@-]+)*")
 """A key that names a figure; one that is a sentence (the reason of a failed judgement) does not."""
 SETTINGS = {"round", "confidence"}
 """Keys beside the figures that are none."""
@@ -116,7 +116,7 @@ class Study:
         self.outcomes = outcomes
         self.table = table
         self._series: dict[tuple[str, str, int], dict[int, float | None]] = {}
-        wanted = {*lab.metrics, lab.accuracy}
+        wanted = set(lab.wanted())
         columns = (table[name].to_pylist() for name in ("arm", "seed", "metric", "round", "value"))
         for arm, seed, metric, round, value in zip(*columns, strict=True):
             if metric in wanted:

@@ -9,6 +9,8 @@ from typing import Any
 from params import nearest
 from params.lab import Metric
 from tasks.artefact import write_json
+from tasks.frontier import frontiers, told
+from tasks.frontier_chart import frontier_chart
 from tasks.report_words import ABSENT, MINUS, count, number, percent
 from tasks.study import Study
 from tasks.study_charts import chart
@@ -24,7 +26,7 @@ def write(study: Study, facts: dict[str, Any], out: Path) -> None:
     """
     lab = study.lab
     write_table(out / "curves.parquet", study.table)
-    figures = study.summary()
+    figures = {**study.summary(), "frontiers": frontiers(study)}
     asked = {"title": lab.title, "question": lab.question, "rounds": lab.rounds, "seeds": lab.seeds}
     compared = {"baseline": lab.baseline, "confidence": lab.confidence, "accuracy": lab.accuracy}
     write_json(out / "summary.json", {**facts, **asked, **compared, **figures, "missing": missing(study)})
@@ -34,14 +36,21 @@ def write(study: Study, facts: dict[str, Any], out: Path) -> None:
         if picture is not None:
             (out / f"{name}.svg").write_text(picture, encoding="utf-8")
             drawn.append((name, metric.label or name))
+    for name in lab.frontiers:
+        picture = frontier_chart(study, name)
+        if picture is not None:
+            (out / f"frontier-{name}.svg").write_text(picture, encoding="utf-8")
     (out / "summary.md").write_text(page(study, facts, figures, drawn), encoding="utf-8")
 
 
 def missing(study: Study) -> list[str]:
     """A line for each metric of the study that no run has."""
     known = study.metrics()
-    wanted = dict.fromkeys((*study.lab.metrics, study.lab.accuracy))
-    return [f"{name}: no run has this metric{_near(name, known)}" for name in wanted if name not in known]
+    return [
+        f"{name}: no run has this metric{_near(name, known)}"
+        for name in study.lab.wanted()
+        if name not in known
+    ]
 
 
 def _near(name: str, known: set[str]) -> str:
@@ -78,6 +87,7 @@ def page(
             numbers=False,
         ),
         *(f"![{label}]({name}.svg)\n" for name, label in drawn),
+        *(told(study, name, figures["frontiers"][name], _table) for name in lab.frontiers),
     ]
     return "\n".join(parts)
 

@@ -34,6 +34,8 @@ ROLLOUTS = pa.schema(
         # The engine's likeliest tokens at each position, end to end: K for each; null where none are kept.
         pa.field("top_ids", pa.list_(pa.int32())),
         pa.field("top_logp", pa.list_(pa.float32())),
+        # The engine's entropy at each position, in nats, over the whole vocabulary; null where not kept.
+        pa.field("entropy", pa.list_(pa.float32())),
     ]
 )
 
@@ -42,6 +44,27 @@ REPLAY = pa.schema(
         *ROLLOUTS,
         pa.field("group_accuracy", pa.float32(), nullable=False),  # mean reward of the group at birth
         pa.field("admitted_as", pa.string(), nullable=False),  # the admission rule that let it in
+    ]
+)
+
+
+CLIPS = pa.schema(
+    [
+        pa.field("term", pa.string(), nullable=False),  # the auxiliary term that learns from the clip
+        pa.field("problem_id", pa.string(), nullable=False),
+        pa.field("group", pa.int32(), nullable=False),
+        pa.field("sample", pa.int32(), nullable=False),
+        pa.field("start", pa.int32(), nullable=False),  # tokens [start, stop) of the response
+        pa.field("stop", pa.int32(), nullable=False),
+        pa.field("step_start", pa.int32(), nullable=False),  # the step that was chosen
+        pa.field("step_stop", pa.int32(), nullable=False),
+        pa.field("entropy", pa.float32(), nullable=False),  # its mean, in nats
+        pa.field("selection", pa.string(), nullable=False),  # the rule by which it was chosen
+        pa.field("tokens", pa.int32(), nullable=False),  # of the whole response
+        pa.field("before", pa.string(), nullable=False),  # text of the clip up to the step, the step,
+        pa.field("step", pa.string(), nullable=False),
+        pa.field("after", pa.string(), nullable=False),  # the clip after it,
+        pa.field("beyond", pa.string(), nullable=False),  # and the response after the clip
     ]
 )
 

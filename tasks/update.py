@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import resource
 import sys
@@ -21,12 +22,14 @@ from algorithms.divergence import kl_k3, log_ratio
 from algorithms.terms import Batch, Term, objective_term
 from params import Config
 from params.schema import Method
-from tasks import replayed, seeds
+from tasks import replayed, seeds, wanted
 from tasks.answers import Answers
 from tasks.artefact import write_json
-from tasks.policy import Policy, kept
+from tasks.clips import Clips
+from tasks.policy import Policy, kept, peers
 from tasks.policy.gradient import Meter, Step, accumulate
 from tasks.policy.optimiser import Optimiser
+from tasks.ranks import launched
 from tasks.stage import Job
 
 
@@ -35,10 +38,17 @@ def update(job: Job) -> dict[str, float]:
 
     A method that replays draws from ``pool``, or from the previous round's buffer ``replay``.
 
-    Writes ``adapter/`` or ``weights/``, ``optimizer.safetensors``, ``state.json`` and ``metrics.json``.
+    Writes ``adapter/`` or ``weights/``, ``optimizer.safetensors``, ``state.json``, ``metrics.json``, and
+    ``clips.parquet`` where a term singles out parts of responses.
     Raises ``BadInput`` for a token budget smaller than a sequence, and ``NotFinite`` after three refused
     steps in a row, counted across rounds.
     """
+    return train(job) if job.params.update.ranks == 1 else launched(job)
+
+
+def train(job: Job) -> dict[str, float]:
+    """``update`` in this process, which may be one of several ranks: they take every step together, and the
+    first of them writes."""
     began = time.perf_counter()
     recipe = Recipe.of(job.params.method)
     policy, previous = kept(job), job.inputs.get("policy")
@@ -50,13 +60,17 @@ def update(job: Job) -> dict[str, float]:
     answers = Answers.read(job.inputs["rollout"].file("rollouts.parquet"), job.params, drawn, job.round)
     if drawn and drawn.anchor == "current":
         answers = replayed.anchored(answers, policy, job.params.rollout.temperature)
+    answers = wanted.annotated(answers, recipe.terms, job, policy)
     ready = time.perf_counter()
     course = Course(job, policy, optimiser, recipe, answers)
     course.run()
     trained = time.perf_counter()
     policy.save(job.out)
     optimiser.save(job.out)
+    if peers.this():
+        return {}
     write_json(job.out / "metrics.json", course.metrics())
+    course.clips.write(job.out, functools.partial(policy.tokenizer.decode, skip_special_tokens=True))
     return {
         "seconds": time.perf_counter() - began,
         "open_seconds": ready - began,
@@ -107,6 +121,7 @@ class Course:
         self, job: Job, policy: Policy, optimiser: Optimiser, recipe: Recipe, answers: Answers
     ) -> None:
         self.meter = Meter()
+        self.clips = Clips(answers)
         self._job, self._policy, self._optimiser = job, policy, optimiser
         self._recipe, self._answers = recipe, answers
         self._temperature = job.params.rollout.temperature
@@ -154,7 +169,8 @@ class Course:
         step = self._gather(members)
         end = self._done + len(members)
         if step.live():
-            meter, logp = accumulate(self._policy, step, self._temperature, self._tell)
+            apart = self._job.params.update.measure_terms
+            meter, logp = accumulate(self._policy, step, self._temperature, self._tell, apart)
             if not self._mismatch and not self._norms:
                 known = ~logp.isnan() & step.batch.fresh[step.batch.sequence]
                 self._mismatch = mismatch(logp[known], step.batch.behaviour_logp[known])
@@ -178,7 +194,9 @@ class Course:
         batch = answers.batch(members, limit, self._old, cap or math.inf)
         prompts = [answers.prompts[i] for i in members]
         responses = [answers.responses[i] for i in members]
-        return Step(prompts, responses, batch, self._recipe.on(batch))
+        terms = self._recipe.on(batch)
+        self.clips.add(terms, members)
+        return Step(prompts, responses, batch, terms)
 
     def _compare(self, members: Sequence[int]) -> list[Tensor]:
         """The trainer's log-probabilities of responses before any step; notes how the engine's differ."""
@@ -199,14 +217,18 @@ class Course:
         taken, answers = len(self._norms), self._answers
         count = answers.count_fresh()
         lengths = [len(response) for response in answers.responses]
+        right, wrong = answers.right_groups()
         values: dict[str, float | None] = {
             **self.meter.means(),
+            **self.clips.metrics(),
             **self._mismatch,
             "loss": self.meter.loss / taken if taken else None,
             "grad_norm": sum(self._norms) / taken if taken else None,
             "learning_rate": self._rate,
             "reward_mean": float(answers.reward[:count].double().mean()) if count else None,
             "constant_groups": answers.constant_groups() if count else None,
+            "all_right_groups": right if count else None,
+            "all_wrong_groups": wrong if count else None,
         }
         counts = {
             "steps": taken,

@@ -14,6 +14,9 @@ from tasks.artefact import Artefact, seal
 from tasks.context import Context
 from tasks.policy import nano
 from tasks.stage import Job, Stage
+from tests.buckets import bucket, s3_server
+
+__all__ = ["bucket", "s3_server"]
 
 torch.set_num_threads(1)
 
