@@ -1,6 +1,7 @@
 """The flow: prepare, then rounds of rollout, replay, update and evaluate, then the report."""
 
-from __future__ import annotations
+# No postponed annotations here: a served flow travels by cloudpickle, which carries what annotations are and
+# not what their text would name.
 
 from datetime import UTC, datetime
 from pathlib import Path

@@ -46,7 +46,8 @@ def go(home: Path, monkeypatch: pytest.MonkeyPatch) -> Go:
 
     def run(name: str, method: str, *settings: str) -> Path:
         params = chosen("nano", "sums", method, [*SMALL, *settings])
-        make(home, {"name": name, "params": params.model_dump(mode="json"), "command": name}, Watch())
+        order = {"name": name, "params": params.model_dump(mode="json"), "budget": None, "command": name}
+        make(home, order, Watch())
         return home / "runs" / name
 
     return run

@@ -25,7 +25,7 @@ def test_a_served_deployment_fires_on_its_cron_schedule(copied: Workspace) -> No
         run = _first_finished(copied.environment["PREFECT_API_URL"], process)
     finally:
         kill_tree(process)
-    assert run["state_type"] == "COMPLETED", run
+    assert run["state_type"] == "COMPLETED", run["state"]["message"]
     assert run["auto_scheduled"]
     assert run["parameters"]["name"] == "it"
     artifacts = _ask(copied.environment["PREFECT_API_URL"], "artifacts/filter", {})

@@ -8,6 +8,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -30,8 +31,12 @@ def rows(workspace: Workspace, name: str) -> pa.Table:
 
 def samplers(parent: int) -> list[psutil.Process]:
     """The Ray workers of this run that sample."""
-    found = psutil.Process(parent).children(recursive=True)
-    return [one for one in found if one.is_running() and "ray::rollout-shard" in " ".join(one.cmdline())]
+    found = []
+    for one in psutil.Process(parent).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # they come and go; a zombie counts as gone
+            if "ray::rollout-shard" in " ".join(one.cmdline()):
+                found.append(one)
+    return found
 
 
 @pytest.fixture
