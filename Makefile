@@ -2,6 +2,8 @@
 # make test   everything set up, the tests
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 VENV := .venv
+JOBS ?= 2
+PYTEST = $(BIN)/pytest --numprocesses $(JOBS) --dist worksteal
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
@@ -12,10 +14,10 @@ run: setup
 	$(BIN)/ostinato run --name demo
 
 test: setup
-	$(BIN)/pytest -m "not long"
+	$(PYTEST) -m "not long"
 
 test-long: setup
-	$(BIN)/pytest -m long
+	$(PYTEST) -m long
 
 lint: setup
 	$(BIN)/ruff check .

@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,11 +28,12 @@ from flows.stages import Node
 from params import BadInput, Params
 from tasks.artefact import Artefact, canonical
 from tasks.context import Context
-from tasks.returning import joined
-from tasks.sampling import Sampled, sample
 from tasks.stage import Job
 from tasks.store import Store
 from tasks.tables import PROBLEMS, read_table, write_table
+
+if TYPE_CHECKING:
+    from tasks.sampling import Sampled
 
 TABLE = "rollouts.parquet"
 STAGE = "shard"
@@ -70,6 +71,9 @@ def _sample(
     *options: Any,
 ) -> Sampled:
     """``tasks.sampling.sample`` by Ray workers; its shards join ``made``."""
+    from tasks.returning import joined  # transformers: seconds that a run without shards need not wait
+    from tasks.sampling import Sampled
+
     count = min(job.params.rollout.shards, problems.num_rows)
     asked = {
         "root": str(root),
@@ -156,6 +160,8 @@ def sample_shard(shard: dict[str, Any]) -> str:
 
     def fill(out: Path) -> dict[str, Any]:
         job = Job(params, shard["round"], inputs, out, _context(shard["root"]))
+        from tasks.sampling import sample
+
         sampled = sample(job, stage, problems, samples, *options)
         write_table(out / TABLE, sampled.answers)
         facts = {"round": job.round, "seed": params.seed, "params": {}, "inputs": {}, "code": ""}

@@ -15,7 +15,6 @@ from typing import Any
 
 from params import BadInput
 from tasks.record import Record
-from tasks.study import Outcome, curves
 
 PROJECT = "ostinato"
 MODULES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
@@ -45,6 +44,8 @@ def track(directory: Path, names: Sequence[str]) -> None:
 
 def figures(directory: Path, rounds: int) -> Steps:
     """Every finite figure of every round, as ``STAGE/NAME``."""
+    from tasks.study import Outcome, curves  # scipy: a second that a run without trackers need not wait
+
     table = curves([Outcome("run", 0, directory, rounds, False)])
     found: Steps = {}
     for row in table.to_pylist():

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 import pyarrow as pa
-import reasoning_gym
 from pydantic import Field, field_validator
 
 import params
@@ -152,6 +151,8 @@ def _distinct(name: str, level: int, wanted: int, seed: int, taken: set[str]) ->
 def _stream(name: str, level: int, seed: int) -> Iterator[dict[str, Any]]:
     """Endless problems of one generator."""
     dataset, levels = _GENERATORS[name]
+    import reasoning_gym  # a second, for which a run that finds its problems in the cache need not wait
+
     problems = reasoning_gym.create_dataset(dataset, seed=seed, **levels[level - 1])
     index = 0
     while True:

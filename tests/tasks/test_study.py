@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -106,6 +106,7 @@ def test_holm_steps_down() -> None:
     assert holm([]) == []
 
 
+@settings(max_examples=25)  # statsmodels takes its time
 @given(st.lists(st.floats(0, 1), max_size=8))
 def test_holm_lies_between_no_correction_and_bonferronis_and_keeps_the_order(p_values: list[float]) -> None:
     found = [p for p in holm(p_values) if p is not None]
