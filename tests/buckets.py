@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import http.client
 import logging
+import os
 import random
 import socket
 import struct
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,12 +23,16 @@ from botocore.config import Config
 
 from params.store import Store
 
-KEY, SECRET = "AKIAPLANTEDACCESSKEY", "planted/secret+access/key"
+KEY, SECRET = "planted:accesskey", "planted/secret+access/key"
+"""What the tests' own server takes, and so does the Swift that ``.ci/services`` starts."""
 
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
-    """Its address. It keeps what it is given in memory."""
+    """The address of ``OSTINATO_TEST_S3``, or of a server of our own that keeps all in memory."""
+    if given := os.environ.get("OSTINATO_TEST_S3"):
+        yield given
+        return
     from moto.moto_server.threaded_moto_server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -70,9 +76,6 @@ class Bucket:
         self.client.put_object(Bucket=self.name, Key=key, Body=data)
 
 
-_count = iter(range(10_000))
-
-
 def new_bucket(endpoint: str, key: str = KEY, secret: str = SECRET) -> Bucket:
     """A bucket with a name that none had before."""
     options = Config(s3={"addressing_style": "path"}, request_checksum_calculation="when_required")
@@ -84,7 +87,7 @@ def new_bucket(endpoint: str, key: str = KEY, secret: str = SECRET) -> Bucket:
         aws_secret_access_key=secret,
         config=options,
     )
-    name = f"bucket-{next(_count)}"
+    name = f"bucket-{uuid.uuid4().hex}"
     client.create_bucket(Bucket=name)
     environment = {
         "AWS_ACCESS_KEY_ID": key,

@@ -99,7 +99,10 @@ def kill_tree(process: subprocess.Popen[str]) -> None:
 
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """A real server on a free port of 127.0.0.1; what points Prefect at it."""
+    """A real server on a free port of 127.0.0.1; what points Prefect at it.
+
+    On PostgreSQL where ``OSTINATO_TEST_POSTGRES`` has the start of a database's address.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -112,6 +115,9 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[st
         "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
         "DO_NOT_TRACK": "1",
     }
+    if databases := os.environ.get("OSTINATO_TEST_POSTGRES"):
+        own = os.environ.get("PYTEST_XDIST_WORKER", "master")
+        environment["PREFECT_API_DATABASE_CONNECTION_URL"] = databases + own
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with (home / "server.log").open("w") as log:
         server = subprocess.Popen(
