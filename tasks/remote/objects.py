@@ -26,7 +26,7 @@ from tasks.artefact import File, file_digest
 from tasks.remote.client import connect
 from tasks.remote.errors import RemoteDamaged
 from tasks.remote.parts import Partial, entity_tag, parts_of
-from tasks.remote.trouble import RAISED, absent, passing, spoken
+from tasks.remote.trouble import RAISED, absent, garbled, passing, spoken
 
 MOST_PARTS = 10_000
 PAUSE = 0.2
@@ -70,6 +70,7 @@ class Bucket:
         self._files = ThreadPoolExecutor(store.workers, thread_name_prefix="files")
         self._parts = ThreadPoolExecutor(store.workers, thread_name_prefix="parts")
         self._seen: set[tuple[str, str]] = set()
+        self._known = False  # the credentials were good once
 
     def close(self) -> None:
         """Wait for what is under way and give the threads back."""
@@ -91,11 +92,13 @@ class Bucket:
             if attempt:
                 time.sleep(min(LONGEST_PAUSE, PAUSE * 2 ** (attempt - 1)) * (0.5 + random.random()))
             try:
-                return action()
+                result = action()
+                self._known = True
+                return result
             except Wrong as wrong:
                 last: Exception = RemoteDamaged(f"{what}: {wrong}, {attempt + 1} times over")
             except RAISED as error:
-                if not passing(error):
+                if not (passing(error) or (self._known and garbled(error))):
                     with spoken(what):
                         raise
                 last = error

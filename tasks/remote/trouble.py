@@ -67,6 +67,11 @@ def passing(error: Exception) -> bool:
     return isinstance(error, LINE) and not isinstance(error, NOBODY)
 
 
+def garbled(error: Exception) -> bool:
+    """Whether the store found another signature than ours: where others matched, the request was damaged."""
+    return isinstance(error, ClientError) and _code(error) == "SignatureDoesNotMatch"
+
+
 @contextmanager
 def spoken(where: str) -> Iterator[None]:
     """Turn what boto3 raises into ``RemoteTrouble`` about ``where``."""
