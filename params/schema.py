@@ -256,6 +256,9 @@ class Evaluate(Config):
     """Responses a problem at the rollout temperature."""
     pass_at: tuple[PositiveInt, ...] = (1, 4)
     """The k of pass@k; none larger than samples_per_problem."""
+    scored_problems: PositiveInt | None = None
+    """Held-out problems, evenly spread, over whose answers entropy, rank-k and KL to the base are means;
+    null: all. They take two passes of the trainer, on a CPU half of an evaluation."""
     bootstrap_samples: PositiveInt = 2000
     """Resamplings of the problems for the intervals."""
     confidence: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.95

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from torch import Tensor
 
 from algorithms.divergence import kl_k3
@@ -44,8 +46,10 @@ def evaluate(job: Job) -> dict[str, float]:
 
 
 def token_figures(job: Job, answers: pa.Table) -> dict[str, Any]:
-    """Means over all tokens of the answers, by the trainer's forward pass at the rollout temperature:
-    full-vocabulary entropy, the three largest probabilities, and KL to the base (k3), in nats."""
+    """Means over the tokens of the answers to ``evaluate.scored_problems``, by the trainer's forward pass at
+    the rollout temperature: full-vocabulary entropy, the three largest probabilities, and KL to the base (k3)
+    in nats."""
+    answers = _spread(answers, job.params.evaluate.scored_problems)
     current = job.inputs.get("policy")
     trainer = policy.kept(job)
     trainer.restore(current.path if current else None)
@@ -69,6 +73,15 @@ def token_figures(job: Job, answers: pa.Table) -> dict[str, Any]:
         "rank_probabilities": own.ranks.double().mean(0).tolist(),
         "kl_to_base": divergence,
     }
+
+
+def _spread(answers: pa.Table, count: int | None) -> pa.Table:
+    """The answers to ``count`` of the problems, evenly spread over all."""
+    groups = pc.unique(answers["group"]).to_numpy()
+    if count is None or count >= len(groups):
+        return answers
+    chosen = groups[np.arange(count) * len(groups) // count]
+    return answers.filter(pc.is_in(answers["group"], pa.array(chosen, answers["group"].type)))
 
 
 def _told(job: Job, held_out: pa.Table, answers: pa.Table, greedy: bool) -> pa.Table:

@@ -169,6 +169,24 @@ def test_it_is_the_same_to_the_byte_when_made_again(
     assert first.digest == second.digest
 
 
+def test_the_trainer_scores_as_many_problems_as_it_is_told(
+    run_stage: RunStage, tiny_model: Artefact, problem_set: Artefact
+) -> None:
+    inputs = {"model": tiny_model, "problems": problem_set}
+    whole = run_stage(evaluate, parameters(), round=0, **inputs)
+    part = run_stage(evaluate, parameters(**{"evaluate.scored_problems": 2}), round=0, **inputs)
+    assert part.file("answers.parquet").read_bytes() == whole.file("answers.parquet").read_bytes()
+    rows = [row for row in read_table(part.file("answers.parquet")).to_pylist() if not row["greedy"]]
+    of_two = sum(len(row["response_ids"]) for row in rows if row["group"] in (0, 3))
+    found, all_of_it = part.json("scores.json"), whole.json("scores.json")
+    assert found["tokens"] == of_two < all_of_it["tokens"]
+    own = ("tokens", "entropy", "rank_probabilities")
+    assert found["entropy"] == pytest.approx(all_of_it["entropy"], rel=0.1)
+    assert {k: v for k, v in found.items() if k not in own} == {
+        k: v for k, v in all_of_it.items() if k not in own
+    }
+
+
 def test_a_trained_policy_has_moved_from_the_base(
     run_stage: RunStage, tiny_model: Artefact, problem_set: Artefact
 ) -> None:

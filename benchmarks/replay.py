@@ -1,0 +1,84 @@
+"""What replay adds to a round: the updates of a finished run again, with its replay and without.
+
+    ostinato run --method dyjr --name dyjr
+    python benchmarks/replay.py runs/dyjr            # --every 3: of every third round, from round 2 on
+
+Both updates of a round take the same rollouts and begin from the same policy; what differs is the term on
+replayed answers. A round is its rollout, as the run measured it, its replay stage, and an update.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from pathlib import Path
+
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # as the command line sets it, before torch is imported
+import torch
+
+from params import Params
+from tasks.artefact import Artefact
+from tasks.context import Context
+from tasks.record import Record
+from tasks.stage import Job
+from tasks.update import update
+
+
+def measure(run: Path, every: int) -> dict[str, float]:
+    """Seconds of all rounds that were looked at, and tokens."""
+    params = Params.model_validate(Record.read(run).params)
+    ways = {"replay": params, "plain": params.model_copy(update={"method": _plain(params)})}
+    if params.threads:
+        torch.set_num_threads(params.threads)
+    found = dict.fromkeys(("rollout", "replay stage", "replay", "plain", "fresh", "replayed"), 0.0)
+    with tempfile.TemporaryDirectory() as folder, Context(scratch=Path(folder)) as context:
+        for count, round in enumerate([2, *range(2, params.rounds + 1, every)]):
+            here, before = run / f"round-{round:02d}", run / f"round-{round - 1:02d}"
+            inputs = {name: Artefact.open(here / name, check=False) for name in ("rollout", "replay")}
+            found_here = {"rollout": _seconds(inputs["rollout"]), "replay stage": _seconds(inputs["replay"])}
+            inputs["replay"] = Artefact.open(before / "replay", check=False)
+            inputs["policy"] = Artefact.open(before / "update", check=False)
+            inputs["model"] = Artefact.open(run / "model", check=False)
+            for way, chosen in ways.items():
+                out = Path(folder) / f"{way}-{count}"
+                out.mkdir()
+                measured = update(Job(chosen, round, inputs, out, context))
+                found_here[way] = measured["seconds"]
+                if way == "replay":
+                    said = json.loads((out / "metrics.json").read_text())
+                    found_here |= {"fresh": said["tokens"], "replayed": said["replayed_tokens"]}
+            if count:  # the first warms up
+                found = {name: found[name] + found_here[name] for name in found}
+    return found
+
+
+def _plain(params: Params) -> object:
+    return params.method.model_copy(update={"replay": None})
+
+
+def _seconds(artefact: Artefact) -> float:
+    return artefact.manifest.measured["seconds"]
+
+
+def main() -> None:
+    """Print the two rounds and a line of JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--every", type=int, default=3)
+    arguments = parser.parse_args()
+    found = measure(arguments.run, arguments.every)
+    plain = found["rollout"] + found["plain"]
+    with_replay = found["rollout"] + found["replay stage"] + found["replay"]
+    print(f"rollouts {found['rollout']:.1f} s, replay stages {found['replay stage']:.2f} s")
+    print(f"updates  {found['plain']:.1f} s without, {found['replay']:.1f} s with replay")
+    print(f"replayed {found['replayed'] / found['fresh']:.1%} of the fresh tokens")
+    print(f"rounds   {with_replay / plain:.3f} times as long with replay")
+    print(json.dumps({**found, "ratio": with_replay / plain}))
+
+
+if __name__ == "__main__":
+    main()
