@@ -17,6 +17,7 @@ from tasks.artefact import write_json
 from tasks.phase import Course, Material, finite, joined, minibatches
 from tasks.policy import Policy, kept
 from tasks.policy.dense import Held, Target, approach, divergence, hold
+from tasks.policy.memory import peak_memory
 from tasks.policy.policy import offsets
 from tasks.signals import Views, look
 from tasks.stage import Job
@@ -44,7 +45,11 @@ def distil(job: Job) -> dict[str, float]:
     policy.save(job.out)
     write_json(job.out / "metrics.json", phase.metrics())
     seconds = time.perf_counter() - began
-    return {"seconds": seconds, "trained_tokens_per_second": phase.course.meter.tokens / seconds}
+    return {
+        "peak_memory_bytes": peak_memory(policy.device),
+        "seconds": seconds,
+        "trained_tokens_per_second": phase.course.meter.tokens / seconds,
+    }
 
 
 @dataclass

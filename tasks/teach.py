@@ -13,6 +13,7 @@ from params.distil import Teacher
 from tasks.artefact import write_json
 from tasks.phase import Course, Material, held_out, joined, minibatches
 from tasks.policy import Policy, kept
+from tasks.policy.memory import peak_memory
 from tasks.stage import Job
 from tasks.tables import read_table
 
@@ -59,7 +60,11 @@ def _fit(job: Job, stage: str, flipped: bool) -> dict[str, float]:
         tokens += course.meter.tokens
     write_json(job.out / "metrics.json", said)
     seconds = time.perf_counter() - began
-    return {"seconds": seconds, "trained_tokens_per_second": tokens / seconds}
+    return {
+        "peak_memory_bytes": peak_memory(policy.device),
+        "seconds": seconds,
+        "trained_tokens_per_second": tokens / seconds,
+    }
 
 
 def _run(

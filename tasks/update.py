@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import resource
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +26,7 @@ from tasks.artefact import write_json
 from tasks.clips import Clips
 from tasks.policy import Policy, kept, peers
 from tasks.policy.gradient import Meter, Step, accumulate
+from tasks.policy.memory import peak_memory
 from tasks.policy.optimiser import Optimiser
 from tasks.ranks import launched
 from tasks.stage import Job
@@ -78,7 +77,7 @@ def train(job: Job) -> dict[str, float]:
         "save_seconds": time.perf_counter() - trained,
         "trained_tokens_per_second": course.meter.tokens / (trained - ready),
         "forward_positions": float(course.meter.positions),
-        "peak_memory_bytes": _peak_memory(policy.device),
+        "peak_memory_bytes": peak_memory(policy.device),
     }
 
 
@@ -266,11 +265,3 @@ def mismatch(trainer: Tensor, engine: Tensor) -> dict[str, float | None]:
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
-
-
-def _peak_memory(device: torch.device) -> float:
-    """The largest memory that the process ever held, in bytes; on a GPU, that of the GPU."""
-    if device.type == "cuda":
-        return float(torch.cuda.max_memory_allocated(device))
-    unit = 1 if sys.platform == "darwin" else 1024
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
