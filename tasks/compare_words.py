@@ -60,10 +60,10 @@ def evidence(data: Comparison) -> str:
         f"accuracy against {data.baseline} ({width} interval {bounds(first.estimate.interval)}; "
         f"p {number(first.p_holm, 2)}{holm})"
     ]
-    least = [e.detectable for e in effects if e.detectable is not None]
-    if least:
+    if first.detectable is not None:
         parts.append(
-            f"with these seeds a difference of {100 * max(least):.1f} points would be seen four times in five"
+            f"with these seeds {first.arm}'s lead would be seen four times in five from "
+            f"{100 * first.detectable:.1f} points on"
         )
     return "; ".join(parts) + "."
 
@@ -97,7 +97,7 @@ def cautions(data: Comparison, failed: Sequence[str]) -> list[str]:
             f"{count(len(data.problems), 'seed')} are few: intervals are wide and p-values rest on the "
             "assumption that seeds differ normally."
         )
-    return [*found, *_unequal(data), *_collapsed(data), *_unjudged(data)]
+    return [*found, *_alike(data), *_unequal(data), *_collapsed(data), *_unjudged(data)]
 
 
 def ranked(effects: Sequence[Effect]) -> list[Effect]:
@@ -122,6 +122,23 @@ def _seeds(effects: Sequence[Effect]) -> str:
     more = f"about {largest.needed:,}" if largest.needed > largest.estimate.seeds else "a few more"
     amount = points(largest.estimate.value)
     return f"; it would take {more} to show the largest ({largest.arm}, {amount} points)"
+
+
+def _alike(data: Comparison) -> list[str]:
+    """Methods that differ in name alone, as the settings are."""
+    base = {run.seed: run.final for run in data.of(data.baseline)} if data.baseline else {}
+    found = []
+    for arm in data.arms:
+        ends = [(run.final, base.get(run.seed)) for run in data.of(arm) if arm != data.baseline]
+        if ends and all(
+            own and other and np.array_equal(own.problems[ACCURACY], other.problems[ACCURACY], equal_nan=True)
+            for own, other in ends
+        ):
+            found.append(
+                f"{arm} scores as {data.baseline} does on every held-out problem of every seed: with these "
+                "settings the two take the same steps."
+            )
+    return found
 
 
 def _unequal(data: Comparison) -> list[str]:

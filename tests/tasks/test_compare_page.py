@@ -18,7 +18,7 @@ import pytest
 from tasks.compare import write
 from tasks.compare_data import ACCURACY, read_runs
 from tasks.compare_stats import Comparison
-from tasks.compare_words import verdict
+from tasks.compare_words import cautions, verdict
 from tasks.report_data import accuracy_by_problem
 from tasks.report_words import points
 from tasks.study import Outcome
@@ -81,6 +81,15 @@ def test_what_cannot_be_shown_is_said_so(tmp_path: Path) -> None:
     assert "only one method" in verdict(Comparison(lab, read_runs(alone)), "10 rounds")
     gone = [Outcome(o.arm, o.seed, o.directory, 11 if o.arm == "dyjr" else 10, o.arm == "dyjr") for o in only]
     assert "only one method" in verdict(Comparison(lab, read_runs(gone)), "10 rounds")
+
+
+def test_methods_that_differ_in_name_alone_are_named(tmp_path: Path) -> None:
+    lab, outcomes, _ = a_comparison(tmp_path, seeds=2)
+    grpo = [o for o in outcomes if o.arm == "grpo"]
+    twins = [Outcome("dyjr", o.seed, o.directory, o.rounds, o.diverged) for o in grpo]
+    said = cautions(Comparison(lab, read_runs([*grpo, *twins])), [])
+    assert any("dyjr scores as grpo does on every held-out problem of every seed" in text for text in said)
+    assert not any("scores as" in text for text in cautions(Comparison(lab, read_runs(outcomes)), []))
 
 
 def test_charts_and_tables_are_files_of_their_own(made: tuple[Path, Comparison]) -> None:
