@@ -140,7 +140,7 @@ def page(
     data: Comparison, facts: dict[str, Any], drawn: dict[str, list[Panel]], listed: dict[str, Table]
 ) -> str:
     """The whole page."""
-    script = read("compare.js")
+    script = read("compare.js") + read("answers.js")
     environment = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,

@@ -78,7 +78,7 @@ def rounds_table(data: RunData) -> list[Row]:
 
 def page(data: RunData) -> str:
     """The whole page."""
-    script = (HERE / "report.js").read_text()
+    script = (HERE / "answers.js").read_text()
     drawn = figures(data) | {each.key: each for each in _further(data) if each is not None}
     environment = Environment(
         loader=FileSystemLoader(HERE),

@@ -2,12 +2,13 @@
 (() => {
   const form = document.getElementById("filter");
   if (!form) return;
+  const names = [...form.elements].map((element) => element.name).filter(Boolean);
+  const ofProblem = names.filter((name) => !["search", "policy", "outcome"].includes(name));
   const problems = [...document.querySelectorAll(".problem")];
   const shown = document.getElementById("shown");
   const more = document.getElementById("more");
-  const first = 8;
+  const first = Number(form.dataset.first);
   let all = false;
-
   const plural = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
 
   function filterProblem(problem, want) {
@@ -25,7 +26,7 @@
       column.hidden = !right || here === 0;
       answers += here;
     }
-    return !want.story || problem.dataset.story === want.story ? answers : 0;
+    return ofProblem.every((name) => !want[name] || problem.dataset[name] === want[name]) ? answers : 0;
   }
 
   function apply() {
@@ -49,13 +50,13 @@
     more.textContent = `Show ${plural(hidden, "more problem")}`;
     shown.textContent = narrowed ? (found ? `${plural(answers, "kind")} of answer in ${plural(found, "problem")}` : "No answer fits. Clear the filter to see all.") : "";
     const kept = new URLSearchParams(Object.entries(want).filter(([, value]) => value)).toString();
-    if (narrowed || location.hash.includes("=")) history.replaceState(null, "", kept ? `#${kept}` : location.pathname + location.search);
+    if (narrowed || names.some((name) => location.hash.includes(`${name}=`))) history.replaceState(null, "", kept ? `#${kept}` : location.pathname + location.search);
   }
 
   function fromAddress() {
     if (!location.hash.includes("=")) return;
     const given = new URLSearchParams(location.hash.slice(1));
-    for (const name of ["search", "policy", "outcome", "story"]) form.elements[name].value = given.get(name) ?? "";
+    for (const name of names) form.elements[name].value = given.get(name) ?? "";
   }
 
   form.addEventListener("input", apply);
