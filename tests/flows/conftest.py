@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -11,13 +12,15 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+
+from flows import cli
 
 ROOT = Path(__file__).parents[2]
 NANO = [
@@ -83,6 +86,18 @@ def outcomes(said: list[dict[str, Any]]) -> dict[str, str]:
     return {e["place"]: e["outcome"] for e in said if e["event"] == "stage"}
 
 
+def kill_inside(process: subprocess.Popen[str], stage: str, delay: float) -> None:
+    """SIGKILL a run with ``--json`` and its whole tree, ``delay`` seconds after that stage began."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        said = events(line)
+        if said and said[0]["event"] == "begin" and said[0]["stage"] == stage:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=delay)
+            break
+    kill_tree(process)
+
+
 def kill_tree(process: subprocess.Popen[str]) -> None:
     """SIGKILL a process and everything that descends from it, at once."""
     try:
@@ -95,6 +110,28 @@ def kill_tree(process: subprocess.Popen[str]) -> None:
         except ProcessLookupError:
             continue
     process.wait()
+
+
+@pytest.fixture
+def refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[[list[str], str], None]:
+    """``refused(arguments, said)``: the command ends with exit code 2 and one line that holds ``said``, and
+    leaves nothing behind.
+    """
+
+    def check(arguments: list[str], said: str) -> None:
+        monkeypatch.setenv("OSTINATO_HOME", str(tmp_path))
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(arguments)
+        err = capfd.readouterr().err
+        assert stopped.value.code == 2
+        assert said in err
+        assert len(err.strip().splitlines()) == 1
+        assert err.startswith("ostinato: ")
+        assert not list(tmp_path.iterdir())
+
+    return check
 
 
 @pytest.fixture(scope="session")

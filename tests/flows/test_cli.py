@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 
 import pytest
 
-from flows import cli
 from flows.environment import prepare_prefect
 from params import BadInput
 from tests.flows.conftest import Workspace
@@ -38,21 +38,9 @@ NANO = ["run", "--model", "nano", "--engine", "transformers"]
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
-    arguments: list[str],
-    said: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    arguments: list[str], said: str, refused: Callable[[list[str], str], None]
 ) -> None:
-    monkeypatch.setenv("OSTINATO_HOME", str(tmp_path))
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(arguments)
-    err = capfd.readouterr().err
-    assert stopped.value.code == 2
-    assert said in err
-    assert len(err.strip().splitlines()) == 1
-    assert err.startswith("ostinato: ")
-    assert not list(tmp_path.iterdir())
+    refused(arguments, said)
 
 
 def test_a_folder_that_is_no_model_leaves_nothing_half_written(prepared: Workspace) -> None:

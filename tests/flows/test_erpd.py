@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import random
 import shutil
-import subprocess
 
 import pytest
 import yaml
@@ -14,7 +12,7 @@ import yaml
 from flows.dvc import pipeline_file
 from flows.stages import plan
 from params import compose
-from tests.flows.conftest import NANO, Workspace, events, kill_tree, outcomes
+from tests.flows.conftest import NANO, Workspace, kill_inside, outcomes
 
 SHORT = (
     *("--method", "erpd"),
@@ -84,7 +82,11 @@ def test_another_budget_runs_only_the_second_phase_and_a_kill_changes_nothing(pr
         _forget(prepared, stage)
     chance = random.Random(5)
     for stage in PHASES:
-        _kill_inside(prepared, stage, chance.random() * seconds[stage])
+        kill_inside(
+            prepared.start("run", "--name", "it", "--json", *NANO, *SHORT),
+            stage,
+            chance.random() * seconds[stage],
+        )
     prepared.run(*SHORT)
     assert policy(prepared) == before
     status = json.loads(prepared.call("status", "it", "--json").stdout)
@@ -103,15 +105,3 @@ def _forget(workspace: Workspace, stage: str) -> None:
         *(workspace.root / "runs" / "it").glob(f"round-*/{stage}"),
     ]:
         shutil.rmtree(path)
-
-
-def _kill_inside(workspace: Workspace, stage: str, delay: float) -> None:
-    process = workspace.start("run", "--name", "it", "--json", *NANO, *SHORT)
-    assert process.stdout is not None
-    for line in process.stdout:
-        said = events(line)
-        if said and said[0]["event"] == "begin" and said[0]["stage"] == stage:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=delay)
-            break
-    kill_tree(process)

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ import pytest
 import yaml
 from rich.console import Console
 
-from flows import cli
 from flows.lab_crew import Crew, Run
 from flows.lab_display import Terminal
 from flows.lab_worker import _kind
@@ -118,20 +118,9 @@ def test_again_it_makes_nothing(studied: tuple[Workspace, list[dict[str, Any]]])
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
-    arguments: list[str],
-    said: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    arguments: list[str], said: str, refused: Callable[[list[str], str], None]
 ) -> None:
-    monkeypatch.setenv("OSTINATO_HOME", str(tmp_path))
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(["lab", *arguments])
-    err = capfd.readouterr().err
-    assert stopped.value.code == 2
-    assert said in err
-    assert len(err.strip().splitlines()) == 1
-    assert not list(tmp_path.iterdir())
+    refused(["lab", *arguments], said)
 
 
 FAKE = """

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import random
 import shutil
-import subprocess
 
 import pytest
 
-from tests.flows.conftest import NANO, Workspace, events, kill_tree, outcomes
+from tests.flows.conftest import NANO, Workspace, kill_inside, kill_tree, outcomes
 
 
 def test_a_run_makes_every_stage_and_a_report(finished: Workspace) -> None:
@@ -81,7 +79,9 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(finished: Workspace, empty:
     chance = random.Random(11)
     in_rounds = ("rollout", "replay", "update", "evaluate")
     for stage in ("model", "problems", *in_rounds, *in_rounds):
-        _kill_inside(empty, stage, chance.random() * seconds[stage])
+        kill_inside(
+            empty.start("run", "--name", "it", "--json", *NANO), stage, chance.random() * seconds[stage]
+        )
     empty.run()
     assert empty.policy() == finished.policy()
     left = empty.root / ".ostinato" / "building"
@@ -98,15 +98,3 @@ def test_two_runs_of_one_name_do_not_collide(copied: Workspace) -> None:
         assert str(process.pid) in refused.stderr
     finally:
         kill_tree(process)
-
-
-def _kill_inside(workspace: Workspace, stage: str, delay: float) -> None:
-    process = workspace.start("run", "--name", "it", "--json", *NANO)
-    assert process.stdout is not None
-    for line in process.stdout:
-        said = events(line)
-        if said and said[0]["event"] == "begin" and said[0]["stage"] == stage:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=delay)
-            break
-    kill_tree(process)
