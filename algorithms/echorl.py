@@ -138,7 +138,8 @@ def chosen_step(
     min_step_tokens: int = 1,
     trigger: Trigger = "any_success",
 ) -> Choice | None:
-    """The step of the highest (``lowest``: the lowest) mean entropy among those of a group's right answers;
+    """The step that ends the EchoClip, tokens [0, its stop) of its sample (arXiv:2605.31228): that of the
+    highest (``lowest``: the lowest) mean entropy among those of a group's right answers;
     each argument is a list over the group. Of equals the first: lowest sample, then step. None where no
     answer is right, ``trigger`` asks for more, or every step is too short or of unknown entropy."""
     right = [float(reward) >= CORRECT for reward in rewards]
@@ -153,22 +154,6 @@ def chosen_step(
             if mean == mean and step[1] - step[0] >= min_step_tokens and better:
                 best = Choice(sample, step, mean)
     return best
-
-
-def echo_clip(
-    entropies: Sequence[Sequence[float] | Tensor],
-    steps: Sequence[Sequence[Step]],
-    rewards: Sequence[float] | Tensor,
-    *,
-    lowest: bool = False,
-    min_step_tokens: int = 1,
-    trigger: Trigger = "any_success",
-) -> tuple[int, int] | None:
-    """The EchoClip of a group, tokens [0, stop) of ``sample``, as (sample, stop); see ``chosen_step``."""
-    found = chosen_step(
-        entropies, steps, rewards, lowest=lowest, min_step_tokens=min_step_tokens, trigger=trigger
-    )
-    return None if found is None else (found.sample, found.step[1])
 
 
 def term(batch: Batch, config: Config) -> Term:

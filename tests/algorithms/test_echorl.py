@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from algorithms.echorl import Config, candidates, echo_clip, steps, term
+from algorithms.echorl import Config, candidates, chosen_step, steps, term
 from algorithms.terms import Batch
 from params import BadInput, Choice
 from tests.algorithms.replay_cases import values
@@ -33,7 +33,8 @@ def groups(draw: st.DrawFn) -> tuple[list[list[float]], list[list[bool]], list[f
 
 def clip(case: Any, **more: Any) -> tuple[int, int] | None:
     entropies, boundaries, rewards = case
-    return echo_clip(entropies, [steps(b) for b in boundaries], rewards, **more)
+    found = chosen_step(entropies, [steps(b) for b in boundaries], rewards, **more)
+    return None if found is None else (found.sample, found.step[1])
 
 
 @given(st.lists(st.booleans(), max_size=20))
