@@ -18,6 +18,7 @@ from flows.runner import Watch
 from flows.stages import STAGES, Node
 from tasks.artefact import Artefact
 from tasks.record import Step
+from tasks.report_words import count
 from tasks.stage import POLICIES
 
 ROWS = 12
@@ -101,9 +102,8 @@ class Terminal(Watch):
         return Group(self._table(), self._progress, foot)
 
     def _table(self) -> Table:
-        table = Table(
-            title=f"{self._name}: {self._rounds} rounds", title_justify="left", box=None, pad_edge=False
-        )
+        title = f"{self._name}: {count(self._rounds, 'round')}"
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False)
         table.add_column("round", justify="right")
         headings = (*self._stages, *COLUMNS)
         for heading in headings:

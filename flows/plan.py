@@ -11,6 +11,7 @@ from params import BadInput, Params, compose, nearest
 from params.load import PRESETS, presets, read_yaml
 from tasks import capacity
 from tasks.capacity import GIB
+from tasks.report_words import count
 
 PROMPTS = {"arithmetic": 45, "sql": 405}
 """Tokens of a prompt, measured with SmolLM2's tokenizer."""
@@ -181,7 +182,7 @@ def told(found: dict[str, Any], title: str) -> str:
             f"{facts['tokens_per_second']:,.0f} tokens/s"
         )
         hours = found["round_seconds"] * found["rounds"] / 3600
-        lines.append(f"{found['rounds']} rounds: {hours:.2f} h, evaluations not counted")
+        lines.append(f"{count(found['rounds'], 'round')}: {hours:.2f} h, evaluations not counted")
     if found["cost_a_round"] is not None:
         lines.append(
             f"Cost: {found['cost_a_round']:.4g} a round, {found['cost_a_round'] * found['rounds']:.4g}"

@@ -12,6 +12,7 @@ from flows.runner import watch_with
 from flows.stages import plan
 from flows.train import train
 from params import Params
+from tasks.report_words import count
 
 Presets = tuple[str, str, str, list[str]]
 """Model, task and method as given, and the settings."""
@@ -31,7 +32,8 @@ def train_watched(
         return go()
     if not sys.stderr.isatty():
         watch_with(Quiet())
-        print(f"{name}: {params.rounds} rounds; `ostinato status {name}` tells how far it is", flush=True)
+        rounds = count(params.rounds, "round")
+        print(f"{name}: {rounds}; `ostinato status {name}` tells how far it is", flush=True)
         return go()
     with Terminal(name, plan(params), Console(stderr=True)) as terminal:
         watch_with(terminal)

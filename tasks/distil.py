@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,12 +19,11 @@ from tasks.policy import Policy, kept
 from tasks.policy.dense import Held, Target, approach, divergence, hold
 from tasks.policy.memory import peak_memory
 from tasks.policy.policy import offsets
+from tasks.region import Region, copied, laid
 from tasks.signals import Views, look
 from tasks.stage import Job
 from tasks.tables import read_table
 
-HALVINGS = 6
-"""Of the step that would leave the budget; the student then stands within 2 % of a step of its edge."""
 ETAS = tuple((place / 16) ** 2 for place in range(17))
 """Where the divergence's curve is measured, as shares of the largest eta; it is nearly a parabola."""
 
@@ -63,17 +62,13 @@ class Phase:
     mode: str
     said: dict[str, Any]
     """What the signal's stage measured."""
-    kl: float = 0.0
-    """Of the student that is kept."""
+    region: Region | None = None
+    """On the answers that it learns from now."""
     stopped: str = "epochs"
     """Why it ended: ``budget`` or ``epochs``."""
-    share: float = 1.0
-    """Of the last step that was taken."""
     eta: float | None = None
     """Of the exact target."""
     answers: int = 0
-    _best: dict[str, Tensor] = field(default_factory=dict)
-    _origin: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, job: Job, policy: Policy) -> Phase:
@@ -108,10 +103,10 @@ class Phase:
         config, params = self.config, self.job.params
         base = views.base if views else self._base_at(material)
         target = self._target(views) if config.target == "exact" and views else None
-        self._keep()
-        self._origin = self._origin or self._best
+        region = self.region = self._region(material, base)
         self.answers += len(material.responses)
-        if attempt and not self._inside(material, base, self._origin):  # on answers that nobody saw before
+        self.stopped = "budget"
+        if attempt and not region.enter():  # on answers that nobody saw before
             return
         everything = range(len(material.responses))
         for epoch in range(config.epochs):
@@ -125,9 +120,11 @@ class Phase:
                     if target is None
                     else self._exact(material, members, target)
                 )
-                if moved and not self._inside(material, base, self._best):
+                if moved and not region.stepped():
                     return
-            self.job.context.tell("distil", epoch + 1, config.epochs, {"kl": self.kl})
+            self.job.context.tell("distil", epoch + 1, config.epochs, {"kl": region.kl})
+        if region.settle():
+            self.stopped = "epochs"
 
     def _tokens(self, material: Material, members: list[int], signal: list[Tensor]) -> bool:
         """A step on the sampled tokens."""
@@ -182,43 +179,16 @@ class Phase:
 
         return same
 
-    def _inside(self, material: Material, base: Held, near: dict[str, Tensor]) -> bool:
-        """Keep the student if it is within the budget; else go towards ``near``, which is, until it is."""
-        kl = self._measure(material, base)
-        if kl <= self.config.budget:
-            self.kl = kl
-            self._keep()
-            return True
-        masters = self.policy.weights.masters
-        far = {name: master.detach().clone() for name, master in masters.items()}
-        low, high = 0.0, 1.0
-        if near is self._origin:
-            self._best, self.kl = near, 0.0
-        for _ in range(HALVINGS):
-            middle = (low + high) / 2
-            self._set({name: torch.lerp(near[name], far[name], middle) for name in masters})
-            kl = self._measure(material, base)
-            if kl <= self.config.budget:
-                low, self.kl = middle, kl
-                self._keep()
-            else:
-                high = middle
-        self._set(self._best)
-        self.stopped, self.share = "budget", low
-        return False
+    def _region(self, material: Material, base: Held) -> Region:
+        """Around the base, on these answers; the student is the base where there is none yet."""
+        prompts, responses = material.prompts, material.responses
 
-    def _measure(self, material: Material, base: Held) -> float:
-        student = hold(self.policy, material.prompts, material.responses, self._temperature())
-        return float(divergence(student, base).double().mean())
+        def measure() -> float:
+            student = hold(self.policy, prompts, responses, self._temperature())
+            return float(divergence(student, base).double().mean())
 
-    def _keep(self) -> None:
-        self._best = {n: master.detach().clone() for n, master in self.policy.weights.masters.items()}
-
-    def _set(self, weights: dict[str, Tensor]) -> None:
-        with torch.no_grad():
-            for name, master in self.policy.weights.masters.items():
-                master.copy_(weights[name])
-        self.policy.stepped()
+        origin = self.region.origin if self.region else copied(self.policy)
+        return Region(self.policy, self.config.budget, measure, origin)
 
     def _given(self) -> tuple[Material, list[Tensor]]:
         """The round's answers with the signal that was written beside them."""
@@ -231,9 +201,9 @@ class Phase:
         """The teachers at those answers, where more is wanted than the signal; the student stays as it is."""
         if self.config.answers == "static" and self.config.target == "tokens":
             return None
-        now = {n: master.detach().clone() for n, master in self.policy.weights.masters.items()}
+        now = copied(self.policy)
         views = look(self.job, self.policy, material.prompts, material.responses)
-        self._set(now)
+        laid(self.policy, now)
         return views
 
     def _base_at(self, material: Material) -> Held:
@@ -254,9 +224,10 @@ class Phase:
         """Of the steps, and where they led."""
         found: dict[str, Any] = {
             **self.course.metrics(),
-            "kl": finite(self.kl),
+            "kl": finite(self.region.kl) if self.region else 0.0,
             "budget": self.config.budget,
-            "last_step_share": self.share,
+            "measured": self.region.measured if self.region else 0,
+            "last_share": self.region.share if self.region else 1.0,
             "eta": self.eta,
             "answers": self.answers,
         }

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from params.schema import Method
-from tasks.intervals import Interval
-from tasks.report_data import Evaluation, RunData
+
+if TYPE_CHECKING:  # pandas and scipy, which a run that only counts its rounds need not wait for
+    from tasks.intervals import Interval
+    from tasks.report_data import Evaluation, RunData
 
 ABSENT = "–"
 MINUS = "−"

@@ -22,7 +22,7 @@ from tasks.policy.gradient import Meter
 from tasks.policy.policy import Policy, offsets
 from tasks.policy.states import states
 
-CHUNK_BYTES = 8 << 20
+CHUNK_BYTES = 16 << 20
 """Log-probabilities of one policy at a chunk of positions on a CPU."""
 GPU_CHUNK_BYTES = 256 << 20
 
