@@ -16,10 +16,11 @@ class Teacher(Config):
 
     loss: Literal["sapo", "cross_entropy", "mean_squared"] = "mean_squared"
     """What it minimises: a function of ``algorithms.erpd``."""
-    beta: PositiveFloat = 1.0
+    beta: PositiveFloat = 0.3
     """Reward a nat of log-ratio between teacher and base, of a response; not read by ``sapo``."""
-    length_normalised: bool = True
-    """The log-ratio of a response is the mean over its tokens, not the sum."""
+    length_normalised: bool = False
+    """The log-ratio of a response is the mean over its tokens, not the sum. A right answer then gains the more
+    nats the longer it is, and a teacher of answers of many lengths learns to ramble."""
     target: Literal["log_partition", "centred", "advantage"] = "log_partition"
     """``mean_squared`` only: what is taken from the reward: V*, so that the loss can vanish; the group's
     mean; or the mean, with division by the group's deviation."""
@@ -27,9 +28,9 @@ class Teacher(Config):
     """``sapo`` only: temperature of its gate where the advantage is positive."""
     tau_negative: PositiveFloat = 1.05
     """``sapo`` only: the same where it is negative."""
-    epochs: PositiveInt = 12
+    epochs: PositiveInt = 4
     """Passes over the answers."""
-    minibatches: PositiveInt = 1
+    minibatches: PositiveInt = 3
     """Optimiser steps a pass."""
     learning_rate: PositiveFloat | None = None
     """AdamW's step length; null: ``update.learning_rate``."""
@@ -52,8 +53,11 @@ class Student(Config):
     """Phase two: from the round's base as far as the trust region allows."""
 
     budget: PositiveFloat = 0.02
-    """Largest mean divergence KL(student, base of the round), in nats a token, over the states of the
-    answers and the whole vocabulary. The step that would leave it is shortened and is the last."""
+    """Largest mean divergence KL(student, base of the round), in nats a token, over states of the answers and
+    the whole vocabulary. The stretch that would leave it is shortened and is the last."""
+    measured_answers: PositiveInt | None = 64
+    """Answers, evenly spread, over whose states that divergence is measured; null: all. A measurement over
+    all costs a forward pass, and a round takes some seven."""
     target: Literal["tokens", "exact"] = "tokens"
     """``tokens``: a clipped policy gradient on the sampled tokens. ``exact``: towards the geometric mean of
     base and teacher over the whole vocabulary."""
@@ -74,7 +78,7 @@ class Student(Config):
     """Weight of the divergence from the round's base (k3) in the loss, in signal a nat."""
     epochs: PositiveInt = 8
     """Passes over the answers, at most."""
-    minibatches: PositiveInt = 2
+    minibatches: PositiveInt = 4
     """Optimiser steps a pass."""
     learning_rate: PositiveFloat | None = None
     """AdamW's step length after the warm-up; null: ``update.learning_rate``."""

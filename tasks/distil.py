@@ -16,7 +16,7 @@ from tasks import fresh
 from tasks.artefact import write_json
 from tasks.phase import Course, Material, finite, joined, minibatches
 from tasks.policy import Policy, kept
-from tasks.policy.dense import Held, Target, approach, divergence, hold
+from tasks.policy.dense import Target, approach, divergence, hold
 from tasks.policy.memory import peak_memory
 from tasks.policy.policy import offsets
 from tasks.region import Region, copied, laid
@@ -33,8 +33,8 @@ def distil(job: Job) -> dict[str, float]:
 
     ``teach`` and ``unlearn`` are inputs where more is asked of them than the signal holds: fresh answers, or
     the exact target. Writes ``adapter/`` or ``weights/`` and ``metrics.json``; its ``kl`` is the mean
-    divergence KL(student | base of the round) over the states of the answers and the whole vocabulary, and
-    does not exceed ``distil.student.budget``.
+    divergence KL(student | base of the round) over the whole vocabulary and the states of
+    ``distil.student.measured_answers``, and does not exceed ``distil.student.budget``.
     """
     began = time.perf_counter()
     policy = kept(job)
@@ -101,9 +101,8 @@ class Phase:
     def _learn(self, material: Material, signal: list[Tensor], views: Views | None, attempt: int) -> None:
         """Passes over one set of answers; ``views`` of the teachers there, where they are needed."""
         config, params = self.config, self.job.params
-        base = views.base if views else self._base_at(material)
         target = self._target(views) if config.target == "exact" and views else None
-        region = self.region = self._region(material, base)
+        region = self.region = self._region(material, views)
         self.answers += len(material.responses)
         self.stopped = "budget"
         if attempt and not region.enter():  # on answers that nobody saw before
@@ -179,9 +178,16 @@ class Phase:
 
         return same
 
-    def _region(self, material: Material, base: Held) -> Region:
-        """Around the base, on these answers; the student is the base where there is none yet."""
-        prompts, responses = material.prompts, material.responses
+    def _region(self, material: Material, views: Views | None) -> Region:
+        """Around the base, on some of these answers; the student is the base where there is none yet."""
+        count = len(material.responses)
+        wanted = min(self.config.measured_answers or count, count)
+        chosen = [place * count // wanted for place in range(wanted)]
+        prompts, responses = ([of[i] for i in chosen] for of in (material.prompts, material.responses))
+        if views:
+            base = views.base.of(material.responses, chosen)
+        else:
+            base = hold(self.policy, prompts, responses, self._temperature())
 
         def measure() -> float:
             student = hold(self.policy, prompts, responses, self._temperature())
@@ -205,10 +211,6 @@ class Phase:
         views = look(self.job, self.policy, material.prompts, material.responses)
         laid(self.policy, now)
         return views
-
-    def _base_at(self, material: Material) -> Held:
-        """The base, which the student still is."""
-        return hold(self.policy, material.prompts, material.responses, self._temperature())
 
     def _temperature(self) -> float:
         return self.job.params.rollout.temperature

@@ -20,7 +20,7 @@ Weights = dict[str, Tensor]
 
 CAUTION = 1.1
 """Measure where the divergence's root may be this many times what the way says."""
-CLOSE = 0.97
+CLOSE = 0.95
 """Of the budget: near enough to its edge."""
 TRIES = 6
 """Measurements at most, to find the edge."""

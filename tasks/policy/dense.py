@@ -45,6 +45,11 @@ class Held:
         hidden = self.hidden[index].to(self.weight.device)
         return _logp(hidden, self.weight, self.temperature)
 
+    def of(self, responses: Sequence[rows.Ids], chosen: Sequence[int]) -> Held:
+        """The same at some of the responses that it was made for."""
+        parts = self.hidden.split([len(response) for response in responses])
+        return Held(torch.cat([parts[i] for i in chosen]), self.weight, self.temperature)
+
     def chunks(self) -> Iterator[slice]:
         """All positions, a few at a time."""
         size = _chunk(self.weight)

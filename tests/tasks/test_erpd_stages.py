@@ -25,6 +25,8 @@ from tests.tasks.conftest import SETTINGS, Nano
 SHORT = (
     "distil.teachers.main.epochs=4",
     "distil.student.epochs=3",
+    "distil.student.minibatches=2",
+    "distil.teachers.main.minibatches=1",
     "distil.student.budget=0.01",
     "update.learning_rate=3e-3",
 )
@@ -122,7 +124,7 @@ def test_the_student_stays_within_its_budget(phases: Phases, nano: Nano, mode: s
     base, student = everywhere(nano, None), everywhere(nano, made)
     measured = float((student.exp() * (student - base)).sum(-1).double().mean())
     assert said["kl"] == pytest.approx(measured, rel=1e-2)
-    assert 0.96 * said["budget"] < measured <= said["budget"] * 1.001
+    assert 0.94 * said["budget"] < measured <= said["budget"] * 1.001
 
 
 def test_the_divergence_is_measured_where_the_budget_may_be_left(phases: Phases, nano: Nano) -> None:
@@ -134,7 +136,7 @@ def test_the_divergence_is_measured_where_the_budget_may_be_left(phases: Phases,
     assert said["measured"] < said["steps"]
     base, student = everywhere(nano, None), everywhere(nano, made)
     measured = float((student.exp() * (student - base)).sum(-1).double().mean())
-    assert 0.96 * said["budget"] < measured <= said["budget"] * 1.001
+    assert 0.94 * said["budget"] < measured <= said["budget"] * 1.001
 
 
 def test_a_budget_out_of_reach_ends_with_the_epochs(phases: Phases) -> None:
