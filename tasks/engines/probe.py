@@ -15,6 +15,9 @@ QUESTIONS = ("What is 7 + 5?", "What is 30 - 12 + 4?", "Name a colour.", "Count:
 ANSWERS = ("The answer is 12.", "22", "Blue is a colour of the sky.", " 4, 5, 6, 7, 8, 9, 10")
 MEASURABLE = 1e-3
 """Nats. A change of the policy that is smaller on average is not looked for in the engine."""
+FOLLOWED = 0.25
+"""Of the trainer's step, along its direction: 1 of an engine that follows, 0 of one that stays, each within
+rounding over the step, which is at most a half a token and averages out over some sixty."""
 
 
 class Scorer(Protocol):
@@ -65,15 +68,18 @@ def check_changed(engine: Tensor, engine_before: Tensor, trainer: Tensor, traine
     """Raise ``EngineFailure`` where the engine still holds the weights of before.
 
     It does where its scores have not moved at all although the trainer's have. And where the trainer's
-    moved by more than twice what rounding keeps the two apart, the engine must be nearer to the new ones;
-    after a smaller step that says nothing (in bf16 an update moves 0.04 nats, rounding alone 0.03 to 0.08).
+    moved by more than twice what rounding keeps the two apart, the engine's must have moved with them, by at
+    least ``FOLLOWED`` of the way; after a smaller step that says nothing. (In bf16 an update moves 0.04 nats
+    and rounding alone 0.03 to 0.08, so that a right engine may well be nearer to the old scores.)
     """
-    moved = mismatch(trainer, trainer_before)
+    step = trainer - trainer_before
+    moved = float(step.abs().mean())
     if moved < MEASURABLE:
         return
-    to_new, to_old = mismatch(engine, trainer), mismatch(engine, trainer_before)
+    followed = float(((engine - engine_before) * step).sum() / step.square().sum())
     telling = moved > 2 * mismatch(engine_before, trainer_before)
-    if bool((engine == engine_before).all()) or (telling and to_new > to_old):
+    if bool((engine == engine_before).all()) or (telling and followed < FOLLOWED):
+        to_new, to_old = mismatch(engine, trainer), mismatch(engine, trainer_before)
         raise EngineFailure(
             f"the engine still holds the policy of before: its log-probabilities are {to_old:.3f} nats from "
             f"that one's and {to_new:.3f} from the new one's, on average"

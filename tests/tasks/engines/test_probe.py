@@ -43,6 +43,16 @@ def test_rounding_that_happens_to_point_back_is_no_stale_engine() -> None:
     probe.check_changed(engine, OLD + noise(0.06, 2), new, OLD)
 
 
+def test_an_engine_that_follows_may_be_nearer_to_the_scores_of_before() -> None:
+    nearer = 0
+    for seed in range(100):
+        new = OLD + noise(0.06, seed)
+        engine, before = new + noise(0.08, seed + 1), OLD + noise(0.02, seed + 2)
+        nearer += probe.mismatch(engine, OLD) < probe.mismatch(engine, new)
+        probe.check_changed(engine, before, new, OLD)
+    assert nearer
+
+
 @pytest.mark.parametrize("step", [0.01, 0.03, 0.1, 0.4])
 def test_an_engine_that_stays_is_refused_with_both_figures(step: float) -> None:
     for seed in range(100):
