@@ -45,6 +45,8 @@ class Signal(Config):
     answers higher on problems that no teacher saw; none where neither does."""
     extrapolation: PositiveFloat = 1.5
     """``extrapolated`` only: the power of teacher to base towards which the student goes; 1: the teacher."""
+    baseline: Literal["problem", "none"] = "problem"
+    """What is taken from the centred signal: its mean over the tokens of the problem's answers, or nothing."""
     weights: dict[str, float] = Field(default_factory=dict)
     """Of the teachers, by name, where there are several; one that is not named weighs 1."""
 
