@@ -21,9 +21,10 @@ class Teacher(Config):
     length_normalised: bool = False
     """The log-ratio of a response is the mean over its tokens, not the sum. A right answer then gains the more
     nats the longer it is, and a teacher of answers of many lengths learns to ramble."""
-    target: Literal["log_partition", "centred", "advantage"] = "log_partition"
+    target: Literal["log_partition", "centred", "advantage"] = "centred"
     """``mean_squared`` only: what is taken from the reward: V*, so that the loss can vanish; the group's
-    mean; or the mean, with division by the group's deviation."""
+    mean, so that the answers together are pushed neither up nor down; or the mean, with division by the
+    group's deviation."""
     tau_positive: PositiveFloat = 1.0
     """``sapo`` only: temperature of its gate where the advantage is positive."""
     tau_negative: PositiveFloat = 1.05

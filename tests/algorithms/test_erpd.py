@@ -210,6 +210,21 @@ def test_centring_takes_away_the_mean_under_the_base(seed: int, spread: float) -
         )
 
 
+@given(seed=st.integers(0, 10_000), drift=st.floats(-5.0, 5.0))
+def test_what_all_answers_to_a_problem_share_is_no_signal(seed: int, drift: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    signal = torch.randn(24, generator=generator, dtype=torch.float64)
+    problem = torch.randint(0, 4, (24,), generator=generator)
+    found = erpd.without_mean(signal, problem)
+    for name in problem.unique():
+        mine = problem == name
+        assert float(found[mine].sum()) == pytest.approx(0.0, abs=1e-9)
+        torch.testing.assert_close(found[mine], signal[mine] - signal[mine].mean(), rtol=0.0, atol=1e-9)
+    torch.testing.assert_close(
+        erpd.without_mean(signal + drift * problem, problem), found, rtol=0.0, atol=1e-9
+    )
+
+
 def test_scaling_and_clipping() -> None:
     signal = erpd.token_signal(torch.tensor([4.0, -1.0, 0.0]), torch.zeros(3), scale=True, clip=1.2)
     assert float(signal.max()) == pytest.approx(1.2)
@@ -290,7 +305,7 @@ def test_unlearning_is_learning_from_flipped_rewards(loss: str) -> None:
 def test_the_losses_of_answers_are_means_over_answers() -> None:
     reward, group = torch.tensor([1.0, 0.0, 1.0]), torch.tensor([0, 0, 0])
     batch = batch_of(reward, group, [2, 3, 1])
-    config = Teacher(loss="cross_entropy", beta=2.0)
+    config = Teacher(loss="cross_entropy", beta=2.0, length_normalised=True)
     logp = -torch.rand(6)
     term = erpd.teacher_term(batch, torch.zeros(6), config, False, True)
     found = (term.scale * term.token_loss(Signals(logp), torch.arange(6))[0]).sum()
@@ -307,3 +322,16 @@ def test_the_students_term_is_a_mean_over_all_tokens() -> None:
     assert float((term.scale * loss).sum()) == pytest.approx(-(3.0 - 1.0 + 0.5) / 4)
     assert term.scale.tolist() == [0.25, 0.0, 0.25, 0.25]
     assert metrics["signal_clipped"].tolist() == [1.0, 0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("target", ["log_partition", "centred", "advantage"])
+def test_what_is_taken_from_the_reward(target: str) -> None:
+    reward, group = torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0, 0, 0])
+    batch = batch_of(reward, group, [1, 2, 3])
+    config = Teacher.model_validate({"loss": "mean_squared", "beta": 1.0, "target": target})
+    term = erpd.teacher_term(batch, torch.zeros(6), config, False, True)
+    loss = term.token_loss(Signals(torch.zeros(6)), torch.arange(6))[0]  # at the base s is 0
+    taken = math.log((math.e + 2.0) / 3.0) if target == "log_partition" else 1.0 / 3.0
+    unit = float(reward.std(correction=0)) if target == "advantage" else 1.0
+    wanted = (((reward - taken) / unit) ** 2).repeat_interleave(torch.tensor([1, 2, 3]))
+    torch.testing.assert_close(loss, wanted, rtol=1e-4, atol=1e-4)
