@@ -175,19 +175,6 @@ def token_signal(
     return signal if clip is None else signal.clamp(-clip, clip)
 
 
-def without_mean(signal: Tensor, group: Tensor) -> Tensor:
-    """The signal [T] less its mean over the tokens of each problem; ``group`` [T] says which a token is of.
-
-    A baseline that depends on the prompt alone leaves the expected gradient as it is. On the answers that a
-    teacher was fitted to it matters: the teacher has pushed most of them down, and what is left of that under
-    the base's expectation would push down whatever was sampled.
-    """
-    names, place = torch.unique(group, return_inverse=True)
-    blank = signal.new_zeros(len(names))
-    total = blank.index_add(0, place, signal)
-    return signal - (total / blank.index_add(0, place, torch.ones_like(signal)))[place]
-
-
 def standardised(signal: Tensor) -> Tensor:
     """Divided by its population standard deviation; a constant gives zeros."""
     spread = deviation(signal)

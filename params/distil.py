@@ -19,8 +19,8 @@ class Teacher(Config):
     beta: PositiveFloat = 0.3
     """Reward a nat of log-ratio between teacher and base, of a response; not read by ``sapo``."""
     length_normalised: bool = False
-    """The log-ratio of a response is the mean over its tokens, not the sum. A right answer then gains the more
-    nats the longer it is, and a teacher of answers of many lengths learns to ramble."""
+    """The log-ratio of a response is the mean over its tokens, not the sum. A right answer then gains the
+    more nats the longer it is, and a teacher of answers of many lengths learns to ramble."""
     target: Literal["log_partition", "centred", "advantage"] = "centred"
     """``mean_squared`` only: what is taken from the reward: V*, so that the loss can vanish; the group's
     mean, so that the answers together are pushed neither up nor down; or the mean, with division by the
@@ -46,8 +46,6 @@ class Signal(Config):
     answers higher on problems that no teacher saw; none where neither does."""
     extrapolation: PositiveFloat = 1.5
     """``extrapolated`` only: the power of teacher to base towards which the student goes; 1: the teacher."""
-    baseline: Literal["problem", "none"] = "problem"
-    """What is taken from the centred signal: its mean over the tokens of the problem's answers, or nothing."""
     weights: dict[str, float] = Field(default_factory=dict)
     """Of the teachers, by name, where there are several; one that is not named weighs 1."""
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from algorithms.erpd import deviation, without_mean
+from algorithms.erpd import deviation
 from tasks.artefact import write_json
 from tasks.phase import held_out
 from tasks.policy import kept
@@ -22,7 +22,7 @@ SIGNALS = pa.schema(
         pa.field("sample", pa.int32(), nullable=False),
         pa.field("base_logp", pa.list_(pa.float32()), nullable=False),  # of the round's base, in nats
         pa.field("raw", pa.list_(pa.float32()), nullable=False),  # log-ratio of teacher to reference, in nats
-        pa.field("signal", pa.list_(pa.float32()), nullable=False),  # without its means
+        pa.field("signal", pa.list_(pa.float32()), nullable=False),  # without its mean under the base
     ]
 )
 
@@ -48,10 +48,7 @@ def signal(job: Job) -> dict[str, float]:
     choice = choose(views, job.params.distil, reward, group, lengths, unseen)
     nothing = Pair(torch.zeros_like(views.base_logp), torch.zeros_like(views.base_logp))
     pair = nothing if choice.mode == "none" else views.combined(choice.compared, choice.factors)
-    centred = pair.centred
-    if job.params.distil.signal.baseline == "problem":
-        centred = without_mean(centred, group.repeat_interleave(torch.tensor(lengths)))
-    columns = {"base_logp": views.base_logp, "raw": pair.raw, "signal": centred}
+    columns = {"base_logp": views.base_logp, "raw": pair.raw, "signal": pair.centred}
     made = {name: _lists(values, lengths) for name, values in columns.items()}
     write_table(
         job.out / "signal.parquet",
@@ -62,7 +59,7 @@ def signal(job: Job) -> dict[str, float]:
         "asked": job.params.distil.signal.mode,
         **choice.evidence,
         "factors": choice.factors,
-        "std": deviation(centred),
+        "std": deviation(pair.centred),
         "raw_mean": float(pair.raw.double().mean()),
         "mean": float(pair.centred.double().mean()),
         "held_out_problems": len(unseen),

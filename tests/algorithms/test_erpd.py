@@ -210,21 +210,6 @@ def test_centring_takes_away_the_mean_under_the_base(seed: int, spread: float) -
         )
 
 
-@given(seed=st.integers(0, 10_000), drift=st.floats(-5.0, 5.0))
-def test_what_all_answers_to_a_problem_share_is_no_signal(seed: int, drift: float) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    signal = torch.randn(24, generator=generator, dtype=torch.float64)
-    problem = torch.randint(0, 4, (24,), generator=generator)
-    found = erpd.without_mean(signal, problem)
-    for name in problem.unique():
-        mine = problem == name
-        assert float(found[mine].sum()) == pytest.approx(0.0, abs=1e-9)
-        torch.testing.assert_close(found[mine], signal[mine] - signal[mine].mean(), rtol=0.0, atol=1e-9)
-    torch.testing.assert_close(
-        erpd.without_mean(signal + drift * problem, problem), found, rtol=0.0, atol=1e-9
-    )
-
-
 def test_scaling_and_clipping() -> None:
     signal = erpd.token_signal(torch.tensor([4.0, -1.0, 0.0]), torch.zeros(3), scale=True, clip=1.2)
     assert float(signal.max()) == pytest.approx(1.2)
