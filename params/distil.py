@@ -43,7 +43,7 @@ class Signal(Config):
     mode: Literal["auto", "strong", "weak", "extrapolated"] = "auto"
     """``strong``: teacher to base. ``weak``: teacher to an unlearned teacher, fitted to flipped targets.
     ``extrapolated``: strong, and beyond the teacher. ``auto``: strong or weak, whichever ranks the right
-    answers higher on problems that no teacher saw; none where neither does."""
+    answers higher on problems that no teacher saw; none where both clearly rank them lower."""
     extrapolation: PositiveFloat = 1.5
     """``extrapolated`` only: the power of teacher to base towards which the student goes; 1: the teacher."""
     weights: dict[str, float] = Field(default_factory=dict)

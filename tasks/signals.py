@@ -151,7 +151,7 @@ def choose(
     """The mode asked for, or that whose summed signal ranks the unseen answers best.
 
     ``reward`` [S] is NaN where there is none. The evidence: ``auc`` by mode, within problems, over the
-    unseen ones, and ``auc_seen``; ``pairs`` of answers compared.
+    unseen ones, and its ``auc_error`` if it were chance; ``auc_seen``; ``pairs`` of answers compared.
     """
     judged, new = ~reward.isnan(), torch.tensor([g in unseen for g in group.tolist()], dtype=torch.bool)
     evidence: dict[str, Any] = {"auc": {}, "auc_seen": {}}
@@ -159,19 +159,22 @@ def choose(
         whole = views.combined(mode, factors(views, mode, distil)).raw
         score = torch.stack([part.sum() for part in whole.split(lengths)]).double()
         for name, where in (("auc", judged & new), ("auc_seen", judged & ~new)):
-            found, pairs = ranking(score[where], reward[where], group[where])
-            evidence[name][mode] = found
-            evidence["pairs" if name == "auc" else "pairs_seen"] = pairs
+            found = ranking(score[where], reward[where], group[where])
+            evidence[name][mode] = found.share
+            evidence["pairs" if name == "auc" else "pairs_seen"] = found.pairs
+            if name == "auc":
+                evidence["auc_error"] = found.error
     asked = distil.signal.mode
-    mode = _best(evidence["auc"]) if asked == "auto" else asked
+    mode = _best(evidence["auc"], evidence["auc_error"]) if asked == "auto" else asked
     compared = "strong" if mode == "extrapolated" else mode
     return Choice(mode, factors(views, compared, distil) if mode != "none" else {}, evidence)
 
 
-def _best(auc: Mapping[str, float | None]) -> str:
-    """The mode that ranks best, ``strong`` among equals and where nothing could be compared."""
+def _best(auc: Mapping[str, float | None], error: float | None) -> str:
+    """The mode that ranks best, ``strong`` among equals and where nothing could be compared; none where even
+    that ranks worse than chance, by more than chance would."""
     known = {mode: value for mode, value in auc.items() if value is not None}
-    if not known:
+    if not known or error is None:
         return "strong"
     mode = max(known, key=lambda name: known[name])
-    return mode if known[mode] > 0.5 else "none"
+    return mode if known[mode] + 2.0 * error >= 0.5 else "none"

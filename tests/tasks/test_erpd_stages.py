@@ -109,10 +109,35 @@ def test_the_choice_of_mode_is_measured_and_recorded(phases: Phases) -> None:
     assert set(said["auc"]) == set(said["auc_seen"]) == {"strong", "weak"}
     known = {mode: value for mode, value in said["auc"].items() if value is not None}
     best = max(known, key=lambda mode: known[mode]) if known else "strong"
-    assert said["mode"] == (best if not known or known[best] > 0.5 else "none")
+    clearly_worse = known and known[best] + 2.0 * said["auc_error"] < 0.5
+    assert said["mode"] == ("none" if clearly_worse else best)
     assert said["auc_seen"]["weak"] > 0.6  # it has learnt what it was shown
     assert said["held_out_problems"] == 1
     assert min(said["teachers"]["main"].values()) > 0.0
+
+
+def test_a_signal_that_clearly_ranks_wrong_answers_higher_is_dropped(phases: Phases, nano: Nano) -> None:
+    table = read_table(nano.rollouts[0].file("rollouts.parquet"))
+    unseen = held_out(parameters("distil.hold_out=0.5"), 1, table)
+    beside = read_table(phases.signals("distil.signal.mode=strong").file("signal.parquet"))
+    whole = [sum(values) for values in beside["raw"].to_pylist()]
+    mine = [i for i, group in enumerate(table["group"].to_pylist()) if group in unseen]
+    low = sorted(mine, key=lambda i: whole[i])[: len(mine) // 2]
+    reward = [float(i in low) if i in mine else given for i, given in enumerate(table["reward"].to_pylist())]
+    other = nano.folder / "turned"
+    other.mkdir()
+    place = table.column_names.index("reward")
+    turned = table.set_column(place, table.schema.field("reward"), pa.array(reward, pa.float32()))
+    write_table(other / "rollouts.parquet", turned)
+    rollout = as_artefact(other, "rollout", 1)
+    said = phases.signals("distil.hold_out=0.5", rollout=rollout, unlearn=None)
+    assert said.json("metrics.json")["auc"] == {"strong": 0.0}
+    assert said.json("metrics.json")["mode"] == "none"
+    student = phases.distil(rollout=rollout, signal=said)
+    assert student.json("metrics.json")["kl"] == 0.0
+    base = Policy.open(nano.model.path, parameters())
+    for name, tensor in weights(student.path).items():
+        assert torch.equal(tensor, base.weights.masters[name])
 
 
 @pytest.mark.parametrize("mode", ["strong", "weak", "extrapolated"])
