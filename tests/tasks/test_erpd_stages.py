@@ -121,9 +121,11 @@ def test_a_signal_that_clearly_ranks_wrong_answers_higher_is_dropped(phases: Pha
     unseen = held_out(parameters("distil.hold_out=0.5"), 1, table)
     beside = read_table(phases.signals("distil.signal.mode=strong").file("signal.parquet"))
     whole = [sum(values) for values in beside["raw"].to_pylist()]
-    mine = [i for i, group in enumerate(table["group"].to_pylist()) if group in unseen]
-    low = sorted(mine, key=lambda i: whole[i])[: len(mine) // 2]
-    reward = [float(i in low) if i in mine else given for i, given in enumerate(table["reward"].to_pylist())]
+    groups, reward = table["group"].to_pylist(), table["reward"].to_pylist()
+    for name in unseen:  # of each problem's answers, those that the signal likes least are right
+        mine = [i for i, group in enumerate(groups) if group == name]
+        for rank, i in enumerate(sorted(mine, key=lambda i: whole[i])):
+            reward[i] = float(rank < len(mine) // 2)
     other = nano.folder / "turned"
     other.mkdir()
     place = table.column_names.index("reward")
