@@ -133,7 +133,7 @@ def test_a_signal_that_clearly_ranks_wrong_answers_higher_is_dropped(phases: Pha
     write_table(other / "rollouts.parquet", turned)
     rollout = as_artefact(other, "rollout", 1)
     said = phases.signals("distil.hold_out=0.5", rollout=rollout, unlearn=None)
-    assert said.json("metrics.json")["auc"] == {"strong": 0.0}
+    assert said.json("metrics.json")["auc"]["strong"] < 0.1
     assert said.json("metrics.json")["mode"] == "none"
     student = phases.distil(rollout=rollout, signal=said)
     assert student.json("metrics.json")["kl"] == 0.0
