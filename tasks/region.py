@@ -1,8 +1,8 @@
 """The trust region of ERPD's student: how far it has come from the round's base, and where its edge is.
 
-A divergence over the whole vocabulary costs a forward pass over all answers and two of the head, more than
-half a step. It grows like the square of the way that the weights have come, as long as that is short, so that
-it is measured only where two steps more may leave the budget, and the edge is found in a few tries.
+A divergence over the whole vocabulary costs a forward pass over the answers and two of the head. It grows
+about like the square of the way that the weights have come, so that it is measured only after steps that may
+have left the budget, and the edge is found in a few tries. Our reconstruction of ERPD's trust region.
 """
 
 from __future__ import annotations
@@ -76,26 +76,27 @@ class Region:
     def _shorten(self, outside: float) -> None:
         """Back along the straight line to what is kept, until within the budget.
 
-        The divergence's root is nearly linear there: false position finds the edge, bisection where one end
-        of the bracket has stood still.
+        The divergence's root is nearly linear there. False position finds the edge; the weight of the end of
+        the bracket that stays is halved each time, so that it does not stick. Where what is outside is not
+        finite, bisection.
         """
         near, far = self.kept, copied(self.policy)
-        low, high = (0.0, math.sqrt(self.kl)), (1.0, math.sqrt(outside))
         goal = math.sqrt(self.budget * (1.0 + CLOSE) / 2.0)
-        for tried in range(TRIES):
-            part = (goal - low[1]) / (high[1] - low[1]) if tried < TRIES // 2 else 0.5
-            middle = low[0] + part * (high[0] - low[0])
+        low, high, inside, beyond = 0.0, 1.0, goal - math.sqrt(self.kl), math.sqrt(outside) - goal
+        for _ in range(TRIES):
+            if self.kl >= CLOSE * self.budget:
+                break
+            part = inside / (inside + beyond) if math.isfinite(beyond) else 0.5
+            middle = low + part * (high - low)
             laid(self.policy, {name: torch.lerp(near[name], far[name], middle) for name in near})
             kl = self._measure()
-            if kl > self.budget:
-                high = (middle, math.sqrt(kl))
-                continue
-            low = (middle, math.sqrt(kl))
-            self._keep(kl)
-            if kl >= CLOSE * self.budget:
-                break
+            if kl <= self.budget:
+                low, inside, beyond = middle, goal - math.sqrt(kl), beyond / 2.0
+                self._keep(kl)
+            else:
+                high, beyond, inside = middle, math.sqrt(kl) - goal, inside / 2.0
         laid(self.policy, self.kept)
-        self.share = low[0]
+        self.share = low
 
     def _keep(self, kl: float) -> None:
         self.kept, self.kl, self._known = copied(self.policy), kl, True

@@ -35,6 +35,7 @@ def test_another_name_replaces_a_part_whole() -> None:
     [
         ("update.learning_rte=1", "update.learning_rte: unknown key; did you mean 'learning_rate'?"),
         ("updat.epochs=1", "updat: unknown key; did you mean 'update'?"),
+        ("distil.student.budget=0.1", "method grpo has no phases to distil in; expected --method erpd"),
         ("rollout.samples_per_problem=1", "rollout.samples_per_problem: .*greater than or equal to 2, got 1"),
         ("update.learning_rate=fast", "update.learning_rate: .*valid number.*'fast'"),
         (

@@ -154,6 +154,17 @@ def test_the_student_stays_within_its_budget(phases: Phases, nano: Nano, mode: s
     assert 0.94 * said["budget"] < measured <= said["budget"] * 1.001
 
 
+def test_some_of_the_answers_may_stand_for_all(phases: Phases, nano: Nano) -> None:
+    asked = ("distil.signal.mode=strong", "distil.student.measured_answers=8")
+    made = phases.distil(*asked, signal=phases.signals(*asked))
+    base, student = everywhere(nano, None), everywhere(nano, made)
+    lengths = [len(response) for response in rows(nano.rollouts[0])[1]]
+    parts = list((student.exp() * (student - base)).sum(-1).double().split(lengths))
+    found = float(torch.cat(parts[:: len(parts) // 8]).mean())
+    assert made.json("metrics.json")["kl"] == pytest.approx(found, rel=1e-2)
+    assert found <= 0.01 * 1.001
+
+
 def test_the_divergence_is_measured_where_the_budget_may_be_left(phases: Phases, nano: Nano) -> None:
     slow = ("distil.student.learning_rate=5e-5", "distil.student.epochs=20", "distil.signal.mode=strong")
     made = phases.distil(*slow, signal=phases.signals("distil.signal.mode=strong"))
