@@ -15,7 +15,7 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from algorithms.diagnostics import clipped, policy_shift
-from params import Config as Options
+from params.base import Config as Options
 
 
 class Config(Options):

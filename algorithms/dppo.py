@@ -18,7 +18,7 @@ from torch import Tensor
 
 from algorithms.diagnostics import clipped, policy_shift
 from algorithms.divergence import TopK, binary_kl, binary_tv, top_kl, top_tv
-from params import Config as Options
+from params.base import Config as Options
 
 TV_LIMIT = 0.15
 KL_LIMIT = 0.05

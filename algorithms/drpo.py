@@ -21,7 +21,7 @@ from torch import Tensor
 
 from algorithms.diagnostics import penalty_weight, policy_shift
 from algorithms.divergence import log_ratio
-from params import Config as Options
+from params.base import Config as Options
 
 
 class Config(Options):

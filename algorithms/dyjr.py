@@ -25,7 +25,7 @@ from algorithms.divergence import binary_jsd, jensen_shannon, kl_k3
 from algorithms.drawing import Drawn, Entropy, Fresh, drift_name
 from algorithms.replay_buffer import ReplayBuffer
 from algorithms.terms import Batch, Metrics, Signals, Term, aggregation_scale
-from params import Config as Options
+from params.base import Config as Options
 
 MEASURES_DRIFT = True
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from algorithms.replay_buffer import CORRECT
 from algorithms.terms import Batch, Boundary, Clip, Metrics, Signals, Term
-from params import Config as Options
+from params.base import Config as Options
 
 Step = tuple[int, int]
 """Positions [start, stop) of a response."""

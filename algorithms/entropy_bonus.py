@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from algorithms.terms import Batch, Metrics, Signals, Term, aggregation_scale
-from params import Config as Options
+from params.base import Config as Options
 
 
 class Config(Options):

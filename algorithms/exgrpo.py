@@ -26,7 +26,7 @@ from algorithms.divergence import log_ratio
 from algorithms.drawing import Asked, Drawn, Entropy, Fresh, picked, rows_by_problem
 from algorithms.replay_buffer import ReplayBuffer
 from algorithms.terms import Batch, Metrics, Signals, Term, aggregation_scale
-from params import Config as Options
+from params.base import Config as Options
 
 
 class Config(Options):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from algorithms.divergence import kl_k3
 from algorithms.terms import Batch, Metrics, Signals, Term, aggregation_scale
-from params import Config as Options
+from params.base import Config as Options
 
 
 class Config(Options):

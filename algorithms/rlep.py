@@ -18,7 +18,7 @@ from pydantic import PositiveInt
 
 from algorithms.drawing import Drawn, Entropy, Fresh, picked, rows_by_problem
 from algorithms.replay_buffer import CORRECT, ReplayBuffer
-from params import Config as Options
+from params.base import Config as Options
 
 
 class Config(Options):

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from algorithms.divergence import TopK
-from params import Config
+from params.base import Config
 
 Metrics = dict[str, Tensor]
 """Per-token values ``[t]`` by name; the trainer takes their mean over the tokens (``*_max``: the largest)."""

@@ -23,15 +23,17 @@ os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # as the command line sets it, 
 import pyarrow as pa
 import torch
 
-from flows.door import settled
-from params import Params, compose
-from tasks import prepare
-from tasks.artefact import Artefact, seal
-from tasks.context import Context
-from tasks.rollout import rollout
-from tasks.stage import Job, Stage
-from tasks.tables import read_table, write_table
-from tasks.update import update
+from flows.execution.validation import settled
+from params.load import compose
+from params.schema import Params
+from tasks.artefacts.artefact import Artefact, seal
+from tasks.artefacts.tables import read_table, write_table
+from tasks.core.context import Context
+from tasks.core.stage import Job, Stage
+from tasks.prepare.model import model as make_model
+from tasks.prepare.problems import problems as make_problems
+from tasks.rollout.rollout import rollout
+from tasks.update.update import update
 
 ECHO = "method.terms=[{name: echorl, entropy: %s}]"
 
@@ -100,8 +102,8 @@ def measure(model: str, task: str, settings: Sequence[str], repeats: int) -> dic
         for place in scratch:
             place.mkdir()
         with Context(scratch=scratch[0]) as plain, Context(scratch=scratch[1]) as stored:
-            given = {"problems": bench.run(prepare.problems, ways["plain"], plain)}
-            given["model"] = bench.run(prepare.model, ways["plain"], plain, **given)
+            given = {"problems": bench.run(make_problems, ways["plain"], plain)}
+            given["model"] = bench.run(make_model, ways["plain"], plain, **given)
             for _ in range(repeats + 1):
                 for way, context in (("plain", plain), ("stored", stored)):
                     made = bench.run(rollout, ways[way], context, **given)

@@ -42,9 +42,10 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 from algorithms import grpo
 from algorithms.terms import Batch, objective_term
-from params import compose
-from tasks.policy import Policy, nano
+from params.load import compose
 from tasks.policy.gradient import Step, accumulate
+from tasks.policy.policy import Policy
+from tasks.prepare import nano
 
 SIZES: dict[str, dict[str, int]] = {
     "1.5b": {

@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from params import Choice
+from params.base import Choice
 from tasks.rewards.judge import Judge
 
 GOLD = "SELECT country, count(*), avg(population) FROM city GROUP BY country"

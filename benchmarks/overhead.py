@@ -19,8 +19,8 @@ import time
 from pathlib import Path
 from statistics import median
 
-from tasks.artefact import Artefact
-from tasks.record import Record
+from tasks.artefacts.artefact import Artefact
+from tasks.artefacts.record import Record
 
 NANO = [
     *("run", "--name", "overhead", "--model", "nano", "--engine", "transformers"),

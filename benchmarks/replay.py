@@ -18,12 +18,12 @@ from pathlib import Path
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # as the command line sets it, before torch is imported
 import torch
 
-from params import Params
-from tasks.artefact import Artefact
-from tasks.context import Context
-from tasks.record import Record
-from tasks.stage import Job
-from tasks.update import update
+from params.schema import Params
+from tasks.artefacts.artefact import Artefact
+from tasks.artefacts.record import Record
+from tasks.core.context import Context
+from tasks.core.stage import Job
+from tasks.update.update import update
 
 
 def measure(run: Path, every: int) -> dict[str, float]:

@@ -29,12 +29,13 @@ os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # as the command line sets it, 
 import torch
 from step_shapes import SHAPES, endless_model, problems
 
-from params import Params, compose
+from params.load import compose
+from params.schema import Params
+from tasks.core.seeds import seed
 from tasks.engines.base import Request, Sampling
 from tasks.engines.in_process import InProcess
-from tasks.engines.vllm_server import Vllm
-from tasks.policy import Policy
-from tasks.seeds import seed
+from tasks.engines.vllm_child import Vllm
+from tasks.policy.policy import Policy
 
 KEEP = Path(__file__).parents[1] / ".ostinato" / "bench"
 

@@ -43,7 +43,7 @@ from typing import Any
 from process_memory import PeakMemory
 from step_shapes import SHAPES, endless_model, problems
 
-from tasks.tables import read_table
+from tasks.artefacts.tables import read_table
 
 HERE = Path(__file__).parent
 KEEP = HERE.parent / ".ostinato"

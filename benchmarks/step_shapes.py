@@ -8,11 +8,11 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from params import compose
-from tasks.context import Context
-from tasks.policy import nano
-from tasks.prepare import model as make_model
-from tasks.stage import Job
+from params.load import compose
+from tasks.core.context import Context
+from tasks.core.stage import Job
+from tasks.prepare import nano
+from tasks.prepare.model import model as make_model
 
 NEVER_SAMPLED = "<empty_output>"
 """The end token of the copied SmolLM2: in its vocabulary from the beginning and practically never sampled."""

@@ -39,10 +39,11 @@ from step_shapes import endless_model
 
 from algorithms import dyjr, grpo
 from algorithms.terms import Batch, objective_term
-from params import Params
 from params.load import compose
-from tasks.policy import Policy, rows
+from params.schema import Params
+from tasks.policy import packing
 from tasks.policy.gradient import Step, accumulate
+from tasks.policy.policy import Policy
 
 KEEP = Path(__file__).parents[1] / ".ostinato" / "bench"
 SHAPES = {"sql": (409, 48, 8, 8), "arithmetic": (43, 32, 8, 8), "tiny": (20, 6, 4, 2)}
@@ -91,7 +92,7 @@ def synthetic(shape: tuple[int, int, int, int], vocabulary: int, replayed: Seque
     return Step(asked, answered, batch, terms)
 
 
-def flops(policy: Policy, layout: rows.Layout, step: Step) -> float:
+def flops(policy: Policy, layout: packing.Layout, step: Step) -> float:
     """Of the products of forward and backward pass: linear layers twice over (their weights are frozen), the
     adapter three times, attention three times, the head twice."""
     network = policy.network
@@ -103,8 +104,8 @@ def flops(policy: Policy, layout: rows.Layout, step: Step) -> float:
         config, "head_dim", config.hidden_size // config.num_attention_heads
     )
     positions = pairs = 0.0
-    bare = rows.Layout(layout.share, True, rows.Cost(pair=1.0))
-    for held in rows.plan(step.prompts, step.responses, 1 << 20, bare):
+    bare = packing.Layout(layout.share, True, packing.Cost(pair=1.0))
+    for held in packing.plan(step.prompts, step.responses, 1 << 20, bare):
         positions += sum(row.length for row in held)
         pairs += sum(row.cost - row.length for row in held)
     tokens = sum(len(response) for response in step.responses)
@@ -165,10 +166,10 @@ def worker(way: str, model: Path, params: Params, shape: tuple[int, int, int, in
     policy = Policy.open(model, params)
     step = synthetic(shape, policy.network.config.vocab_size, replayed(way, shape))
     shares = way not in ("padded", "packed")
-    policy.layout = rows.Layout(shares, policy.layout.flat, policy.layout.cost)
+    policy.layout = packing.Layout(shares, policy.layout.flat, policy.layout.cost)
     if way == "padded":
         unfused(policy)
-    work = flops(policy, rows.Layout(share=shares), step)
+    work = flops(policy, packing.Layout(share=shares), step)
     tokens = sum(len(response) for response in step.responses)
     plan = policy.plan(step.prompts, step.responses)
     positions = sum(row.length for batch in plan for row in batch)

@@ -11,10 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import stores
-from flows.cli_machines import engines, plan_round
+from flows.commands import remote_commands
+from flows.commands.machines import engines, plan_round
 from flows.environment import prepare_prefect, prepare_threads, under_dvc, workspace
-from params import BadInput
+from params.base import BadInput
 
 app = typer.Typer(
     add_completion=False,
@@ -57,12 +57,12 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Train: the whole flow, with a report at the end. Run it again and it resumes."""
-    from flows.door import chosen, run_name
+    from flows.execution.validation import chosen, run_name
 
     changes = [*(settings or []), *([f"engine.name={engine}"] if engine else [])]
     params, name = chosen(model, task, method, changes), run_name(name, model, task, method)
     prepare_prefect(workspace())
-    from flows.start import train_watched
+    from flows.commands.train_command import train_watched
 
     summary = train_watched(name, params, (model, task, method, changes), as_json, push, publish)
     if as_json:
@@ -84,7 +84,7 @@ def lab(
     as_json: JsonOption = False,
 ) -> None:
     """A named study: every arm with every seed, in tables and curves. Run it again and it resumes."""
-    from flows.lab import Asked, run_lab
+    from flows.experiments.lab import Asked, run_lab
 
     raise typer.Exit(run_lab(Asked(name, seeds, arms, settings or [], workers), as_json))
 
@@ -112,7 +112,7 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Which method helps at equal cost: methods × seeds, one page. Run it again and it resumes."""
-    from flows.compare import run_compare, run_one
+    from flows.experiments.compare import run_compare, run_one
     from params.compare import Comparison, methods_of
 
     asked = Comparison(
@@ -132,7 +132,7 @@ def stage(
     as_json: JsonOption = False,
 ) -> None:
     """Run one stage on a run's artefacts, without Prefect: what dvc.yaml calls."""
-    from flows.single import run_stage
+    from flows.execution.single_stage import run_stage
 
     step = run_stage(name, run, round, params)
     if as_json:
@@ -144,7 +144,7 @@ def stage(
 @app.command()
 def status(name: RunArgument, as_json: JsonOption = False) -> None:
     """Which stages of a run are done, damaged or still to be made."""
-    from flows.inspect import status_of
+    from flows.commands.inspect import status_of
 
     status_of(name, as_json)
 
@@ -155,7 +155,7 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """What an artefact is made of, back to the problems."""
-    from flows.inspect import show_artefact
+    from flows.commands.inspect import show_artefact
 
     show_artefact(artefact, as_json)
 
@@ -163,8 +163,8 @@ def show(
 @app.command()
 def report(name: RunArgument) -> None:
     """Write the page of a run, finished or not."""
-    from flows.runner import run_directory
-    from tasks.report import write
+    from flows.execution.runner import run_directory
+    from tasks.report.run.page import write
 
     print(write(run_directory(workspace(), name)))
 
@@ -175,7 +175,7 @@ def export(
     merged: Annotated[Path, typer.Option("--merged", help="The folder to write; it must not exist yet.")],
 ) -> None:
     """A plain Hugging Face folder of the run's last policy, which vLLM and transformers load."""
-    from flows.inspect import export_merged
+    from flows.commands.inspect import export_merged
 
     print(export_merged(name, merged))
 
@@ -192,12 +192,12 @@ def serve(
     timezone: Annotated[str, typer.Option("--timezone", help="Of the cron line.")] = "UTC",
 ) -> None:
     """Wait here and train on a schedule, through the Prefect server at PREFECT_API_URL."""
-    from flows.door import chosen, run_name
+    from flows.execution.validation import chosen, run_name
 
     changes = [*(settings or []), *([f"engine.name={engine}"] if engine else [])]
     chosen(model, task, method, changes)
     prepare_prefect(workspace(), log_level="INFO")
-    from flows.schedule import serve_training
+    from flows.commands.schedule import serve_training
 
     serve_training(run_name(name, model, task, method), (model, task, method, changes), cron, timezone)
 
@@ -220,15 +220,15 @@ def dvc(
 ) -> None:
     """Write dvc.yaml and params.yaml for a run, from the stage table; or a comparison's pipeline."""
     if compare:
-        from flows.dvc_compare import write_comparison
+        from flows.dvc.comparison import write_comparison
         from params.compare import Comparison, methods_of
 
         asked = Comparison(methods_of(compare), seeds, task, model, None, budget, settings or [], name)
         print(write_comparison(workspace(), asked, check))
         return
-    from flows.door import run_name
-    from flows.dvc import write_pipeline
-    from params import compose
+    from flows.dvc.pipeline import write_pipeline
+    from flows.execution.validation import run_name
+    from params.load import compose
 
     name = run_name(name, model, task, method)
     print(write_pipeline(workspace(), compose(model, task, method, settings or []), name, check))
@@ -247,7 +247,7 @@ def judge(
     """Score a file of answers: the accuracy with its interval, and what went wrong how often."""
     from tempfile import TemporaryDirectory
 
-    from flows.judge import Asked, judge_file
+    from flows.commands.judge import Asked, judge_file
 
     with TemporaryDirectory() as scratch:
         judge_file(Asked(file, reward, databases, settings or [], out, workers), as_json, Path(scratch))
@@ -256,12 +256,12 @@ def judge(
 @app.command()
 def doctor(as_json: JsonOption = False) -> None:
     """What this machine can do, what is missing, and how to get it."""
-    from flows.doctor import examine
+    from flows.commands.doctor import examine
 
     raise typer.Exit(examine(as_json))
 
 
-stores.add_to(app)
+remote_commands.add_to(app)
 
 UsageError: Any = typer.BadParameter.__bases__[0]
 """What a misspelt option raises: click's, wherever typer keeps its click."""
@@ -279,7 +279,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _guarded(command: Callable[[], Any]) -> int:
-    from tasks.failure import StageFailure
+    from tasks.core.errors import StageFailure
     from tasks.remote.errors import RemoteTrouble
 
     try:

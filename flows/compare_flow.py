@@ -10,10 +10,10 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from pydantic import Field
 
-from flows.compare import run_compare
-from flows.lab_crew import Event, Run
+from flows.experiments.compare import run_compare
+from flows.experiments.worker_pool import Event, Run
 from params.compare import Comparison
-from tasks.failure import StageFailure
+from tasks.core.errors import StageFailure
 
 
 @flow(name="compare", flow_run_name="{name}")

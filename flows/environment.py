@@ -6,7 +6,7 @@ import os
 import urllib.request
 from pathlib import Path
 
-from params import BadInput
+from params.base import BadInput
 
 
 def workspace() -> Path:

@@ -8,19 +8,20 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from pydantic import Field
 
-from flows.after import RunName, Setting, gpu_slot, tell_failure
-from flows.door import settled
 from flows.environment import workspace
-from flows.remote_settings import settings_of
-from flows.runner import Runner, current_watch, run_directory
-from flows.stages import STAGES, node
+from flows.execution.remote_settings import settings_of
+from flows.execution.runner import Runner, current_watch, run_directory
+from flows.execution.validation import settled
+from flows.prefect_hooks import RunName, Setting, gpu_slot, tell_failure
+from flows.stage_table.stages import STAGES, node
 from flows.train import LogWatch
-from params import BadInput, Params, validate
+from params.base import BadInput, validate
 from params.load import merge, read_setting
-from tasks.artefact import Artefact
-from tasks.context import Context
-from tasks.record import RECORD, Record
-from tasks.store import Store
+from params.schema import Params
+from tasks.artefacts.artefact import Artefact
+from tasks.artefacts.record import RECORD, Record
+from tasks.artefacts.store import Store
+from tasks.core.context import Context
 
 AGAIN = "prefect deployment run evaluate/on-demand -p run={}"
 
@@ -71,7 +72,7 @@ def _record(run: str) -> Record:
     root = workspace()
     directory = run_directory(root, run)
     if not (directory / RECORD).exists() and (settings := settings_of(root)) is not None:
-        from flows.remote import pull_run
+        from flows.sync.transfer import pull_run
         from tasks.remote.progress import silent
 
         pull_run(root, run, settings, silent)

@@ -11,20 +11,20 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.context import TaskRunContext
 
-from flows.after import Keeping, RunName, Setting, gpu_slot, tell_failure
-from flows.door import chosen, run_name
 from flows.environment import workspace
-from flows.runner import Runner, Watch, current_watch, spelled
-from flows.shards import require_ray, sharded
-from flows.stages import STAGES, Node, StageDef, plan
-from params import Params
-from tasks.artefact import Artefact
-from tasks.context import Context
-from tasks.record import Step
-from tasks.report import collect, rounds_table, summary, write
-from tasks.report_words import evidence, verdict
-from tasks.store import Store
-from tasks.trackers import track
+from flows.execution.ray_shards import require_ray, sharded
+from flows.execution.runner import Runner, Watch, current_watch, spelled
+from flows.execution.validation import chosen, run_name
+from flows.prefect_hooks import Keeping, RunName, Setting, gpu_slot, tell_failure
+from flows.stage_table.stages import STAGES, Node, StageDef, plan
+from params.schema import Params
+from tasks.artefacts.artefact import Artefact
+from tasks.artefacts.record import Step
+from tasks.artefacts.store import Store
+from tasks.core.context import Context
+from tasks.report.run.page import collect, rounds_table, summary, write
+from tasks.report.run.words import evidence, verdict
+from tasks.report.trackers import track
 
 Reference = dict[str, str]
 

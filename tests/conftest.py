@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from params import Params
-from tasks.artefact import Artefact, seal
-from tasks.context import Context
-from tasks.policy import nano
-from tasks.stage import Job, Stage
+from params.schema import Params
+from tasks.artefacts.artefact import Artefact, seal
+from tasks.core.context import Context
+from tasks.core.stage import Job, Stage
+from tasks.prepare import nano
 from tests.buckets import bucket, s3_server
 
 __all__ = ["bucket", "s3_server"]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from tasks.artefact import Artefact
-from tasks.failure import StageFailure
+from tasks.artefacts.artefact import Artefact
+from tasks.core.errors import StageFailure
 
 BASE = "base"
 

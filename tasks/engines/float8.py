@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from params import Params
-from tasks.policy import Policy, Scores
+from params.schema import Params
 from tasks.policy.full import save_folder
 from tasks.policy.load import load_model
-from tasks.policy.rows import Ids
+from tasks.policy.packing import Ids
+from tasks.policy.policy import Policy, Scores
 
 LARGEST = 448.0
 """Of e4m3fn."""

@@ -20,11 +20,12 @@ from torch import Tensor
 from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedModel
 from transformers.generation.continuous_batching.requests import GenerationOutput
 
-from params import BadInput, Params
+from params.base import BadInput
+from params.schema import Params
+from tasks.core.seeds import seed
 from tasks.engines import float8
 from tasks.engines.base import Completion, EngineFailure, Request, Sampling, identity, ignore, silent
-from tasks.policy import Policy
-from tasks.seeds import seed
+from tasks.policy.policy import Policy
 
 PAGE = 32
 BATCH_TOKENS = 512

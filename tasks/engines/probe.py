@@ -8,8 +8,8 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from tasks.engines.base import EngineFailure
-from tasks.policy import Scores
-from tasks.policy.rows import Ids
+from tasks.policy.packing import Ids
+from tasks.policy.policy import Scores
 
 QUESTIONS = ("What is 7 + 5?", "What is 30 - 12 + 4?", "Name a colour.", "Count: 1, 2, 3,")
 ANSWERS = ("The answer is 12.", "22", "Blue is a colour of the sky.", " 4, 5, 6, 7, 8, 9, 10")

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from tasks.child import die_with
+from tasks.core.parent_death import die_with
 
 
 class Extension:

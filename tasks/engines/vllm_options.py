@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from params import Params
+from params.schema import Params
 
 ROOT = Path(__file__).parents[2]
 PREFILL_TOKENS = 4096

@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, TextIO
 
-from tasks.child import die_with
+from tasks.core.parent_death import die_with
 from tasks.engines.vllm_extension import renew_tied_head
 
 PROGRESS_SECONDS = 0.25

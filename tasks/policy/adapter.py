@@ -20,9 +20,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from params import BadInput, Params
-from tasks import seeds
-from tasks.policy import peers
+from params.base import BadInput
+from params.schema import Params
+from tasks.core import seeds
+from tasks.policy import distributed
 
 FOLDER = "adapter"
 WEIGHTS = "adapter_model.safetensors"
@@ -45,7 +46,7 @@ class AdapterWeights:
         self._config._register_custom_module({nn.Linear: FusedLinear})
         with torch.random.fork_rng(devices=[]):  # peft draws a first A, which reset() replaces
             self.model: Any = get_peft_model(network, self._config, autocast_adapter_dtype=True)
-        peers.shard(network, device)
+        distributed.shard(network, device)
         self._layers = {
             name: module
             for name, module in sorted(network.named_modules())
@@ -67,7 +68,7 @@ class AdapterWeights:
                 bound = 1.0 / math.sqrt(weight.shape[1])
                 generator = torch.Generator().manual_seed(seeds.seed(self._seed, "adapter", 0, name))
                 drawn = torch.empty(weight.shape).uniform_(-bound, bound, generator=generator)
-                weight.copy_(peers.like(drawn, weight))
+                weight.copy_(distributed.like(drawn, weight))
 
     def read(self, folder: Path) -> None:
         """Take the weights of ``folder/adapter``; raises ``BadInput`` where they do not fit."""
@@ -79,11 +80,11 @@ class AdapterWeights:
             raise BadInput(f"{path}: does not fit this model with update.lora_rank {self._config.r}")
         with torch.no_grad():
             for name, weight in self.masters.items():
-                weight.copy_(peers.like(stored[name], weight))
+                weight.copy_(distributed.like(stored[name], weight))
 
     def write(self, folder: Path) -> None:
         """``folder/adapter`` in peft's format."""
-        weights = peers.gathered(self.masters)
+        weights = distributed.gathered(self.masters)
         if not weights:
             return
         target = folder / FOLDER
@@ -99,7 +100,7 @@ class AdapterWeights:
 
     def gradients(self, loss: Tensor) -> Sequence[Tensor | None]:
         """Of a loss with respect to ``leaves``."""
-        return peers.gradients(loss, self.leaves())
+        return distributed.gradients(loss, self.leaves())
 
     def add_gradients(self, gradients: Sequence[Tensor | None]) -> None:
         """Add gradients of ``leaves`` to the masters'."""

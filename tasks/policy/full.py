@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from params import BadInput
-from tasks.policy import peers
+from params.base import BadInput
+from tasks.policy import distributed
 from tasks.policy.adapter import add_gradients
 
 FOLDER = "weights"
@@ -36,8 +36,8 @@ class FullWeights:
         device: torch.device,
     ) -> None:
         self.model: Any = network
-        self.network = peers.shard(network, device)
-        self._load = lambda: peers.shard(load(), device)
+        self.network = distributed.shard(network, device)
+        self._load = lambda: distributed.shard(load(), device)
         self._base: PreTrainedModel | None = None
         self._tokenizer = tokenizer
         self._live: dict[str, nn.Parameter] = dict(sorted(network.named_parameters()))
@@ -64,7 +64,7 @@ class FullWeights:
 
     def write(self, folder: Path) -> None:
         """``folder/weights``: a Hugging Face folder that holds the masters."""
-        weights = peers.gathered(self.masters)
+        weights = distributed.gathered(self.masters)
         if weights:
             save_folder(self.network, self._tokenizer, weights, folder / FOLDER)
 
@@ -74,7 +74,7 @@ class FullWeights:
 
     def gradients(self, loss: Tensor) -> Sequence[Tensor | None]:
         """Of a loss with respect to ``leaves``."""
-        return peers.gradients(loss, self.leaves())
+        return distributed.gradients(loss, self.leaves())
 
     def add_gradients(self, gradients: Sequence[Tensor | None]) -> None:
         """Add gradients of ``leaves`` to the masters'."""
@@ -104,7 +104,7 @@ class FullWeights:
     def _take(self, weights: dict[str, Any]) -> None:
         with torch.no_grad():
             for name, master in self.masters.items():
-                master.copy_(peers.like(weights[name], master))
+                master.copy_(distributed.like(weights[name], master))
         self.publish()
 
 

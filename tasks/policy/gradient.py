@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from algorithms.terms import Batch, Signals, Term
-from tasks.policy import lanes, peers, rows
+from tasks.policy import distributed, packing, threads
 from tasks.policy.policy import Policy, offsets
 
 
@@ -19,8 +19,8 @@ from tasks.policy.policy import Policy, offsets
 class Step:
     """What one optimiser step learns from: S responses, their tokens end to end, and the loss's terms."""
 
-    prompts: Sequence[rows.Ids]
-    responses: Sequence[rows.Ids]
+    prompts: Sequence[packing.Ids]
+    responses: Sequence[packing.Ids]
     batch: Batch
     terms: Sequence[Term]
 
@@ -96,30 +96,34 @@ def accumulate(
     starts = [places[i] for i in live]
     with policy.passes():
         plan = policy.plan([step.prompts[i] for i in live], responses)
-        turns = peers.share(len(plan))
+        turns = distributed.share(len(plan))
         one = functools.partial(_pass, policy, step, temperature, responses, starts, apart)
         work = [functools.partial(one, plan[turn.place], turn.counts) for turn in turns]
         met: list[Meter] = []
-        for turn, part in zip(turns, lanes.in_order(policy.lanes, work), strict=True):
+        for turn, part in zip(turns, threads.in_order(policy.lanes, work), strict=True):
             if turn.counts:
                 logp[part.index] = part.logp
             met.append(part.meter)
-            if not math.isfinite(part.meter.loss) and peers.count() == 1:
+            if not math.isfinite(part.meter.loss) and distributed.count() == 1:
                 break
             policy.weights.add_gradients(part.gradients)
             for name, gradients in part.apart.items():
                 _add(parts[name], gradients)
             tell(_members(plan, turn))
-    for known in peers.in_order([asdict(one) for one in met]):
+    for known in distributed.in_order([asdict(one) for one in met]):
         meter.merge(Meter(**known))
     _note_norms(meter, parts)
-    return meter, peers.joined(logp)
+    return meter, distributed.joined(logp)
 
 
-def _members(plan: Sequence[Sequence[rows.Row]], turn: peers.Turn) -> int:
+def _members(plan: Sequence[Sequence[packing.Row]], turn: distributed.Turn) -> int:
     """Responses that all ranks together have done in this turn."""
-    first = turn.place - peers.this() if turn.counts else len(plan) // peers.count() * peers.count()
-    return sum(len(row.members) for chosen in plan[first : first + peers.count()] for row in chosen)
+    first = (
+        turn.place - distributed.this()
+        if turn.counts
+        else len(plan) // distributed.count() * distributed.count()
+    )
+    return sum(len(row.members) for chosen in plan[first : first + distributed.count()] for row in chosen)
 
 
 def _add(sums: list[Tensor], gradients: Sequence[Tensor | None]) -> None:
@@ -155,16 +159,16 @@ def _pass(
     policy: Policy,
     step: Step,
     temperature: float,
-    responses: Sequence[rows.Ids],
+    responses: Sequence[packing.Ids],
     starts: Sequence[int],
     apart: bool,
-    chosen: list[rows.Row],
+    chosen: list[packing.Row],
     counts: bool,
 ) -> _Part:
     """Forward and backward pass over one micro-batch; one that does not count only keeps step."""
     wants_entropy = any(term.needs_entropy and bool(term.scale.any()) for term in step.terms)
     words = step.batch.top if any(term.needs_top for term in step.terms) else None
-    batch = rows.build(chosen, responses, starts, policy.layout.flat)
+    batch = packing.build(chosen, responses, starts, policy.layout.flat)
     others = None if words is None else words.ids[batch.index]
     out = policy.forward(batch, temperature, entropy=True, entropy_gradient=wants_entropy, others=others)
     entropy, top = (None if x is None else x.cpu() for x in (out.entropy, out.others))
@@ -181,7 +185,7 @@ def _pass(
         meter.add("entropy", entropy[step.batch.fresh[step.batch.sequence[batch.index]]])
     gradients: Sequence[Tensor | None] = ()
     own: dict[str, Sequence[Tensor | None]] = {}
-    if math.isfinite(meter.loss) or peers.count() > 1:  # the others wait for this rank's backward pass
+    if math.isfinite(meter.loss) or distributed.count() > 1:  # the others wait for this rank's backward pass
         leaves = policy.weights.leaves()
         if apart and len(losses) > 1:
             for name, part in losses.items():

@@ -10,7 +10,8 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
-from params import BadInput, Params
+from params.base import BadInput
+from params.schema import Params
 
 
 def load_model(base: Path, params: Params, device: torch.device) -> PreTrainedModel:

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from params import Params
-from tasks.artefact import MANIFEST, Artefact
-from tasks.policy import check, lanes, norm, peers, rows, tree
+from params.schema import Params
+from tasks.artefacts.artefact import MANIFEST, Artefact
+from tasks.policy import distributed, model_checks, packing, prefix_attention, rms_norm, threads
 from tasks.policy.adapter import AdapterWeights
 from tasks.policy.full import FullWeights, save_folder
-from tasks.policy.head import HeadOutput, head
+from tasks.policy.hidden_states import states
+from tasks.policy.lm_head import HeadOutput, head
 from tasks.policy.load import load_model, load_tokenizer, stop_ids
-from tasks.policy.states import states
 
 log = logging.getLogger(__name__)
 
@@ -58,21 +58,23 @@ class Policy:
         self.device = device
         self._params = params
         self.tokenizer = load_tokenizer(base, params)
-        host = device if peers.count() == 1 else torch.device("cpu")  # where it lies before it is sharded
+        host = (
+            device if distributed.count() == 1 else torch.device("cpu")
+        )  # where it lies before it is sharded
         load = functools.partial(_load, base, params, host, device)
         self.network = load()
         self.stop_ids = stop_ids(self.network, self.tokenizer)
-        sharing = check.sharing(self.network, host)
+        sharing = model_checks.sharing(self.network, host)
         if sharing == "none":
             log.warning("%s cannot share prompts: every response gets a row", type(self.network).__name__)
-        self.layout = rows.Layout(sharing != "none", sharing == "tree", _cost(self.network))
+        self.layout = packing.Layout(sharing != "none", sharing == "tree", _cost(self.network))
         self.weights: AdapterWeights | FullWeights
         if params.update.adapter == "lora":
             self.weights = AdapterWeights(self.network, params, device)
         else:
             self.weights = FullWeights(self.network, load, self.tokenizer, device)
         self._held: str | None = None
-        self.lanes = lanes.count(device) if peers.count() == 1 else 1
+        self.lanes = threads.count(device) if distributed.count() == 1 else 1
         self._chunk = params.update.head_chunk
         self.by_flex = params.update.attention == "flex"
 
@@ -116,20 +118,26 @@ class Policy:
         """Write a plain Hugging Face folder, weights merged, in the base type; the live model stays."""
         save_folder(self.network, self.tokenizer, self.weights.merged(), folder)
 
-    def plan(self, prompts: Sequence[rows.Ids], responses: Sequence[rows.Ids]) -> list[list[rows.Row]]:
+    def plan(
+        self, prompts: Sequence[packing.Ids], responses: Sequence[packing.Ids]
+    ) -> list[list[packing.Row]]:
         """How these responses lie in micro-batches under ``update.tokens_per_micro_batch``."""
         budget = self._params.update.tokens_per_micro_batch
-        return rows.plan(prompts, responses, budget, self.layout, max(self.lanes, peers.count()))
+        return packing.plan(prompts, responses, budget, self.layout, max(self.lanes, distributed.count()))
 
     @contextlib.contextmanager
     def passes(self, network: PreTrainedModel | None = None) -> Iterator[None]:
         """Around every ``forward`` and its backward pass."""
-        with tree.attention_of(network or self.network) if self.layout.flat else contextlib.nullcontext():
+        with (
+            prefix_attention.attention_of(network or self.network)
+            if self.layout.flat
+            else contextlib.nullcontext()
+        ):
             yield
 
     def forward(
         self,
-        batch: rows.MicroBatch,
+        batch: packing.MicroBatch,
         temperature: float,
         *,
         entropy: bool = False,
@@ -159,13 +167,13 @@ class Policy:
                 others=None if others is None else others.to(self.device),
             )
 
-        return peers.within(network, scored)
+        return distributed.within(network, scored)
 
     @torch.no_grad()
     def score(
         self,
-        prompts: Sequence[rows.Ids],
-        responses: Sequence[rows.Ids],
+        prompts: Sequence[packing.Ids],
+        responses: Sequence[packing.Ids],
         temperature: float,
         *,
         entropy: bool = False,
@@ -186,25 +194,25 @@ class Policy:
         used = self.weights.reference() if reference else contextlib.nullcontext(network or self.network)
         with used as scorer, self.passes(scorer):
 
-            def scored(chosen: list[rows.Row]) -> tuple[Tensor, HeadOutput]:
-                batch = rows.build(chosen, responses, starts, self.layout.flat)
+            def scored(chosen: list[packing.Row]) -> tuple[Tensor, HeadOutput]:
+                batch = packing.build(chosen, responses, starts, self.layout.flat)
                 words = None if others is None else others[batch.index]
                 return batch.index, self.forward(
                     batch, temperature, entropy=entropy, ranks=ranks, others=words, network=scorer
                 )
 
             plan = self.plan(prompts, responses)
-            turns = peers.share(len(plan))
+            turns = distributed.share(len(plan))
             work = [functools.partial(scored, plan[turn.place]) for turn in turns]
-            for turn, (index, out) in zip(turns, lanes.in_order(self.lanes, work), strict=True):
+            for turn, (index, out) in zip(turns, threads.in_order(self.lanes, work), strict=True):
                 if not turn.counts:
                     continue
                 logp[index] = out.logp.cpu()
                 for kept, found in ((spread, out.entropy), (top, out.ranks), (more, out.others)):
                     if kept is not None and found is not None:
                         kept[index] = found.cpu()
-        spread, top, more = (None if x is None else peers.joined(x) for x in (spread, top, more))
-        return Scores(peers.joined(logp), spread, top, lengths, more)
+        spread, top, more = (None if x is None else distributed.joined(x) for x in (spread, top, more))
+        return Scores(distributed.joined(logp), spread, top, lengths, more)
 
     def close(self) -> None:
         """Free the weights."""
@@ -225,17 +233,17 @@ def offsets(lengths: Sequence[int]) -> list[int]:
 def _load(base: Path, params: Params, host: torch.device, device: torch.device) -> PreTrainedModel:
     network = load_model(base, params, host)
     if device.type == "cpu":
-        norm.hasten(network)
+        rms_norm.hasten(network)
     return network
 
 
-def _cost(network: PreTrainedModel) -> rows.Cost:
+def _cost(network: PreTrainedModel) -> packing.Cost:
     """What attention and the head cost beside the linear layers, in multiplications a position."""
     embeddings = network.get_output_embeddings().weight
     linear = sum(w.numel() for n, w in network.named_parameters() if w.ndim == 2) - embeddings.numel()
     config = network.config.get_text_config()
     pair = 2.0 * config.num_hidden_layers * config.hidden_size
-    return rows.Cost(pair / max(linear, 1), embeddings.numel() / max(linear, 1))
+    return packing.Cost(pair / max(linear, 1), embeddings.numel() / max(linear, 1))
 
 
 def _identity(folder: Path | None) -> str | None:

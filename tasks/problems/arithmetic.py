@@ -14,12 +14,12 @@ from typing import Annotated, Any
 import pyarrow as pa
 from pydantic import Field, field_validator
 
-import params
-from params import BadInput, nearest
+import params.base
+from params.base import BadInput, nearest
 from params.schema import Task
-from tasks import seeds
-from tasks.problems import normalised
-from tasks.tables import PROBLEMS
+from tasks.artefacts.tables import PROBLEMS
+from tasks.core import seeds
+from tasks.problems.contract import normalised
 
 Level = Annotated[int, Field(ge=1, le=5)]
 
@@ -69,7 +69,7 @@ Minima keep their defaults: two terms, one digit.
 """
 
 
-class Config(params.Config):
+class Config(params.base.Config):
     """Which problems to make."""
 
     generators: Annotated[tuple[str, ...], Field(min_length=1)] = ("chain_sum",)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from params import BadInput
+from params.base import BadInput
 from params.schema import Task
 from tasks.problems import sql_benchmark, sql_rows
 from tasks.problems.sql_benchmark import Benchmark, Layout, Split

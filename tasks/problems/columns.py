@@ -19,12 +19,12 @@ from typing import Annotated, Any
 import pyarrow as pa
 from pydantic import Field
 
-import params
-from params import BadInput
+import params.base
+from params.base import BadInput
 from params.schema import Task
-from tasks import seeds
-from tasks.problems import normalised
-from tasks.tables import PROBLEMS
+from tasks.artefacts.tables import PROBLEMS
+from tasks.core import seeds
+from tasks.problems.contract import normalised
 
 SLIP = 0.04
 """Chance that a line of a spoilt answer goes wrong, and all that follows from it."""
@@ -32,7 +32,7 @@ SLIP = 0.04
 Digits = Annotated[int, Field(ge=1, le=12)]
 
 
-class Config(params.Config):
+class Config(params.base.Config):
     """How long the summands are."""
 
     digits: Digits = 2

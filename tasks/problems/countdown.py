@@ -15,13 +15,13 @@ from typing import Annotated, Any, NoReturn
 import pyarrow as pa
 from pydantic import Field, PositiveInt, model_validator
 
-import params
-from params import BadInput
+import params.base
+from params.base import BadInput
 from params.schema import Task
-from tasks import seeds
-from tasks.problems import normalised
+from tasks.artefacts.tables import PROBLEMS
+from tasks.core import seeds
+from tasks.problems.contract import normalised
 from tasks.rewards.countdown import Unreadable, numbers, tokens, value
-from tasks.tables import PROBLEMS
 
 _BINDS = {"+": 1, "-": 1, "*": 2, "/": 2}
 _NUMBER = 3
@@ -29,7 +29,7 @@ Written = tuple[str, int]
 """An expression, and how tightly its outermost operator binds."""
 
 
-class Config(params.Config):
+class Config(params.base.Config):
     """Which problems to make."""
 
     numbers: Annotated[int, Field(ge=2, le=6)] = 3

@@ -14,19 +14,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field, model_validator
 
-import params
-from params import BadInput, nearest
+import params.base
+from params.base import BadInput, nearest
 from params.schema import Task
-from tasks import seeds
-from tasks.problems import normalised
+from tasks.artefacts.tables import PROBLEMS
+from tasks.core import seeds
+from tasks.problems.contract import normalised
 from tasks.problems.final_answers import Unclear, final_answer, number_in
-from tasks.tables import PROBLEMS
 
 Row = tuple[str, Any]
 """Where a row stands, for messages, and what it holds."""
 
 
-class Config(params.Config):
+class Config(params.base.Config):
     """Where the rows are and what their columns are called."""
 
     path: str | None = None

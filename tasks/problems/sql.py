@@ -16,15 +16,16 @@ from typing import Annotated, Any
 import pyarrow as pa
 from pydantic import Field, field_validator
 
-from params import BadInput
+from params.base import BadInput
 from params.schema import Task
-from tasks import seeds
-from tasks.problems import sql_databases, sql_joined, sql_nested, sql_rows, sql_schema, sql_simple
-from tasks.problems.sql_databases import Database
-from tasks.problems.sql_phrases import Draft, worth_asking
+from tasks.core import seeds
+from tasks.problems import sql_rows, sql_schema
 from tasks.problems.sql_rows import Prompt
+from tasks.problems.sql_synthetic import databases, joined, nested, simple
+from tasks.problems.sql_synthetic.databases import Database
+from tasks.problems.sql_synthetic.phrases import Draft, worth_asking
 
-_LEVELS = {**sql_simple.LEVELS, **sql_joined.LEVELS, **sql_nested.LEVELS}
+_LEVELS = {**simple.LEVELS, **joined.LEVELS, **nested.LEVELS}
 _HELD_OUT = 4
 """Every so many domains, one is held out."""
 _TRIES = 60
@@ -78,7 +79,7 @@ def write(config: Config, task: Task, seed: int, out: Path) -> tuple[pa.Table, p
 
 
 def _databases(config: Config, seed: int) -> tuple[list[_Open], list[_Open]]:
-    names = list(sql_databases.domains())
+    names = list(databases.domains())
     random.Random(seeds.seed(seed, "problems", 0, "domains")).shuffle(names)
     aside = len(names) // _HELD_OUT
     return (
@@ -90,7 +91,7 @@ def _databases(config: Config, seed: int) -> tuple[list[_Open], list[_Open]]:
 def _open(config: Config, names: Sequence[str], index: int, seed: int) -> _Open:
     name, number = names[index % len(names)], index // len(names) + 1
     key = seeds.seed(seed, "problems", 0, "database", name, number)
-    database = sql_databases.make(name, number, config.tables, key)
+    database = databases.make(name, number, config.tables, key)
     found = sql_schema.tables(database.connection, config.example_rows)
     schema, shown = sql_schema.shown(found, config.example_rows, config.schema_tokens)
     return _Open(database, schema, shown)

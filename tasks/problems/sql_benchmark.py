@@ -12,10 +12,10 @@ from typing import Annotated, Any
 import pyarrow as pa
 from pydantic import Field
 
-from params import BadInput, nearest
+from params.base import BadInput, nearest
 from params.schema import Task
-from tasks import seeds
-from tasks.artefact import write_json
+from tasks.artefacts.artefact import write_json
+from tasks.core import seeds
 from tasks.problems import sql_rows, sql_schema
 from tasks.problems.sql_rows import Prompt
 from tasks.problems.sql_schema import ForeignKeys

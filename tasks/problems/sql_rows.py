@@ -16,14 +16,14 @@ from typing import Annotated, Any
 import pyarrow as pa
 from pydantic import Field, PositiveInt
 
-import params
-from tasks.artefact import file_digest, write_json
-from tasks.tables import PROBLEMS
+import params.base
+from tasks.artefacts.artefact import file_digest, write_json
+from tasks.artefacts.tables import PROBLEMS
 
 DATABASES = "databases.json"
 
 
-class Prompt(params.Config):
+class Prompt(params.base.Config):
     """What every such source's ``Config`` begins with: how much of a database a prompt shows."""
 
     schema_tokens: PositiveInt = 256

@@ -1,1 +1,0 @@
-"""Artefacts in an S3 bucket."""

@@ -6,8 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
-from tasks.artefact import MANIFEST, Artefact, Manifest, sync_directory
-from tasks.store import Store
+from tasks.artefacts.artefact import MANIFEST, Artefact, Manifest, sync_directory
+from tasks.artefacts.store import Store
 
 
 def place_artefact(store: Store, manifest: Manifest, downloads: Path) -> Artefact:

@@ -6,10 +6,10 @@ import hashlib
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from params import BadInput
+from params.base import BadInput
 from params.store import Store as Settings
 from params.store import split
-from tasks.artefact import canonical
+from tasks.artefacts.artefact import canonical
 from tasks.remote.objects import Bucket, Listed
 from tasks.remote.parts import entity_tag
 from tasks.remote.progress import Progress, Tell

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from botocore.exceptions import ClientError
 
 from params.store import Store
-from tasks.artefact import File, file_digest
+from tasks.artefacts.artefact import File, file_digest
 from tasks.remote.client import connect
 from tasks.remote.errors import RemoteDamaged
 from tasks.remote.parts import Partial, entity_tag, parts_of

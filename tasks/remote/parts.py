@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from tasks.artefact import sync_directory
+from tasks.artefacts.artefact import sync_directory
 
 
 def parts_of(size: int, part: int) -> list[tuple[int, int]]:

@@ -19,13 +19,13 @@ from types import TracebackType
 
 from params.store import Store as Settings
 from params.store import split
-from tasks.artefact import MANIFEST, Artefact, Damaged, File, Manifest, Source
-from tasks.record import Record, Step
+from tasks.artefacts.artefact import MANIFEST, Artefact, Damaged, File, Manifest, Source
+from tasks.artefacts.record import Record, Step
+from tasks.artefacts.store import Store
 from tasks.remote.arriving import place_artefact
 from tasks.remote.errors import RemoteDamaged
 from tasks.remote.objects import Bucket
 from tasks.remote.progress import Progress, Tell, silent
-from tasks.store import Store
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")

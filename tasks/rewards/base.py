@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pydantic import PositiveFloat, PositiveInt
 
-from params import Config
+from params.base import Config
 
 
 @dataclass(frozen=True)

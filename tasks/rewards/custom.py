@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from params import BadInput, nearest
+from params.base import BadInput, nearest
 from tasks.rewards.base import Bounds, Verdict
 
 

@@ -20,9 +20,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from params import Choice
-from tasks import rewards
+from params.base import Choice
 from tasks.rewards.base import Bounds, Verdict
+from tasks.rewards.contract import find_reward
 
 _ROOT = Path(__file__).parents[2]
 _START_SECONDS = 120.0
@@ -44,7 +44,7 @@ class Judge:
     """
 
     def __init__(self, choice: Choice, workers: int = 1, root: Path | None = None) -> None:
-        module = rewards.find(choice.name, "task.reward.name")
+        module = find_reward(choice.name, "task.reward.name")
         config: Bounds = choice.resolve(module.Config, "task.reward")
         self._pending: queue.SimpleQueue[tuple[str, str, Future[Verdict]] | None] = queue.SimpleQueue()
         self._closed = False

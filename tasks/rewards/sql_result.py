@@ -8,7 +8,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from params import Config
+from params.base import Config
 
 Row = tuple[Any, ...]
 """Values as SQLite gives them: None, int, float, str or bytes."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from params import Choice
+from params.base import Choice
 from tasks.rewards.base import Verdict
 from tasks.rewards.judge import Judge
 

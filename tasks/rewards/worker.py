@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TextIO
 
-from tasks import rewards
+from tasks.rewards import contract
 from tasks.rewards.base import Bounds, Verdict, listen
 from tasks.rewards.custom import Custom
 
@@ -26,7 +26,7 @@ _PR_SET_PDEATHSIG = 1
 def main(name: str, options: str, parent: int, root: str = "") -> None:
     """Judge one line after the other until the input ends."""
     _die_with(parent)
-    module = rewards.find(name, "task.reward")
+    module = contract.find_reward(name, "task.reward")
     config = module.Config(**json.loads(options))
     if hasattr(module, "enter"):
         module.enter(Path(root) if root else None, config)

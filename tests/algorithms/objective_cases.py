@@ -12,7 +12,8 @@ from torch import Tensor
 
 import algorithms
 from algorithms.divergence import TopK
-from params import Config, compose, presets
+from params.base import Config
+from params.load import compose, presets
 
 
 @dataclass(frozen=True)

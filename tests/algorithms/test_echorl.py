@@ -14,7 +14,7 @@ from torch import Tensor
 
 from algorithms.echorl import Config, candidates, chosen_step, steps, term
 from algorithms.terms import Batch
-from params import BadInput, Choice
+from params.base import BadInput, Choice
 from tests.algorithms.replay_cases import values
 
 dyadic = st.integers(0, 64).map(lambda n: n / 16)

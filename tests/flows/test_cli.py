@@ -11,7 +11,7 @@ from threading import Thread
 import pytest
 
 from flows.environment import prepare_prefect
-from params import BadInput
+from params.base import BadInput
 from tests.flows.conftest import Workspace
 
 NANO = ["run", "--model", "nano", "--engine", "transformers"]

@@ -17,8 +17,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tasks.artefact import Artefact
-from tasks.cost import spent
+from tasks.artefacts.artefact import Artefact
+from tasks.report.cost import spent
 from tests.flows.conftest import ROOT, Workspace, environment_of, events, kill_tree
 
 TINY = [

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from flows.deploy import checked
-from params import BadInput
+from flows.commands.deploy import checked
+from params.base import BadInput
 from tests.buckets import Bucket
 from tests.flows.conftest import NANO, ROOT, Workspace, kill_tree
 from tests.flows.test_stores import use

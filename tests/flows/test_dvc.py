@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from flows import dvc
-from flows.dvc import PLOTS, write_pipeline
-from flows.stages import STAGES, plan
-from params import BadInput, compose
-from tasks.report_data import COLUMNS
+from flows.dvc import pipeline
+from flows.dvc.pipeline import PLOTS, write_pipeline
+from flows.stage_table.stages import STAGES, plan
+from params.base import BadInput
+from params.load import compose
+from tasks.report.run.data import COLUMNS
 from tests.flows.conftest import NANO, ROOT, Workspace, environment_of, outcomes
 
 
@@ -99,7 +100,7 @@ def test_the_pipeline_is_wired_as_the_plan_is(settings: list[str]) -> None:
     params = compose("nano", "sums", "dyjr", ["rounds=6", "evaluate.every=2", *settings])
     wired = {}
     for stage in STAGES.values():
-        for title, body in dvc._stage(stage, params, "r").items():
+        for title, body in pipeline._stage(stage, params, "r").items():
             items = body.get("foreach", {title: {}})
             for key, item in items.items():
                 text = json.dumps(body.get("do", body)).replace("${key}", key)

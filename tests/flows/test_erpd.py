@@ -9,9 +9,9 @@ import shutil
 import pytest
 import yaml
 
-from flows.dvc import pipeline_file
-from flows.stages import plan
-from params import compose
+from flows.dvc.pipeline import pipeline_file
+from flows.stage_table.stages import plan
+from params.load import compose
 from tests.flows.conftest import NANO, Workspace, kill_inside, outcomes
 
 SHORT = (

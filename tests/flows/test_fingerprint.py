@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from flows import fingerprint as module
-from flows.fingerprint import closure, fingerprint, modules
-from flows.stages import STAGES, plan
-from params import Params, compose
+from flows.execution import fingerprint as module
+from flows.execution.fingerprint import closure, fingerprint, modules
+from flows.stage_table.stages import STAGES, plan
+from params.load import compose
+from params.schema import Params
 from tests.conftest import as_artefact
 
 
@@ -97,7 +98,7 @@ def test_a_changed_helper_counts_and_a_changed_stranger_does_not(monkeypatch: py
         "algorithms.replay_buffer": {"replay", "update", "pool"},
         "tasks.engines.vllm_worker": {"rollout", "evaluate", "pool"},
         "tasks.rewards.worker": {"rollout", "evaluate", "pool"},
-        "tasks.report": set(),
+        "tasks.report.run.page": set(),
     }.items():
         assert {stage for stage in stages if of(stage, params) != before[stage]} == touched, changed
 
@@ -117,8 +118,8 @@ def test_the_users_own_files_count(tmp_path: Path) -> None:
 
 
 def test_the_closure_follows_imports_and_stays_inside_the_project() -> None:
-    found = closure(("tasks.update",))
-    assert {"tasks.update", "algorithms.advantages", "algorithms.terms"} <= found
+    found = closure(("tasks.update.update",))
+    assert {"tasks.update.update", "algorithms.advantages", "algorithms.terms"} <= found
     assert all(name.partition(".")[0] in ("tasks", "algorithms") for name in found)
     assert "algorithms.grpo" in modules(STAGES["update"], nano())
     assert "algorithms.grpo" not in modules(STAGES["rollout"], nano())

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.single import run_stage
-from params import BadInput, compose
-from tasks.artefact import Artefact
+from flows.execution.single_stage import run_stage
+from params.base import BadInput
+from params.load import compose
+from tasks.artefacts.artefact import Artefact
 from tasks.remote.errors import RemoteTrouble
 from tests.buckets import Bucket, Exchange, proxied
 

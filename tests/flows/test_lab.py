@@ -18,15 +18,15 @@ import pytest
 import yaml
 from rich.console import Console
 
-from flows.lab_crew import Crew, Run
-from flows.lab_display import Terminal
-from flows.lab_worker import _kind
-from params import BadInput
+from flows.experiments.display import Terminal
+from flows.experiments.worker import _kind
+from flows.experiments.worker_pool import Crew, Run
+from params.base import BadInput
 from params.lab import read_lab, trials
 from params.load import PRESETS, read_yaml
-from tasks.artefact import Artefact
+from tasks.artefacts.artefact import Artefact
+from tasks.artefacts.tables import read_table
 from tasks.policy.optimiser import NotFinite
-from tasks.tables import read_table
 from tests.flows.conftest import Workspace, environment_of, events, kill_tree
 
 ARMS = {

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows import cli
-from flows.plan import Asked, machine_of, plan, shape_of
+from flows.planner import capacity
+from flows.planner.capacity import GIB, Choice, Work
+from flows.planner.plan import Asked, machine_of, plan, shape_of
 from params.load import PRESETS, read_yaml
-from tasks import capacity
-from tasks.capacity import GIB, Choice, Work
 
 MEASURED = json.loads((Path(__file__).parents[2] / "benchmarks" / "measured.json").read_text())
 FACTOR = 1.25

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.artefact import Artefact
+from tasks.artefacts.artefact import Artefact
 from tests.buckets import SECRET, Bucket
 from tests.flows.conftest import NANO, Workspace, events
 from tests.flows.test_stores import use

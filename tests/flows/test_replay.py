@@ -9,15 +9,16 @@ from typing import Any
 
 import pytest
 
-from flows.door import chosen
-from flows.dvc import pipeline_file
-from flows.inspect import show_artefact
-from flows.lab_worker import make
-from flows.runner import Watch
-from flows.stages import STAGES, node, plan
-from params import BadInput, compose, presets
-from tasks.artefact import Artefact
-from tasks.report import write
+from flows.commands.inspect import show_artefact
+from flows.dvc.pipeline import pipeline_file
+from flows.execution.runner import Watch
+from flows.execution.validation import chosen
+from flows.experiments.worker import make
+from flows.stage_table.stages import STAGES, node, plan
+from params.base import BadInput
+from params.load import compose, presets
+from tasks.artefacts.artefact import Artefact
+from tasks.report.run.page import write
 from tests.flows.conftest import NANO, Workspace, events, kill_tree, outcomes
 
 SMALL = [

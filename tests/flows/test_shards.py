@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from flows.shards import require_ray
-from params import BadInput
+from flows.execution.ray_shards import require_ray
+from params.base import BadInput
 from params.load import compose
-from tasks.tables import read_table
+from tasks.artefacts.tables import read_table
 from tests.flows.conftest import NANO, Workspace, events, kill_tree, outcomes
 
 SHARDS = ["--set", "rollout.shards=2", "--set", "rounds=1"]

@@ -138,7 +138,7 @@ def test_no_credential_is_written_or_said(copied: Workspace, empty: Workspace, b
 
 
 def test_settings_are_stronger_the_nearer_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flows.remote_settings import path_of, settings_of
+    from flows.execution.remote_settings import path_of, settings_of
     from params.store import Store
 
     monkeypatch.delenv("OSTINATO_REMOTE", raising=False)

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from params import BadInput, presets, validate
+from params.base import BadInput, validate
 from params.lab import Lab, narrowed, read_lab, trials
-from params.load import PRESETS, read_yaml
+from params.load import PRESETS, presets, read_yaml
 
 SMOKE = read_yaml(PRESETS / "labs" / "smoke.yaml")
 

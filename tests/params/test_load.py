@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from params import BadInput, compose, presets, read_params
-from params.load import KINDS, PRESETS, merge, read_yaml
+from params.base import BadInput
+from params.load import KINDS, PRESETS, compose, merge, presets, read_params, read_yaml
 
 
 def composed(*settings: str) -> object:

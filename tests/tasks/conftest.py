@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from params import Params, compose
-from tasks import prepare
-from tasks.artefact import Artefact
-from tasks.context import Context
-from tasks.rollout import rollout
-from tasks.stage import Job, Stage
+from params.load import compose
+from params.schema import Params
+from tasks.artefacts.artefact import Artefact
+from tasks.core.context import Context
+from tasks.core.stage import Job, Stage
+from tasks.prepare.model import model as make_model
+from tasks.prepare.problems import problems as make_problems
+from tasks.rollout.rollout import rollout
 from tests.conftest import as_artefact
 
 ROUNDS = 4
@@ -48,8 +50,8 @@ class Nano:
 
     def __post_init__(self) -> None:
         params = nano_parameters()
-        self.problems = self.run(prepare.problems, params, 0)
-        self.model = self.run(prepare.model, params, 0, problems=self.problems)
+        self.problems = self.run(make_problems, params, 0)
+        self.model = self.run(make_model, params, 0, problems=self.problems)
         given = {"model": self.model, "problems": self.problems}
         self.rollouts = [self.run(rollout, params, r, **given) for r in range(1, ROUNDS + 1)]
 

@@ -9,10 +9,10 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from params import Choice, Params
-from params.schema import Method, Model, Replay, Rollout, Task, Update
-from tasks.artefact import Artefact
-from tasks.tables import ROLLOUTS, write_table
+from params.base import Choice
+from params.schema import Method, Model, Params, Replay, Rollout, Task, Update
+from tasks.artefacts.artefact import Artefact
+from tasks.artefacts.tables import ROLLOUTS, write_table
 from tests.conftest import as_artefact
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from params import validate
+from params.base import validate
 from params.lab import Lab
-from tasks.study import Outcome
+from tasks.report.study.study import Outcome
 from tests.tasks.synthetic_run import SyntheticRun
 
 LIFT = {"grpo": -0.3, "drpo": 0.1, "dyjr": -0.29}

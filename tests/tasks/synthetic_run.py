@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from params import Params, compose
-from tasks.artefact import Artefact, Source, seal, write_json
-from tasks.record import Record, Step
-from tasks.scores import ANSWERS, scores
-from tasks.tables import ROLLOUTS, write_table
+from params.load import compose
+from params.schema import Params
+from tasks.artefacts.artefact import Artefact, Source, seal, write_json
+from tasks.artefacts.record import Record, Step
+from tasks.artefacts.tables import ROLLOUTS, write_table
+from tasks.evaluate.scores import ANSWERS, scores
 
 HELD_OUT = 48
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from params import BadInput
-from tasks.artefact import MANIFEST, Artefact, Damaged
-from tasks.store import Store, publish
+from params.base import BadInput
+from tasks.artefacts.artefact import MANIFEST, Artefact, Damaged
+from tasks.artefacts.store import Store, publish
 
 FACTS = {
     "round": 1,

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tasks.bootstrap import Draws, Floats, difference, seed_means, sizes
+from tasks.stats.two_level_bootstrap import Draws, Floats, difference, seed_means, sizes
 
 VALUES = arrays(np.float64, 5, elements=st.sampled_from([0.0, 0.25, 0.5, 1.0, math.nan]))
 

@@ -15,14 +15,14 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from tasks.compare import write
-from tasks.compare_data import ACCURACY, read_runs
-from tasks.compare_stats import Comparison
-from tasks.compare_words import cautions, verdict
-from tasks.report_data import accuracy_by_problem
-from tasks.report_words import points
-from tasks.study import Outcome
-from tasks.tables import read_table
+from tasks.artefacts.tables import read_table
+from tasks.report.comparison.data import ACCURACY, read_runs
+from tasks.report.comparison.page import write
+from tasks.report.comparison.stats import Comparison
+from tasks.report.comparison.words import cautions, verdict
+from tasks.report.format import points
+from tasks.report.run.data import accuracy_by_problem
+from tasks.report.study.study import Outcome
 from tests.tasks.synthetic_comparison import a_comparison
 from tests.tasks.synthetic_run import HOSTILE
 from tests.tasks.test_report import CHROMIUM, Page, browse

@@ -15,18 +15,20 @@ from transformers import PreTrainedTokenizerFast
 
 from algorithms.echorl import steps
 from algorithms.terms import Boundary
-from flows.door import settled
-from params import BadInput, Choice, compose
+from flows.execution.validation import settled
+from params.base import BadInput, Choice
+from params.load import compose
 from params.schema import Method, Update
-from tasks.answers import Answers
-from tasks.artefact import Artefact
-from tasks.policy import Policy, nano
+from tasks.artefacts.artefact import Artefact
+from tasks.artefacts.tables import read_table
 from tasks.policy.gradient import Step, accumulate
-from tasks.replay import replay
-from tasks.rollout import rollout
-from tasks.tables import read_table
-from tasks.update import Recipe, update
-from tasks.wanted import annotated, boundary_table
+from tasks.policy.policy import Policy
+from tasks.prepare import nano
+from tasks.replay.replay import replay
+from tasks.rollout.rollout import rollout
+from tasks.update.annotations import annotated, boundary_table
+from tasks.update.responses import Answers
+from tasks.update.update import Recipe, update
 from tests.conftest import RunStage
 from tests.tasks.conftest import Nano, nano_parameters
 from tests.tasks.rollout_rows import parameters, rollout_artefact, rows

@@ -11,14 +11,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from params import BadInput, Params, compose
-from tasks.artefact import Artefact
-from tasks.distil import distil
-from tasks.phase import held_out
-from tasks.policy import Policy
-from tasks.signal import signal
-from tasks.tables import read_table, write_table
-from tasks.teach import teach, unlearn
+from params.base import BadInput
+from params.load import compose
+from params.schema import Params
+from tasks.artefacts.artefact import Artefact
+from tasks.artefacts.tables import read_table, write_table
+from tasks.erpd.distil import distil
+from tasks.erpd.signal import signal
+from tasks.erpd.teach import teach, unlearn
+from tasks.erpd.training import held_out
+from tasks.policy.policy import Policy
 from tests.conftest import as_artefact
 from tests.tasks.conftest import SETTINGS, Nano
 

@@ -9,17 +9,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from params import Params, compose
-from tasks import prepare
-from tasks.artefact import Artefact
-from tasks.evaluate import evaluate
-from tasks.intervals import mean_interval
-from tasks.policy import nano
-from tasks.rollout import rollout
-from tasks.scores import ANSWERS, scores
-from tasks.stage import Job
-from tasks.tables import ROLLOUTS, read_table, write_table
-from tasks.update import update
+from params.load import compose
+from params.schema import Params
+from tasks.artefacts.artefact import Artefact
+from tasks.artefacts.tables import ROLLOUTS, read_table, write_table
+from tasks.core.stage import Job
+from tasks.evaluate.evaluate import evaluate
+from tasks.evaluate.scores import ANSWERS, scores
+from tasks.prepare import nano
+from tasks.prepare.problems import problems as make_problems
+from tasks.rollout.rollout import rollout
+from tasks.stats.intervals import mean_interval
+from tasks.update.update import update
 from tests.conftest import RunStage
 
 FIGURES = {"entropy": 1.0, "rank_probabilities": [0.5, 0.2, 0.1], "kl_to_base": 0.0, "tokens": 9}
@@ -131,7 +132,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
 
 @pytest.fixture
 def problem_set(run_stage: RunStage) -> Artefact:
-    return run_stage(prepare.problems, parameters(), round=0)
+    return run_stage(make_problems, parameters(), round=0)
 
 
 def test_the_base_is_measured_and_its_kl_is_exactly_zero(

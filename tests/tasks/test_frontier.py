@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from params import BadInput, validate
+from params.base import BadInput, validate
 from params.lab import Lab, read_lab, trials
-from tasks.contrasts import student
-from tasks.frontier import first_at, frontiers
-from tasks.study import CURVES, Outcome, Study
-from tasks.study_page import write
+from tasks.report.study.frontier import first_at, frontiers
+from tasks.report.study.page import write
+from tasks.report.study.study import CURVES, Outcome, Study
+from tasks.stats.paired_tests import student
 
 X, Y = "evaluate.kl_to_base", "evaluate.mean_at_n"
 CURVE = {

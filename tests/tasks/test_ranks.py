@@ -20,12 +20,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from params import BadInput, Params
-from params.schema import Method, Update
-from tasks.artefact import Artefact
-from tasks.failure import StageFailure
-from tasks.policy import peers
-from tasks.update import update
+from params.base import BadInput
+from params.schema import Method, Params, Update
+from tasks.artefacts.artefact import Artefact
+from tasks.core.errors import StageFailure
+from tasks.policy import distributed
+from tasks.update.update import update
 from tests.conftest import RunStage
 from tests.tasks.rollout_rows import parameters, rollout_artefact, rows
 
@@ -112,7 +112,7 @@ def family(folder: Path) -> list[psutil.Process]:
 
 
 def ranks_of(processes: list[psutil.Process]) -> list[psutil.Process]:
-    return [one for one in processes if "tasks.rank_worker" in " ".join(one.cmdline())]
+    return [one for one in processes if "tasks.update.rank_worker" in " ".join(one.cmdline())]
 
 
 def wait_until(true: Callable[[], Any], patience: float = 120) -> Any:
@@ -166,10 +166,10 @@ def test_what_ends_in_one_line_in_one_process_does_in_several(
 def test_all_work_is_dealt_out_once_and_every_rank_has_as_many_turns(work: int, count: int) -> None:
     hands = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(peers, "count", lambda: count)
+        patch.setattr(distributed, "count", lambda: count)
         for rank in range(count):
-            patch.setattr(peers, "this", functools.partial(int, rank))
-            hands.append(peers.share(work))
+            patch.setattr(distributed, "this", functools.partial(int, rank))
+            hands.append(distributed.share(work))
     assert len({len(hand) for hand in hands}) == 1
     assert [turn.place for turns in zip(*hands, strict=True) for turn in turns if turn.counts] == [
         *range(work)

@@ -12,15 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import tasks.rollout
-from params import Params
-from params.schema import Engine, Rollout
-from tasks import refill
-from tasks.artefact import Artefact
+import tasks.rollout.rollout
+from params.schema import Engine, Params, Rollout
+from tasks.artefacts.artefact import Artefact
+from tasks.artefacts.tables import PROBLEMS, ROLLOUTS, read_table, write_table
 from tasks.rewards.base import Verdict
-from tasks.rollout import metrics, problems_of, rollout
-from tasks.tables import PROBLEMS, ROLLOUTS, read_table, write_table
-from tasks.update import update
+from tasks.rollout import dynamic_sampling
+from tasks.rollout.rollout import metrics, problems_of, rollout
+from tasks.update.update import update
 from tests.conftest import RunStage, as_artefact
 from tests.tasks.rollout_rows import parameters, rows
 
@@ -68,7 +67,7 @@ def test_the_first_varied_groups_stay_in_order(drawn: list[list[list[float | Non
         for row in batch:
             row["problem_id"] = f"b{number}-{row['problem_id']}"
     tables = [pa.Table.from_pylist(batch, schema=ROLLOUTS) for batch in made]
-    kept = refill.filled(tables, most)
+    kept = dynamic_sampling.filled(tables, most)
     assert kept.schema.equals(ROLLOUTS)
     expected = [
         [row for row in batch if row["group"] == group]
@@ -87,7 +86,7 @@ def test_the_first_varied_groups_stay_in_order(drawn: list[list[list[float | Non
 @given(st.integers(1, 64), st.integers(0, 200), st.integers(0, 200), st.integers(1, 64))
 def test_as_many_problems_as_are_likely_needed(missing: int, found: int, constant: int, most: int) -> None:
     sampled = found + constant
-    needed = refill.wanted(missing, found, sampled, 10**6)
+    needed = dynamic_sampling.wanted(missing, found, sampled, 10**6)
     rate = (found + 1) / (sampled + 2)
 
     def surely(count: int) -> float:
@@ -96,14 +95,14 @@ def test_as_many_problems_as_are_likely_needed(missing: int, found: int, constan
     assert surely(needed) >= missing - 1e-6
     assert surely(needed - 1) < missing + 1e-6
     assert needed >= missing
-    assert refill.wanted(missing, found, sampled, most) == min(needed, most)
-    assert refill.wanted(missing, found + 1, sampled + 1, 10**6) <= needed
-    assert refill.wanted(missing + 1, found, sampled, 10**6) > needed
+    assert dynamic_sampling.wanted(missing, found, sampled, most) == min(needed, most)
+    assert dynamic_sampling.wanted(missing, found + 1, sampled + 1, 10**6) <= needed
+    assert dynamic_sampling.wanted(missing + 1, found, sampled, 10**6) > needed
 
 
 def test_enough_groups_ask_for_nothing() -> None:
-    assert refill.wanted(0, 4, 4, 8) == refill.wanted(-2, 6, 8, 8) == 0
-    assert not len(refill.further(0, 1, 1, 10, [0, 1], 0))
+    assert dynamic_sampling.wanted(0, 4, 4, 8) == dynamic_sampling.wanted(-2, 6, 8, 8) == 0
+    assert not len(dynamic_sampling.further(0, 1, 1, 10, [0, 1], 0))
 
 
 @settings(deadline=None)
@@ -112,17 +111,19 @@ def test_further_problems_are_new_to_the_round(
     seed: int, round: int, count: int, data: st.DataObject
 ) -> None:
     used = data.draw(st.lists(st.integers(0, count - 1), unique=True))
-    drawn = [refill.further(seed, round, attempt, count, used, count).tolist() for attempt in (1, 1, 2)]
+    drawn = [
+        dynamic_sampling.further(seed, round, attempt, count, used, count).tolist() for attempt in (1, 1, 2)
+    ]
     assert drawn[0] == drawn[1]
     for chosen in drawn:
         assert sorted([*chosen, *used]) == list(range(count))
-    fewer = refill.further(seed, round, 1, count, used, 3).tolist()
+    fewer = dynamic_sampling.further(seed, round, 1, count, used, 3).tolist()
     assert fewer == drawn[0][:3]
 
 
 def test_another_round_and_attempt_draw_others() -> None:
     def drawn(seed: int, round: int, attempt: int) -> list[int]:
-        return refill.further(seed, round, attempt, 50, [], 50).tolist()
+        return dynamic_sampling.further(seed, round, attempt, 50, [], 50).tolist()
 
     assert len({tuple(drawn(*key)) for key in ((0, 1, 1), (1, 1, 1), (0, 2, 1), (0, 1, 2))}) == 4
 
@@ -139,7 +140,7 @@ def test_a_round_is_refilled(
     kept = answers["problem_id"].to_pylist()[::SAMPLES]
     assert answers["group"].to_pylist() == [group for group in range(ROUND) for _ in range(SAMPLES)]
     assert answers["sample"].to_pylist() == list(range(SAMPLES)) * ROUND
-    assert refill.varied(answers) == list(range(ROUND))
+    assert dynamic_sampling.varied(answers) == list(range(ROUND))
     assert len(set(kept)) == ROUND
     assert [name for name in kept if name in first] == [name for name in first if name in kept]
     assert set(kept) - set(first)
@@ -218,13 +219,13 @@ def test_later_rounds_get_the_problems_that_they_would_have_had(
 ) -> None:
     monkeypatch.setattr("tasks.rewards.judge._Worker.judge", lambda *answer: Verdict(1.0, None))
     asked: list[list[str]] = []
-    sample = tasks.rollout.sample
+    sample = tasks.rollout.rollout.sample
 
     def spy(job: object, stage: str, table: pa.Table, *options: object) -> object:
         asked.append(table["problem_id"].to_pylist())
         return sample(job, stage, table, *options)
 
-    monkeypatch.setattr("tasks.rollout.sample", spy)
+    monkeypatch.setattr("tasks.rollout.rollout.sample", spy)
     for round in (1, 2):
         run_stage(rollout, params_with(2), round=round, model=tiny_model, problems=problems)
     assert [asked[0], asked[3]] == [

@@ -10,8 +10,8 @@ from typing import Any, cast
 import pytest
 import torch
 
-from tasks.policy import Policy
-from tasks.region import Region
+from tasks.erpd.trust_region import Region
+from tasks.policy.policy import Policy
 
 BUDGET = 0.02
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from params import BadInput, validate
+from params.base import BadInput, validate
 from params.store import Store as Settings
-from tasks.artefact import Artefact, seal
-from tasks.record import Record
+from tasks.artefacts.artefact import Artefact, seal
+from tasks.artefacts.record import Record
+from tasks.artefacts.store import Store
 from tasks.remote import objects
 from tasks.remote.errors import RemoteDamaged, RemoteTrouble
 from tasks.remote.remote import Remote
-from tasks.store import Store
 from tests.buckets import Bucket, Exchange, Proxy, by_chance, proxied
 
 MIB = 2**20

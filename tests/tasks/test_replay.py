@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from algorithms.replay_buffer import ReplayBuffer
 from params.schema import Replay
-from tasks.artefact import Artefact
-from tasks.replay import replay
-from tasks.tables import REPLAY, ROLLOUTS, read_table
+from tasks.artefacts.artefact import Artefact
+from tasks.artefacts.tables import REPLAY, ROLLOUTS, read_table
+from tasks.replay.replay import replay
 from tests.conftest import RunStage
 from tests.tasks.rollout_rows import parameters, rollout_artefact, rows
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from algorithms.replay_buffer import ReplayBuffer
 from params.schema import Replay
-from tasks.artefact import Artefact, write_json
-from tasks.replay import opened, replay
-from tasks.tables import REPLAY, read_table
+from tasks.artefacts.artefact import Artefact, write_json
+from tasks.artefacts.tables import REPLAY, read_table
+from tasks.replay.replay import opened, replay
 from tests.conftest import as_artefact
 from tests.tasks.conftest import ROUNDS, Nano, nano_parameters
 

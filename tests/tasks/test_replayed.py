@@ -12,14 +12,15 @@ import pytest
 import torch
 
 from algorithms.drawing import Drawn
-from params import Choice, Params, compose, presets
-from params.schema import Method, Replay, Update
-from tasks import replayed
-from tasks.answers import Answers
-from tasks.artefact import Artefact
-from tasks.policy import Policy
-from tasks.replay import opened, replay
-from tasks.update import Recipe, update
+from params.base import Choice
+from params.load import compose, presets
+from params.schema import Method, Params, Replay, Update
+from tasks.artefacts.artefact import Artefact
+from tasks.policy.policy import Policy
+from tasks.replay.replay import opened, replay
+from tasks.update import replay_draw
+from tasks.update.responses import Answers
+from tasks.update.update import Recipe, update
 from tests.conftest import RunStage
 from tests.tasks.conftest import Nano, nano_parameters
 from tests.tasks.rollout_rows import parameters, rollout_artefact, rows
@@ -212,7 +213,7 @@ def test_the_current_anchor_is_the_policy_before_the_update(
         3,
     )
     policy = Policy.open(tiny_model.path, params)
-    moved = replayed.anchored(more, policy, 1.0)
+    moved = replay_draw.anchored(more, policy, 1.0)
     scores = policy.score(more.prompts, more.responses, 1.0)
     own = scores.split(scores.logp)
     assert moved.top is not None

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from params import BadInput
-from tasks.artefact import Damaged
-from tasks.intervals import Interval
-from tasks.report import collect, rounds_table, summary, write
-from tasks.report_data import COLUMNS
-from tasks.report_words import clear, duration, number, percent, points
+from params.base import BadInput
+from tasks.artefacts.artefact import Damaged
+from tasks.report.format import duration, number, percent, points
+from tasks.report.run.data import COLUMNS
+from tasks.report.run.page import collect, rounds_table, summary, write
+from tasks.report.run.words import clear
+from tasks.stats.intervals import Interval
 from tests.tasks.synthetic_run import HOSTILE, SyntheticRun
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -8,9 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from tasks.artefact import write_json
-from tasks.report import write
-from tasks.tables import CLIPS, write_table
+from tasks.artefacts.artefact import write_json
+from tasks.artefacts.tables import CLIPS, write_table
+from tasks.report.run.page import write
 from tests.tasks.synthetic_run import HOSTILE, SyntheticRun
 from tests.tasks.test_report import Page
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from params import Params
-from tasks.artefact import Artefact
-from tasks.replay import replay
-from tasks.rollout import problems_of, rollout
-from tasks.tables import read_table
-from tasks.update import update
+from params.schema import Params
+from tasks.artefacts.artefact import Artefact
+from tasks.artefacts.tables import read_table
+from tasks.replay.replay import replay
+from tasks.rollout.rollout import problems_of, rollout
+from tasks.update.update import update
 from tests.tasks.conftest import Nano, nano_parameters
 
 ROUNDS = 4

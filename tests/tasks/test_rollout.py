@@ -12,19 +12,19 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
-from params import BadInput, Choice, Params
-from params.schema import Engine, Method, Rollout
-from tasks import seeds
-from tasks.answers import Answers
-from tasks.artefact import Artefact
-from tasks.context import Context
-from tasks.failure import StageFailure
-from tasks.policy import Policy
+from params.base import BadInput, Choice
+from params.schema import Engine, Method, Params, Rollout
+from tasks.artefacts.artefact import Artefact
+from tasks.artefacts.tables import PROBLEMS, ROLLOUTS, read_table, write_table
+from tasks.core import seeds
+from tasks.core.context import Context
+from tasks.core.errors import StageFailure
+from tasks.policy.policy import Policy
 from tasks.rewards.base import Verdict
 from tasks.rewards.judge import Judge, JudgeFailure
-from tasks.rollout import metrics, problems_of, rollout
-from tasks.tables import PROBLEMS, ROLLOUTS, read_table, write_table
-from tasks.update import update
+from tasks.rollout.rollout import metrics, problems_of, rollout
+from tasks.update.responses import Answers
+from tasks.update.update import update
 from tests.conftest import RunStage, as_artefact
 from tests.tasks.rollout_rows import parameters
 

@@ -16,14 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from params import validate
+from params.base import validate
 from params.lab import Lab
-from tasks.artefact import Damaged
-from tasks.contrasts import holm, paired, student
-from tasks.intervals import Interval
-from tasks.study import CURVES, Outcome, Study, curves, flattened
-from tasks.study_page import missing, write
-from tasks.tables import read_table
+from tasks.artefacts.artefact import Damaged
+from tasks.artefacts.tables import read_table
+from tasks.report.study.page import missing, write
+from tasks.report.study.study import CURVES, Outcome, Study, curves, flattened
+from tasks.stats.intervals import Interval
+from tasks.stats.paired_tests import holm, paired, student
 from tests.tasks.synthetic_run import SyntheticRun
 
 ACCURACY = "evaluate.mean_at_n"

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from flows.fingerprint import parameters_read
-from flows.stages import plan
-from params import BadInput, compose
-from tasks.trackers import check, figures, track
+from flows.execution.fingerprint import parameters_read
+from flows.stage_table.stages import plan
+from params.base import BadInput
+from params.load import compose
+from tasks.report.trackers import check, figures, track
 from tests.tasks.synthetic_run import SyntheticRun
 
 

@@ -14,14 +14,14 @@ from safetensors.torch import load_file
 
 from algorithms import grpo
 from algorithms.terms import objective_term
-from params import BadInput, Choice
+from params.base import BadInput, Choice
 from params.schema import Method, Update
-from tasks.answers import Answers
-from tasks.artefact import Artefact
-from tasks.policy import Policy
+from tasks.artefacts.artefact import Artefact
 from tasks.policy.gradient import Step, accumulate
 from tasks.policy.optimiser import NotFinite
-from tasks.update import update
+from tasks.policy.policy import Policy
+from tasks.update.responses import Answers
+from tasks.update.update import update
 from tests.conftest import RunStage
 from tests.tasks.rollout_rows import parameters, rollout_artefact, rows
 

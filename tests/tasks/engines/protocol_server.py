@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from params import Params
-from tasks.policy import Policy
+from params.schema import Params
+from tasks.policy.policy import Policy
 
 _TORCH = threading.Lock()
 LENGTH = 6

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tasks.engines.base import EngineFailure
-from tasks.engines.child import Child, last_words
+from tasks.engines.json_process import Child, last_words
 
 ECHO = """
 import json, sys
@@ -96,8 +96,8 @@ def test_the_child_dies_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     code = f"""
         import os, sys, time
         from pathlib import Path
-        from tasks.engines.child import Child
-        inner = "import sys, time, tasks.child as c; c.die_with(int(sys.argv[1])); time.sleep(600)"
+        from tasks.engines.json_process import Child
+        inner = "import sys, time, tasks.core.parent_death as p; p.die_with(int(sys.argv[1])); time.sleep(60)"
         command = [sys.executable, "-c", inner, str(os.getpid())]
         child = Child("inner", command, dict(os.environ), Path({str(tmp_path / "log")!r}))
         time.sleep(1.0)

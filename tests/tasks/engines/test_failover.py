@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from params.schema import Engine
-from tasks.artefact import Artefact
+from tasks.artefacts.artefact import Artefact
 from tasks.engines.base import Completion, EngineFailure, Request, Sampling
 from tasks.engines.dispatch import Patience
-from tasks.engines.servers import Servers, groups
-from tasks.policy import Policy
+from tasks.engines.vllm_pool import Servers, groups
+from tasks.policy.policy import Policy
 from tests.conftest import as_artefact
 from tests.tasks.engines.protocol_server import Server
 from tests.tasks.rollout_rows import parameters

@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
-from params import Params
-from params.schema import Update
-from tasks.artefact import Artefact
+from params.schema import Params, Update
+from tasks.artefacts.artefact import Artefact
 from tasks.engines.float8 import LARGEST, Rounded, rounded
-from tasks.policy import Policy
+from tasks.policy.policy import Policy
 from tests.tasks.rollout_rows import parameters
 
 SHAPES = st.tuples(st.integers(1, 5), st.integers(1, 40), st.integers(0, 10_000), st.integers(-12, 12))

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from params import BadInput, Params
-from params.schema import Engine
-from tasks.artefact import Artefact
+from params.base import BadInput
+from params.schema import Engine, Params
+from tasks.artefacts.artefact import Artefact
 from tasks.engines.base import Completion, EngineFailure, Request, Sampling
 from tasks.engines.in_process import InProcess
-from tasks.policy import Policy
+from tasks.policy.policy import Policy
 from tests.conftest import as_artefact
 from tests.tasks.rollout_rows import parameters
 

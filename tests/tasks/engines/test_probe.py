@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tasks.engines import probe
 from tasks.engines.base import EngineFailure
-from tasks.policy import nano
+from tasks.prepare import nano
 
 TOKENS = 60
 

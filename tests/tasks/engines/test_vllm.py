@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from params import Params
-from params.schema import Engine, Update
-from tasks.artefact import Artefact
+from params.schema import Engine, Params, Update
+from tasks.artefacts.artefact import Artefact
 from tasks.engines.base import Completion, EngineFailure, Request, Sampling
-from tasks.engines.vllm_server import Vllm
-from tasks.policy import Policy, nano
+from tasks.engines.vllm_child import Vllm
+from tasks.policy.policy import Policy
+from tasks.prepare import nano
 from tests.conftest import as_artefact
 from tests.tasks.rollout_rows import parameters
 

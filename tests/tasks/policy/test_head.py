@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.overrides import TorchFunctionMode
 
-from tasks.policy import head as module
-from tasks.policy.head import head
+from tasks.policy import lm_head as module
+from tasks.policy.lm_head import head
 
 
 def sample(tokens: int, width: int, words: int, seed: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:

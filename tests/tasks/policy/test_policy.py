@@ -13,12 +13,13 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from params import BadInput
+from params.base import BadInput
 from params.schema import Update
-from tasks.artefact import Artefact
-from tasks.context import Context
-from tasks.policy import Policy, kept
-from tasks.stage import Job
+from tasks.artefacts.artefact import Artefact
+from tasks.core.context import Context
+from tasks.core.stage import Job
+from tasks.policy.kept import kept
+from tasks.policy.policy import Policy
 from tests.conftest import as_artefact
 from tests.tasks.rollout_rows import parameters
 

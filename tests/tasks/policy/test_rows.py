@@ -14,19 +14,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BloomConfig, BloomForCausalLM, MistralConfig, MistralForCausalLM
 
-from params import BadInput
+from params.base import BadInput
 from params.schema import Update
-from tasks.policy import Policy, nano, rows
+from tasks.policy import packing
+from tasks.policy.policy import Policy
+from tasks.prepare import nano
 from tests.conftest import Artefact
 from tests.tasks.rollout_rows import parameters
 
 Group = tuple[list[int], list[list[int]]]
 LAYOUTS = {
-    "tree": rows.Layout(),
-    "packed": rows.Layout(share=False),
-    "mask": rows.Layout(flat=False),
-    "mask, balanced": rows.Layout(flat=False, cost=rows.Cost(pair=0.2)),
-    "padded": rows.Layout(share=False, flat=False),
+    "tree": packing.Layout(),
+    "packed": packing.Layout(share=False),
+    "mask": packing.Layout(flat=False),
+    "mask, balanced": packing.Layout(flat=False, cost=packing.Cost(pair=0.2)),
+    "padded": packing.Layout(share=False, flat=False),
 }
 TOKENS = st.integers(4, 90)
 GROUPS: st.SearchStrategy[list[Group]] = st.lists(
@@ -84,8 +86,8 @@ def test_every_layout_is_exact(
     policy.network.config._attn_implementation = attention
     logp = torch.zeros(len(push))
     with policy.passes():
-        for chosen in rows.plan(prompts, responses, budget, LAYOUTS[layout]):
-            batch = rows.build(chosen, responses, starts, LAYOUTS[layout].flat)
+        for chosen in packing.plan(prompts, responses, budget, LAYOUTS[layout]):
+            batch = packing.build(chosen, responses, starts, LAYOUTS[layout].flat)
             assert batch.input_ids.numel() <= budget
             logp = logp.index_add(0, batch.index, policy.forward(batch, 0.8).logp)
         found = torch.autograd.grad((push * logp).sum(), weights)
@@ -117,7 +119,7 @@ def test_every_response_lies_in_one_row_within_the_budget(
 ) -> None:
     prompts, responses = flat(groups)
     chosen = LAYOUTS[layout]
-    batches = rows.plan(prompts, responses, budget, chosen)
+    batches = packing.plan(prompts, responses, budget, chosen)
     laid = [i for batch in batches for row in batch for i in row.members]
     assert sorted(laid) == list(range(len(responses)))
     for batch in batches:
@@ -130,31 +132,31 @@ def test_every_response_lies_in_one_row_within_the_budget(
 
 
 def test_a_group_shares_one_copy_of_its_prompt() -> None:
-    ((row,),) = rows.plan([[1] * 30] * 8, [[2] * 5] * 8, 200, rows.Layout())
+    ((row,),) = packing.plan([[1] * 30] * 8, [[2] * 5] * 8, 200, packing.Layout())
     assert row.length == 30 + 8 * 4
 
 
 def test_micro_batches_cost_about_the_same() -> None:
     """Two rows of long prompts and six short ones fill two micro-batches; neither takes both long ones."""
     prompts = [[i] * length for i, length in enumerate([60, 60, 20, 20, 20, 20, 20, 20])]
-    layout = rows.Layout(cost=rows.Cost(pair=0.1))
-    one, two = rows.plan(prompts, [[1]] * 8, 130, layout)
+    layout = packing.Layout(cost=packing.Cost(pair=0.1))
+    one, two = packing.plan(prompts, [[1]] * 8, 130, layout)
     assert sum(row.cost for row in one) == sum(row.cost for row in two)
 
 
 def test_long_responses_do_not_share_when_a_dense_mask_would_cost_more() -> None:
-    layout = rows.Layout(flat=False, cost=rows.Cost(pair=0.01))
-    plan = rows.plan([[1] * 4] * 8, [[2] * 500] * 8, 5000, layout)
+    layout = packing.Layout(flat=False, cost=packing.Cost(pair=0.01))
+    plan = packing.plan([[1] * 4] * 8, [[2] * 500] * 8, 5000, layout)
     assert {len(row.members) for batch in plan for row in batch} == {1}
-    shared = rows.plan([[1] * 4] * 8, [[2] * 500] * 8, 5000, dataclasses.replace(layout, flat=True))
+    shared = packing.plan([[1] * 4] * 8, [[2] * 500] * 8, 5000, dataclasses.replace(layout, flat=True))
     assert {len(row.members) for batch in shared for row in batch} == {8}
 
 
 def test_a_budget_smaller_than_a_sequence_is_refused() -> None:
     with pytest.raises(BadInput, match=r"tokens_per_micro_batch: 9 .* 10 tokens"):
-        rows.plan([[1] * 4], [[2] * 6], 9, rows.Layout())
+        packing.plan([[1] * 4], [[2] * 6], 9, packing.Layout())
     with pytest.raises(ValueError, match="at least one token"):
-        rows.plan([[1]], [[]], 9, rows.Layout())
+        packing.plan([[1]], [[]], 9, packing.Layout())
 
 
 def scores_alone(policy: Policy) -> None:

@@ -10,23 +10,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from tasks.artefact import Artefact
-from tasks.policy import Policy, tree, tree_products
-from tasks.policy.rows import tree_mask
+from tasks.artefacts.artefact import Artefact
+from tasks.policy import prefix_attention, prefix_attention_cpu
+from tasks.policy.packing import tree_mask
+from tasks.policy.policy import Policy
 from tests.tasks.rollout_rows import parameters
 
 ROWS = st.lists(st.tuples(st.integers(1, 9), st.lists(st.integers(0, 5), max_size=4)), min_size=1, max_size=3)
 
 
-def laid(rows: list[tuple[int, list[int]]]) -> tuple[tree.Tree, torch.Tensor]:
+def laid(rows: list[tuple[int, list[int]]]) -> tuple[prefix_attention.Tree, torch.Tensor]:
     """The tree of these rows, and the same as a mask [L, L] to be added."""
     start, branches, blocks = 0, [], []
     for prompt, lengths in rows:
-        branches.append(tree.Branches.of(start, prompt, lengths))
+        branches.append(prefix_attention.Branches.of(start, prompt, lengths))
         branch = torch.tensor([0] * prompt + [b for b, n in enumerate(lengths, 1) for _ in range(n)])
         blocks.append(tree_mask(branch[None])[0, 0])
         start += len(branch)
-    return tree.Tree(tuple(branches)), torch.block_diag(*blocks).bool()
+    return prefix_attention.Tree(tuple(branches)), torch.block_diag(*blocks).bool()
 
 
 def both(
@@ -40,7 +41,7 @@ def both(
     push = torch.randn(sizes[0], generator=generator, dtype=torch.float64).to(dtype)
     ours = [x.clone().requires_grad_(True) for x in drawn]
     exact = [x.double().requires_grad_(True) for x in drawn]
-    found = tree_products._Attention.apply(*ours, own, 0.3)
+    found = prefix_attention_cpu._Attention.apply(*ours, own, 0.3)
     q, k, v = exact
     mask = torch.zeros(seen.shape, dtype=torch.float64).masked_fill_(~seen, -math.inf)
     k, v = (x.repeat_interleave(repeats, dim=0) for x in (k, v))
@@ -58,8 +59,8 @@ def test_values_and_gradients_are_torchs(
     rows: list[tuple[int, list[int]]], kinds: int, repeats: int, keeps: bool, block: int, seed: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tree_products, "BLOCK", block)
-        patch.setattr(tree_products, "KEPT_BYTES", 1 << 20 if keeps else 0)
+        patch.setattr(prefix_attention_cpu, "BLOCK", block)
+        patch.setattr(prefix_attention_cpu, "KEPT_BYTES", 1 << 20 if keeps else 0)
         for ours, plain in both(rows, kinds, repeats, torch.float64, seed):
             torch.testing.assert_close(ours, plain)
 
@@ -75,8 +76,8 @@ def test_lower_precision_stays_near_the_exact_values(dtype: torch.dtype, toleran
 def test_products_of_bf16_values_lose_nothing_on_the_way_to_the_scores() -> None:
     generator = torch.Generator().manual_seed(0)
     q, k = (torch.randn(2, 70, 64, generator=generator).bfloat16() for _ in range(2))
-    with tree._exact_products(q.dtype):
-        scores = tree_products._scores(q.float(), k.float(), 0.125)
+    with prefix_attention._exact_products(q.dtype):
+        scores = prefix_attention_cpu._scores(q.float(), k.float(), 0.125)
     torch.testing.assert_close(
         scores.double(), q.double() @ k.double().transpose(1, 2) / 8, rtol=0.0, atol=1e-5
     )
@@ -87,6 +88,6 @@ def test_the_model_keeps_its_own_attention_outside(tiny_model: Artefact) -> None
     policy = Policy.open(tiny_model.path, parameters())
     before = policy.network.config._attn_implementation
     policy.score([[5, 6]], [[7]], 1.0)
-    assert policy.network.config._attn_implementation == before != tree.NAME
-    with pytest.raises(tree.Unsupported, match="outside a tree"):
-        tree.attention(None, *(torch.zeros(1, 1, 1, 4) for _ in range(3)), None)
+    assert policy.network.config._attn_implementation == before != prefix_attention.NAME
+    with pytest.raises(prefix_attention.Unsupported, match="outside a tree"):
+        prefix_attention.attention(None, *(torch.zeros(1, 1, 1, 4) for _ in range(3)), None)

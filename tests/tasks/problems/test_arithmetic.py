@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from params import BadInput, Choice
+from params.base import BadInput, Choice
 from params.schema import Task
-from tasks import problems
+from tasks.artefacts.tables import PROBLEMS
 from tasks.problems import arithmetic
-from tasks.tables import PROBLEMS
+from tasks.problems.contract import find_source, normalised
 
 ROOMY = ["chain_sum", "basic_arithmetic", "decimal_chain_sum", "gcd", "sums", "differences"]
 
@@ -25,7 +25,7 @@ def task(train: int = 30, held_out: int = 10) -> Task:
 
 
 def questions(table: pa.Table) -> set[str]:
-    return {problems.normalised(question) for question in table["question"].to_pylist()}
+    return {normalised(question) for question in table["question"].to_pylist()}
 
 
 choices = st.builds(
@@ -115,8 +115,8 @@ def test_bad_options(options: dict[str, object], expected: str) -> None:
 
 
 def test_a_source_is_found_by_its_name() -> None:
-    assert problems.find("arithmetic", "task.problems.name") is arithmetic
+    assert find_source("arithmetic", "task.problems.name") is arithmetic
     with pytest.raises(
         BadInput, match=r"task\.problems\.name: no 'arithmatic' .*; did you mean 'arithmetic'\?"
     ):
-        problems.find("arithmatic", "task.problems.name")
+        find_source("arithmatic", "task.problems.name")

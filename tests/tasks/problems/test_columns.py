@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from params import BadInput, Choice, compose
+from params.base import BadInput, Choice
+from params.load import compose
 from params.schema import Task
-from tasks import problems
-from tasks.policy import warm_start
+from tasks.artefacts.tables import PROBLEMS
+from tasks.prepare import warm_start
 from tasks.problems import columns
+from tasks.problems.contract import normalised
 from tasks.rewards import math
-from tasks.tables import PROBLEMS
 
 
 def task(train: int = 20, held_out: int = 9) -> Task:
@@ -23,7 +24,7 @@ def task(train: int = 20, held_out: int = 9) -> Task:
 
 
 def questions(table: pa.Table) -> list[str]:
-    return [problems.normalised(question) for question in table["question"].to_pylist()]
+    return [normalised(question) for question in table["question"].to_pylist()]
 
 
 @settings(max_examples=20, deadline=None)

@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from params import BadInput, Choice, compose
+from params.base import BadInput, Choice
+from params.load import compose
 from params.schema import Task
-from tasks import problems
-from tasks.policy import warm_start
+from tasks.artefacts.tables import PROBLEMS
+from tasks.prepare import warm_start
 from tasks.problems import countdown
+from tasks.problems.contract import normalised
 from tasks.rewards import countdown as judge
-from tasks.tables import PROBLEMS
 
 configs = st.builds(
     countdown.Config,
@@ -31,7 +32,7 @@ def task(train: int = 30, held_out: int = 10) -> Task:
 
 
 def questions(table: pa.Table) -> set[str]:
-    return {problems.normalised(question) for question in table["question"].to_pylist()}
+    return {normalised(question) for question in table["question"].to_pylist()}
 
 
 def reward(gold: str, answer: str) -> float | None:

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from params import BadInput, Choice, compose
+from params.base import BadInput, Choice
+from params.load import compose
 from params.schema import Task
 from tasks.problems import jsonl
 from tasks.problems.final_answers import Unclear, boxed, final_answer, number_in, without_units

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from params import BadInput, Choice
+from params.base import BadInput, Choice
 from params.schema import Task
-from tasks import problems
 from tasks.problems import jsonl
+from tasks.problems.contract import normalised
 
 
 def task(train: int = 3, held_out: int = 2) -> Task:
@@ -61,11 +61,11 @@ def test_train_and_held_out_share_no_question(
 ) -> None:
     content = [{"question": text, "answer": "1"} for text in texts for text in (text, f" {text.upper()} ")]
     config = write(tmp_path_factory.mktemp("jsonl") / "q.jsonl", content)
-    distinct = len({problems.normalised(row["question"]) for row in content})
+    distinct = len({normalised(row["question"]) for row in content})
     if distinct < 2:
         return
     train, held_out = jsonl.read(config, task(distinct - 1, 1), seed)
-    keys = [problems.normalised(q) for q in train["question"].to_pylist() + held_out["question"].to_pylist()]
+    keys = [normalised(q) for q in train["question"].to_pylist() + held_out["question"].to_pylist()]
     assert len(set(keys)) == len(keys) == distinct
     assert jsonl.read(config, task(distinct - 1, 1), seed)[0].equals(train)
 

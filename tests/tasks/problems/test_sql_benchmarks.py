@@ -10,9 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from params import BadInput, Choice, compose
+from params.base import BadInput, Choice
+from params.load import compose
 from params.schema import Task
-from tasks.artefact import file_digest
+from tasks.artefacts.artefact import file_digest
 from tasks.problems import bird, spider, sql_schema
 
 PETS = """

@@ -15,13 +15,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from params import BadInput, Choice, compose
+from params.base import BadInput, Choice
+from params.load import compose
 from params.schema import Task
-from tasks.policy import sources
+from tasks.artefacts.tables import PROBLEMS
 from tasks.policy.load import load_tokenizer
-from tasks.problems import sql, sql_databases, sql_schema
-from tasks.problems.sql_phrases import condition
-from tasks.tables import PROBLEMS
+from tasks.prepare import model_sources
+from tasks.problems import sql, sql_schema
+from tasks.problems.sql_synthetic import databases
+from tasks.problems.sql_synthetic.phrases import condition
 
 SMALL = sql.Config(train_databases=8, held_out_databases=4)
 
@@ -185,7 +187,7 @@ def test_a_prompt_holds_its_tables_within_its_room_and_does_not_tell_which_are_n
 @given(st.integers(10, 600))
 @settings(max_examples=40, deadline=None)
 def test_rows_go_before_tables_and_tables_from_the_end(budget: int) -> None:
-    database = sql_databases.make("cinema", 1, 3, 7)
+    database = databases.make("cinema", 1, 3, 7)
     found = sql_schema.tables(database.connection, 3)
     text, shown = sql_schema.shown(found, 3, budget)
     assert sql_schema.tokens(text) <= budget
@@ -209,7 +211,7 @@ def test_names_are_written_in_several_ways_and_quoted_where_they_must_be() -> No
     names = [
         column.name
         for number in range(40)
-        for table in sql_databases.make("shop", number, 3, number).tables
+        for table in databases.make("shop", number, 3, number).tables
         for column in table.columns
     ]
     for pattern in (
@@ -225,11 +227,11 @@ def test_names_are_written_in_several_ways_and_quoted_where_they_must_be() -> No
     assert sql_schema.quoted("order_id") == "order_id"
 
 
-@pytest.mark.parametrize("domain", sql_databases.domains())
+@pytest.mark.parametrize("domain", databases.domains())
 def test_every_domain_makes_databases_with_keys_and_nulls(domain: str) -> None:
     nulls = linked = 0
     for number in range(6):
-        database = sql_databases.make(domain, number, 3, number)
+        database = databases.make(domain, number, 3, number)
         assert database.connection.execute("PRAGMA foreign_key_check").fetchall() == []
         assert database.connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         linked += len(database.links())
@@ -242,10 +244,10 @@ def test_every_domain_makes_databases_with_keys_and_nulls(domain: str) -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.sampled_from(sql_databases.domains()), st.integers(0, 2**31))
+@given(st.sampled_from(databases.domains()), st.integers(0, 2**31))
 def test_conditions_say_the_value_that_they_compare_with(domain: str, seed: int) -> None:
     rng = random.Random(seed)
-    database = sql_databases.make(domain, 1, 3, seed)
+    database = databases.make(domain, 1, 3, seed)
     for table in database.tables:
         found = condition(rng, table)
         if found is None or "NULL" in found.sql:
@@ -293,7 +295,7 @@ def test_the_presets_of_the_three_tasks() -> None:
 @pytest.mark.long
 def test_the_estimate_is_an_upper_bound_of_what_smollm2_counts(tmp_path: Path) -> None:
     params = compose("smollm2-135m", "sql", "grpo")
-    sources.fetch(params, tmp_path)
+    model_sources.fetch(params, tmp_path)
     tokenizer = load_tokenizer(tmp_path, params)
     checked = 0
     for config in (sql.Config(), sql.Config(example_rows=10, schema_tokens=2000), sql.Config(tables=1)):

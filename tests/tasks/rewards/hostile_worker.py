@@ -7,8 +7,7 @@ import sys
 import time
 from types import ModuleType
 
-from tasks import rewards
-from tasks.rewards import worker
+from tasks.rewards import contract, worker
 from tasks.rewards.base import Bounds, Verdict, answer_begins
 from tasks.rewards.similarity import Config
 
@@ -40,7 +39,7 @@ def judge(gold: str, answer: str, config: Bounds) -> Verdict:
 if __name__ == "__main__":
     hostile = ModuleType("hostile")
     hostile.judge, hostile.Config = judge, Config  # type: ignore[attr-defined]
-    rewards.find = lambda name, where: hostile
+    contract.find_reward = lambda name, where: hostile
     if sys.argv[1] == "stillborn":
         raise SystemExit("no judge today")
     worker.main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from params import Choice
+from params.base import Choice
 from tasks.rewards.countdown import Config, judge
 from tasks.rewards.judge import Judge
 

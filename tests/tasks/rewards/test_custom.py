@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from flows.fingerprint import fingerprint
-from flows.stages import STAGES
-from params import BadInput, compose
-from tasks import rewards
+from flows.execution.fingerprint import fingerprint
+from flows.stage_table.stages import STAGES
+from params.base import BadInput
+from params.load import compose
 from tasks.rewards.base import Verdict
+from tasks.rewards.contract import find_reward
 from tasks.rewards.testing import check, verdicts
 
 SOURCE = """
@@ -88,7 +89,7 @@ def test_what_is_no_reward_is_its_failure(mine: Path) -> None:
 def test_a_wrong_name_is_known_before_anything_runs(mine: Path, name: str, message: str) -> None:
     mine.with_name("broken.py").write_text("def reward(:\n")
     with pytest.raises(BadInput, match=message):
-        rewards.find(name, "task.reward")
+        find_reward(name, "task.reward")
 
 
 def test_its_source_is_in_the_fingerprint(mine: Path) -> None:

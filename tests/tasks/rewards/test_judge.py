@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from params import BadInput, Choice
+from params.base import BadInput, Choice
 from tasks.rewards import judge as module
 from tasks.rewards.base import Verdict
 from tasks.rewards.judge import Judge, JudgeFailure
@@ -174,7 +174,7 @@ def test_a_judge_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel to end the child with its parent")
 def test_workers_die_with_a_killed_parent() -> None:
     code = (
-        "from params import Choice\nfrom tasks.rewards.judge import Judge\nimport psutil, time\n"
+        "from params.base import Choice\nfrom tasks.rewards.judge import Judge\nimport psutil, time\n"
         "j = Judge(Choice(name='math', timeout_seconds=600.0, worked_out=False))\n"
         "j.judge([('7', '7')]); f = j.submit('7', '9**9**9**9')\n"
         "time.sleep(0.2); print(psutil.Process().children()[0].pid, flush=True); f.result()"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from params import Choice
+from params.base import Choice
 from tasks.rewards.judge import Judge
 from tasks.rewards.math import Config, judge
 

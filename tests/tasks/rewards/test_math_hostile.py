@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from params import Choice
+from params.base import Choice
 from tasks.rewards.judge import Judge
 from tasks.rewards.math import Config, extracted, judge
 from tests.tasks.rewards.hostile_maths import BRACKETS, FACTORIALS, FAMILIES, LETTERS, NUMBERS, TOWERS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from params import Choice
+from params.base import Choice
 from tasks.rewards.judge import Judge
 from tasks.rewards.similarity import Config, judge
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from params import Choice
+from params.base import Choice
 from tasks.rewards.base import Verdict
 from tasks.rewards.judge import Judge
 from tests.tasks.rewards.hostile_queries import ENDLESS, FAMILIES, FILES, LARGE, PRAGMAS, SECRET, WRITES

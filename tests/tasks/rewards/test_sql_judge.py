@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from params import BadInput, Choice
+from params.base import BadInput, Choice
 from tasks.rewards.base import Verdict
 from tasks.rewards.judge import Judge
 from tasks.rewards.testing import check, verdicts

@@ -1,0 +1,83 @@
+"""``ostinato deploy``: the deployments of prefect.yaml, their parameters checked, on a server."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from prefect.exceptions import ParameterTypeError
+
+from flows.execution.validation import chosen, run_name
+from params.base import BadInput, nearest
+from params.load import read_yaml
+
+FILE = "prefect.yaml"
+
+
+def deploy(root: Path, names: list[str]) -> str:
+    """Register the deployments called ``names``, or all, and say what was done. Raises ``BadInput``."""
+    deployments = checked(root / FILE)
+    unknown = next((name for name in names if name not in deployments), None)
+    if unknown:
+        raise BadInput(f"{root / FILE}: no deployment {unknown}{nearest(unknown, deployments)}")
+    if "PREFECT_API_URL" not in os.environ:
+        raise BadInput(
+            "deploy: PREFECT_API_URL is not set; start a server (`prefect server start`) and export "
+            "PREFECT_API_URL=http://127.0.0.1:4200/api"
+        )
+    wanted = [part for name in names for part in ("--name", name)] or ["--all"]
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", *wanted]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BadInput(f"prefect deploy: {_reason(done.stdout + done.stderr)}")
+    return f"deployed: {', '.join(names or deployments)}"
+
+
+def checked(path: Path) -> dict[str, Any]:
+    """The deployments by name, after each was held against its flow and the schema. Raises ``BadInput``."""
+    found = {}
+    for entry in read_yaml(path).get("deployments", []):
+        where = f"{path}: {entry.get('name')}"
+        try:
+            module, _, name = entry["entrypoint"].removesuffix(".py").partition(".py:")
+            flow = getattr(importlib.import_module(module.replace("/", ".")), name)
+        except (KeyError, ModuleNotFoundError, AttributeError):
+            raise BadInput(f"{where}: no flow at its entrypoint; expected FILE.py:FLOW") from None
+        given = entry.get("parameters", {})
+        strange = next((key for key in given if key not in flow.parameters.properties), None)
+        if strange:
+            raise BadInput(f"{where}: no parameter {strange}{nearest(strange, flow.parameters.properties)}")
+        try:
+            flow.validate_parameters(given)
+            _try(flow.name, given)
+        except (ParameterTypeError, BadInput) as error:
+            raise BadInput(f"{where}: {' '.join(str(error).split())}") from None
+        found[entry["name"]] = entry
+    return found
+
+
+def _try(flow: str, given: dict[str, Any]) -> None:
+    """What the flow checks first, now: presets that exist, settings that the schema knows."""
+    if flow == "train":
+        model, task, method = (given.get(key, default) for key, default in DEFAULTS.items())
+        chosen(model, task, method, given.get("settings") or [])
+        run_name(given.get("name"), model, task, method)
+    if flow == "compare":
+        from flows.experiments.compare import work_of
+        from params.compare import Comparison
+
+        work_of(Comparison(**{"settings": [], **given}))
+
+
+DEFAULTS = {"model": "smollm2-135m", "task": "arithmetic", "method": "grpo"}
+
+
+def _reason(text: str) -> str:
+    plain = re.sub(r"[│╭╮╰╯─]+", " ", text)
+    lines = [line.strip() for line in plain.splitlines() if line.strip()]
+    return " ".join(lines[-3:]) or "failed without a word"

@@ -1,0 +1,163 @@
+"""What a person sees while a run goes: rounds, progress inside the stage, speed, reward, time left."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from flows.execution.runner import Watch
+from flows.stage_table.stage_def import POLICY
+from flows.stage_table.stages import STAGES, Node
+from tasks.artefacts.artefact import Artefact
+from tasks.artefacts.record import Step
+from tasks.core.stage import POLICIES
+from tasks.report.format import count
+
+ROWS = 12
+"""Rounds shown at once; older ones scroll out of the table."""
+
+COLUMNS = {
+    "reward": ("rollout", "reward_mean", "{:.3f}"),
+    "tokens/s": ("rollout", "tokens_per_second", "{:.0f}"),
+    "entropy": (POLICY, "entropy", "{:.3f}"),
+    "held-out": ("evaluate", "mean_at_n", "{:.1%}"),
+}
+"""Heading: the stage that knows the figure (``POLICY``: whichever makes the policy), its name there, and how
+it is written."""
+
+
+class Terminal(Watch):
+    """A live table on a terminal."""
+
+    def __init__(self, name: str, nodes: list[Node], console: Console) -> None:
+        self._name = name
+        self._total = len(nodes)
+        self._rounds = max(node.round for node in nodes)
+        self._stages = tuple(s for s in STAGES if any(n.stage.name == s and not n.stage.once for n in nodes))
+        self._rows: dict[int, dict[str, str]] = {}
+        self._finished = 0
+        self._made_seconds: list[float] = []
+        self._began = time.monotonic()
+        self._round_began = self._began
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[facts]}"),
+        )
+        self._task = self._progress.add_task("starting", total=None, facts="")
+        self._live = Live(self._picture(), console=console, refresh_per_second=4)
+
+    def __enter__(self) -> Terminal:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.update(self._table(), refresh=True)
+        self._live.stop()
+
+    def begin(self, node: Node) -> None:
+        """Show the stage's name."""
+        self._progress.reset(self._task, total=None, description=node.place, facts="")
+        self._live.update(self._picture())
+
+    def tell(self, activity: str, done: int, total: int, facts: dict[str, float]) -> None:
+        """Move the bar."""
+        words = "  ".join(f"{name.replace('_', ' ')} {value:,.4g}" for name, value in facts.items())
+        self._progress.update(self._task, completed=done, total=total or None, facts=words)
+
+    def end(self, node: Node, step: Step, artefact: Artefact) -> None:
+        """Fill the round's row."""
+        self._finished += 1
+        row = self._rows.setdefault(node.round, {})
+        row[node.stage.name] = "cached" if step.outcome == "cached" else f"{step.seconds:.1f} s"
+        for heading, (stage, key, form) in COLUMNS.items():
+            mine = node.stage.name in (POLICIES if stage == POLICY else (stage,))
+            value = _figure(artefact, key) if mine else None
+            if value is not None:
+                row[heading] = form.format(value)
+        if step.outcome == "made" and not node.stage.once:
+            self._made_seconds.append(step.seconds)
+        self._live.update(self._picture())
+
+    def note(self, text: str) -> None:
+        """A line above the table."""
+        self._live.console.print(Text(text, style="yellow"))
+
+    def _picture(self) -> Group:
+        spent = time.monotonic() - self._began
+        left = ""
+        if self._made_seconds:
+            each = sum(self._made_seconds) / len(self._made_seconds)
+            left = f", about {_clock(each * (self._total - self._finished))} left"
+        foot = Text(f"{self._finished} of {self._total} stages, {_clock(spent)}{left}", style="dim")
+        return Group(self._table(), self._progress, foot)
+
+    def _table(self) -> Table:
+        title = f"{self._name}: {count(self._rounds, 'round')}"
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+        table.add_column("round", justify="right")
+        headings = (*self._stages, *COLUMNS)
+        for heading in headings:
+            table.add_column(heading, justify="right")
+        for round in sorted(self._rows)[-ROWS:]:
+            row = self._rows[round]
+            table.add_row(str(round), *(row.get(heading, "") for heading in headings))
+        return table
+
+
+class Lines(Watch):
+    """JSON, one object a line on standard output, for machines."""
+
+    def begin(self, node: Node) -> None:
+        """A stage that is made from now on."""
+        self._say({"event": "begin", "place": node.place, "stage": node.stage.name, "round": node.round})
+
+    def fetched(self, node: Node, artefact: Artefact) -> None:
+        """What the remote had."""
+        size = sum(file.bytes for file in artefact.manifest.files.values())
+        self._say({"event": "fetched", "place": node.place, "stage": node.stage.name, "bytes": size})
+
+    def end(self, node: Node, step: Step, artefact: Artefact) -> None:
+        """A finished stage."""
+        self._say({"event": "stage", **step.model_dump(mode="json"), "measured": artefact.manifest.measured})
+
+    def note(self, text: str) -> None:
+        """A note."""
+        self._say({"event": "note", "text": text})
+
+    def _say(self, event: dict[str, Any]) -> None:
+        print(json.dumps(event), flush=True)
+
+
+class Quiet(Watch):
+    """Nothing but what went wrong, for logs."""
+
+    def note(self, text: str) -> None:
+        """A note on standard error."""
+        print(text, file=sys.stderr, flush=True)
+
+
+def _figure(artefact: Artefact, key: str) -> float | None:
+    """A figure by name: from what the stage measured of itself, or from its metrics."""
+    if key in artefact.manifest.measured:
+        return artefact.manifest.measured[key]
+    for name in ("metrics.json", "scores.json"):
+        if name in artefact.manifest.files:
+            value = artefact.json(name).get(key)
+            value = value.get("value") if isinstance(value, dict) else value
+            return float(value) if isinstance(value, int | float) else None
+    return None
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,149 @@
+"""Looking at what is there: a run's stages, an artefact's history, the last policy as a plain folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.tree import Tree
+
+from flows.environment import workspace
+from flows.execution.runner import run_directory
+from flows.stage_table.stages import STAGES, Node, plan
+from params.base import BadInput, validate
+from params.schema import Params
+from tasks.artefacts.artefact import Artefact, Damaged
+from tasks.artefacts.record import Record
+from tasks.artefacts.store import Store
+from tasks.core.context import Context
+from tasks.core.stage import POLICIES, Job
+
+MARKS = {"done": "green", "stale": "yellow", "damaged": "red", "to do": "dim"}
+
+
+def status_of(name: str, as_json: bool) -> None:
+    """Print the state of every stage of a run, each artefact checked byte by byte."""
+    directory = run_directory(workspace(), name)
+    record = Record.read(directory)
+    params = _params(record)
+    rows = [_state(directory, record, step) for step in plan(params)]
+    if as_json:
+        print(json.dumps({"name": name, "finished": record.finished, "stages": rows}))
+        return
+    table = Table(title=f"{name}: {record.command}", title_justify="left", box=None, pad_edge=False)
+    for heading in ("stage", "state", "last", "seconds", "fingerprint", "what"):
+        table.add_column(heading, justify="right" if heading == "seconds" else "left")
+    for row in rows:
+        mark = MARKS[row["state"]]
+        seconds = f"{row['seconds']:.1f}" if row["seconds"] is not None else ""
+        cells = (row["place"], f"[{mark}]{row['state']}[/]", row["outcome"], seconds, row["fingerprint"][:12])
+        table.add_row(*cells, row["why"] or STAGES[row["stage"]].summary)
+    Console().print(table)
+    done = sum(row["state"] == "done" for row in rows)
+    print(f"{done} of {len(rows)} stages done; `{record.command}` goes on from here")
+
+
+def _state(directory: Path, record: Record, step: Node) -> dict[str, Any]:
+    known = next((s for s in record.steps if s.place == step.place), None)
+    state, why = "done", ""
+    try:
+        artefact = Artefact.open(directory / step.place)
+        if known is None or artefact.fingerprint != known.fingerprint:
+            state, why = "stale", "of an earlier run with other parameters"
+    except (FileNotFoundError, NotADirectoryError):
+        state = "to do"
+    except Damaged as damage:
+        state, why = "damaged", str(damage)
+    return {
+        "place": step.place,
+        "stage": step.stage.name,
+        "state": state,
+        "outcome": known.outcome if known else "",
+        "seconds": known.seconds if known else None,
+        "fingerprint": known.fingerprint if known else "",
+        "why": why,
+    }
+
+
+def show_artefact(text: str, as_json: bool) -> None:
+    """Print what an artefact is, what it holds and what it was made of, back to the problems."""
+    root = workspace()
+    path = next((p for p in (Path(text), root / "runs" / text, root / text) if p.is_dir()), None)
+    if path is None:
+        raise BadInput(
+            f"{text}: no such artefact; expected a path, or RUN/PLACE such as demo/round-01/update"
+        )
+    try:
+        artefact = Artefact.open(path)
+    except FileNotFoundError:
+        raise BadInput(f"{path}: holds no manifest.json, so it is no artefact") from None
+    except Damaged as damage:
+        raise BadInput(f"{damage}; run the same command again and it is made again") from None
+    if as_json:
+        print(artefact.manifest.model_dump_json(indent=1))
+        return
+    manifest = artefact.manifest
+    console = Console()
+    console.print(f"[bold]{manifest.stage}[/] of round {manifest.round}, fingerprint {manifest.fingerprint}")
+    files = Table(box=None, pad_edge=False)
+    for heading in ("file", "bytes", "sha256"):
+        files.add_column(heading, justify="right" if heading == "bytes" else "left")
+    for name, file in manifest.files.items():
+        files.add_row(name, f"{file.bytes:,}", file.sha256[:16])
+    console.print(files)
+    console.print("measured:", ", ".join(f"{k} {v:,.4g}" for k, v in sorted(manifest.measured.items())))
+    console.print("versions:", ", ".join(f"{k} {v}" for k, v in sorted(manifest.versions.items())))
+    console.print("parameters:")
+    console.print_json(json.dumps(manifest.params))
+    console.print(_history(Store(root), artefact, Tree("made of")))
+
+
+def _history(store: Store, artefact: Artefact, tree: Tree, seen: set[str] | None = None) -> Tree:
+    seen = set() if seen is None else seen
+    for name, source in artefact.manifest.inputs.items():
+        path = store.path(source.stage, source.fingerprint)
+        label = f"{name}: {source.stage} {source.fingerprint[:12]} (content {source.digest[:12]})"
+        if source.fingerprint in seen:
+            tree.add(f"{label} [dim]as above[/]")
+            continue
+        seen.add(source.fingerprint)
+        try:
+            below = Artefact.open(path, check=False)
+        except (FileNotFoundError, Damaged):
+            tree.add(f"{label} [yellow]not in the cache[/]")
+            continue
+        _history(store, below, tree.add(f"{label}, round {below.manifest.round}"), seen)
+    return tree
+
+
+def export_merged(name: str, target: Path) -> str:
+    """Write the last finished policy of a run as a plain folder with merged weights."""
+    from tasks.policy import kept
+
+    directory = run_directory(workspace(), name)
+    record = Record.read(directory)
+    if target.exists():
+        raise BadInput(f"--merged {target}: exists already; expected a folder that does not")
+    updates = [step for step in record.steps if step.stage in POLICIES]
+    if not updates:
+        raise BadInput(f"{name}: has no finished policy yet; expected at least one round")
+    last = max(updates, key=lambda step: step.round)
+    made, base = Artefact.open(directory / last.place), Artefact.open(directory / "model")
+    new = target.with_name(f".{target.name}.part")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    with Context(scratch=new) as context:
+        job = Job(_params(record), last.round, {"model": base}, new, context)
+        trainer = kept.kept(job)
+        trainer.restore(made.path)
+        trainer.merged(new)
+    new.rename(target)
+    return f"{target}: the policy after round {last.round} of {name}, merged into its base"
+
+
+def _params(record: Record) -> Params:
+    return validate(Params, record.params, f"{record.name}: parameters of an older version")

@@ -1,0 +1,171 @@
+"""``ostinato judge FILE``: an existing file of answers, scored as the answers of a run are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+from rich.progress import Progress
+
+from params.base import BadInput, Choice, nearest
+from params.load import merge, read_setting
+from tasks.artefacts.tables import write_table
+from tasks.core.errors import StageFailure
+from tasks.core.seeds import numpy_generator
+from tasks.problems.jsonl import rows_of
+from tasks.rewards.base import Verdict
+from tasks.rewards.judge import Judge, JudgeFailure
+from tasks.stats.intervals import mean_interval
+
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+_COLUMNS = ("question", "gold", "answer")
+_LISTED = "databases.json"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a person wants judged, and how."""
+
+    file: Path
+    reward: str = "math"
+    databases: Path | None = None
+    """A directory with ``databases.json``, or one of SQLite files: ``ID.sqlite`` or ``ID/ID.sqlite``."""
+    settings: Sequence[str] = ()
+    """Options of the reward: ``timeout_seconds=2``."""
+    out: Path | None = None
+    workers: int = 2
+
+
+def judge_file(asked: Asked, as_json: bool, scratch: Path) -> dict[str, Any]:
+    """Score every row, print what came of it, and write the scores where they are wanted.
+
+    Raises ``BadInput`` for what was asked wrongly, ``StageFailure`` where the judge cannot start.
+    """
+    if asked.out is not None and asked.out.suffix not in (".jsonl", ".csv", ".parquet"):
+        raise BadInput(f"--out {asked.out}: expected a file that ends in .jsonl, .csv or .parquet")
+    if asked.out is not None and not asked.out.absolute().parent.is_dir():
+        raise BadInput(f"--out {asked.out}: no such directory")
+    rows = _rows(asked.file)
+    choice: dict[str, Any] = {"name": asked.reward}
+    for text in asked.settings:
+        choice = merge(choice, read_setting(text))
+    root = None if asked.databases is None else _root(asked.databases, scratch)
+    judge = Judge(Choice.model_validate(choice), asked.workers, root)
+    try:
+        with Progress(disable=as_json, transient=True) as progress:
+            bar = progress.add_task("judging", total=len(rows))
+            verdicts = judge.judge(
+                [(row["gold"], row["answer"]) for row in rows],
+                lambda done: progress.update(bar, completed=done),
+            )
+    except JudgeFailure as error:
+        raise StageFailure(str(error)) from error
+    finally:
+        judge.close()
+    if asked.out is not None:
+        _write(asked.out, rows, verdicts)
+    found = summary(verdicts)
+    print(json.dumps(found) if as_json else _said(found))
+    return found
+
+
+def summary(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """The mean reward of what has one, its 95 % interval over the rows, and how often each reason came."""
+    rewards = np.array([v.reward for v in verdicts if v.reward is not None], dtype=np.float64)
+    interval = mean_interval(rewards, CONFIDENCE, RESAMPLES, numpy_generator(0, "judge", 0))
+    reasons = Counter((v.reward is None, v.error) for v in verdicts if v.error is not None)
+    return {
+        "rows": len(verdicts),
+        "judged": len(rewards),
+        "accuracy": interval.value,
+        "low": interval.low,
+        "high": interval.high,
+        "failed": {reason: n for (failed, reason), n in reasons.most_common() if failed},
+        "errors": {reason: n for (failed, reason), n in reasons.most_common() if not failed},
+    }
+
+
+def _said(found: dict[str, Any]) -> str:
+    if found["accuracy"] is None:
+        lines = [f"{found['rows']} answers, none of which could be judged"]
+    else:
+        value, low, high = (100 * found[key] for key in ("accuracy", "low", "high"))
+        of = f"{found['judged']} of {found['rows']} answers"
+        lines = [f"accuracy {value:.1f} % [{low:.1f}, {high:.1f}] over {of}"]
+    for title, key in (("not judged, and left out", "failed"), ("scored 0", "errors")):
+        if found[key]:
+            lines.append(f"{title}:")
+            lines += [f"  {count:6d}  {reason}" for reason, count in found[key].items()]
+    return "\n".join(lines)
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    """``gold`` and ``answer`` of every row as text, ``question`` where there is one. Raises ``BadInput``."""
+    found = []
+    for place, row in rows_of(path, "judge"):
+        if not isinstance(row, dict):
+            raise BadInput(f"{place}: expected an object with 'gold' and 'answer'")
+        if "gold" in row and isinstance(row["gold"], dict):  # the right answer of a query, as it is meant
+            row = {**row, "gold": json.dumps(row["gold"], sort_keys=True, ensure_ascii=False)}
+        for column in ("gold", "answer"):
+            if column not in row:
+                raise BadInput(f"{place}: no '{column}'{nearest(column, map(str, row))}")
+            if not isinstance(row[column], str | int | float) or isinstance(row[column], bool):
+                kind = "nothing" if row[column] is None else f"a {type(row[column]).__name__}"
+                raise BadInput(f"{place}: '{column}' is {kind}; expected text or a number")
+        found.append({column: str(row[column]) for column in _COLUMNS if row.get(column) is not None})
+    if not found:
+        raise BadInput(f"{path}: no rows; expected answers")
+    return found
+
+
+def _write(path: Path, rows: list[dict[str, str]], verdicts: Sequence[Verdict]) -> None:
+    """The rows with ``reward`` and ``reward_error``, whole or not at all."""
+    columns: dict[str, list[Any]] = {name: [row.get(name) for row in rows] for name in _COLUMNS}
+    columns["reward"] = [verdict.reward for verdict in verdicts]
+    columns["reward_error"] = [verdict.error for verdict in verdicts]
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    if path.suffix == ".jsonl":
+        lines = [
+            json.dumps(dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)
+        ]
+        aside.write_text("".join(line + "\n" for line in lines))
+    else:
+        for name in (
+            *_COLUMNS,
+            "reward_error",
+        ):  # Arrow's texts are UTF-8
+            columns[name] = [x if x is None else x.encode(errors="replace").decode() for x in columns[name]]
+        kinds = {name: pa.float64() if name == "reward" else pa.string() for name in columns}
+        table = pa.table({name: pa.array(values, kinds[name]) for name, values in columns.items()})
+        write_table(aside, table) if path.suffix == ".parquet" else pyarrow.csv.write_csv(table, aside)
+    os.replace(aside, path)
+
+
+def _root(folder: Path, scratch: Path) -> Path:
+    """A directory with a list of the databases: ``folder`` itself, or one made for the files in it."""
+    if (folder / _LISTED).is_file():
+        return folder
+    files = [*folder.glob("*.sqlite"), *folder.glob("*/*.sqlite")] if folder.is_dir() else []
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(files):
+        if path.parent in (folder, folder / path.stem):
+            with path.open("rb") as handle:
+                digest = hashlib.file_digest(handle, "sha256").hexdigest()
+            found[path.stem] = {"path": str(path.resolve()), "sha256": digest, "bytes": path.stat().st_size}
+    if not found:
+        raise BadInput(
+            f"--databases {folder}: expected a directory with {_LISTED}, ID.sqlite or ID/ID.sqlite files"
+        )
+    (scratch / _LISTED).write_text(json.dumps(found))
+    return scratch

@@ -1,0 +1,50 @@
+"""One stage by itself, as DVC runs it: the plain function on the run's artefacts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flows.environment import workspace
+from flows.execution.runner import Runner, spelled
+from flows.execution.validation import settled
+from flows.stage_table.stages import STAGES, node, plan, rounds_of
+from params.base import BadInput, nearest
+from params.load import read_params
+from tasks.artefacts.artefact import Artefact, Damaged
+from tasks.artefacts.record import Step
+from tasks.artefacts.store import Store
+from tasks.core.context import Context
+
+
+def run_stage(name: str, run: str, round: int, params_file: Path) -> Step:
+    """Make or find the artefact of one stage from what lies in ``runs/RUN``. Raises ``BadInput``."""
+    if name not in STAGES:
+        raise BadInput(f"stage {name}: no such stage{nearest(name, STAGES)}")
+    params = settled(read_params(params_file))
+    if round not in rounds_of(STAGES[name], params):
+        rounds = ", ".join(map(str, rounds_of(STAGES[name], params)))
+        raise BadInput(f"--round {round}: {name} does not run then; expected one of {rounds}")
+    root = workspace()
+    store = Store(root)
+    this = node(STAGES[name], round, params)
+    busy = f"run {run}: another process is at {this.place}"
+    lock = f"run-{run}-{this.place.replace('/', '-')}"
+    with store.lock(lock, busy), Context(scratch=store.scratch(lock)) as context:
+        command = spelled(["stage", name, "--run", run, "--round", str(round), "--params", str(params_file)])
+        runner = Runner(root, run, params, context, command=command)
+        runner.continue_record()
+        for place in this.inputs.values():
+            runner.done[place] = _input(runner.directory / place, this.place)
+        runner.settle(this, runner.fingerprint(this))
+        if {step.place for step in runner.record.steps} >= {other.place for other in plan(params)}:
+            runner.finish()
+        return runner.record.steps[-1]
+
+
+def _input(path: Path, reader: str) -> Artefact:
+    try:
+        return Artefact.open(path)
+    except FileNotFoundError:
+        raise BadInput(f"{path}: missing; {reader} needs it (run its stage first, or dvc repro)") from None
+    except Damaged as damage:
+        raise BadInput(f"{damage}; run its stage again, or dvc checkout --force") from None

@@ -1,0 +1,102 @@
+"""What is checked before anything runs: parts that exist, options that they know, an engine that is here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from algorithms import contract
+from flows.execution import external_policy
+from params.base import BadInput
+from params.load import compose
+from params.schema import Params
+from tasks.engines import selection
+from tasks.problems.contract import find_source
+from tasks.report import trackers
+from tasks.rewards.contract import find_reward
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+
+
+def settled(params: Params) -> Params:
+    """The parameters with every part checked and ``engine: auto`` decided. Raises ``BadInput``."""
+    objective = params.method.objective
+    module = contract.find(objective.name, "token_loss", "method.objective")
+    options = objective.resolve(module.Config, "method.objective")
+    wanted = module.top_k(options) if hasattr(module, "top_k") else 0
+    if wanted > params.rollout.top_logprobs:
+        raise BadInput(
+            f"rollout.top_logprobs: {params.rollout.top_logprobs} kept at each position; expected at least "
+            f"{wanted}, which method.objective {objective.name} compares"
+        )
+    for index, term in enumerate(params.method.terms):
+        where = f"method.terms.{index}"
+        found = contract.find(term.name, "term", where)
+        options = term.resolve(found.Config, where)
+        stored = hasattr(found, "entropy_from") and found.entropy_from(options) == "stored"
+        if stored and not params.rollout.entropy:
+            raise BadInput(
+                f"rollout.entropy: false keeps no entropies; expected true, or entropy: policy in {where}, "
+                f"{term.name}"
+            )
+        if hasattr(found, "draw"):
+            raise BadInput(f"{where}: {term.name} replays and brings its term; expected it in method.replay")
+    _check_replay(params)
+    trackers.check(params.trackers)
+    source, judge = params.task.problems, params.task.reward
+    source.resolve(find_source(source.name, "task.problems").Config, "task.problems")
+    judge.resolve(find_reward(judge.name, "task.reward").Config, "task.reward")
+    longest = params.model.context
+    if params.update.tokens_per_micro_batch < longest:
+        raise BadInput(
+            f"update.tokens_per_micro_batch: {params.update.tokens_per_micro_batch} positions cannot hold "
+            f"a sequence of model.context; expected at least {longest}"
+        )
+    name = selection.resolve(params.engine.name, params.engine.start_servers)
+    if name == "server" and params.rollout.entropy:
+        raise BadInput("rollout.entropy: servers tell of none; expected false, or engine.name=vllm")
+    engine = params.engine.model_copy(update={"name": name})
+    return params.model_copy(update={"engine": engine})
+
+
+def _check_replay(params: Params) -> None:
+    """Refuse what a replay method cannot work with, or would work without."""
+    choice, rules = params.method.replay, params.replay
+    module = contract.find(choice.name, "draw", "method.replay") if choice else None
+    if choice and module:
+        choice.resolve(module.Config, "method.replay")
+        if rules.pool is None and rules.admit == "none":
+            raise BadInput(
+                f"replay.admit: none keeps the buffer empty that method.replay {choice.name} draws from; "
+                "expected correct, correct_unless_all or all"
+            )
+        if hasattr(module, "problems"):
+            chooser = f"method.replay {choice.name} chooses problems from its own buffer"
+            if rules.pool is not None:
+                raise BadInput(f"replay.pool: {chooser}; expected null")
+            if params.rollout.refill_batches:
+                raise BadInput(f"rollout.refill_batches: {chooser}; expected 0")
+    if rules.sizing == "drift" and not hasattr(module, "MEASURES_DRIFT"):
+        raise BadInput(
+            "replay.sizing: drift needs a method.replay that measures it; expected dyjr there, or age here"
+        )
+    if rules.pool is not None:
+        if module is None:
+            raise BadInput("replay.pool: nothing draws from it; expected a method.replay, such as rlep")
+        external_policy.find(rules.pool, "replay.pool")
+
+
+def chosen(model: str, task: str, method: str, settings: Sequence[str]) -> Params:
+    """Presets and settings as a person gave them, composed and checked. Raises ``BadInput``."""
+    return settled(compose(model, task, method, settings))
+
+
+def run_name(name: str | None, model: str, task: str, method: str) -> str:
+    """The name of a run: as given, or from its presets. Raises ``BadInput`` for one that is no plain name."""
+    if name is None:
+        return re.sub(r"[^a-z0-9._-]+", "-", f"{method}-{task}-{model}".lower()).strip("-.")
+    if not NAME.fullmatch(name):
+        raise BadInput(
+            f"--name {name}: expected lower-case letters, digits, dots, dashes and underscores, such as demo"
+        )
+    return name

@@ -1,0 +1,106 @@
+"""A process of the laboratory, ``python -m flows.experiments.worker ROOT PARENT``: runs in, what happens out.
+
+Each line of standard input is a run; each line of standard output is an event of it, ``end`` the last. The
+stages run one after the other without Prefect, as DVC runs them, and share one engine over the rounds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+from flows.environment import prepare_threads
+from flows.execution.budget import spend
+from flows.execution.runner import Runner, Watch
+from flows.stage_table.stages import Node, plan
+from params.base import BadInput, validate
+from params.budget import Budget
+from params.schema import Params
+from tasks.artefacts.artefact import Artefact
+from tasks.artefacts.record import Step
+from tasks.artefacts.store import Store
+from tasks.core.context import Context
+from tasks.core.errors import StageFailure
+from tasks.core.parent_death import die_with
+from tasks.report.trackers import track
+
+
+class Wire(Watch):
+    """Says one JSON object a line."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def end(self, node: Node, step: Step, artefact: Artefact) -> None:
+        """A finished stage."""
+        facts = {"place": node.place, "stage": node.stage.name, "outcome": step.outcome}
+        self.say({"event": "stage", **facts, "seconds": step.seconds})
+
+    def note(self, text: str) -> None:
+        """A note."""
+        self.say({"event": "note", "text": text})
+
+    def say(self, event: dict[str, Any]) -> None:
+        """One line."""
+        self._out.write(json.dumps(event) + "\n")
+        self._out.flush()
+
+
+def serve(root: Path, orders: TextIO, out: TextIO) -> None:
+    """Make one run after the other, until there are no more orders.
+
+    What a person or a model's numbers can be blamed for ends the run; anything else is a fault of ours and
+    ends the process, with its traceback in the log.
+    """
+    wire = Wire(out)
+    for line in orders:
+        order = json.loads(line)
+        try:
+            make(root, order, wire)
+        except (BadInput, StageFailure) as error:
+            wire.say({"event": "end", "outcome": _kind(error), "why": " ".join(str(error).split())})
+        else:
+            wire.say({"event": "end", "outcome": "finished", "why": ""})
+
+
+def make(root: Path, order: dict[str, Any], watch: Watch) -> None:
+    """One whole run: ``name``, ``params``, a ``budget`` or null, and the ``command`` that makes the same
+    through Prefect.
+    """
+    name, params = order["name"], validate(Params, order["params"])
+    store = Store(root)
+    busy = f"run {name}: another process is at it; wait for it"
+    with store.lock(f"run-{name}", busy), Context(scratch=store.scratch(f"run-{name}")) as context:
+        runner = Runner(root, name, params, context, watch, order["command"])
+        if order["budget"]:
+            spend(runner, validate(Budget, order["budget"]))
+        else:
+            for node in plan(params):
+                runner.settle(node, runner.fingerprint(node))
+        runner.finish()
+        track(runner.directory, params.trackers)
+
+
+def _kind(error: Exception) -> str:
+    if isinstance(error, StageFailure):
+        from tasks.policy.optimiser import NotFinite  # torch: only a stage that has it can fail so
+
+        if isinstance(error, NotFinite):
+            return "diverged"
+    return "failed"
+
+
+def main(root: str, parent: str) -> None:
+    """Serve on a private copy of standard output: what libraries print goes to the log."""
+    die_with(int(parent))
+    prepare_threads()
+    out = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    serve(Path(root), sys.stdin, out)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,209 @@
+"""``ostinato plan``: memory, time and cost of a round on machines that one may not have."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.planner import capacity
+from flows.planner.capacity import GIB
+from params.base import BadInput, nearest
+from params.load import PRESETS, compose, presets, read_yaml
+from params.schema import Params
+from tasks.report.format import count
+
+PROMPTS = {"arithmetic": 45, "sql": 405}
+"""Tokens of a prompt, measured with SmolLM2's tokenizer."""
+PROMPT = 256
+"""Of other tasks: assumed."""
+STANDS_IN = "smollm2-135m"
+"""The preset whose settings a model without one is planned with."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a person asks about."""
+
+    model: str
+    task: str
+    method: str
+    settings: list[str]
+    gpus: int = 0
+    gpu: str = "h100"
+    price: float | None = None
+    """Of one device for an hour, in any currency."""
+    prompt: int | None = None
+    response: float | None = None
+
+
+def plan(asked: Asked) -> dict[str, Any]:
+    """The prediction: ``seconds``, ``memory`` in GiB and ``sampling`` by part, ``assumed`` with sources.
+
+    Raises ``BadInput`` for a model, a GPU or a setting that is not known.
+    """
+    shape, settings = shape_of(asked.model), settings_of(asked)
+    name = asked.gpu if asked.gpus else "cpu"
+    machine, sources = machine_of(name)
+    work, lengths = work_of(asked, settings)
+    lora = settings.update.adapter == "lora"
+    micro_batch = max(settings.update.tokens_per_micro_batch, work.prompt + int(work.response))
+    choice = capacity.Choice(
+        devices=max(1, asked.gpus),
+        adapter_rank=settings.update.lora_rank if lora else None,
+        micro_batch=micro_batch,
+        head_chunk=settings.update.head_chunk,
+        max_sequences=settings.engine.max_sequences,
+        cache=None if asked.gpus else settings.engine.kv_cache_gib * GIB,
+        memory_fraction=settings.engine.memory_fraction,
+    )
+    found = capacity.decoding(shape, work, machine, choice)
+    trainer = capacity.trainer_memory(shape, work, machine, choice)
+    if settings.update.attention == "flex":
+        trainer.pop("attention")
+    memory = {f"trainer: {part}": value for part, value in trainer.items()}
+    seconds: dict[str, float] = {}
+    sampling: dict[str, float] = {}
+    if found is not None:
+        engine = capacity.engine_memory(shape, machine, found)
+        memory |= {f"engine: {part}": value for part, value in engine.items()}
+        merged = not (asked.gpus and lora)
+        seconds = {
+            "sampling": found.seconds,
+            "update": capacity.update_seconds(shape, work, machine, choice),
+            "hand-over": capacity.hand_over_seconds(shape, machine, choice, merged),
+            "orchestration": machine.round_seconds,
+        }
+        sampling = {
+            "servers": found.servers,
+            "devices_a_server": found.devices_a_server,
+            "responses_side_by_side": found.side_by_side,
+            "tokens_per_second": work.tokens / found.seconds,
+        }
+    needed, given = sum(memory.values()), machine.memory
+    total = sum(seconds.values())
+    price = asked.price * choice.devices * total / 3600 if asked.price is not None and found else None
+    return {
+        "model": asked.model,
+        "machine": name,
+        "devices": choice.devices,
+        "parameters": shape.parameters,
+        "work": {"sequences": work.sequences, "prompt_tokens": work.prompt, "response_tokens": work.response},
+        "tflop": capacity.update_flops(shape, work, choice.adapter_rank) / 1e12,
+        "seconds": seconds,
+        "round_seconds": total,
+        "rounds": settings.rounds,
+        "memory_gib": {part: value / GIB for part, value in memory.items()},
+        "memory_needed_gib": needed / GIB,
+        "memory_given_gib": given / GIB,
+        "fits": found is not None and needed <= given,
+        "sampling": sampling,
+        "cost_a_round": price,
+        "constants": sources,
+        "assumed": [*lengths, *(f"{key}: {words}" for key, words in sources.items() if "assumed" in words)],
+    }
+
+
+def shape_of(model: str) -> capacity.Shape:
+    """The shape of a model that is known by name, or of a folder's ``config.json``. Raises ``BadInput``."""
+    known = read_yaml(PRESETS / "shapes.yaml")
+    config = Path(model).expanduser() / "config.json"
+    if model.lower() in known:
+        return capacity.Shape(**known[model.lower()])
+    if not config.is_file():
+        raise BadInput(
+            f"--model {model}: neither a known shape nor a folder with a config.json{nearest(model, known)}"
+        )
+    said = json.loads(config.read_text())
+    heads = said["num_attention_heads"]
+    return capacity.Shape(
+        hidden=said["hidden_size"],
+        layers=said["num_hidden_layers"],
+        heads=heads,
+        kv_heads=said.get("num_key_value_heads", heads),
+        head_dim=said.get("head_dim") or said["hidden_size"] // heads,
+        intermediate=said["intermediate_size"],
+        vocabulary=said["vocab_size"],
+        tied=bool(said.get("tie_word_embeddings", False)),
+    )
+
+
+def machine_of(name: str) -> tuple[capacity.Machine, dict[str, str]]:
+    """A machine by name, and where each of its figures is from. Raises ``BadInput``."""
+    known = read_yaml(PRESETS / "machines.yaml")
+    if name not in known:
+        raise BadInput(f"--gpu {name}: no such machine{nearest(name, set(known) - {'cpu'})}")
+    facts = known[name]
+    figures = {key: fact for key, fact in facts.items() if isinstance(fact, dict)}
+    values = {key: float(fact["value"]) for key, fact in figures.items()}
+    sources = {key: f"{float(fact['value']):g}, {fact['source']}" for key, fact in figures.items()}
+    return capacity.Machine(memory=float(facts["memory"]), **values), sources
+
+
+def settings_of(asked: Asked) -> Params:
+    """The settings that the round is planned with."""
+    model = asked.model if asked.model in presets("models") else STANDS_IN
+    return compose(model, asked.task, asked.method, ["model.context=1000000", *asked.settings])
+
+
+def work_of(asked: Asked, settings: Params) -> tuple[capacity.Work, list[str]]:
+    """A round's work, and what was assumed of its lengths."""
+    assumed = []
+    prompt = asked.prompt or PROMPTS.get(asked.task)
+    if prompt is None:
+        prompt = PROMPT
+        assumed.append(f"prompt tokens: {prompt}, assumed; --prompt-tokens says otherwise")
+    response = asked.response
+    if response is None:
+        response = float(settings.rollout.max_response_tokens)
+        assumed.append(f"response tokens: {response:g}, assumed: every response of full length")
+    rollout = settings.rollout
+    work = capacity.Work(
+        rollout.problems_per_round, rollout.samples_per_problem, prompt, response, settings.update.epochs
+    )
+    return work, assumed
+
+
+def told(found: dict[str, Any], title: str) -> str:
+    """The prediction as a person reads it."""
+    work, lines = found["work"], []
+    lines.append(
+        f"{found['model']}, {found['parameters'] / 1e9:.3g} B weights, on {found['devices']} × {title}: "
+        f"{work['sequences']} responses of {work['response_tokens']:g} tokens a round, prompts of "
+        f"{work['prompt_tokens']}"
+    )
+    if found["seconds"]:
+        shares = ", ".join(f"{part} {value:.1f}" for part, value in found["seconds"].items())
+        lines.append(f"A round: {found['round_seconds']:.1f} s ({shares})")
+        facts = found["sampling"]
+        lines.append(
+            f"Sampling: {facts['servers']} servers of {facts['devices_a_server']} devices, "
+            f"{facts['responses_side_by_side']} responses side by side, "
+            f"{facts['tokens_per_second']:,.0f} tokens/s"
+        )
+        hours = found["round_seconds"] * found["rounds"] / 3600
+        lines.append(f"{count(found['rounds'], 'round')}: {hours:.2f} h, evaluations not counted")
+    if found["cost_a_round"] is not None:
+        lines.append(
+            f"Cost: {found['cost_a_round']:.4g} a round, {found['cost_a_round'] * found['rounds']:.4g}"
+        )
+    lines.append(
+        f"Memory of a device: {found['memory_needed_gib']:.1f} of {found['memory_given_gib']:.0f} GiB"
+        + ("" if found["fits"] else ": DOES NOT FIT")
+    )
+    lines += [f"  {part:48}{value:8.2f} GiB" for part, value in found["memory_gib"].items()]
+    if not found["seconds"]:
+        lines.append("  No server holds the weights and one response within engine.memory_fraction.")
+    lines += ["Assumed:", *(f"  {line}" for line in found["assumed"])]
+    return "\n".join(lines)
+
+
+def run_plan(asked: Asked, as_json: bool) -> int:
+    """Print the prediction; 1 where it does not fit, else 0."""
+    if asked.gpus < 0:
+        raise BadInput(f"--gpus {asked.gpus}: expected 0, for none, or more")
+    found = plan(asked)
+    title = read_yaml(PRESETS / "machines.yaml")[found["machine"]]["title"]
+    print(json.dumps(found) if as_json else told(found, title))
+    return 0 if found["fits"] else 1

@@ -1,0 +1,163 @@
+"""The cache: finished artefacts by fingerprint, under ``artefacts/``, each whole or absent."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from params.base import BadInput
+from tasks.artefacts.artefact import MANIFEST, Artefact, Damaged, replace_directory, seal
+
+SPARE = 256 * 2**20
+"""Bytes that must be free before a stage begins: on a full disk not even its failure could be recorded."""
+
+Fill = Callable[[Path], dict[str, Any]]
+"""Fills an empty directory and returns the manifest's facts."""
+
+
+class Store:
+    """Artefacts of one workspace. Several processes may use it at once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.artefacts = root / "artefacts"
+        self._work = root / ".ostinato"
+        self._verified: dict[str, Artefact] = {}
+
+    def path(self, stage: str, fingerprint: str) -> Path:
+        """Where the artefact with this fingerprint lies, or would lie."""
+        return self.artefacts / f"{stage}-{fingerprint[:20]}"
+
+    def find(self, stage: str, fingerprint: str) -> Artefact | None:
+        """The artefact, checked byte by byte; None where there is none; raises ``Damaged``."""
+        path = self.path(stage, fingerprint)
+        if not path.exists():
+            return None
+        if not (path / MANIFEST).exists():
+            raise Damaged(f"{path / MANIFEST}: missing")
+        artefact = Artefact.open(path)
+        if artefact.fingerprint != fingerprint:
+            raise Damaged(f"{path}: holds another artefact ({artefact.fingerprint[:12]})")
+        return artefact
+
+    def adopt(self, stage: str, fingerprint: str, place: Path) -> Artefact | None:
+        """Take in an artefact that lies elsewhere (in a run, brought by DVC) if it is the right one."""
+        try:
+            found = Artefact.open(place)
+        except (Damaged, FileNotFoundError, NotADirectoryError):
+            return None
+        if found.fingerprint != fingerprint:
+            return None
+        self.put(self.path(stage, fingerprint), lambda new: link_tree(place, new))
+        return self.find(stage, fingerprint)
+
+    def make(self, stage: str, fingerprint: str, fill: Fill) -> Artefact:
+        """Build the artefact beside its place, seal it, move it in. What stood there before is replaced.
+
+        Raises ``BadInput`` where the disk is nearly full.
+        """
+        self.need(0, f"make {stage}")
+        target = self.path(stage, fingerprint)
+
+        def build(new: Path) -> None:
+            facts = fill(new)
+            seal(new, stage=stage, fingerprint=fingerprint, **facts)
+
+        self.put(target, build)
+        return Artefact.open(target)
+
+    @contextmanager
+    def lock(self, name: str, busy: str | None = None) -> Iterator[None]:
+        """Hold ``name`` against other processes; ``busy``: raise that as ``BadInput`` instead of waiting.
+
+        The lock is the operating system's: it ends with the process, however that ends.
+        """
+        folder = self._work / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / f"{name}.lock").open("a+") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+            except BlockingIOError:
+                handle.seek(0)
+                raise BadInput(f"{busy} (process {handle.read().strip() or 'unknown'})") from None
+            handle.seek(0)
+            handle.truncate()
+            handle.write(str(os.getpid()))
+            handle.flush()
+            yield
+
+    def scratch(self, name: str) -> Path:
+        """A fresh directory for what no artefact needs."""
+        path = self._work / "scratch" / name
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
+        return path
+
+    def downloads(self) -> Path:
+        """Where files from a bucket arrive, by their digests; what broke off waits there to be finished."""
+        path = self._work / "downloads"
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def need(self, bytes: int, what: str) -> None:
+        """Raise ``BadInput`` where the disk has no room for so much more."""
+        free = shutil.disk_usage(self.root).free
+        if free < bytes + SPARE:
+            raise BadInput(
+                f"{self.root}: {free // 2**20} MiB free; expected at least {(bytes + SPARE) // 2**20} "
+                f"to {what} (make room, or set OSTINATO_HOME to another disk)"
+            )
+
+    def put(self, target: Path, build: Callable[[Path], None]) -> None:
+        """Let ``build`` fill a directory beside ``target``, and move it there whole."""
+        building = self._work / "building"
+        building.mkdir(parents=True, exist_ok=True)
+        sweep(building)
+        new = building / f"{target.name}.{os.getpid()}"
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir()
+        try:
+            build(new)
+            replace_directory(new, target)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+
+
+def sweep(building: Path) -> None:
+    """Remove what processes that no longer run left half-built."""
+    for path in building.iterdir():
+        owner = path.name.removesuffix(".old").rpartition(".")[2]
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """The files of ``source`` under ``target``: hard links where the file system allows, else copies."""
+
+    def place(src: str, dst: str) -> None:
+        try:
+            os.link(src, dst)
+        except OSError:
+            shutil.copy2(src, dst)
+
+    shutil.copytree(source, target, copy_function=place, dirs_exist_ok=True)
+
+
+def publish(artefact: Artefact, place: Path) -> None:
+    """Show an artefact at a run's path, unless it is there already."""
+    manifest = place / MANIFEST
+    if manifest.exists() and manifest.read_bytes() == (artefact.path / MANIFEST).read_bytes():
+        try:
+            Artefact.open(place)
+            return
+        except Damaged:
+            pass
+    new = place.with_name(f".{place.name}.{os.getpid()}")
+    shutil.rmtree(new, ignore_errors=True)
+    link_tree(artefact.path, new)
+    replace_directory(new, place)

@@ -1,0 +1,179 @@
+"""vLLM, seen from a stage: a child process that lives as long as the run and takes new weights by path."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from params.schema import Params
+from tasks.engines import float8, probe, vllm_options
+from tasks.engines.base import BASE, Completion, EngineFailure, Request, Sampling, identity, ignore, silent
+from tasks.engines.json_process import Child
+from tasks.policy.policy import Policy
+
+ROUNDED = "-float8"
+"""Ends the name of weights that were rounded."""
+
+
+class Vllm:
+    """Holds one base model, and one policy at a time, in a process of its own."""
+
+    name = "vllm"
+
+    def __init__(self, base: Path, policy: Callable[[], Policy], params: Params, scratch: Path) -> None:
+        """Start the process, and open ``policy``, the trainer's, while it starts."""
+        self._base = base
+        self._params = params
+        self._scratch = scratch
+        rounds = params.engine.dtype == "float8"
+        self._adapts = torch.cuda.is_available() and params.update.adapter == "lora" and not rounds
+        self._adapters = 0
+        self._held: str | None = None
+        self._before = (torch.empty(0), torch.empty(0))  # scores of the probe: the engine's, the trainer's
+        self._child = self._start()
+        with contextlib.ExitStack() as otherwise:
+            otherwise.callback(self._child.close)
+            self._policy = policy()
+            self._rounded = float8.Rounded(self._policy, params) if rounds else None
+            self._probe = probe.Probe(self._policy.tokenizer, params.model.context)
+            otherwise.pop_all()
+
+    def load(self, policy: Path | None) -> None:
+        """See ``Engine``. On CPU the weights are merged; on a GPU a LoRA adapter is handed over as it is.
+
+        Weights in float8 are merged and rounded here, and the trainer's scores are those of the same ones.
+        """
+        held = identity(policy) + (ROUNDED if self._rounded is not None else "")
+        if held == self._held and self._child.alive:
+            self._policy.restore(policy)
+            return
+        if self._held is None or not self._child.alive:
+            self._await_base()
+        if held != self._held:
+            self._policy.restore(policy)
+            if self._rounded is not None:
+                self._rounded.take(held)
+            self._hand_over(policy, held)
+            engine, trainer = self._compare(self._rounded or self._policy)
+            probe.check_changed(engine, self._before[0], trainer, self._before[1])
+            self._held, self._before = held, (engine, trainer)
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        tell: Callable[[int, int], None] = silent,
+        finished: Callable[[int, Completion], None] = ignore,
+    ) -> list[Completion]:
+        """See ``Engine``."""
+        prompts = {prompt: i for i, prompt in enumerate(dict.fromkeys(r.prompt_ids for r in requests))}
+        self._child.send(
+            {
+                "do": "generate",
+                "prompts": list(prompts),
+                "requests": [[prompts[request.prompt_ids], request.seed] for request in requests],
+                "temperature": sampling.temperature,
+                "max_tokens": sampling.max_tokens,
+                "stop_ids": sampling.stop_ids,
+                "top": sampling.top,
+                "entropy": sampling.entropy,
+            },
+            self._params.engine.reply_timeout,
+        )
+        done: dict[int, Completion] = {}
+        while "ok" not in (message := self._child.receive(self._params.engine.reply_timeout)):
+            if "index" in message:
+                index = message["index"]
+                done[index] = _completion(message, sampling)
+                finished(index, done[index])
+            else:
+                tell(len(done), message["tokens"])
+        if len(done) != len(requests):
+            raise EngineFailure(f"vllm: {len(done)} of {len(requests)} responses came back")
+        tell(len(done), sum(len(completion.token_ids) for completion in done.values()))
+        return [done[index] for index in range(len(requests))]
+
+    def close(self) -> None:
+        """End the process."""
+        self._child.close()
+
+    def _start(self) -> Child:
+        child = Child(
+            "vllm",
+            [sys.executable, "-m", "tasks.engines.vllm_worker", str(os.getpid())],
+            vllm_options.environment(self._params),
+            self._scratch / "vllm.log",
+        )
+        architectures = json.loads((self._base / "config.json").read_text())["architectures"]
+        options = vllm_options.arguments(self._base, self._params, self._adapts)
+        opening = {"do": "open", "options": options, "architectures": architectures}
+        child.send(opening, self._params.engine.start_timeout)
+        return child
+
+    def _await_base(self) -> None:
+        """Wait until the process serves the base model as it is; start another where it has died since."""
+        if not self._child.alive and self._held is not None:
+            self._child = self._start()
+        self._held = None
+        self._reply(self._params.engine.start_timeout)
+        self._policy.restore(None)
+        self._before = self._compare(self._policy)
+        self._held = BASE
+
+    def _hand_over(self, policy: Path | None, held: str) -> None:
+        if self._adapts:
+            self._adapters += 1
+            adapter = None if policy is None else str((policy / "adapter").absolute())
+            self._ask("adapt", adapter=adapter, name=f"policy-{held[:8]}", number=self._adapters)
+        elif policy is None and self._rounded is None:
+            self._ask("reload", weights=str(self._base.absolute()))
+        else:
+            merged = self._scratch / f"merged-{held[:8]}"
+            (self._rounded or self._policy).merged(merged)
+            self._ask("reload", weights=str(merged.absolute()))
+            shutil.rmtree(merged)
+
+    def _compare(self, expected: probe.Scorer) -> tuple[Tensor, Tensor]:
+        """The probe's scores, the engine's and the trainer's, which must agree."""
+        scores = self._ask("score", prompts=self._probe.prompts, responses=self._probe.responses)
+        engine = torch.tensor([logp for response in scores for logp in response])
+        trainer = self._probe.scores(expected)
+        probe.check(engine, trainer, self._params.engine.probe_tolerance)
+        return engine, trainer
+
+    def _ask(self, do: str, **arguments: Any) -> Any:
+        self._child.send({"do": do, **arguments}, self._params.engine.reply_timeout)
+        return self._reply(self._params.engine.reply_timeout)
+
+    def _reply(self, seconds: float) -> Any:
+        message = self._child.receive(seconds)
+        if "ok" not in message:
+            raise EngineFailure(f"vllm: expected a reply, got {message}")
+        return message["ok"]
+
+
+def _completion(message: dict[str, Any], sampling: Sampling) -> Completion:
+    made = Completion(
+        token_ids=tuple(message["ids"]),
+        logp=tuple(message["logp"]),
+        finish_reason=message["finish"],
+        top_ids=tuple(message["top_ids"]),
+        top_logp=tuple(message["top_logp"]),
+        entropy=tuple(message["entropy"]),
+    )
+    if made.finish_reason not in ("stop", "length") or not made.complete(sampling):
+        raise EngineFailure(
+            f"vllm: response {message['index']} ended by {made.finish_reason} with {len(made.token_ids)} "
+            f"tokens, {len(made.logp)} log-probabilities, {len(made.top_ids)} of likely tokens, "
+            f"{sampling.top} a token, and {len(made.entropy)} entropies"
+        )
+    return made

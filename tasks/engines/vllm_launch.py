@@ -1,0 +1,172 @@
+"""vLLM servers on this machine: how one is started, kept and ended."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from params.schema import Params
+from tasks.engines import vllm_options
+from tasks.engines.base import EngineFailure
+from tasks.engines.http import Client, Lost
+from tasks.engines.json_process import Child
+from tasks.engines.vllm_entrypoint import WITH_PARENT
+from tasks.engines.vllm_extension import Extension
+from tasks.engines.vllm_guard import KEY, Guard
+
+LOOPBACK = "127.0.0.1"
+HEALTH_SECONDS = 10.0
+"""After which a server that says nothing of its health hangs."""
+LOOK_SECONDS = 0.25
+"""Between two looks at a server that starts."""
+
+
+class Local:
+    """A server of ours: a process that ends with this one."""
+
+    def __init__(self, name: str, command: list[str], env: Mapping[str, str], log: Path, start: int) -> None:
+        """Start it on a free port; ``start``: seconds that it may take."""
+        self.port = free_port()
+        self.address = f"http://{LOOPBACK}:{self.port}"
+        self._name, self._log, self._start_seconds, self._env = name, log, start, dict(env)
+        self._command = [*command, "--port", str(self.port)]
+        self._client = Client(self.address, os.environ.get(KEY))
+        self._child = self._start()
+        self._fresh, self._closed = True, False
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._child.pid
+
+    def ensure(self) -> bool:
+        """Wait until it serves, started anew where it died or hangs; whether it is a new one.
+
+        Raises ``EngineFailure`` where it ends instead or takes too long.
+        """
+        if self._closed:
+            raise EngineFailure(f"{self._name}: closed")
+        if not self._fresh and self._child.alive and not self._serves(HEALTH_SECONDS):
+            self._child.close()
+        if not self._child.alive and not self._fresh:
+            self._child, self._fresh = self._start(), True
+        if not self._fresh:
+            return False
+        until = time.monotonic() + self._start_seconds
+        while not self._serves(LOOK_SECONDS * 4):
+            if not self._child.alive:
+                self._fresh = False
+                self._child.receive(1.0)  # raises with its last words
+            if self._closed or time.monotonic() > until:
+                self._fresh = False
+                self._child.close()
+                raise EngineFailure(
+                    f"{self._name}: did not serve within {self._start_seconds} s (log: {self._log})"
+                )
+            time.sleep(LOOK_SECONDS)
+        self._fresh = False
+        return True
+
+    def close(self) -> None:
+        """End it, with the processes that it started, for good."""
+        self._closed = True
+        self._child.close()
+
+    def _serves(self, seconds: float) -> bool:
+        try:
+            self._client.get("/health", seconds)
+        except (Lost, EngineFailure):
+            return False
+        return True
+
+    def _start(self) -> Child:
+        return Child(self._name, self._command, self._env, self._log)
+
+
+def local_servers(base: Path, params: Params, scratch: Path) -> list[Local]:
+    """``engine.start_servers`` servers, started; cores, GPUs and memory are split among them."""
+    count = params.engine.start_servers
+    adapts = torch.cuda.is_available() and params.update.adapter == "lora" and params.engine.dtype != "float8"
+    return [
+        Local(
+            f"vllm server {place + 1}",
+            command(base, shared(params, count), adapts, LOOPBACK, with_parent=True),
+            {**environment(params), **own_part(place, count)},
+            scratch / f"vllm-server-{place + 1}.log",
+            params.engine.start_timeout,
+        )
+        for place in range(count)
+    ]
+
+
+def command(
+    base: Path, params: Params, adapts: bool, host: str, with_parent: bool = False, more: tuple[str, ...] = ()
+) -> list[str]:
+    """What starts a server that can do all that is asked of one."""
+    options = vllm_options.arguments(base, params, adapts)
+    options["max_logprobs"] += 1  # a server counts the sampled token among the likeliest
+    arguments = [part for name, value in options.items() for part in _argument(name, value)]
+    extension, guard = (f"{kind.__module__}.{kind.__qualname__}" for kind in (Extension, Guard))
+    return [
+        *(sys.executable, "-m", "tasks.engines.vllm_entrypoint"),
+        *([WITH_PARENT] if with_parent else []),
+        *arguments,
+        *("--served-model-name", "base", "--enable-scale-out", "--host", host),
+        *("--worker-extension-cls", extension, "--middleware", guard),
+        *("--uvicorn-log-level", "warning", "--disable-uvicorn-access-log"),
+        *more,
+    ]
+
+
+def environment(params: Params) -> dict[str, str]:
+    """The environment of a server."""
+    own = {
+        "VLLM_SERVER_DEV_MODE": "1",
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+    }
+    key = os.environ.get(KEY)
+    return {**vllm_options.environment(params), **own, **({"VLLM_API_KEY": key} if key else {})}
+
+
+def shared(params: Params, servers: int) -> Params:
+    """Each server's part of the memory that the engine may take on this machine."""
+    gpus = max(1, torch.cuda.device_count())
+    engine = params.engine
+    part = {
+        "kv_cache_gib": engine.kv_cache_gib / max(1, servers),
+        "memory_fraction": engine.memory_fraction / -(-max(1, servers) // gpus),
+    }
+    return params.model_copy(update={"engine": engine.model_copy(update=part)})
+
+
+def own_part(place: int, servers: int) -> dict[str, str]:
+    """The cores or the GPU of one server, as its environment says it."""
+    if torch.cuda.is_available():
+        listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+        devices = listed.split(",") if listed else [str(i) for i in range(torch.cuda.device_count())]
+        return {"CUDA_VISIBLE_DEVICES": devices[place % len(devices)]}
+    cores = sorted(os.sched_getaffinity(0))
+    mine = cores[place::servers] or [cores[place % len(cores)]]
+    return {"VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, mine))}
+
+
+def free_port() -> int:
+    """A port of the loopback address that nobody uses at the moment."""
+    with socket.socket() as listener:
+        listener.bind((LOOPBACK, 0))
+        return int(listener.getsockname()[1])
+
+
+def _argument(name: str, value: Any) -> list[str]:
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    return [f"--{flag}", str(value)]

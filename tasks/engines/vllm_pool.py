@@ -1,0 +1,300 @@
+"""Any number of vLLM servers, seen from a stage: one policy on all, the work spread over those that live."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from params.schema import Params
+from tasks.engines import float8, probe
+from tasks.engines.base import BASE, Completion, EngineFailure, Request, Sampling, identity, ignore, silent
+from tasks.engines.dispatch import Dispatch, Patience, Post, nobody
+from tasks.engines.http import Client, Lost
+from tasks.engines.vllm_child import ROUNDED
+from tasks.engines.vllm_guard import KEY
+from tasks.engines.vllm_http import Remote
+from tasks.engines.vllm_launch import Local, local_servers
+from tasks.policy.policy import Policy
+
+log = logging.getLogger(__name__)
+TELL_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What every server should hold."""
+
+    name: str
+    folder: Path
+    """The merged model; the base model's own folder for that."""
+    adapter: Path | None
+    """For a server that takes adapters; ``None``: without any."""
+    expected: Tensor
+    """The trainer's scores of the probe."""
+
+
+@dataclass
+class Known:
+    """What is known of one server."""
+
+    remote: Remote
+    local: Local | None
+    adapts: bool = False
+    held: str | None = None
+    """The weights that it was last verified to hold; ``None``: nothing is known of it."""
+    before: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))
+    """Scores of the probe: its own, the trainer's."""
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def address(self) -> str:
+        return self.remote.address
+
+    def healthy(self) -> None:
+        self.remote.healthy()
+
+    def hang_up(self) -> None:
+        self.remote.hang_up()
+
+
+class Servers:
+    """Holds one base model, and one policy at a time, on servers that it was told of or started itself."""
+
+    name = "server"
+
+    def __init__(
+        self,
+        base: Path,
+        policy: Callable[[], Policy],
+        params: Params,
+        scratch: Path,
+        patience: Patience | None = None,
+    ) -> None:
+        """Start the servers that are ours, and open ``policy``, the trainer's, while they start."""
+        engine = params.engine
+        self._base, self._params = base, params
+        self._patience = patience or Patience()
+        shared = Path(engine.weights_folder).expanduser() if engine.weights_folder else scratch
+        self._folder = shared / f"weights-{os.getpid()}-{time.time_ns():x}"
+        locals_ = local_servers(base, params, scratch)
+        self._posts = [Post(Known(self._remote(local.address), local)) for local in locals_]
+        self._posts += [Post(Known(self._remote(address), None)) for address in engine.servers]
+        try:
+            self._policy = policy()
+        except BaseException:
+            self.close()
+            raise
+        self._rounded = float8.Rounded(self._policy, params) if engine.dtype == "float8" else None
+        self._probe = probe.Probe(self._policy.tokenizer, params.model.context)
+        self._plain: Weights | None = None
+        self._wanted: Weights | None = None
+
+    def load(self, policy: Path | None) -> None:
+        """See ``Engine``. A server that holds other weights afterwards is left out with a note; raises
+        ``EngineFailure`` where none is left."""
+        name = identity(policy) + (ROUNDED if self._rounded is not None else "")
+        if self._plain is None:
+            self._policy.restore(None)
+            scores = self._probe.scores(self._policy)
+            self._plain = Weights(BASE, self._base, None, scores)
+        old = self._wanted
+        self._policy.restore(policy)
+        if old is None or name != old.name:
+            self._wanted = self._made(policy, name)
+            for post in self._posts:
+                post.out, post.failures = False, 0
+        self._muster(everyone=old is None)
+        self._sweep()
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        tell: Callable[[int, int], None] = silent,
+        finished: Callable[[int, Completion], None] = ignore,
+    ) -> list[Completion]:
+        """See ``Engine``. Fails only when no server is left."""
+        if sampling.entropy:
+            raise EngineFailure("server: tells of no entropies")
+        done, tokens, told = 0, 0, time.monotonic()
+
+        def heard(index: int, completion: Completion) -> None:
+            nonlocal done, tokens, told
+            done, tokens = done + 1, tokens + len(completion.token_ids)
+            finished(index, completion)
+            if time.monotonic() - told > TELL_SECONDS:
+                told = time.monotonic()
+                tell(done, tokens)
+
+        wanted = self._wanted
+        if wanted is None:
+            raise EngineFailure("server: nothing is loaded")
+        self._refresh(wanted)
+        dispatch = Dispatch(
+            self._posts,
+            groups(requests, len(self._posts)),
+            self._params.engine.max_sequences,
+            lambda known, index: known.remote.sample(requests[index], sampling, wanted.name),
+            self._bring,
+            self._patience,
+        )
+        made = dispatch.run(heard)
+        tell(done, tokens)
+        return [made[index] for index in range(len(requests))]
+
+    def close(self) -> None:
+        """End the servers that are ours; the others keep what they hold."""
+        for post in self._posts:
+            if post.server.local is not None:
+                post.server.local.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _remote(self, address: str) -> Remote:
+        engine = self._params.engine
+        return Remote(Client(address, os.environ.get(KEY)), engine.health_timeout, engine.reply_timeout)
+
+    def _made(self, policy: Path | None, name: str) -> Weights:
+        """The policy that the trainer holds, where servers can read it."""
+        if self._rounded is not None:
+            self._rounded.take(name)
+        elif policy is None:
+            assert self._plain is not None
+            return self._plain
+        expected = self._probe.scores(self._rounded or self._policy)
+        takes = self._params.update.adapter == "lora" and self._rounded is None
+        folder = self._folder / name[:16]
+        self._folder.mkdir(parents=True, exist_ok=True)
+        adapter = None
+        if takes and policy is not None:
+            adapter = policy / "adapter"
+            if self._params.engine.weights_folder:
+                adapter = folder.with_name(folder.name + "-adapter")
+                shutil.copytree(policy / "adapter", adapter, dirs_exist_ok=True)
+        if not (takes and all(post.server.adapts for post in self._posts)):
+            (self._rounded or self._policy).merged(folder)
+        return Weights(name, folder, adapter, expected)
+
+    def _muster(self, everyone: bool) -> None:
+        """Give the policy to ``everyone``, or to those that were up; wait for one where none is."""
+        chosen = [post for post in self._posts if everyone or post.up]
+        while True:
+            with ThreadPoolExecutor(len(self._posts)) as pool:
+                list(pool.map(self._bring, chosen))
+            if any(post.up for post in self._posts):
+                return
+            chosen = [p for p in self._posts if not p.out and p.failures < self._patience.tries]
+            if not chosen:
+                raise nobody(self._posts)
+            time.sleep(max(0.0, min(post.again for post in chosen) - time.monotonic()))
+
+    def _sweep(self) -> None:
+        """Remove the weights of before, unless a server that comes back is reading them."""
+        with contextlib.ExitStack() as held:
+            for post in self._posts:
+                if not post.server.lock.acquire(blocking=False):
+                    return
+                held.callback(post.server.lock.release)
+            for folder in self._folder.glob("*"):
+                if self._wanted is None or folder not in (self._wanted.folder, self._wanted.adapter):
+                    shutil.rmtree(folder, ignore_errors=True)
+
+    def _refresh(self, wanted: Weights) -> None:
+        """Empty the prefix caches, and find out who has started anew since."""
+
+        def look(post: Post) -> None:
+            try:
+                if post.server.remote.holds() != wanted.name:
+                    raise Lost(f"{post.server.address}: has started anew and holds no policy")
+                post.server.remote.forget()
+            except Lost as lost:
+                post.lose(str(lost), self._patience)
+                post.again = 0.0
+
+        with ThreadPoolExecutor(len(self._posts)) as pool:
+            list(pool.map(look, [post for post in self._posts if post.up]))
+
+    def _bring(self, post: Post) -> None:
+        """Give one server the policy and verify that it holds it: up, lost or left out afterwards."""
+        known: Known = post.server
+        with known.lock:
+            wanted = self._wanted
+            assert wanted is not None
+            try:
+                if known.local is not None and known.local.ensure():
+                    known.held = None
+                if post.up and known.held == wanted.name:
+                    return
+                if known.held is None or not post.up:
+                    self._greet(known)
+                self._give(known, wanted)
+            except Lost as lost:
+                known.held = None
+                if str(lost) != post.reason:  # once, however often it is tried
+                    log.warning("not reached: %s", lost)
+                post.lose(str(lost), self._patience)
+            except EngineFailure as failure:
+                known.held = None
+                post.leave_out(str(failure))
+            else:
+                post.up, post.out, post.reason = self._wanted is wanted, False, ""
+
+    def _greet(self, known: Known) -> None:
+        """Make sure that it is a server of this model, from its base weights on."""
+        said = known.remote.hello()
+        check_settings(known.address, said, self._params)
+        known.adapts = bool(said["lora"])
+        known.held = None
+        assert self._plain is not None
+        self._give(known, self._plain)
+
+    def _give(self, known: Known, weights: Weights) -> None:
+        if known.held == weights.name:
+            return
+        if known.adapts and (weights.adapter is not None or weights.folder == self._base):
+            known.remote.adapt(weights.adapter, weights.name)
+        else:
+            known.remote.take(weights.folder, weights.name)
+        engine = torch.tensor(known.remote.score(self._probe.prompts, self._probe.responses))
+        try:
+            probe.check(engine, weights.expected, self._params.engine.probe_tolerance)
+            if known.held is not None:
+                probe.check_changed(engine, known.before[0], weights.expected, known.before[1])
+        except EngineFailure as failure:
+            raise EngineFailure(f"server {known.address}: {failure}") from None
+        known.held, known.before = weights.name, (engine, weights.expected)
+
+
+def groups(requests: Sequence[Request], servers: int) -> list[list[int]]:
+    """Requests of one prompt together, unless that leaves servers without any."""
+    found: dict[tuple[int, ...], list[int]] = {}
+    for index, request in enumerate(requests):
+        found.setdefault(request.prompt_ids, []).append(index)
+    most = -(-len(requests) // servers)
+    return [g[first : first + most] for g in found.values() for first in range(0, len(g), most)]
+
+
+def check_settings(address: str, said: dict[str, Any], params: Params) -> None:
+    """Raise ``EngineFailure`` unless the server was started for what is asked of it."""
+    engine, model = params.engine, params.model
+    dtype = {"auto": model.dtype, "float8": "bfloat16"}.get(engine.dtype, engine.dtype)
+    exact = {"dtype": dtype, "logprobs_mode": "processed_logprobs"}
+    top = params.rollout.top_logprobs
+    least = {"max_model_len": model.context, "max_logprobs": top and top + 1}
+    wrong = [name for name, value in exact.items() if said[name] != value]
+    small = [name for name, value in least.items() if said[name] < value]
+    for name in (*wrong, *small):
+        flag = name.replace("_", "-")
+        wanted = exact.get(name, f"{least.get(name)} or more")
+        raise EngineFailure(f"server {address}: runs with {flag} {said[name]}; expected --{flag} {wanted}")

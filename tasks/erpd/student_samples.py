@@ -1,0 +1,83 @@
+"""Answers that the student samples while it is distilled, to the round's own problems; nobody judges them."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from typing import Any
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from tasks.artefacts.artefact import seal
+from tasks.artefacts.tables import read_table
+from tasks.core.seeds import seed
+from tasks.core.stage import Job
+from tasks.engines import selection
+from tasks.engines.base import Request, Sampling
+from tasks.erpd.training import Material
+from tasks.policy.policy import Policy, Scores
+
+NAMELESS: dict[str, Any] = {
+    "stage": "student",
+    "fingerprint": "",
+    "params": {},
+    "inputs": {},
+    "code": "",
+    "versions": {},
+    "measured": {},
+}
+"""Of weights that nobody keeps: an engine knows them by their content."""
+
+
+def material(table: pa.Table, base_logp: list[Tensor]) -> Material:
+    """The answers of a rollout table; ratios are taken to the base."""
+    rewards = [float("nan") if reward is None else reward for reward in table["reward"].to_pylist()]
+    return Material(
+        prompts=table["prompt_ids"].to_pylist(),
+        responses=table["response_ids"].to_pylist(),
+        group=torch.tensor(table["group"].to_pylist(), dtype=torch.int64),
+        reward=torch.tensor(rewards, dtype=torch.float32),
+        base_logp=base_logp,
+        behaviour_logp=base_logp,
+    )
+
+
+def sampled(job: Job, policy: Policy, attempt: int) -> Material:
+    """As many answers a problem as the rollouts have, from the weights that ``policy`` holds now."""
+    rows = read_table(job.inputs["rollout"].file("rollouts.parquet"))
+    columns = [rows[name].to_pylist() for name in ("prompt_ids", "problem_id", "sample")]
+    engine = selection.kept(job)
+    place = job.context.scratch / f"student-{job.round}-{attempt}"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    policy.save(place)
+    seal(place, **NAMELESS, round=job.round, seed=job.params.seed)
+    engine.load(place)
+    asked = [
+        Request(tuple(prompt), seed(job.params.seed, "distil", job.round, problem, sample, attempt))
+        for prompt, problem, sample in zip(*columns, strict=True)
+    ]
+    limit = job.params.rollout.max_response_tokens
+
+    def tell(done: int, tokens: int) -> None:
+        job.context.tell("sampling", done, len(asked), {})
+
+    options = Sampling(job.params.rollout.temperature, limit, policy.stop_ids)
+    completions = engine.generate(asked, options, tell)
+    shutil.rmtree(place)
+    responses = [list(completion.token_ids) for completion in completions]
+    group = torch.tensor(rows["group"].to_pylist(), dtype=torch.int64)
+    return Material(columns[0], responses, group, torch.full((len(asked),), float("nan")), [], [])
+
+
+def scored(answers: Material, base_logp: Tensor) -> Material:
+    """With the base's log-probabilities [T]."""
+    lengths = [len(response) for response in answers.responses]
+    return dataclasses.replace(answers, base_logp=list(base_logp.split(lengths)))
+
+
+def anchored(answers: Material, own: Scores) -> Material:
+    """With ratios taken to the student that sampled them."""
+    return dataclasses.replace(answers, behaviour_logp=list(own.split(own.logp)))

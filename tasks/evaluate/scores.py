@@ -1,0 +1,112 @@
+"""What a table of judged answers says of the policy that gave them: ``scores.json``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+
+from algorithms.diagnostics import pass_at_k
+from params.schema import Params
+from tasks.artefacts.tables import ROLLOUTS
+from tasks.core.seeds import numpy_generator
+from tasks.stats.intervals import Interval, mean_interval
+
+REASON_CHARACTERS = 80
+ANSWERS = pa.schema(
+    [
+        *ROLLOUTS,
+        pa.field("question", pa.string(), nullable=False),
+        pa.field("answer", pa.string(), nullable=False),  # the gold answer
+        pa.field("level", pa.int32(), nullable=False),
+        pa.field("response", pa.string(), nullable=False),  # decoded, without special tokens
+        pa.field("greedy", pa.bool_(), nullable=False),  # one a problem; the others are at the temperature
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Judged answers and right ones, a value a problem; problems without a judged answer are not in it."""
+
+    level: NDArray[np.int64]
+    judged: NDArray[np.int64]
+    right: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, answers: pa.Table) -> Counts:
+        """Count the answers whose reward is not null; one is right when its reward is at least 1."""
+        judged = answers.filter(pc.is_valid(answers["reward"]))
+        right = pc.cast(pc.greater_equal(judged["reward"], pa.scalar(1.0, pa.float32())), pa.int64())
+        grouped = (
+            judged.select(["problem_id", "level"])
+            .append_column("right", right)
+            .group_by("problem_id", use_threads=False)
+            .aggregate([("level", "min"), ("right", "count"), ("right", "sum")])
+        )
+        return cls(*(grouped[name].to_numpy() for name in ("level_min", "right_count", "right_sum")))
+
+    def accuracy(self) -> NDArray[np.float64]:
+        """Share of right answers, a value a problem."""
+        return self.right / self.judged
+
+    def pass_at(self, k: int) -> NDArray[np.float64]:
+        """Unbiased pass@k, a value for each problem with at least ``k`` judged answers."""
+        enough = self.judged >= k
+        right, judged = torch.as_tensor(self.right[enough]), self.judged[enough]
+        found = np.zeros(len(judged))
+        for n in np.unique(judged):
+            of_size = judged == n
+            found[of_size] = pass_at_k(right[torch.as_tensor(of_size)], int(n), k).double().numpy()
+        return found
+
+
+def scores(answers: pa.Table, token_figures: dict[str, Any], params: Params, round: int) -> dict[str, Any]:
+    """Every figure of one evaluation, determined by its arguments.
+
+    Accuracy is over the answers that the judge could judge; ``unjudged`` counts the others. Length,
+    truncation and the token figures are over all sampled answers, since no judge is needed for them.
+    """
+    sampled = answers.filter(pc.invert(answers["greedy"]))
+    reasons = [reason[:REASON_CHARACTERS] for reason in answers["reward_error"].drop_null().to_pylist()]
+    counts, greedy = Counts.of(sampled), Counts.of(answers.filter(answers["greedy"]))
+
+    def interval(values: NDArray[np.float64]) -> dict[str, float | None]:
+        return _interval(values, params, round).to_json()
+
+    return {
+        "round": round,
+        "problems": len(counts.judged),
+        "samples": len(sampled),
+        "samples_per_problem": params.evaluate.samples_per_problem,
+        "confidence": params.evaluate.confidence,
+        "unjudged": answers["reward"].null_count,
+        "mean_at_n": interval(counts.accuracy()),
+        "pass_at": {str(k): interval(counts.pass_at(k)) for k in params.evaluate.pass_at},
+        "greedy": interval(greedy.accuracy()),
+        "levels": {
+            str(level): {
+                "problems": int((counts.level == level).sum()),
+                **interval(counts.accuracy()[counts.level == level]),
+            }
+            for level in np.unique(counts.level)
+        },
+        "response_length": pc.mean(pc.list_value_length(sampled["response_ids"])).as_py(),
+        "truncated": pc.mean(
+            pc.cast(pc.equal(sampled["finish_reason"], pa.scalar("length")), pa.float64())
+        ).as_py(),
+        "reward_errors": dict(sorted(Counter(reasons).items())),
+        **token_figures,
+    }
+
+
+def _interval(values: NDArray[np.float64], params: Params, round: int) -> Interval:
+    """Every figure sees the same resampled problems, so that equal figures have equal intervals."""
+    generator = numpy_generator(params.seed, "evaluate", round, "bootstrap")
+    return mean_interval(values, params.evaluate.confidence, params.evaluate.bootstrap_samples, generator)

@@ -1,0 +1,220 @@
+"""Questions of levels 4 and 5: queries inside queries, and unions, intersections and differences."""
+
+from __future__ import annotations
+
+import random
+
+from tasks.problems.sql_synthetic.databases import CATEGORIES, NUMBERS, Column, Database, Table
+from tasks.problems.sql_synthetic.phrases import (
+    Draft,
+    Maker,
+    condition,
+    listing,
+    literal,
+    selected,
+    spelt,
+    with_article,
+)
+
+# ruff: noqa: S608 - these queries are what is made here
+
+
+def beyond_average(rng: random.Random, db: Database) -> Draft | None:
+    """Rows above or below the average of all."""
+    table = rng.choice(db.tables)
+    columns = [each for each in table.of_kind(*NUMBERS) if not each.nullable]
+    if not columns:
+        return None
+    column, above = rng.choice(columns), rng.random() < 0.6
+    side = "above" if above else "below"
+    words = f"whose {column.phrase} is {side} the average {column.phrase} of all {table.many}"
+    plain = f"SELECT {table.label.sql} FROM {table.sql}"
+    query = f"{plain} WHERE {column.sql} {'>' if above else '<'} (SELECT AVG({column.sql}) FROM {table.sql})"
+    return Draft(listing(rng, table, [table.label], words), query, (plain,))
+
+
+def without_any(rng: random.Random, db: Database) -> Draft | None:
+    """Rows that no row of another table refers to, or some row that meets a condition."""
+    links = db.links()
+    if not links:
+        return None
+    child, link, parent = rng.choice(links)
+    plain = f"SELECT {parent.label.sql} FROM {parent.sql}"
+    inner = f"SELECT {link.sql} FROM {child.sql}"
+    if rng.random() < 0.5:
+        question = listing(rng, parent, [parent.label], f"without any {child.one}")
+        return Draft(question, f"{plain} WHERE {parent.key.sql} NOT IN ({inner})", (plain,))
+    found = condition(rng, child)
+    if found is None:
+        return None
+    question = listing(rng, parent, [parent.label], f"with at least one {child.one} {found.words}")
+    query = f"{plain} WHERE {parent.key.sql} IN ({inner} WHERE {found.sql})"
+    return Draft(question, query, (plain, f"{plain} WHERE {parent.key.sql} IN ({inner})"))
+
+
+def like_that_one(rng: random.Random, db: Database) -> Draft | None:
+    """Rows that share a value with a named one, or exceed it."""
+    table = rng.choice([each for each in db.tables if each.label.label] or db.tables)
+    columns = [each for each in table.of_kind(*NUMBERS, *CATEGORIES) if not each.nullable and not each.label]
+    if not columns or not table.label.label:
+        return None
+    column, name = rng.choice(columns), rng.choice(table.values(table.label))
+    plain = f"SELECT {table.label.sql} FROM {table.sql}"
+    inner = f"(SELECT {column.sql} FROM {table.sql} WHERE {table.label.sql} = {literal(name)})"
+    shown = spelt(rng, name)
+    if column.kind in NUMBERS:
+        words, query = f"with a higher {column.phrase} than {shown}", f"{plain} WHERE {column.sql} > {inner}"
+        return Draft(listing(rng, table, [table.label], words), query, (plain,))
+    question = (
+        f"Which other {table.many} have the same {column.phrase} as {shown}? Give their {table.label.plural}."
+    )
+    where = f" AND {table.label.sql} <> {literal(name)}"
+    return Draft(question, f"{plain} WHERE {column.sql} = {inner}{where}", (plain,))
+
+
+def of_the_best(rng: random.Random, db: Database) -> Draft | None:
+    """Rows that refer to the one with the highest or lowest value."""
+    links = db.links()
+    if not links:
+        return None
+    child, link, parent = rng.choice(links)
+    columns = [each for each in parent.of_kind(*NUMBERS) if not each.nullable]
+    if not columns:
+        return None
+    column, down = rng.choice(columns), rng.random() < 0.5
+    order = f"ORDER BY {column.sql}{' DESC' if down else ''}"
+    wanted: list[Column] = [child.label] if child.label.label else [rng.choice(child.facts)]
+    words = f"{link.spoken} the {parent.one} with the {'highest' if down else 'lowest'} {column.phrase}"
+    query = (
+        f"SELECT {selected(wanted)} FROM {child.sql} WHERE {link.sql} = "
+        f"(SELECT {parent.key.sql} FROM {parent.sql} {order} LIMIT 1)"
+    )
+    ranking = f"SELECT {column.sql} FROM {parent.sql} {order}"
+    return Draft(listing(rng, child, wanted, words), query, (), ranking, 1)
+
+
+def average_count(rng: random.Random, db: Database) -> Draft | None:
+    """An aggregate over the counts of groups."""
+    table = rng.choice(db.tables)
+    columns = [each for each in table.of_kind(*CATEGORIES) if not each.label and not each.nullable]
+    if not columns:
+        return None
+    column = rng.choice(columns)
+    name, function = rng.choice([("average", "AVG"), ("largest", "MAX"), ("smallest", "MIN")])
+    question = f"What is the {name} number of {table.many} that share one {column.phrase}?"
+    inner = f"SELECT COUNT(*) AS n FROM {table.sql} GROUP BY {column.sql}"
+    return Draft(question, f"SELECT {function}(n) FROM ({inner})")
+
+
+def in_both(rng: random.Random, db: Database) -> Draft | None:
+    """The values of a column that rows of two kinds have, or those of one kind and not of the other."""
+    table = rng.choice(db.tables)
+    columns = [each for each in table.of_kind(*CATEGORIES) if not each.label and not each.nullable]
+    if not columns:
+        return None
+    column = rng.choice(columns)
+    pair = _two(rng, table, column)
+    if pair is None:
+        return None
+    (first_words, first), (second_words, second) = pair
+    one, other = (f"SELECT {column.sql} FROM {table.sql} WHERE {sql}" for sql in (first, second))
+    if rng.random() < 0.5:
+        ways = f"both {with_article(table.one)} {first_words} and {with_article(table.one)} {second_words}"
+        word = "INTERSECT"
+    else:
+        ways = f"{with_article(table.one)} {first_words} but no {table.one} {second_words}"
+        word = "EXCEPT"
+    question = rng.choice(["Which {} have {}?", "List the {} that have {}, each once."]).format(
+        column.plural, ways
+    )
+    return Draft(question, f"{one} {word} {other}", (one, one.replace("SELECT", "SELECT DISTINCT", 1)))
+
+
+def either_kind(rng: random.Random, db: Database) -> Draft | None:
+    """The names of rows of two kinds, each once."""
+    table = rng.choice([each for each in db.tables if each.label.label] or db.tables)
+    first = condition(rng, table, [table.label])
+    second = condition(rng, table, [table.label, first.column]) if first else None
+    if first is None or second is None:
+        return None
+    plain = f"SELECT {table.label.sql} FROM {table.sql} WHERE "
+    question = (
+        f"In one list, give the {table.label.plural} of the {table.many} {first.words} "
+        f"and those of the {table.many} {second.words}, each once."
+    )
+    query = f"{plain}{first.sql} UNION {plain}{second.sql}"
+    return Draft(question, query, (plain + first.sql, plain + second.sql))
+
+
+def linked_both(rng: random.Random, db: Database) -> Draft | None:
+    """Rows that two kinds of rows refer to, or one kind and not the other."""
+    links = db.links()
+    if not links:
+        return None
+    child, link, parent = rng.choice(links)
+    columns = [each for each in child.of_kind(*CATEGORIES) if not each.nullable and not each.label]
+    if not columns:
+        return None
+    pair = _two(rng, child, None, rng.choice(columns))
+    if pair is None:
+        return None
+    (first_words, first), (second_words, second) = pair
+    one, other = (f"SELECT {link.sql} FROM {child.sql} WHERE {sql}" for sql in (first, second))
+    word, joint = rng.choice([("INTERSECT", "and also"), ("EXCEPT", "but without any")])
+    tail = second_words if word == "EXCEPT" else f"with one {second_words}"
+    words = f"with at least one {child.one} {first_words} {joint} {tail}"
+    plain = f"SELECT {parent.label.sql} FROM {parent.sql} WHERE {parent.key.sql} IN "
+    return Draft(
+        listing(rng, parent, [parent.label], words), f"{plain}({one} {word} {other})", (f"{plain}({one})",)
+    )
+
+
+def in_two_tables(rng: random.Random, db: Database) -> Draft | None:
+    """The values that columns of the same kind in two tables hold: all, the common ones, the difference."""
+    places = [
+        (t, c) for t in db.tables for c in t.of_kind("city", "country", "person", "date") if not c.nullable
+    ]
+    pairs = [(a, b) for a in places for b in places if a[0] is not b[0] and a[1].kind == b[1].kind]
+    if not pairs:
+        return None
+    (left, mine), (right, theirs) = rng.choice(pairs)
+    one, other = f"SELECT {mine.sql} FROM {left.sql}", f"SELECT {theirs.sql} FROM {right.sql}"
+    my, their = f"{mine.phrase} of {with_article(left.one)}", f"{theirs.phrase} of {with_article(right.one)}"
+    if mine.kind in ("city", "country") and rng.random() < 0.6:
+        word = rng.choice(["INTERSECT", "EXCEPT"])
+        joint = "and also" if word == "INTERSECT" else "but never"
+        question = f"Which values occur as the {my} {joint} as the {their}? List each once."
+        return Draft(question, f"{one} {word} {other}", (one,))
+    question = f"In one list, give every value that is the {my} or the {their}, each once."
+    return Draft(question, f"{one} UNION {other}", (one, other))
+
+
+def _two(
+    rng: random.Random, table: Table, but: Column | None, same: Column | None = None
+) -> tuple[tuple[str, str], tuple[str, str]] | None:
+    """Two conditions on one column of the table, in words and SQL."""
+    columns = (
+        [same]
+        if same
+        else [c for c in table.of_kind(*CATEGORIES) if c is not but and not c.label and not c.nullable]
+    )
+    if columns:
+        column = rng.choice(columns)
+        values = sorted({str(value) for value in table.values(column)})
+        if len(values) < 2:
+            return None
+        first, second = rng.sample(values, 2)
+        return (
+            (f"whose {column.phrase} is {first}", f"{column.sql} = {literal(first)}"),
+            (f"whose {column.phrase} is {second}", f"{column.sql} = {literal(second)}"),
+        )
+    one = condition(rng, table, [but] if but else [])
+    other = condition(rng, table, [but, one.column] if one and but else [])
+    return ((one.words, one.sql), (other.words, other.sql)) if one and other else None
+
+
+LEVELS: dict[int, list[tuple[Maker, int]]] = {
+    4: [(beyond_average, 3), (without_any, 4), (like_that_one, 3), (of_the_best, 2), (average_count, 1)],
+    5: [(in_both, 4), (either_kind, 3), (linked_both, 3), (in_two_tables, 2)],
+}
+"""By level: what makes its questions, and how often."""

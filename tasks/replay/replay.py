@@ -1,0 +1,111 @@
+"""The stage ``replay``: this round's rollouts folded into a snapshot of the replay buffer."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from algorithms.drawing import drift_by_age
+from algorithms.replay_buffer import Evicted, ReplayBuffer
+from params.schema import Replay
+from tasks.artefacts.artefact import Artefact, write_json
+from tasks.artefacts.tables import REPLAY, read_table, write_table
+from tasks.core.stage import Job
+
+BUFFER = "buffer.parquet"
+RESULTS = "results.parquet"
+STATE = "state.json"
+
+
+def replay(job: Job) -> dict[str, float]:
+    """``rollout`` and the previous snapshot ``replay``, if there is one, into the next snapshot.
+
+    ``buffer.parquet`` holds the rows, ``results.parquet`` how each problem's last group went, ``state.json``
+    the round in which admission started and the entropy that ``sizing: entropy`` compares with. The previous
+    ``update`` is an input where the sizing follows the policy. Writes ``metrics.json``: rows, and by birth
+    round what stayed, what left and why. Reads ``params.replay``.
+    """
+    began = time.perf_counter()
+    rules, measured = job.params.replay, Measured.of(job)
+    buffer = opened(job.inputs.get("replay"), rules)
+    fresh = read_table(job.inputs["rollout"].file("rollouts.parquet"))
+    fates = buffer.admit(fresh, job.round, measured.scale)
+    evicted = buffer.evict(job.round, measured.drift)
+    write_table(job.out / BUFFER, buffer.to_table().cast(REPLAY))
+    write_table(job.out / RESULTS, buffer.results)
+    write_json(job.out / STATE, {"started": buffer.started, "reference_entropy": measured.reference})
+    said = {**_counts(buffer, fates), "cohorts": _cohorts(buffer, evicted, job.round, measured)}
+    write_json(job.out / "metrics.json", {**said, "scale": measured.scale})
+    job.context.tell("replay", 1, 1, {"rows": float(len(buffer))})
+    return {"seconds": time.perf_counter() - began}
+
+
+def opened(snapshot: Artefact | None, rules: Replay | None = None) -> ReplayBuffer:
+    """The buffer of a snapshot, or an empty one."""
+    if snapshot is None:
+        return ReplayBuffer.from_table(REPLAY.empty_table(), rules)
+    table, results = read_table(snapshot.file(BUFFER)), read_table(snapshot.file(RESULTS))
+    return ReplayBuffer.from_table(table, rules, results, snapshot.json(STATE)["started"])
+
+
+class Measured:
+    """What the previous update says of the buffer; nothing where the sizing is by age alone."""
+
+    def __init__(self, drift: dict[int, float], entropy: float | None, reference: float | None) -> None:
+        self.drift = drift
+        """Divergence from the policy by birth round."""
+        self.reference = entropy if reference is None else reference
+        """The entropy (nats) of the first update that measured one."""
+        self.scale = 1.0 if entropy is None or not self.reference else entropy / self.reference
+        """Of ``per_round``."""
+
+    @classmethod
+    def of(cls, job: Job) -> Measured:
+        """From the inputs of the stage."""
+        rules, before, update = job.params.replay, job.inputs.get("replay"), job.inputs.get("update")
+        said = update.json("metrics.json") if update else {}
+        numbers = {name: value for name, value in said.items() if isinstance(value, int | float)}
+        last = job.round - 1
+        drift = {last - age: value for age, value in drift_by_age(numbers).items()}
+        reference = before.json(STATE)["reference_entropy"] if before else None
+        return cls(
+            drift if rules.sizing == "drift" else {},
+            numbers.get("entropy") if rules.sizing == "entropy" else None,
+            reference,
+        )
+
+
+def _counts(buffer: ReplayBuffer, fates: dict[str, int]) -> dict[str, Any]:
+    return {
+        "rows": len(buffer),
+        "started": buffer.started,
+        "retired": len(buffer.retired()) if buffer.rules.retire else 0,
+        "offered": sum(fates.values()),
+        "admitted": fates.get("admitted", 0),
+        "refused": {why: count for why, count in fates.items() if why != "admitted"},
+    }
+
+
+def _cohorts(buffer: ReplayBuffer, evicted: Evicted, round: int, measured: Measured) -> dict[str, Any]:
+    """Each birth round: rows that stay and why, rows that leave now and why."""
+    rules, kept = buffer.rules, buffer.cohorts()
+    said = {}
+    for born in sorted(kept.keys() | evicted.keys()):
+        drift = measured.drift.get(born)
+        said[str(born)] = {
+            "age": round - born,
+            "drift": drift,
+            "kept": kept.get(born, 0),
+            "kept_as": _why(rules, round - born, drift) if kept.get(born) else None,
+            "dropped": evicted.get(born, {}),
+        }
+    return said
+
+
+def _why(rules: Replay, age: int, drift: float | None) -> str:
+    young = f"age {age} of at most {rules.max_age}"
+    if rules.sizing != "drift":
+        return young
+    if drift is None:
+        return f"{young}, drift not measured"
+    return f"{young}, drift {drift:.3g} of at most {rules.drift_bound:.3g}"

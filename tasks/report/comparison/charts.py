@@ -1,0 +1,159 @@
+"""The charts of a comparison, as SVG: curves with bands, the effects as a forest, points on a plane.
+
+Inside the page colours are CSS variables, so that charts follow light and dark and a legend can hide a
+method; as files of their own they carry the light colours.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+import vl_convert
+
+from tasks.report.charts import THEME, Chart, Series, Size
+
+PALETTE = (
+    ("#0b6e63", "#45c4b0"),
+    ("#b45f06", "#eda04b"),
+    ("#6d4bb0", "#b79cf0"),
+    ("#b3325e", "#f08cab"),
+    ("#2563a8", "#7ab4f5"),
+    ("#6b7a12", "#c3d14e"),
+    ("#8a4b32", "#d9a58c"),
+    ("#4b5563", "#aab4c2"),
+)
+"""A method's colour on light and on dark paper."""
+DASHES: tuple[tuple[int, ...], ...] = ((), (7, 4), (2, 4), (9, 3, 2, 3))
+"""How methods differ without colour: neighbours differ in both."""
+POINTS = "datum.value === 0 ? '0' : format(datum.value * 100, '+.3~g')"
+"""A difference of shares, in points."""
+LIGHT = {
+    "var(--paper)": "#fdfcf9",
+    "var(--ink)": "#1c1b19",
+    "var(--muted)": "#6a665e",
+    "var(--grid)": "#ebe7dd",
+    "var(--rule-strong)": "#bfb8a8",
+    "var(--base)": "#8d8677",
+    **{f"var(--arm-{index})": light for index, (light, _) in enumerate(PALETTE)},
+}
+
+
+@dataclass(frozen=True)
+class Axis:
+    """How an axis is written."""
+
+    title: str | None
+    form: str
+    whole: bool = False
+
+
+def colour(place: int) -> str:
+    """The colour of a method, by its place among them."""
+    return f"var(--arm-{place % len(PALETTE)})"
+
+
+def dash(place: int) -> tuple[int, ...]:
+    """Its line."""
+    return DASHES[place % len(DASHES)]
+
+
+def curves(drawn: Sequence[Series], size: Size, x_axis: Axis, y_axis: Axis) -> Chart:
+    """A line a method with its band and a dot where something was measured; the first is on top."""
+    values = [
+        {**vars(point), "arm": each.name, "colour": each.colour, "dash": list(each.dash), "order": place}
+        for each in reversed(drawn)
+        for place, point in enumerate(each.points)
+    ]
+    chart = alt.Chart(alt.InlineData(values=values))
+    scale, colours = _y_scale(drawn, y_axis), alt.Color("colour:N", scale=None)
+    axis = _axis(x_axis, size, True)
+    x = alt.X("x:Q", title=x_axis.title, scale=_span([v["x"] for v in values]), axis=axis)
+    y = alt.Y("y:Q", title=y_axis.title, scale=scale, axis=_axis(y_axis, size, False))
+    order = alt.Order("order:Q")
+    low, high = (alt.Y(f"{edge}:Q", scale=scale) for edge in ("low", "high"))
+    band, edge = (
+        chart.mark_area(opacity=0.09, clip=True),
+        chart.mark_line(opacity=0.4, strokeWidth=0.75, clip=True),
+    )
+    edges = {"x": x, "color": colours, "detail": "arm:N", "order": order}
+    line = chart.mark_line(strokeWidth=2.25, strokeCap="round", clip=True)
+    dots = chart.mark_point(size=26 if size[0] > 300 else 18, opacity=1, filled=True, fill="var(--paper)")
+    layers = [
+        band.encode(x=x, y=low, y2="high:Q", color=colours, detail="arm:N"),
+        edge.encode(y=low, **edges),
+        edge.encode(y=high, **edges),
+        line.encode(y=y, strokeDash=alt.StrokeDash("dash:N", scale=None), **edges),
+        dots.encode(x=x, y=y, stroke=alt.Stroke("colour:N", scale=None), strokeWidth=alt.value(1.75)),
+    ]
+    return alt.layer(*layers).properties(width=size[0], height=size[1])
+
+
+def forest(rows: Sequence[dict[str, Any]], width: int) -> Chart:
+    """Effects with their intervals, a row a method: ``name``, ``colour``, ``value``, ``low``, ``high``."""
+    names = [row["name"] for row in rows]
+    ends = [row[part] for row in rows for part in ("value", "low", "high")] + [0.0]
+    room = 0.05 * (max(ends) - min(ends)) or 0.01
+    scale = alt.Scale(domain=[min(ends) - room, max(ends) + room], nice=False, zero=False)
+    axis = alt.Axis(labelLimit=150, labelColor="var(--ink)", labelFontSize=13)
+    y = alt.Y("name:N", sort=names, title=None, axis=axis)
+    percent = alt.Axis(labelExpr=POINTS, grid=True, domain=False, tickCount=6)
+    zero = alt.Chart(alt.InlineData(values=[{"x": 0.0}])).mark_rule(color="var(--ink)", strokeWidth=1.25)
+    chart = alt.Chart(alt.InlineData(values=list(rows)))
+    colours = alt.Color("colour:N", scale=None)
+    bar = chart.mark_rule(strokeWidth=9, opacity=0.3, strokeCap="round")
+    dots = chart.mark_point(size=100, opacity=1, filled=True, fill="var(--paper)")
+    stroke = alt.Stroke("colour:N", scale=None)
+    layers = [
+        zero.encode(x=alt.X("x:Q", scale=scale, axis=percent, title="points of held-out accuracy")),
+        bar.encode(x=alt.X("low:Q", scale=scale), x2="high:Q", y=y, color=colours),
+        dots.encode(x=alt.X("value:Q", scale=scale), y=y, stroke=stroke, strokeWidth=alt.value(1.75)),
+    ]
+    return alt.layer(*layers).properties(width=width, height=alt.Step(36))
+
+
+def standalone(chart: Chart, title: str, legend: Sequence[tuple[str, str]]) -> str:
+    """The chart as a file of its own: on paper, with its title, its legend in words and light colours."""
+    names = "   ".join(name for name, _ in legend)
+    head = alt.TitleParams(
+        title, subtitle=names, anchor="start", offset=14, fontSize=15, subtitleColor="var(--muted)"
+    )
+    config = {**THEME, "background": "var(--paper)", "padding": 14}
+    drawn = vl_convert.vegalite_to_svg(
+        {**chart.properties(title=head).to_dict(validate=False), "config": config}
+    )
+    for variable, value in LIGHT.items():
+        drawn = drawn.replace(variable, value)
+    for name, variable in legend:  # each name in its method's colour
+        drawn = drawn.replace(f">{name}<", f' fill="{LIGHT[variable]}">{name}<', 1)
+    return re.sub(r"var\(--[a-z0-9-]+\)", "#1c1b19", drawn)
+
+
+def _axis(axis: Axis, size: Size, horizontal: bool) -> alt.Axis:
+    ticks = (9 if size[0] > 500 else 5) if horizontal else 5
+    more: dict[str, Any] = {"tickMinStep": 1} if axis.whole else {}
+    if axis.form == "points":
+        return alt.Axis(labelExpr=POINTS, tickCount=ticks, **more)
+    return alt.Axis(format=axis.form, tickCount=ticks, labelOverlap=True, **more)
+
+
+def _span(values: Sequence[float]) -> alt.Scale:
+    low, high = min(values), max(values)
+    return alt.Scale(domain=[low, high if high > low else low + 1], nice=False, zero=False)
+
+
+def _y_scale(drawn: Sequence[Series], axis: Axis) -> alt.Scale:
+    """Over values and bands; bands of what has no bounds are cut off where they dwarf the values."""
+    values = [point.y for each in drawn for point in each.points]
+    spread = max(values) - min(values) or abs(max(values)) or 1.0
+    edges = [edge for each in drawn for p in each.points for edge in (p.low, p.high) if edge is not None]
+    low, high = min([*values, *edges]), max([*values, *edges])
+    if "%" in axis.form:
+        low, high = max(low, 0.0), min(high, 1.0)
+    else:
+        low, high = max(low, min(values) - 4 * spread), min(high, max(values) + 4 * spread)
+        low = max(low, 0.0) if min(values) >= 0 else low
+    return alt.Scale(domain=[low, high], nice=False, zero=False)

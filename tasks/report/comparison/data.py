@@ -1,0 +1,188 @@
+"""The runs of a comparison: what each policy got right, problem by problem, and what it had cost by then."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from params.base import validate
+from params.schema import Params
+from tasks.artefacts.artefact import Artefact
+from tasks.artefacts.record import Record, Step
+from tasks.artefacts.tables import read_table
+from tasks.evaluate.scores import Counts
+from tasks.report.cost import FREE, MEASURING, SAMPLING
+from tasks.report.run.data import read_json
+from tasks.report.study.study import Outcome
+from tasks.stats.two_level_bootstrap import Floats
+
+ACCURACY = "accuracy"
+AXES = {
+    "round": "rounds",
+    "tokens": "sampled tokens",
+    "trained": "trained tokens",
+    "minutes": "minutes of stage time",
+    "kl": "KL to the base, nats a token",
+}
+"""What a curve may be read against."""
+TOKEN_FIGURES = ("entropy", "kl_to_base", "rank_1", "rank_2", "rank_3", "response_length")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An evaluated policy of a run, and what making it had cost."""
+
+    round: int
+    problems: dict[str, Floats]
+    """By metric (``accuracy``, ``greedy``, ``pass@4``): a value for each problem of the seed; NaN: none."""
+    figures: dict[str, float]
+    """``TOKEN_FIGURES``, those that there are."""
+    at: dict[str, float]
+    """Its place on each of ``AXES``."""
+
+
+@dataclass
+class Totals:
+    """What a whole run took."""
+
+    sampled_tokens: float = 0.0
+    trained_tokens: float = 0.0
+    sampling: float = 0.0
+    """Seconds, as all below."""
+    learning: float = 0.0
+    evaluation: float = 0.0
+    orchestration: float = 0.0
+    """What this making of the run took beyond its stages: checks, links, waits for one another, Prefect."""
+    peak_memory: float = 0.0
+    """Bytes: the largest that a process which learnt ever held."""
+
+
+@dataclass
+class Compared:
+    """A run of the comparison."""
+
+    arm: str
+    seed: int
+    record: Record
+    params: Params
+    diverged: bool
+    rounds: int
+    totals: Totals = field(default_factory=Totals)
+    measured: list[Measured] = field(default_factory=list)
+    first_rollout: str = ""
+    """Content digest of the first round's rollouts."""
+    steps: dict[str, Step] = field(default_factory=dict)
+    last: Artefact | None = None
+    """The last evaluation."""
+    base: Artefact | None = None
+    """That of the base model."""
+
+    @property
+    def final(self) -> Measured | None:
+        """The last policy, where the run came to its last round."""
+        return self.measured[-1] if self.measured and self.measured[-1].round == self.rounds else None
+
+
+def read_runs(outcomes: Sequence[Outcome]) -> list[Compared]:
+    """Every run with its evaluations; problems of one seed are in the same order for all methods."""
+    order: dict[int, list[str]] = {}
+    return [_read(outcome, order) for outcome in outcomes]
+
+
+def _read(outcome: Outcome, order: dict[int, list[str]]) -> Compared:
+    record = Record.read(outcome.directory)
+    params = validate(Params, record.params)
+    run = Compared(outcome.arm, outcome.seed, record, params, outcome.diverged, outcome.rounds)
+    run.steps = {step.place: step for step in record.steps}
+    made = 0.0
+    for step in sorted(run.steps.values(), key=lambda step: (step.round, step.stage == "evaluate")):
+        artefact = Artefact.open(outcome.directory / step.place, check=False)
+        _add(run.totals, step.stage, artefact)
+        made += artefact.manifest.measured.get("stage_seconds", 0.0) if step.outcome == "made" else 0.0
+        if step.stage == "evaluate":
+            run.measured.append(_measured(run, step.round, artefact, order))
+            run.last = artefact
+            run.base = artefact if step.round == 0 else run.base
+        elif step.stage == "rollout" and step.round == 1:
+            run.first_rollout = artefact.digest
+    run.totals.orchestration = max(0.0, record.seconds - made)
+    return run
+
+
+def _add(totals: Totals, stage: str, artefact: Artefact) -> None:
+    measured = artefact.manifest.measured
+    seconds = measured.get("stage_seconds", 0.0)
+    if stage not in FREE:
+        totals.sampled_tokens += measured.get("sampled_tokens", 0.0)
+    if stage in MEASURING:
+        totals.evaluation += seconds
+    elif stage in SAMPLING:
+        totals.sampling += seconds
+    elif stage not in FREE:
+        totals.learning += seconds
+        totals.peak_memory = max(totals.peak_memory, measured.get("peak_memory_bytes", 0.0))
+        if "metrics.json" in artefact.manifest.files:
+            totals.trained_tokens += read_json(artefact, "metrics.json").get("trained_tokens") or 0.0
+
+
+def _measured(run: Compared, round: int, artefact: Artefact, order: dict[int, list[str]]) -> Measured:
+    scores = read_json(artefact, "scores.json")
+    ranks = {f"rank_{i}": p for i, p in enumerate(scores.get("rank_probabilities", []), start=1)}
+    figures = {name: scores.get(name, ranks.get(name)) for name in TOKEN_FIGURES}
+    known = {name: float(value) for name, value in figures.items() if value is not None}
+    totals = run.totals
+    at = {
+        "round": float(round),
+        "tokens": totals.sampled_tokens,
+        "trained": totals.trained_tokens,
+        "minutes": (totals.sampling + totals.learning) / 60,
+        "kl": known.get("kl_to_base", 0.0),
+    }
+    problems = by_problem(read_table(artefact.file("answers.parquet")), run, order)
+    return Measured(round, problems, known, at)
+
+
+def by_problem(answers: pa.Table, run: Compared, order: dict[int, list[str]]) -> dict[str, Floats]:
+    """Each metric's value a problem, in the order of the seed's problems."""
+    known = order.setdefault(run.seed, pc.unique(answers["problem_id"]).to_pylist())
+    sampled = answers.filter(pc.invert(answers["greedy"]))
+    passes = {f"pass@{k}": k for k in run.params.evaluate.pass_at if k > 1}
+    found = {ACCURACY: _placed(sampled, known, None)}
+    found["greedy"] = _placed(answers.filter(answers["greedy"]), known, None)
+    return found | {name: _placed(sampled, known, k) for name, k in passes.items()}
+
+
+def _placed(answers: pa.Table, known: list[str], k: int | None) -> Floats:
+    judged = answers.filter(pc.is_valid(answers["reward"]))
+    names = pc.unique(judged["problem_id"]).to_pylist()
+    counts = Counts.of(judged)  # in the order in which the problems come
+    enough = np.ones(len(names), dtype=bool) if k is None else counts.judged >= k
+    values = counts.accuracy() if k is None else counts.pass_at(k)
+    place = {name: index for index, name in enumerate(known)}
+    placed = np.full(len(known), np.nan)
+    placed[[place[name] for name, usable in zip(names, enough, strict=True) if usable]] = values
+    return placed
+
+
+def differences(run: Compared, baseline: Compared) -> dict[str, tuple[Any, Any]]:
+    """Parameters that differ, by dotted key: the run's value and the baseline's; None where there is none."""
+    mine, theirs = flat(run.record.params), flat(baseline.record.params)
+    keys = [key for key in {**theirs, **mine} if key not in ("seed", "rounds")]
+    found = {key: (mine.get(key), theirs.get(key)) for key in keys}
+    return {key: pair for key, pair in found.items() if pair[0] != pair[1]}
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted key."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value
+    return found

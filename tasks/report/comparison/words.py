@@ -1,0 +1,182 @@
+"""A comparison in words: which method helps, how sure that is, and what a reader should know first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tasks.report.comparison.data import ACCURACY
+from tasks.report.comparison.stats import Comparison, Effect
+from tasks.report.format import count, number, percent, points, was
+from tasks.report.run.words import bounds
+
+UNEQUAL = 0.05
+"""Share by which a method's spending may differ from the baseline's before the page says so."""
+
+
+def verdict(data: Comparison, budget: str) -> str:
+    """The first sentence: which of these methods helps at equal cost?"""
+    effects = list(data.effects.get(ACCURACY, {}).values())
+    if not effects:
+        return "Nothing can be compared: only one method came to its end."
+    least = min(effect.estimate.seeds for effect in effects)
+    if max(effect.estimate.seeds for effect in effects) < 2:
+        return (
+            f"One seed cannot show whether anything helps more than {data.baseline}; it takes two at least."
+        )
+    better = [e for e in effects if e.shown(data.alpha) and e.estimate.value > 0]
+    worse = [e for e in effects if e.shown(data.alpha) and e.estimate.value < 0]
+    if better:
+        verb = "helps" if len(better) == 1 else "help"
+        return (
+            f"{joined([_amount(e) for e in ranked(better)])} {verb} over {data.baseline} after {budget} each."
+        )
+    if worse and len(worse) == len(effects):
+        every = "It hurts" if len(effects) == 1 else "All of them hurt"
+        return f"Nothing helps over {data.baseline} after {budget} each. {every}."
+    if worse:
+        names = joined([_amount(e) for e in reversed(ranked(worse))])
+        return (
+            f"No method is shown to help over {data.baseline} after {budget} each; {names} hurts."
+            if len(worse) == 1
+            else f"No method is shown to help over {data.baseline} after {budget} each; {names} hurt."
+        )
+    return f"No difference from {data.baseline} can be shown at {count(least, 'seed')}{_seeds(effects)}."
+
+
+def evidence(data: Comparison) -> str:
+    """The second: how much, how sure, and what these seeds could have shown."""
+    effects = ranked(list(data.effects.get(ACCURACY, {}).values()))
+    if not effects or effects[0].estimate.interval.low is None:
+        return "No interval can be given."
+    width = f"{100 * data.lab.confidence:g}%"
+    first = effects[0]
+    did = "gained most:" if first.estimate.value > 0 else "lost least:"
+    did = did if len(effects) > 1 else "ended at"
+    name = f"{first.arm[0].upper()}{first.arm[1:]}"
+    holm = f", corrected by Holm for {count(len(effects), 'comparison')}" if len(effects) > 1 else ""
+    parts = [
+        f"{name} {did} {points(first.estimate.value)} points of held-out "
+        f"accuracy against {data.baseline} ({width} interval {bounds(first.estimate.interval)}; "
+        f"p {number(first.p_holm, 2)}{holm})"
+    ]
+    if first.detectable is not None:
+        parts.append(
+            f"with these seeds {first.arm}'s lead would be seen four times in five from "
+            f"{100 * first.detectable:.1f} points on"
+        )
+    return "; ".join(parts) + "."
+
+
+def setting(data: Comparison, budget: str) -> str:
+    """What was compared on what."""
+    lab, run = data.lab, data.runs[0]
+    seeds = count(len(data.problems), "seed")
+    problems = int(np.mean(list(data.problems.values())))
+    samples = count(run.params.evaluate.samples_per_problem, "sampled answer")
+    return (
+        f"{count(len(data.arms), 'method')} × {seeds} on {lab.base.task} with {lab.base.model}, {budget} "
+        f"each. The methods of a seed begin from the same model and learn from the same problems. Measured "
+        f"on {count(problems, 'held-out problem')} a seed with {samples} each. Intervals are over seeds and "
+        "problems together."
+    )
+
+
+def cautions(data: Comparison, failed: Sequence[str]) -> list[str]:
+    """What the figures do not say by themselves."""
+    found = list(failed)
+    for arm in data.arms:
+        gone = sum(run.diverged for run in data.of(arm))
+        if gone:
+            found.append(
+                f"{arm}: {gone} of {count(len(data.of(arm)), 'run')} diverged and {was(gone)} left out, "
+                "which flatters the others of that method."
+            )
+    if 2 <= len(data.problems) < 5:
+        found.append(
+            f"{count(len(data.problems), 'seed')} are few: intervals are wide and p-values rest on the "
+            "assumption that seeds differ normally."
+        )
+    return [*found, *_alike(data), *_unequal(data), *_collapsed(data), *_unjudged(data)]
+
+
+def ranked(effects: Sequence[Effect]) -> list[Effect]:
+    """The best first."""
+    return sorted(effects, key=lambda effect: -effect.estimate.value)
+
+
+def joined(words: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _amount(effect: Effect) -> str:
+    return f"{effect.arm} ({points(effect.estimate.value)} points)"
+
+
+def _seeds(effects: Sequence[Effect]) -> str:
+    """How many seeds the largest difference would take, where there is telling."""
+    largest = max(effects, key=lambda effect: abs(effect.estimate.value))
+    if largest.needed is None:
+        return ""
+    more = f"about {largest.needed:,}" if largest.needed > largest.estimate.seeds else "a few more"
+    amount = points(largest.estimate.value)
+    return f"; it would take {more} to show the largest ({largest.arm}, {amount} points)"
+
+
+def _alike(data: Comparison) -> list[str]:
+    """Methods that differ in name alone, as the settings are."""
+    base = {run.seed: run.final for run in data.of(data.baseline)} if data.baseline else {}
+    found = []
+    for arm in data.arms:
+        ends = [(run.final, base.get(run.seed)) for run in data.of(arm) if arm != data.baseline]
+        if ends and all(
+            own and other and np.array_equal(own.problems[ACCURACY], other.problems[ACCURACY], equal_nan=True)
+            for own, other in ends
+        ):
+            found.append(
+                f"{arm} scores as {data.baseline} does on every held-out problem of every seed: with these "
+                "settings the two take the same steps."
+            )
+    return found
+
+
+def _unequal(data: Comparison) -> list[str]:
+    if data.baseline is None:
+        return []
+    by_arm = {arm: float(np.mean([r.totals.sampled_tokens for r in data.of(arm)])) for arm in data.arms}
+    own = by_arm[data.baseline]
+    odd = [
+        f"{arm} {by_arm[arm] / own:.2f} times"
+        for arm in data.arms
+        if own and abs(by_arm[arm] / own - 1) > UNEQUAL
+    ]
+    if not odd:
+        return []
+    return [
+        f"Not every cost is equal: of {data.baseline}'s sampled tokens, {joined(odd)} as many were sampled. "
+        "Read the curves against sampled tokens, or give the runs a budget of tokens."
+    ]
+
+
+def _collapsed(data: Comparison) -> list[str]:
+    found = []
+    for arm in data.arms:
+        shares = []
+        for run in data.of(arm):
+            if run.final is not None and run.measured[0].figures.get("entropy"):
+                shares.append(run.final.figures.get("entropy", 0.0) / run.measured[0].figures["entropy"])
+        if shares and float(np.mean(shares)) < 0.1:
+            found.append(
+                f"{arm}: entropy fell to {percent(float(np.mean(shares)), 0)} of the base model's: the "
+                "policy hardly explores."
+            )
+    return found
+
+
+def _unjudged(data: Comparison) -> list[str]:
+    missing = sum(int(np.isnan(m.problems[ACCURACY]).sum()) for run in data.runs for m in run.measured[-1:])
+    if not missing:
+        return []
+    return [f"{count(missing, 'held-out problem')} had no answer that could be judged: left out."]

@@ -1,0 +1,38 @@
+"""What a run cost, counted from what its stages measured of themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tasks.artefacts.artefact import Manifest
+
+MEASURING = ("evaluate", "evaluate_teacher")
+"""Stages that measure a policy on held-out problems."""
+FREE = ("model", "problems", *MEASURING)
+"""Stages that are no cost of a method: what all runs begin with, and the measurement of what came out."""
+SAMPLING = ("rollout", "pool")
+"""Stages that sample answers; of the other stages that cost something, the time is spent on learning."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What some stages took."""
+
+    tokens: float = 0.0
+    """Sampled for training, those of dropped answers included."""
+    seconds: float = 0.0
+    """Wall time of sampling and learning."""
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.tokens + other.tokens, self.seconds + other.seconds)
+
+
+def spent(manifests: Iterable[Manifest]) -> Cost:
+    """What these stages took, when they were made; measuring a policy is not counted."""
+    total = Cost()
+    for manifest in manifests:
+        if manifest.stage not in FREE:
+            measured = manifest.measured
+            total += Cost(measured.get("sampled_tokens", 0.0), measured.get("stage_seconds", 0.0))
+    return total

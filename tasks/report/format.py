@@ -1,0 +1,67 @@
+"""Figures, times and counts as people read them."""
+
+from __future__ import annotations
+
+ABSENT = "–"
+
+
+MINUS = "−"
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """``0.783`` as ``78.3%``."""
+    return ABSENT if share is None else f"{100 * share:.{digits}f}%"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A figure with so many significant digits, without exponents where a person would not use one."""
+    if value is None:
+        return ABSENT
+    if value == 0 or 1e-4 <= abs(value) < 1e6:
+        return f"{value:,.{digits}g}" if abs(value) < 1000 else f"{value:,.0f}"
+    mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def points(change: float | None) -> str:
+    """A change in a share as signed percentage points, without the word."""
+    if change is None:
+        return ABSENT
+    rounded = round(100 * change, 1)
+    return f"{'+' if rounded > 0 else MINUS if rounded < 0 else ''}{abs(rounded):.1f}"
+
+
+def duration(seconds: float) -> str:
+    """``372`` as ``6 min 12 s``."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def count(amount: int, one: str, many: str | None = None) -> str:
+    """``1 round``, ``20 rounds``, ``12,288 answers``."""
+    return f"{amount:,} {one if amount == 1 else many or one + 's'}"
+
+
+def was(amount: int) -> str:
+    """The verb for so many things."""
+    return "was" if amount == 1 else "were"
+
+
+def value(given: object) -> str:
+    """A parameter as a person would write it in YAML."""
+    if given is None:
+        return "null"
+    if isinstance(given, bool):
+        return str(given).lower()
+    if isinstance(given, (list, tuple)):
+        return "[" + ", ".join(value(item) for item in given) + "]"
+    if isinstance(given, dict):
+        return "{" + ", ".join(f"{key}: {value(item)}" for key, item in given.items()) + "}"
+    return f"{given:g}" if isinstance(given, float) else str(given)

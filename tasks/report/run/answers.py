@@ -1,0 +1,196 @@
+"""The answers that the page shows: some problems, each with what the base and the last policy made of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.compute as pc
+
+from params.schema import Params
+from tasks.problems.contract import find_source
+from tasks.report.run.data import Evaluation, RunData, accuracy_by_problem
+
+LONGEST = 1200
+"""Characters of an answer that are shown."""
+ROOM = 400_000
+"""Characters that all answers together may take."""
+CONTROL = {i: 0x2400 + i for i in (*range(9), 11, 12, *range(13, 32))} | {127: 0x2421}
+STORIES = {
+    "learnt": "learnt",
+    "missed": "still wrong",
+    "lost": "forgotten",
+    "kept": "right before and after",
+    "base": "base only",
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer, or several with the same text and reward."""
+
+    text: str
+    cut: int
+    """Characters left out."""
+    reward: str
+    outcome: str
+    """``right``, ``wrong`` or ``error`` (the judge failed, or could not read the answer)."""
+    error: str | None
+    truncated: bool
+    greedy: bool
+    times: int
+
+
+@dataclass(frozen=True)
+class Column:
+    """One policy's answers to one problem."""
+
+    policy: str
+    """``base`` or ``final``."""
+    name: str
+    answers: tuple[Answer, ...]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One problem of the browser."""
+
+    problem_id: str
+    question: str
+    gold: str
+    level: int
+    story: str
+    course: tuple[tuple[int, float], ...]
+    """(round, share of right answers) at every evaluation."""
+    columns: tuple[Column, ...]
+
+
+def shown_problems(data: RunData) -> list[Shown]:
+    """As many problems as ``evaluate.transcripts`` says, of every kind of outcome, in a fixed order."""
+    if data.base is None and data.last is None:
+        return []
+    evaluations = [e for e in (data.base, data.last) if e is not None]
+    rows = {e.round: rows_by_problem(e) for e in evaluations}
+    courses = [(e.round, accuracy_by_problem(e.answers)) for e in data.evaluations]
+    first = rows[evaluations[0].round]
+    stories = {p: _story([rows[e.round].get(p, []) for e in evaluations]) for p in first}
+    show = gold_reader(data.params)
+    shown: list[Shown] = []
+    used = 0
+    for problem in _spread(
+        stories, {p: r[0]["level"] for p, r in first.items()}, data.params.evaluate.transcripts
+    ):
+        columns = tuple(column_of(e, rows[e.round].get(problem, [])) for e in evaluations)
+        used += sum(len(a.text) for c in columns for a in c.answers)
+        if used > ROOM and shown:
+            break
+        facts = first[problem][0]
+        course = tuple((r, accuracy[problem]) for r, accuracy in courses if problem in accuracy)
+        shown.append(
+            Shown(
+                problem,
+                visible(facts["question"]),
+                visible(show(facts["answer"])),
+                facts["level"],
+                stories[problem],
+                course,
+                columns,
+            )
+        )
+    return shown
+
+
+def visible(text: str) -> str:
+    """Control characters as the pictures that Unicode has for them; HTML may hold none."""
+    return text.translate(CONTROL)
+
+
+def gold_reader(params: Params) -> Callable[[str], str]:
+    """How people read a right answer: as the source of the problems says, or as it is."""
+    source = find_source(params.task.problems.name, "task.problems.name")
+    read: Callable[[str], str] = getattr(source, "shown_answer", str)
+    return read
+
+
+def rows_by_problem(evaluation: Evaluation) -> dict[str, list[dict[str, Any]]]:
+    """The answers to each problem, the greedy one first."""
+    columns = [
+        "problem_id",
+        "question",
+        "answer",
+        "level",
+        "response",
+        "reward",
+        "reward_error",
+        "finish_reason",
+        "greedy",
+    ]
+    table = evaluation.answers.select(columns)
+    table = table.append_column("order", pc.cast(pc.invert(table["greedy"]), "int8"))
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in table.to_pylist():
+        found.setdefault(row["problem_id"], []).append(row)
+    return {problem: sorted(rows, key=lambda row: int(row["order"])) for problem, rows in found.items()}
+
+
+def _story(rows: list[list[dict[str, Any]]]) -> str:
+    """What became of the problem's greedy answer."""
+    if len(rows) < 2:
+        return "base"
+    before, after = (any(r["greedy"] and (r["reward"] or 0) >= 1 for r in each) for each in rows)
+    return {(False, True): "learnt", (False, False): "missed", (True, False): "lost", (True, True): "kept"}[
+        before, after
+    ]
+
+
+def _spread(stories: dict[str, str], levels: dict[str, int], total: int) -> list[str]:
+    """At most ``total`` problems: a few of each story at least, the rest in proportion, well mixed."""
+    kinds = {
+        story: sorted((p for p, s in stories.items() if s == story), key=lambda p: (levels[p], p))
+        for story in STORIES
+    }
+    share = {s: min(len(p), max(3, round(total * len(p) / max(len(stories), 1)))) for s, p in kinds.items()}
+    while sum(share.values()) > total:
+        share[max(share, key=lambda s: share[s])] -= 1
+    chosen = [
+        (position / share[story], problems[position * len(problems) // share[story]])
+        for story, problems in kinds.items()
+        for position in range(share[story])
+    ]
+    return [problem for _, problem in sorted(chosen, key=lambda pair: pair[0])]
+
+
+def column_of(evaluation: Evaluation, rows: Iterable[dict[str, Any]]) -> Column:
+    """These answers to one problem, equal ones counted once."""
+    grouped: dict[tuple[Any, ...], int] = {}
+    for row in rows:
+        key = (
+            row["greedy"],
+            row["response"],
+            row["reward"],
+            row["reward_error"],
+            row["finish_reason"] == "length",
+        )
+        grouped[key] = grouped.get(key, 0) + 1
+    answers = tuple(_answer(times, *key) for key, times in grouped.items())
+    policy, name = ("final", f"Round {evaluation.round}") if evaluation.round else ("base", "Base model")
+    return Column(policy, name, answers)
+
+
+def _answer(
+    times: int, greedy: bool, text: str, reward: float | None, error: str | None, truncated: bool
+) -> Answer:
+    outcome = "error" if reward is None or error else "right" if reward >= 1 else "wrong"
+    shown = re.sub(r"\s+\Z", "", visible(text[:LONGEST]))
+    return Answer(
+        text=shown,
+        cut=max(0, len(text) - LONGEST),
+        reward="no reward" if reward is None else f"{reward:g}",
+        outcome=outcome,
+        error=visible(error) if error else None,
+        truncated=truncated,
+        greedy=greedy,
+        times=times,
+    )

@@ -1,0 +1,268 @@
+"""A run as the report sees it: the record, the scores and answers of each evaluation, a row a round."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from params.base import validate
+from params.schema import Params
+from tasks.artefacts.artefact import Artefact, Damaged, file_digest
+from tasks.artefacts.record import Record, Step
+from tasks.artefacts.tables import read_table
+from tasks.core.seeds import numpy_generator
+from tasks.core.stage import POLICIES
+from tasks.stats.intervals import NOTHING, Interval, mean_interval
+
+RIGHT = pa.scalar(1.0, pa.float32())
+"""An answer is right when its reward is at least this."""
+
+Row = dict[str, float | int | None]
+
+COLUMNS = (
+    "round",
+    "accuracy",
+    "accuracy_low",
+    "accuracy_high",
+    "greedy_accuracy",
+    "entropy",
+    "rank_1",
+    "rank_2",
+    "rank_3",
+    "kl_to_base",
+    "reward",
+    "reward_low",
+    "reward_high",
+    "response_length",
+    "response_tokens",
+    "truncated",
+    "unjudged",
+    "surprisal",
+    "loss",
+    "clip_fraction",
+    "gradient_norm",
+    "mismatch",
+    "mismatch_kl",
+    "constant_groups",
+    "refused_steps",
+    "seconds",
+)
+"""The columns of ``rounds.csv``. Row 0 is the base model. A policy's scores stand in the row of the round
+that made it; what is said of answers (reward to surprisal) is said of those that the round learnt from."""
+
+UPDATE_FIGURES = {
+    "loss": "loss",
+    "clip_fraction": "clip_fraction",
+    "gradient_norm": "grad_norm",
+    "mismatch": "mismatch",
+    "mismatch_kl": "mismatch_kl",
+    "constant_groups": "constant_groups",
+    "refused_steps": "refused_steps",
+}
+"""Columns that come from an update's ``metrics.json``, and their names there."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A step of the run and its artefact; None where that is not at hand."""
+
+    step: Step
+    artefact: Artefact | None
+
+    @property
+    def made_in(self) -> float:
+        """Seconds that the making took, in this run or in the one that it is cached from."""
+        if self.step.outcome == "made" or self.artefact is None:
+            return self.step.seconds
+        return self.artefact.manifest.measured.get("stage_seconds", self.step.seconds)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluated policy; round 0 is the base model."""
+
+    round: int
+    scores: dict[str, Any]
+    answers: pa.Table
+
+    def interval(self, *path: str) -> Interval:
+        """A figure with its interval: ``interval("pass_at", "4")``."""
+        found: Any = self.scores
+        for part in path:
+            found = found.get(part) if isinstance(found, dict) else None
+        return Interval.from_json(found) if found else NOTHING
+
+    def number(self, name: str) -> float | None:
+        """A figure without an interval."""
+        return cast("float | None", self.scores.get(name))
+
+
+@dataclass(frozen=True)
+class RunData:
+    """Everything that the report says, before it is put into words."""
+
+    directory: Path
+    record: Record
+    params: Params
+    done: list[Done]
+    evaluations: list[Evaluation]
+    rounds: list[Row]
+    change: Interval = NOTHING
+    """Paired change in held-out accuracy, from the base to the last evaluated policy."""
+    pass_at: tuple[int, ...] = field(default=())
+
+    @property
+    def base(self) -> Evaluation | None:
+        """The base model's evaluation, if it has been made."""
+        return next((e for e in self.evaluations if e.round == 0), None)
+
+    @property
+    def last(self) -> Evaluation | None:
+        """The evaluation of the youngest policy, if any policy has been evaluated."""
+        return self.evaluations[-1] if self.evaluations and self.evaluations[-1].round else None
+
+    @property
+    def rounds_done(self) -> int:
+        """Rounds whose policy is finished."""
+        return max((d.step.round for d in self.done if d.step.stage in POLICIES), default=0)
+
+
+def collect(directory: Path) -> RunData:
+    """Read a run, finished or not. Raises ``BadInput`` where none is, ``Damaged`` for a changed file."""
+    record = Record.read(directory)
+    params = validate(Params, record.params)
+    newest = {step.place: step for step in record.steps}
+    done = [Done(step, _artefact(directory / step.place)) for step in newest.values()]
+    evaluations = [
+        Evaluation(
+            d.step.round, read_json(d.artefact, "scores.json"), read_rows(d.artefact, "answers.parquet")
+        )
+        for d in sorted(done, key=lambda d: d.step.round)
+        if d.step.stage == "evaluate" and d.artefact is not None
+    ]
+    base, last = (evaluations[0], evaluations[-1]) if len(evaluations) > 1 else (None, None)
+    change = paired_change(base, last, params) if base and last and base.round == 0 else NOTHING
+    return RunData(
+        directory=directory,
+        record=record,
+        params=params,
+        done=done,
+        evaluations=evaluations,
+        rounds=_rows(done, evaluations, params),
+        change=change,
+        pass_at=params.evaluate.pass_at,
+    )
+
+
+def paired_change(before: Evaluation, after: Evaluation, params: Params) -> Interval:
+    """Mean change in a problem's accuracy, over the problems that both evaluations could judge."""
+    old, new = accuracy_by_problem(before.answers), accuracy_by_problem(after.answers)
+    both = [problem for problem in old if problem in new]
+    changes = np.array([new[p] - old[p] for p in both], dtype=np.float64)
+    generator = numpy_generator(params.seed, "report", after.round, "change")
+    return mean_interval(changes, params.evaluate.confidence, params.evaluate.bootstrap_samples, generator)
+
+
+def accuracy_by_problem(answers: pa.Table) -> dict[str, float]:
+    """Share of right answers among the sampled ones that the judge could judge, by problem."""
+    sampled = answers.filter(pc.and_(pc.invert(answers["greedy"]), pc.is_valid(answers["reward"])))
+    right = pc.cast(pc.greater_equal(sampled["reward"], RIGHT), pa.float64())
+    counted = sampled.select(["problem_id"]).append_column("right", right)
+    means = counted.group_by("problem_id", use_threads=False).aggregate([("right", "mean")])
+    return dict(zip(means["problem_id"].to_pylist(), means["right_mean"].to_pylist(), strict=True))
+
+
+def read_json(artefact: Artefact, name: str) -> Any:
+    """One JSON file of an artefact, checked; raises ``Damaged``."""
+    return json.loads(_checked(artefact, name).read_bytes())
+
+
+def read_rows(artefact: Artefact, name: str) -> pa.Table:
+    """One table of an artefact, checked; raises ``Damaged``."""
+    return read_table(_checked(artefact, name))
+
+
+def _checked(artefact: Artefact, name: str) -> Path:
+    """A file whose digest is the manifest's. The large files that a report never reads are not hashed."""
+    path = artefact.file(name)
+    if not path.is_file() or file_digest(path) != artefact.manifest.files[name].sha256:
+        raise Damaged(f"{path}: its bytes do not match its digest")
+    return path
+
+
+def _artefact(path: Path) -> Artefact | None:
+    try:
+        return Artefact.open(path, check=False)
+    except FileNotFoundError:
+        return None
+
+
+def _rows(done: list[Done], evaluations: list[Evaluation], params: Params) -> list[Row]:
+    rows: dict[int, Row] = {}
+    for each in done:
+        if each.step.stage in ("model", "problems"):
+            continue
+        row = rows.setdefault(each.step.round, _empty(each.step.round))
+        row["seconds"] = (row["seconds"] or 0.0) + each.made_in
+        if each.artefact is None:
+            continue
+        if each.step.stage == "rollout":
+            row.update(
+                _rollout_figures(read_rows(each.artefact, "rollouts.parquet"), params, each.step.round)
+            )
+        elif each.step.stage in POLICIES and "metrics.json" in each.artefact.manifest.files:
+            written = read_json(each.artefact, "metrics.json")
+            row.update({column: written.get(name) for column, name in UPDATE_FIGURES.items()})
+    for evaluation in evaluations:
+        rows.setdefault(evaluation.round, _empty(evaluation.round)).update(_evaluation_figures(evaluation))
+    return [rows[round] for round in sorted(rows)]
+
+
+def _empty(round: int) -> Row:
+    return {**dict.fromkeys(COLUMNS), "round": round}
+
+
+def _rollout_figures(rollouts: pa.Table, params: Params, round: int) -> Row:
+    """What the sampled answers of one round say of the policy that gave them."""
+    lengths = pc.list_value_length(rollouts["response_ids"])
+    judged = rollouts.filter(pc.is_valid(rollouts["reward"]))
+    groups = judged.group_by("group", use_threads=False).aggregate([("reward", "mean")])["reward_mean"]
+    generator = numpy_generator(params.seed, "report", round, "reward")
+    reward = mean_interval(groups.to_numpy().astype(np.float64), params.evaluate.confidence, 1000, generator)
+    surprisal = pc.mean(pc.list_flatten(rollouts["behaviour_logp"])).as_py()
+    return {
+        "reward": reward.value,
+        "reward_low": reward.low,
+        "reward_high": reward.high,
+        "response_length": pc.mean(lengths).as_py(),
+        "response_tokens": pc.sum(lengths).as_py(),
+        "truncated": pc.mean(
+            pc.cast(pc.equal(rollouts["finish_reason"], pa.scalar("length")), pa.float64())
+        ).as_py(),
+        "unjudged": len(rollouts) - len(judged),
+        "surprisal": None if surprisal is None else -surprisal,
+    }
+
+
+def _evaluation_figures(evaluation: Evaluation) -> Row:
+    accuracy = evaluation.interval("mean_at_n")
+    ranks = [*evaluation.scores.get("rank_probabilities", []), None, None, None][:3]
+    figures: Row = {
+        "accuracy": accuracy.value,
+        "accuracy_low": accuracy.low,
+        "accuracy_high": accuracy.high,
+        "greedy_accuracy": evaluation.interval("greedy").value,
+        "entropy": evaluation.number("entropy"),
+        "kl_to_base": evaluation.number("kl_to_base"),
+        **dict(zip(("rank_1", "rank_2", "rank_3"), ranks, strict=True)),
+    }
+    if evaluation.round == 0:
+        figures |= {"response_length": evaluation.number("response_length")}
+        figures |= {"truncated": evaluation.number("truncated")}
+    return figures

@@ -1,0 +1,204 @@
+"""The report of a run: ``report.html`` for people, ``metrics.json`` and ``rounds.csv`` for ``dvc`` and plots.
+
+The page is one file that needs no network. It reads what the stages wrote and computes nothing that the
+artefacts do not determine, and it can be written at any moment of a run.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from tasks.artefacts.artefact import write_json
+from tasks.core.stage import POLICIES
+from tasks.report import format
+from tasks.report.charts import Figure
+from tasks.report.run import words
+from tasks.report.run.answers import STORIES, shown_problems
+from tasks.report.run.data import COLUMNS, Done, Row, RunData, collect
+from tasks.report.run.echo import echo_figures, shown_clips
+from tasks.report.run.figures import figures
+from tasks.report.run.replay import replay_figures
+
+__all__ = ["RunData", "collect", "rounds_table", "summary", "write"]
+
+HERE = Path(__file__).parent
+GROUPS = (
+    ("learning", "Learning", ("accuracy", "pass", "gains")),
+    ("policy", "Policy", ("entropy", "ranks", "kl_to_base", "response_length")),
+    ("replay", "Replay", ("buffer", "drift", "replayed")),
+    ("updates", "Updates", ("clip_fraction", "gradient_norm", "mismatch", "agreeing", "clips")),
+)
+"""Sections of the page that are made of charts: anchor, name, the charts. One without a chart is left out."""
+
+
+def write(directory: Path) -> Path:
+    """Write ``report.html``, ``metrics.json`` and ``rounds.csv`` into a run's directory; the page's path.
+
+    Raises ``BadInput`` where there is no run, ``Damaged`` where a file is not what its manifest says.
+    """
+    data = collect(directory)
+    write_json(directory / "metrics.json", summary(data))
+    _replace(directory / "rounds.csv", _csv(rounds_table(data)))
+    _replace(directory / "report.html", page(data))
+    return directory / "report.html"
+
+
+def summary(data: RunData) -> dict[str, Any]:
+    """The run in a few figures, for ``dvc metrics`` and the command line; only what was measured."""
+    found: dict[str, Any] = {"rounds": data.rounds_done, "finished": data.record.finished}
+    base, last = data.base, data.last
+    measured = [e for e in (("before", base), ("after", last)) if e[1] is not None]
+    for name, path in _summary_paths(data).items():
+        figures = {when: e.interval(*path).value for when, e in measured if e is not None}
+        found[name] = {when: value for when, value in figures.items() if value is not None}
+    for name in ("entropy", "kl_to_base", "response_length", "truncated"):
+        numbers = {when: e.number(name) for when, e in measured if e is not None}
+        found[name] = {when: value for when, value in numbers.items() if value is not None}
+    if data.change.value is not None:
+        change = {"change": data.change.value, "change_low": data.change.low, "change_high": data.change.high}
+        found["accuracy"] |= change
+    rewards = [row["reward"] for row in data.rounds if row["reward"] is not None]
+    if rewards:
+        found["training_reward"] = {"first": rewards[0], "last": rewards[-1]}
+    return {name: value for name, value in found.items() if value != {}}
+
+
+def rounds_table(data: RunData) -> list[Row]:
+    """A row a round with every column of ``COLUMNS``; None where nothing was measured."""
+    return [{column: row[column] for column in COLUMNS} for row in data.rounds]
+
+
+def page(data: RunData) -> str:
+    """The whole page."""
+    script = (HERE.parent / "answers.js").read_text()
+    drawn = figures(data) | {each.key: each for each in _further(data) if each is not None}
+    environment = Environment(
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        percent=format.percent,
+        number=format.number,
+        duration=format.duration,
+        points=format.points,
+        count=format.count,
+    )
+    return environment.get_template("report.html.j2").render(
+        data=data,
+        record=data.record,
+        verdict=words.verdict(data),
+        evidence=words.evidence(data),
+        setting=words.setting(data),
+        cautions=words.cautions(data),
+        headline=headline(data),
+        figures=drawn,
+        groups=[(anchor, name, [k for k in keys if k in drawn]) for anchor, name, keys in GROUPS],
+        problems=shown_problems(data),
+        clips=shown_clips(data),
+        stories=STORIES,
+        sections=_sections(data.params.model_dump(mode="json")),
+        lineage=_lineage(data),
+        versions=_versions(data.done),
+        style=Markup((HERE.parent / "report.css").read_text()),  # noqa: S704 - our own file
+        script=Markup(script),  # noqa: S704 - our own file
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+def _further(data: RunData) -> list[Figure | None]:
+    return [*replay_figures(data), *echo_figures(data)]
+
+
+def headline(data: RunData) -> list[dict[str, str]]:
+    """The figures under the verdict: a name, the value before, the value after."""
+    if data.base is None:
+        return []
+    found = []
+    n = data.params.evaluate.samples_per_problem
+    names = {
+        "accuracy": f"Accuracy, mean@{n}",
+        "greedy": "Greedy accuracy",
+        "entropy": "Entropy, nats a token",
+    }
+    names |= {"kl_to_base": "KL to the base, nats a token", "response_length": "Response length, tokens"}
+    names |= {f"pass_at_{k}": f"Pass@{k}" for k in data.pass_at}
+    for name, values in summary(data).items():
+        if name in names and name != "pass_at_1" and "before" in values:
+            show = format.percent if name in _summary_paths(data) else format.number
+            after = show(values["after"]) if "after" in values else ""
+            found.append({"name": names[name], "before": show(values["before"]), "after": after})
+    return found
+
+
+def _summary_paths(data: RunData) -> dict[str, tuple[str, ...]]:
+    passes = {f"pass_at_{k}": ("pass_at", str(k)) for k in data.pass_at}
+    return {"accuracy": ("mean_at_n",), "greedy": ("greedy",), **passes}
+
+
+def _sections(params: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """The parameters by section, each as (dotted key, value)."""
+    top = [(key, format.value(value)) for key, value in params.items() if not isinstance(value, dict)]
+    nested = [(key, _flat(value)) for key, value in params.items() if isinstance(value, dict)]
+    return [("run", top), *nested]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for key, value in values.items():
+        found += (
+            _flat(value, f"{prefix}{key}.")
+            if isinstance(value, dict)
+            else [(prefix + key, format.value(value))]
+        )
+    return found
+
+
+def _lineage(data: RunData) -> list[tuple[str, Done]]:
+    """From the last policy back to the problems: what to quote when somebody asks where it comes from."""
+    by_place = {d.step.place: d for d in data.done}
+    last = f"round-{data.rounds_done:02d}"
+    wanted = {
+        "Problems": "problems",
+        "Base model": "model",
+        "Base scores": "round-00/evaluate",
+        "Last rollouts": f"{last}/rollout",
+        "Last replay buffer": f"{last}/replay",
+        "Last teacher": f"{last}/teach",
+        "Last policy": next((p for p in (f"{last}/{s}" for s in POLICIES) if p in by_place), ""),
+        "Its scores": f"round-{data.last.round:02d}/evaluate" if data.last else "",
+    }
+    return [(name, by_place[place]) for name, place in wanted.items() if place in by_place]
+
+
+def _versions(done: list[Done]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for each in done:
+        if each.artefact is not None:
+            found |= each.artefact.manifest.versions
+    return dict(sorted(found.items()))
+
+
+def _csv(rows: list[Row]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

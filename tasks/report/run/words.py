@@ -1,0 +1,145 @@
+"""A run in words: the verdict, what stands behind it, and what a reader should know before trusting it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from params.schema import Method
+from tasks.report.format import count, duration, number, percent, points, was
+
+if TYPE_CHECKING:  # pandas and scipy, which a run that only counts its rounds need not wait for
+    from tasks.report.run.data import Evaluation, RunData
+    from tasks.stats.intervals import Interval
+
+
+def verdict(data: RunData) -> str:
+    """The first sentence of the page."""
+    base, last = data.base, data.last
+    if base is None:
+        return "Nothing has been measured yet."
+    before = base.interval("mean_at_n").value
+    if last is None:
+        return f"The base model answers {percent(before)} right."
+    after = last.interval("mean_at_n").value
+    if data.change.value is None or before is None or after is None:
+        return "Held-out accuracy could not be compared: the judge failed on too many answers."
+    pair = f"from {percent(before)} to {percent(after)}"
+    if clear(data.change):
+        return f"Held-out accuracy {'rose' if data.change.value > 0 else 'fell'} {pair}."
+    if percent(before) == percent(after):
+        return f"Held-out accuracy stayed at {percent(after)}."
+    return f"Held-out accuracy is not clearly different: {percent(before)} before, {percent(after)} after."
+
+
+def evidence(data: RunData) -> str:
+    """The second: how much, how sure, in how many rounds, in what time."""
+    parts = []
+    if data.change.value is not None and data.last is not None:
+        width = f"{100 * data.params.evaluate.confidence:g}%"
+        parts.append(f"{points(data.change.value)} points ({width} interval {bounds(data.change)})")
+    elif data.base is not None:
+        parts.append("no policy measured yet")
+    parts.append(progress(data))
+    return ", ".join(parts) + "."
+
+
+def progress(data: RunData) -> str:
+    """How far the run is and what it took."""
+    planned = data.params.rounds
+    rounds = count(planned, "round")
+    done = f"in {rounds}" if data.rounds_done >= planned else f"after {data.rounds_done} of {rounds}"
+    cached = sum(d.step.outcome == "cached" for d in data.done)
+    if cached:
+        return f"{done}, {duration(sum(d.made_in for d in data.done))} of work"
+    return f"{done}, {duration(data.record.seconds)}"
+
+
+def bounds(change: Interval) -> str:
+    """``47.9 to 60.1``, in points."""
+    return f"{points(change.low).lstrip('+')} to {points(change.high).lstrip('+')}"
+
+
+def clear(change: Interval) -> bool:
+    """Whether the interval leaves zero out."""
+    return change.low is not None and change.high is not None and (change.low > 0 or change.high < 0)
+
+
+def cautions(data: RunData) -> list[str]:
+    """What the figures do not say by themselves, each in one sentence. An empty list is good news."""
+    found = []
+    if not data.record.finished:
+        found.append(
+            f"The run is not finished: {data.rounds_done} of {count(data.params.rounds, 'round')} are done."
+        )
+    last = data.last or data.base
+    if last is not None:
+        found += _about_answers(last)
+    if data.base and data.last:
+        found += _about_drift(data.base, data.last)
+    refused = sum(int(row["refused_steps"] or 0) for row in data.rounds)
+    if refused:
+        found.append(f"{count(refused, 'optimiser step')} had a non-finite loss or gradient and was refused.")
+    mismatch = max((row["mismatch"] or 0.0 for row in data.rounds), default=0.0)
+    if mismatch > 0.05:
+        found.append(
+            f"Engine and trainer disagreed by up to {number(mismatch)} nats a token (see importance_cap)."
+        )
+    unjudged = sum(int(row["unjudged"] or 0) for row in data.rounds)
+    if unjudged:
+        found.append(
+            f"{count(unjudged, 'training answer')} could not be judged and {was(unjudged)} not learnt from."
+        )
+    idle = next((row["constant_groups"] for row in reversed(data.rounds) if row["constant_groups"]), 0.0)
+    if idle and idle > 0.7:
+        found.append(
+            f"In the last round {percent(idle, 0)} of the groups were all right or all wrong: no signal."
+        )
+    return found
+
+
+def _about_answers(last: Evaluation) -> list[str]:
+    found = []
+    truncated = last.number("truncated") or 0.0
+    if truncated > 0.05:
+        found.append(f"{percent(truncated)} of the sampled answers hit the length limit.")
+    unjudged = int(last.number("unjudged") or 0)
+    if unjudged:
+        found.append(
+            f"{count(unjudged, 'held-out answer')} could not be judged and {was(unjudged)} left out."
+        )
+    return found
+
+
+def _about_drift(base: Evaluation, last: Evaluation) -> list[str]:
+    before, after = base.number("entropy"), last.number("entropy")
+    if before and after is not None and after < 0.1 * before:
+        return [
+            f"Entropy fell to {percent(after / before, 0)} of the base model's: the policy hardly explores."
+        ]
+    return []
+
+
+def setting(data: RunData) -> str:
+    """What was trained on what, with which method."""
+    params = data.params
+    method = "erpd" if params.distil else _parts(params.method)
+    held_out = data.base.scores["problems"] if data.base else params.task.held_out_count
+    what = f"{model_name(params.model.source)} on {params.task.problems.name}"
+    problems = count(params.rollout.problems_per_round, "problem")
+    group = f"{problems} × {params.rollout.samples_per_problem} answers"
+    return (
+        f"{what}, trained with {method}: {group} a round "
+        f"at temperature {params.rollout.temperature:g}. Measured on {count(held_out, 'held-out problem')} "
+        f"with {count(params.evaluate.samples_per_problem, 'sampled answer')} each."
+    )
+
+
+def _parts(method: Method) -> str:
+    """The objective and what is added to it."""
+    replay = (method.replay,) if method.replay else ()
+    return " + ".join(part.name for part in (method.objective, *replay, *method.terms))
+
+
+def model_name(source: str) -> str:
+    """The last part of where a model comes from."""
+    return source.rstrip("/").rpartition("/")[2].removesuffix(".gguf")

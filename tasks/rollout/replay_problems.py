@@ -1,0 +1,44 @@
+"""Problems that return: some replay methods choose part of a round's problems from the buffer."""
+
+from __future__ import annotations
+
+import torch
+
+from algorithms import contract
+from algorithms.drawing import Asked
+from tasks.artefacts.tables import read_table
+from tasks.core import seeds
+from tasks.core.stage import Job
+from tasks.rollout import dynamic_sampling
+
+
+def split(job: Job, problems: list[str], chosen: list[int]) -> tuple[list[int], list[int]]:
+    """Of a round's ``chosen`` positions in ``problems``: those to ask as usual, and those that the buffer
+    puts in place of the others, to be asked once less.
+
+    Without a snapshot ``replay`` among the inputs, all as usual. A retired problem's place goes to another;
+    where all are retired, they are asked all the same.
+    """
+    if "replay" not in job.inputs:
+        return chosen, []
+    asked = _asked(job, len(chosen))
+    place = {problem: position for position, problem in enumerate(problems)}
+    back = [place[problem] for problem in asked.replayed]
+    more = dynamic_sampling.further(
+        job.params.seed, job.round, 0, len(problems), chosen, len(problems)
+    ).tolist()
+    usual = [p for p in (*chosen, *more) if problems[p] not in asked.retired and p not in set(back)]
+    if not usual and not back:
+        return chosen, []
+    return usual[: len(chosen) - len(back)], back
+
+
+def _asked(job: Job, count: int) -> Asked:
+    choice, snapshot = job.params.method.replay, job.inputs["replay"]
+    assert choice is not None
+    module = contract.find(choice.name, "problems", "method.replay.name")
+    config = choice.resolve(module.Config, "method.replay")
+    seed = seeds.seed(job.params.seed, "rollout", job.round, "replay")
+    rows, results = (read_table(snapshot.file(name)) for name in ("buffer.parquet", "results.parquet"))
+    asked: Asked = module.problems(rows, results, count, config, torch.Generator().manual_seed(seed))
+    return asked

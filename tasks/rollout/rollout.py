@@ -1,0 +1,108 @@
+"""``rollout``: this round's problems, answered by the policy and judged."""
+
+from __future__ import annotations
+
+import collections
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tasks.artefacts.artefact import write_json
+from tasks.artefacts.tables import read_table, write_table
+from tasks.core.seeds import numpy_generator
+from tasks.core.stage import Job
+from tasks.rollout import dynamic_sampling, replay_problems
+from tasks.rollout.sampling import Sampled, joined, sample
+
+REASON_CHARACTERS = 80
+
+
+def rollout(job: Job) -> dict[str, float]:
+    """``model``, ``problems`` and ``policy`` into ``rollouts.parquet`` and ``metrics.json``.
+
+    Where there is no policy yet, the base model answers. With ``rollout.refill_batches``, groups that teach
+    nothing are replaced and ``metrics.json`` also says what that took. The previous buffer, ``replay``, is an
+    input where the method chooses problems from it.
+    """
+    began = time.perf_counter()
+    refills, size = job.params.rollout.refill_batches, job.params.rollout.problems_per_round
+    batches = _batches(job, read_table(job.inputs["problems"].file("train.parquet")))
+    tables = [batch.answers for batch in batches]
+    answers = dynamic_sampling.filled(tables, size) if refills else joined(tables)
+    write_table(job.out / "rollouts.parquet", answers)
+    further = dynamic_sampling.figures(batches) if refills else {}
+    write_json(job.out / "metrics.json", {**metrics(answers), **further})
+    return {**_measured(batches), "seconds": time.perf_counter() - began}
+
+
+def _batches(job: Job, training: pa.Table) -> list[Sampled]:
+    """This round's problems, answered; then further ones, as long as varied groups are missing."""
+    choice, seed = job.params.rollout, job.params.seed
+    size = choice.problems_per_round
+
+    def ask(chosen: list[int], less: int = 0) -> Sampled:
+        problems = training.take(chosen)
+        options = (choice.temperature, choice.top_logprobs, choice.entropy)
+        ours = job.context.sampler or sample
+        return ours(job, "rollout", problems, choice.samples_per_problem - less, *options)
+
+    used = problems_of(seed, job.round, training.num_rows, size).tolist()
+    used, back = replay_problems.split(job, training["problem_id"].to_pylist(), used)
+    if back:
+        return [*([ask(used)] if used else []), ask(back, less=1)]
+    batches, found = [ask(used)], 0
+    for attempt in range(1, choice.refill_batches + 1):
+        found += len(dynamic_sampling.varied(batches[-1].answers))
+        most = dynamic_sampling.wanted(size - found, found, len(used), size)
+        more = dynamic_sampling.further(seed, job.round, attempt, training.num_rows, used, most).tolist()
+        if not more:
+            break
+        used += more
+        batches.append(ask(more))
+    return batches
+
+
+def _measured(batches: Sequence[Sampled]) -> dict[str, float]:
+    total = {name: sum(batch.measured[name] for batch in batches) for name in batches[0].measured}
+    return {**total, "tokens_per_second": total["sampled_tokens"] / total["sampling_seconds"]}
+
+
+def problems_of(run_seed: int, round: int, count: int, batch: int) -> np.ndarray:
+    """Positions of the problems of a round, counted from 1: the next of an order drawn anew each epoch.
+
+    No problem comes twice in an epoch; the few that do not fill a last batch wait for the next one.
+    """
+    epoch, place = divmod(round - 1, max(1, count // batch))
+    order = numpy_generator(run_seed, "rollout", 0, "epoch", epoch).permutation(count)
+    return order[place * batch : (place + 1) * batch]
+
+
+def metrics(answers: pa.Table) -> dict[str, Any]:
+    """What the answers say of the policy. A mean over nothing is null."""
+    lengths = pc.list_value_length(answers["response_ids"]).to_numpy()
+    rewards = answers["reward"].drop_null().to_numpy()
+    logp = pc.list_flatten(answers["behaviour_logp"]).to_numpy().astype(np.float64)
+    errors = collections.Counter(
+        error[:REASON_CHARACTERS] for error in answers["reward_error"].to_pylist() if error is not None
+    )
+    return {
+        "responses": answers.num_rows,
+        "reward_mean": float(rewards.astype(np.float64).mean()) if len(rewards) else None,
+        "solved": float((rewards >= 1.0).mean()) if len(rewards) else None,
+        "constant_groups": _constant_groups(answers),
+        "unjudged": answers["reward"].null_count / answers.num_rows,
+        "reward_errors": dict(sorted(errors.items())),
+        "response_length_mean": float(lengths.mean()),
+        "response_length_max": int(lengths.max()),
+        "truncated": float(pc.mean(pc.equal(answers["finish_reason"], "length")).as_py()),
+        "entropy_estimate": -float(logp.mean()),
+    }
+
+
+def _constant_groups(answers: pa.Table) -> float:
+    """Share of the groups whose rewards are exactly equal: they teach nothing."""
+    return 1.0 - len(dynamic_sampling.varied(answers)) / len(pc.unique(answers["group"]))

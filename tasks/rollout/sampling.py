@@ -1,0 +1,161 @@
+"""Answers to problems, sampled and judged at the same time: what ``rollout`` and ``evaluate`` share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from params.base import BadInput
+from tasks.artefacts.tables import ROLLOUTS
+from tasks.core.errors import StageFailure
+from tasks.core.seeds import seed
+from tasks.core.stage import Job
+from tasks.engines import selection
+from tasks.engines.base import Completion, Request, Sampling
+from tasks.policy import kept
+from tasks.rewards.base import Verdict
+from tasks.rewards.judge import Judge, JudgeFailure
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Judged answers, and what making them took."""
+
+    answers: pa.Table
+    """``tables.ROLLOUTS``, sorted by (group, sample); a group is a problem, in the order of the problems."""
+    measured: dict[str, float]
+    """``sampled_tokens``, ``tokens_per_second``, ``sampling_seconds``, and ``judging_seconds``: the wait for
+    verdicts after the last token."""
+
+
+def sample(
+    job: Job,
+    stage: str,
+    problems: pa.Table,
+    samples: int,
+    temperature: float,
+    top: int = 0,
+    entropy: bool = False,
+) -> Sampled:
+    """``samples`` answers to each row of ``problems`` (``tables.PROBLEMS``), by the policy or the base model,
+    with the ``top`` likeliest tokens of each position, and with ``entropy`` the policy's.
+
+    Each answer's seed is of (run seed, stage, round, problem, sample). Temperature 0 is greedy. Raises
+    ``BadInput`` for a prompt that leaves no room for an answer, ``StageFailure`` where engine or judge fail.
+    """
+    params, current = job.params, job.inputs.get("policy")
+    engine = selection.kept(job)
+    trainer = kept.kept(job)
+    given, workers = job.inputs["problems"], params.task.reward_workers
+    judge = job.context.keep(
+        ("judge", params.task.reward, workers, given.digest),
+        lambda: Judge(params.task.reward, workers, given.path),
+    )
+    rows = problems.to_pylist()
+    prompts = encode(job, trainer.tokenizer, rows)
+    asked = [
+        Request(prompt, seed(params.seed, stage, job.round, row["problem_id"], index))
+        for row, prompt in zip(rows, prompts, strict=True)
+        for index in range(samples)
+    ]
+    began = time.perf_counter()
+    verdicts: dict[int, Future[Verdict]] = {}
+
+    def tell(done: int, tokens: int) -> None:
+        speed = tokens / (time.perf_counter() - began)
+        job.context.tell("sampling", done, len(asked), {"tokens_per_second": speed})
+
+    def submit(index: int, completion: Completion) -> None:
+        answer = trainer.tokenizer.decode(completion.token_ids, skip_special_tokens=True)
+        verdicts[index] = judge.submit(rows[index // samples]["answer"], answer)
+
+    engine.load(current.path if current else None)
+    began = time.perf_counter()
+    sampling = Sampling(temperature, params.rollout.max_response_tokens, trainer.stop_ids, top, entropy)
+    completions = engine.generate(asked, sampling, tell, submit)
+    sampled = time.perf_counter()
+    judged = _verdicts([verdicts[index] for index in range(len(asked))])
+    tokens = sum(len(completion.token_ids) for completion in completions)
+    measured = {
+        "sampled_tokens": float(tokens),
+        "tokens_per_second": tokens / (sampled - began),
+        "sampling_seconds": sampled - began,
+        "judging_seconds": time.perf_counter() - sampled,
+    }
+    sampler = (current or job.inputs["model"]).digest
+    answers = _table(rows, asked, completions, judged, sampler, job.round, samples, sampling)
+    return Sampled(answers, measured)
+
+
+def encode(job: Job, tokenizer: Any, rows: Sequence[dict[str, Any]]) -> list[tuple[int, ...]]:
+    """Each problem as a prompt's tokens; raises ``BadInput`` for one that leaves no room for an answer."""
+    params = job.params
+    room = params.model.context - params.rollout.max_response_tokens
+    prompts = []
+    for row in rows:
+        text = params.task.instruction.replace("{question}", row["question"])
+        ids = tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+        if len(ids) > room:
+            raise BadInput(
+                f"problem {row['problem_id']}: its prompt has {len(ids)} tokens; expected at most {room}, "
+                "model.context - rollout.max_response_tokens"
+            )
+        prompts.append(tuple(ids))
+    return prompts
+
+
+def _verdicts(futures: list[Future[Verdict]]) -> list[Verdict]:
+    try:
+        return [future.result() for future in futures]
+    except JudgeFailure as error:
+        raise StageFailure(str(error)) from error
+
+
+def _table(
+    rows: list[dict[str, Any]],
+    asked: list[Request],
+    completions: list[Completion],
+    verdicts: list[Verdict],
+    sampler: str,
+    round: int,
+    samples: int,
+    sampling: Sampling,
+) -> pa.Table:
+    top = sampling.top
+    groups = [index // samples for index in range(len(asked))]
+    columns = {
+        "problem_id": [rows[group]["problem_id"] for group in groups],
+        "group": groups,
+        "sample": [index % samples for index in range(len(asked))],
+        "prompt_ids": [request.prompt_ids for request in asked],
+        "response_ids": [completion.token_ids for completion in completions],
+        "behaviour_logp": [completion.logp for completion in completions],
+        "finish_reason": [completion.finish_reason for completion in completions],
+        "reward": [verdict.reward for verdict in verdicts],
+        "reward_error": [verdict.error for verdict in verdicts],
+        "policy": [sampler] * len(asked),
+        "round": [round] * len(asked),
+        "seed": [request.seed for request in asked],
+        "top_ids": [completion.top_ids if top else None for completion in completions],
+        "top_logp": [completion.top_logp if top else None for completion in completions],
+        "entropy": [completion.entropy if sampling.entropy else None for completion in completions],
+    }
+    return pa.table(columns, schema=ROLLOUTS)
+
+
+def joined(tables: Sequence[pa.Table]) -> pa.Table:
+    """One table of all groups, numbered through."""
+    shifted, count = [], 0
+    for table in tables:
+        field = table.schema.field("group")
+        group = pa.array(table["group"].to_numpy() + count, field.type)
+        shifted.append(table.set_column(table.column_names.index("group"), field, group))
+        count += len(table["group"].unique())
+    return pa.concat_tables(shifted)

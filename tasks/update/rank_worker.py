@@ -1,0 +1,59 @@
+"""One rank of an update: ``python -m tasks.update.rank_worker FOLDER``, as torch's launcher starts it.
+
+The first rank prints JSON lines: progress, ``{"tell": [...]}``, and at the end ``{"measured": {...}}``.
+Whatever else is printed goes to the log.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from params.base import BadInput
+from params.schema import Params
+from tasks.artefacts.artefact import Artefact, write_json
+from tasks.core.context import Context
+from tasks.core.errors import StageFailure
+from tasks.core.parent_death import die_with
+from tasks.core.stage import Job
+from tasks.policy import distributed
+from tasks.update.ranks import COMPLAINT, JOB
+from tasks.update.update import train
+
+
+def main(folder: Path) -> None:
+    """Train this rank's shard."""
+    die_with(os.getppid())
+    lines = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    facts = json.loads((folder / JOB).read_text())
+    params = Params.model_validate(facts["params"])
+    torch.set_num_threads(max(1, (params.threads or os.cpu_count() or 1) // params.update.ranks))
+    distributed.join(str(folder / "meeting"), params.update.rank_timeout)
+
+    def say(**message: Any) -> None:
+        if distributed.this() == 0:
+            lines.write(json.dumps(message) + "\n")
+
+    def tell(*progress: Any) -> None:
+        say(tell=progress)
+
+    inputs = {name: Artefact.open(Path(path), check=False) for name, path in facts["inputs"].items()}
+    with Context(scratch=folder, tell=tell) as context:
+        try:
+            measured = train(Job(params, facts["round"], inputs, Path(facts["out"]), context))
+        except (BadInput, StageFailure) as error:
+            kind = "BadInput" if isinstance(error, BadInput) else "StageFailure"
+            write_json(folder / COMPLAINT, {"kind": kind, "message": str(error)})
+            sys.exit(1)
+        say(measured=measured)
+    distributed.leave()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,71 @@
+"""Replay in an update: what the method draws from the buffer, and the anchor of its ratios."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from types import ModuleType
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from algorithms.drawing import Drawn, Fresh
+from params.base import Config
+from tasks.artefacts.tables import read_table
+from tasks.core import seeds
+from tasks.core.stage import Job
+from tasks.policy.policy import Policy
+from tasks.replay.replay import opened
+from tasks.update.responses import Answers
+
+
+def draw(job: Job, method: tuple[ModuleType, Config], policy: Policy) -> Drawn | None:
+    """What ``method`` draws from ``pool``, or else from the snapshot ``replay``; None for nothing."""
+    buffer = opened(job.inputs.get("pool") or job.inputs.get("replay"))
+    if not len(buffer):
+        return None
+    module, config = method
+    seed = seeds.seed(job.params.seed, "update", job.round, "replay")
+    generator = torch.Generator().manual_seed(seed)
+
+    def entropy(rows: pa.Table) -> Tensor:
+        prompts, responses = rows["prompt_ids"].to_pylist(), rows["response_ids"].to_pylist()
+        scores = policy.score(prompts, responses, job.params.rollout.temperature, entropy=True)
+        assert scores.entropy is not None
+        return torch.stack([part.mean() for part in scores.split(scores.entropy)])
+
+    found: Drawn = module.draw(_fresh(job), buffer, config, generator, entropy)
+    return found if found.rows.num_rows else None
+
+
+def anchored(answers: Answers, policy: Policy, temperature: float) -> Answers:
+    """The same answers, the stored log-probabilities of the replayed ones replaced by the policy's.
+
+    Only of those with an advantage: no other has a ratio.
+    """
+    stale = (~answers.fresh & (answers.advantage != 0)).nonzero().squeeze(1).tolist()
+    words = torch.cat([answers.top[i][0] for i in stale]) if answers.top and stale else None
+    prompts, responses = [answers.prompts[i] for i in stale], [answers.responses[i] for i in stale]
+    scores = policy.score(prompts, responses, temperature, others=words)
+    logp, top = list(answers.engine_logp), answers.top and list(answers.top)
+    for place, own in zip(stale, scores.split(scores.logp), strict=True):
+        logp[place] = own
+    if top and scores.others is not None:
+        for place, own in zip(stale, scores.split(scores.others), strict=True):
+            top[place] = (top[place][0], own)
+    return dataclasses.replace(answers, engine_logp=logp, top=top)
+
+
+def _fresh(job: Job) -> Fresh:
+    table = read_table(job.inputs["rollout"].file("rollouts.parquet"))
+    sampled = Counter(table["group"].to_pylist())
+    table = table.filter(table["reward"].is_valid())
+    group = table["group"].to_pylist()
+    whole = job.params.rollout.samples_per_problem
+    return Fresh(
+        problem=table["problem_id"].to_pylist(),
+        group=torch.tensor(group, dtype=torch.int64),
+        reward=torch.tensor(table["reward"].to_pylist(), dtype=torch.float32),
+        missing=torch.tensor([whole - sampled[g] for g in group], dtype=torch.int64),
+    )
