@@ -23,9 +23,9 @@ from tasks.report.comparison.words import cautions, verdict
 from tasks.report.format import points
 from tasks.report.run.data import accuracy_by_problem
 from tasks.report.study.study import Outcome
-from tests.tasks.synthetic_comparison import a_comparison
-from tests.tasks.synthetic_run import HOSTILE
-from tests.tasks.test_report import CHROMIUM, Page, browse
+from tests.tasks.report.synthetic_comparison import a_comparison
+from tests.tasks.report.synthetic_run import HOSTILE
+from tests.tasks.report.test_run_page import CHROMIUM, Page, browse
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 

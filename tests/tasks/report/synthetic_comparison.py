@@ -10,7 +10,7 @@ import numpy as np
 from params.base import validate
 from params.lab import Lab
 from tasks.report.study.study import Outcome
-from tests.tasks.synthetic_run import SyntheticRun
+from tests.tasks.report.synthetic_run import SyntheticRun
 
 LIFT = {"grpo": -0.3, "drpo": 0.1, "dyjr": -0.29}
 """What a method adds to the chance of a right answer after the base model."""

@@ -14,7 +14,7 @@ from flows.stage_table.stages import plan
 from params.base import BadInput
 from params.load import compose
 from tasks.report.trackers import check, figures, track
-from tests.tasks.synthetic_run import SyntheticRun
+from tests.tasks.report.synthetic_run import SyntheticRun
 
 
 def scalars(folder: Path) -> dict[tuple[str, int], float]:

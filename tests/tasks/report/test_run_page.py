@@ -19,7 +19,7 @@ from tasks.report.run.data import COLUMNS
 from tasks.report.run.page import collect, rounds_table, summary, write
 from tasks.report.run.words import clear
 from tasks.stats.intervals import Interval
-from tests.tasks.synthetic_run import HOSTILE, SyntheticRun
+from tests.tasks.report.synthetic_run import HOSTILE, SyntheticRun
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

@@ -11,8 +11,8 @@ import pytest
 from tasks.artefacts.artefact import write_json
 from tasks.artefacts.tables import CLIPS, write_table
 from tasks.report.run.page import write
-from tests.tasks.synthetic_run import HOSTILE, SyntheticRun
-from tests.tasks.test_report import Page
+from tests.tasks.report.synthetic_run import HOSTILE, SyntheticRun
+from tests.tasks.report.test_run_page import Page
 
 
 class Echoing(SyntheticRun):

@@ -24,7 +24,7 @@ from tasks.report.study.page import missing, write
 from tasks.report.study.study import CURVES, Outcome, Study, curves, flattened
 from tasks.stats.intervals import Interval
 from tasks.stats.paired_tests import holm, paired, student
-from tests.tasks.synthetic_run import SyntheticRun
+from tests.tasks.report.synthetic_run import SyntheticRun
 
 ACCURACY = "evaluate.mean_at_n"
 SEEDS = {

@@ -24,7 +24,7 @@ from tasks.update.update import Recipe, update
 from tests.conftest import RunStage
 from tests.tasks.conftest import Nano, nano_parameters
 from tests.tasks.rollout_rows import parameters, rollout_artefact, rows
-from tests.tasks.test_update import weights
+from tests.tasks.update.test_update import weights
 
 MIXED = [[1.0, 0.0, 1.0], [1.0, 1.0, 1.0], [0.0, 0.0, None], [0.0, 1.0, 0.0]]
 KEEP = Replay(admit="correct", per_problem=2)
