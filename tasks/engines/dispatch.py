@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from tasks.engines.base import Completion, EngineFailure
+from tasks.engines.base import EngineFailure, Response
 from tasks.engines.http import Lost
 
 log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class Dispatch:
         posts: Sequence[Post],
         groups: Iterable[Sequence[int]],
         capacity: int,
-        work: Callable[[Any, int], Completion],
+        work: Callable[[Any, int], Response],
         revive: Callable[[Post], None],
         patience: Patience,
     ) -> None:
@@ -114,14 +114,14 @@ class Dispatch:
         self._work = work
         self._revive = revive
         self._patience = patience
-        self._done: dict[int, Completion] = {}
+        self._done: dict[int, Response] = {}
         self._losses: collections.Counter[int] = collections.Counter()
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._ended = threading.Event()
         self._reviving: set[int] = set()
-        self._finished: Callable[[int, Completion], None]
+        self._finished: Callable[[int, Response], None]
 
-    def run(self, finished: Callable[[int, Completion], None]) -> dict[int, Completion]:
+    def run(self, finished: Callable[[int, Response], None]) -> dict[int, Response]:
         """Every piece's result; ``finished(index, result)`` hears of each. Raises ``EngineFailure``."""
         self._finished = finished
         for post in self._posts:
@@ -166,18 +166,18 @@ class Dispatch:
                 future = pools[chosen].submit(self._try, post, post.epoch, index)
                 future.add_done_callback(self._tell(post, post.epoch, index))
 
-    def _try(self, post: Post, epoch: int, index: int) -> Completion | None:
+    def _try(self, post: Post, epoch: int, index: int) -> Response | None:
         """``None`` where it is not wanted any more."""
         return self._work(post.server, index) if epoch == post.epoch and not self._ended.is_set() else None
 
-    def _tell(self, post: Post, epoch: int, index: int) -> Callable[[Future[Completion | None]], None]:
-        def heard(future: Future[Completion | None]) -> None:
+    def _tell(self, post: Post, epoch: int, index: int) -> Callable[[Future[Response | None]], None]:
+        def heard(future: Future[Response | None]) -> None:
             if not future.cancelled():
                 self._events.put(lambda: self._received(post, epoch, index, future))
 
         return heard
 
-    def _received(self, post: Post, epoch: int, index: int, future: Future[Completion | None]) -> None:
+    def _received(self, post: Post, epoch: int, index: int, future: Future[Response | None]) -> None:
         error = future.exception()
         if isinstance(error, Lost):
             self._lost(post, epoch, str(error))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from params.schema import Params
 from tasks.engines import float8, probe, vllm_options
-from tasks.engines.base import BASE, Completion, EngineFailure, Request, Sampling, identity, ignore, silent
+from tasks.engines.base import BASE, EngineFailure, Request, Response, Sampling, identity, ignore, silent
 from tasks.engines.json_process import Child
 from tasks.policy.policy import Policy
 
@@ -72,8 +72,8 @@ class Vllm:
         requests: Sequence[Request],
         sampling: Sampling,
         tell: Callable[[int, int], None] = silent,
-        finished: Callable[[int, Completion], None] = ignore,
-    ) -> list[Completion]:
+        finished: Callable[[int, Response], None] = ignore,
+    ) -> list[Response]:
         """See ``Engine``."""
         prompts = {prompt: i for i, prompt in enumerate(dict.fromkeys(r.prompt_ids for r in requests))}
         self._child.send(
@@ -89,17 +89,17 @@ class Vllm:
             },
             self._params.engine.reply_timeout,
         )
-        done: dict[int, Completion] = {}
+        done: dict[int, Response] = {}
         while "ok" not in (message := self._child.receive(self._params.engine.reply_timeout)):
             if "index" in message:
                 index = message["index"]
-                done[index] = _completion(message, sampling)
+                done[index] = _response(message, sampling)
                 finished(index, done[index])
             else:
                 tell(len(done), message["tokens"])
         if len(done) != len(requests):
             raise EngineFailure(f"vllm: {len(done)} of {len(requests)} responses came back")
-        tell(len(done), sum(len(completion.token_ids) for completion in done.values()))
+        tell(len(done), sum(len(response.token_ids) for response in done.values()))
         return [done[index] for index in range(len(requests))]
 
     def close(self) -> None:
@@ -161,8 +161,8 @@ class Vllm:
         return message["ok"]
 
 
-def _completion(message: dict[str, Any], sampling: Sampling) -> Completion:
-    made = Completion(
+def _response(message: dict[str, Any], sampling: Sampling) -> Response:
+    made = Response(
         token_ids=tuple(message["ids"]),
         logp=tuple(message["logp"]),
         finish_reason=message["finish"],

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from params.schema import Params
 from tasks.engines import float8, probe
-from tasks.engines.base import BASE, Completion, EngineFailure, Request, Sampling, identity, ignore, silent
+from tasks.engines.base import BASE, EngineFailure, Request, Response, Sampling, identity, ignore, silent
 from tasks.engines.dispatch import Dispatch, Patience, Post, nobody
 from tasks.engines.http import Client, Lost
 from tasks.engines.vllm_child import ROUNDED
@@ -123,17 +123,17 @@ class Servers:
         requests: Sequence[Request],
         sampling: Sampling,
         tell: Callable[[int, int], None] = silent,
-        finished: Callable[[int, Completion], None] = ignore,
-    ) -> list[Completion]:
+        finished: Callable[[int, Response], None] = ignore,
+    ) -> list[Response]:
         """See ``Engine``. Fails only when no server is left."""
         if sampling.entropy:
             raise EngineFailure("server: tells of no entropies")
         done, tokens, told = 0, 0, time.monotonic()
 
-        def heard(index: int, completion: Completion) -> None:
+        def heard(index: int, response: Response) -> None:
             nonlocal done, tokens, told
-            done, tokens = done + 1, tokens + len(completion.token_ids)
-            finished(index, completion)
+            done, tokens = done + 1, tokens + len(response.token_ids)
+            finished(index, response)
             if time.monotonic() - told > TELL_SECONDS:
                 told = time.monotonic()
                 tell(done, tokens)
