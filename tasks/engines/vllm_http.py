@@ -20,7 +20,7 @@ HOW = "expected a server as `ostinato engine serve` starts it"
 FORGET_SECONDS = 10.0
 
 
-class Remote:
+class ServerClient:
     """The server at one address. All methods raise ``Lost`` and ``EngineFailure``."""
 
     def __init__(self, client: Client, health_seconds: float, reply_seconds: float) -> None:
@@ -126,9 +126,9 @@ class Remote:
             )
         return made
 
-    def hang_up(self) -> None:
+    def abort(self) -> None:
         """End every exchange under way."""
-        self._client.hang_up()
+        self._client.abort()
 
     def _generate(self, ids: Sequence[int], sampling: dict[str, Any]) -> Any:
         asked = {"detokenize": False, **sampling}

@@ -96,7 +96,7 @@ def same(ones: list[Response], others: list[Response]) -> None:
 
 def test_one_policy_on_all_and_one_server_killed_in_the_middle(engine: Servers, tmp_path: Path) -> None:
     engine.load(None)
-    assert [post.up for post in engine._posts] == [True, True]
+    assert [state.up for state in engine._states] == [True, True]
     base = engine.generate(requests(), SAMPLING)
     agree(engine, base)
     policy = trained(engine, tmp_path / "policy", 1)
@@ -105,7 +105,7 @@ def test_one_policy_on_all_and_one_server_killed_in_the_middle(engine: Servers, 
     agree(engine, undisturbed)
     assert [r.logp for r in undisturbed] != [r.logp for r in base]
 
-    local = engine._posts[1].server.local
+    local = engine._states[1].server.local
     assert local is not None
     heard: dict[int, Response] = {}
 
@@ -117,7 +117,7 @@ def test_one_policy_on_all_and_one_server_killed_in_the_middle(engine: Servers, 
     disturbed = engine.generate(requests(), SAMPLING, finished=kill_after_some)
     same(disturbed, undisturbed)
     assert [heard[index] for index in range(len(disturbed))] == disturbed
-    assert engine._posts[1].epoch == 1
+    assert engine._states[1].epoch == 1
 
     engine.load(None)
     same(engine.generate(requests(), SAMPLING), base)
@@ -127,11 +127,11 @@ def test_a_server_that_comes_back_gets_the_policy_first(engine: Servers, tmp_pat
     policy = trained(engine, tmp_path / "policy", 2)
     engine.load(policy.path)
     first = engine.generate(requests(), SAMPLING)
-    for post in engine._posts:
-        if post.server.local.pid and post.up:
-            os.kill(post.server.local.pid, signal.SIGKILL)
+    for state in engine._states:
+        if state.server.local.pid and state.up:
+            os.kill(state.server.local.pid, signal.SIGKILL)
     same(engine.generate(requests(), SAMPLING), first)
-    assert any(post.up for post in engine._posts)
+    assert any(state.up for state in engine._states)
 
 
 def test_what_a_server_refuses_is_one_line(engine: Servers) -> None:

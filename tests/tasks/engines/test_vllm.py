@@ -186,7 +186,7 @@ def test_a_killed_process_is_an_engine_failure_and_the_next_load_starts_another(
     policy = trained(engine, tmp_path / "policy", 5)
     engine.load(policy.path)
     before = engine.generate(requests(), SAMPLING)
-    os.kill(engine._child.pid, signal.SIGKILL)
+    os.kill(engine._process.pid, signal.SIGKILL)
     with pytest.raises(EngineFailure, match="vllm: ended with signal 9"):
         engine.generate(requests(), SAMPLING)
     engine.load(policy.path)
