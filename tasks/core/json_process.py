@@ -6,6 +6,7 @@ The other side is ``tasks.core.json_worker``.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import select
@@ -13,9 +14,10 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
@@ -29,6 +31,7 @@ LAST_WORDS = 300
 PIECE = 1 << 16
 EXCEPTION = re.compile(r"(\[rank\d+\]: )?[\w.]+(Error|Exception|Interrupt|Exit)\b")
 ROOT = Path(__file__).parents[2]
+Popen = subprocess.Popen[bytes]
 
 
 class ProcessFailure(Exception):
@@ -61,9 +64,20 @@ class JsonProcess:
         self._last_words = ""
         self._received = bytearray()
         errors: IO[bytes] = TemporaryFile() if log is None else log.open("a+b")  # noqa: SIM115 - the thread's
-        started: Future[subprocess.Popen[bytes]] = Future()
-        arguments = (list(command), dict(env), errors, started)
-        self._keeper = threading.Thread(target=self._keep, args=arguments, daemon=True, name=name)
+        start = partial(
+            Popen,
+            list(command),
+            env=dict(env),
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            process_group=0,  # an interrupt is for us; a session would be scheduled apart
+        )
+        started: Future[Popen] = Future()
+        self._keeper = threading.Thread(
+            target=self._keep, args=(start, started, errors), daemon=True, name=name
+        )
         self._keeper.start()
         self._process = started.result()
         assert self._process.stdin is not None
@@ -84,10 +98,10 @@ class JsonProcess:
         """Whether it still runs."""
         return self._process.returncode is None
 
-    def send(self, message: Any, seconds: float | None = None) -> None:
+    def send(self, message: Any, seconds: float = math.inf) -> None:
         """Write one message; raises ``ProcessFailure`` where it is not taken within ``seconds``."""
         rest = memoryview(json.dumps(message).encode() + b"\n")
-        deadline = _deadline(seconds)
+        deadline = time.monotonic() + seconds
         while rest:
             try:
                 rest = rest[os.write(self._stdin.fileno(), rest) :]
@@ -97,9 +111,9 @@ class JsonProcess:
             except BrokenPipeError:
                 raise self.death() from None
 
-    def receive(self, seconds: float | None = None) -> Any:
+    def receive(self, seconds: float = math.inf) -> Any:
         """The next message; raises ``ProcessFailure`` where none comes in ``seconds`` or the process ends."""
-        deadline, searched = _deadline(seconds), 0
+        deadline, searched = time.monotonic() + seconds, 0
         while (end := self._received.find(b"\n", searched)) < 0:
             searched = len(self._received)
             if not self._readable.poll(_left(deadline)):
@@ -137,25 +151,11 @@ class JsonProcess:
         code = -signal.SIGKILL if code is None else code
         return self._failure(f"ended with {ending(code)}", code)
 
-    def _keep(
-        self,
-        command: list[str],
-        env: dict[str, str],
-        errors: IO[bytes],
-        started: Future[subprocess.Popen[bytes]],
-    ) -> None:
+    def _keep(self, start: Callable[[], Popen], started: Future[Popen], errors: IO[bytes]) -> None:
         with errors:
             before = errors.seek(0, os.SEEK_END)
             try:
-                process = subprocess.Popen(
-                    command,
-                    env=env,
-                    bufsize=0,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=errors,
-                    process_group=0,  # an interrupt is for us; a session would be scheduled apart
-                )
+                process = start()
             except OSError as error:
                 started.set_exception(error)
                 return
@@ -194,13 +194,9 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, **more}
 
 
-def _deadline(seconds: float | None) -> float | None:
-    return None if seconds is None else time.monotonic() + seconds
-
-
-def _left(deadline: float | None) -> float | None:
+def _left(deadline: float) -> float | None:
     """Milliseconds, as ``poll`` takes them."""
-    return None if deadline is None else 1000 * max(0.0, deadline - time.monotonic())
+    return None if deadline == math.inf else 1000 * max(0.0, deadline - time.monotonic())
 
 
 def _kill_group(leader: int) -> None:

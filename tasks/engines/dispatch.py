@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from tasks.engines.base import EngineFailure, Response
@@ -246,5 +247,4 @@ class Dispatch:
                 try:
                     state.server.healthy()
                 except (Lost, EngineFailure) as error:
-                    reason = str(error)
-                    self._events.put(lambda epoch=epoch, reason=reason: self._lost(state, epoch, reason))  # type: ignore[misc]
+                    self._events.put(partial(self._lost, state, epoch, str(error)))

@@ -144,7 +144,8 @@ class InProcess:
         """A manager at work on all requests. It has them before it starts: no batch depends on timing."""
         network = self._network
         devices = [network.device] if network.device.type == "cuda" else []
-        plain = GenerationConfig(  # the model's own would bring top-k, temperature and a length
+        # The model's own would bring top-k, temperature and a length.
+        plain = GenerationConfig(  # type: ignore[no-untyped-call]
             do_sample=True,
             temperature=1.0,
             top_k=0,

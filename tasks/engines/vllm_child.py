@@ -39,7 +39,7 @@ class Vllm:
         self._adapters = 0
         self._held: str | None = None
         self._before = (torch.empty(0), torch.empty(0))  # scores of the probe: the engine's, the trainer's
-        self._process = self._start()
+        self._start()
         with contextlib.ExitStack() as otherwise:
             otherwise.callback(self._process.close)
             self._policy = policy()
@@ -106,8 +106,8 @@ class Vllm:
         """End the process."""
         self._process.close()
 
-    def _start(self) -> JsonProcess:
-        process = JsonProcess(
+    def _start(self) -> None:
+        self._process = JsonProcess(
             "vllm",
             [sys.executable, "-m", "tasks.engines.vllm_worker", str(os.getpid())],
             vllm_options.environment(self._params),
@@ -116,13 +116,13 @@ class Vllm:
         architectures = json.loads((self._base / "config.json").read_text())["architectures"]
         options = vllm_options.arguments(self._base, self._params, self._adapts)
         opening = {"do": "open", "options": options, "architectures": architectures}
-        process.send(opening, self._params.engine.start_timeout)
-        return process
+        self._send(opening, self._params.engine.start_timeout)
 
     def _await_base(self) -> None:
         """Wait until the process serves the base model as it is; start another where it has died since."""
         if not self._process.alive and self._held is not None:
-            self._process = self._start()
+            self._process.close(0.0)
+            self._start()
         self._held = None
         self._reply(self._params.engine.start_timeout)
         self._policy.restore(None)

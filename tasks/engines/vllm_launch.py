@@ -53,9 +53,8 @@ class LocalServer:
         """
         if self._closed:
             raise EngineFailure(f"{self._name}: closed")
-        if not self._fresh and self._process.alive and not self._serves(HEALTH_SECONDS):
+        if not self._fresh and not (self._process.alive and self._serves(HEALTH_SECONDS)):
             self._process.close()
-        if not self._process.alive and not self._fresh:
             self._process, self._fresh = self._start(), True
         if not self._fresh:
             return False
