@@ -253,3 +253,8 @@ def _response(output: GenerationOutput, sampling: Sampling, told: _Told) -> Resp
             f"tokens, {sampling.top} a token, and {len(spread)} entropies"
         )
     return made
+
+
+def open_engine(base: Path, trainer: Callable[[], Policy], params: Params, scratch: Path) -> InProcess:
+    """As ``tasks.engines.selection`` opens it."""
+    return InProcess(trainer(), params)

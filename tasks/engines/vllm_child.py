@@ -189,3 +189,8 @@ def _response(message: dict[str, Any], sampling: Sampling) -> Response:
             f"{sampling.top} a token, and {len(made.entropy)} entropies"
         )
     return made
+
+
+def open_engine(base: Path, trainer: Callable[[], Policy], params: Params, scratch: Path) -> Vllm:
+    """As ``tasks.engines.selection`` opens it."""
+    return Vllm(base, trainer, params, scratch)
