@@ -9,7 +9,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
 from algorithms import contract
 from flows.stage_table import erpd
@@ -46,9 +45,9 @@ def _pools(params: Params) -> bool:
 def _chooses(params: Params) -> bool:
     """Whether the replay method has a say in which problems are asked."""
     chosen = params.method.replay
-    return chosen is not None and hasattr(
-        contract.find(chosen.name, "draw", "method.replay.name"), "problems"
-    )
+    if chosen is None:
+        return False
+    return contract.find(chosen.name, "draw", "method.replay.name").problems is not None
 
 
 def _model_files(params: Params) -> Sequence[Path]:
@@ -59,9 +58,7 @@ def _model_files(params: Params) -> Sequence[Path]:
 def _problem_files(params: Params) -> Sequence[Path]:
     chosen = params.task.problems
     source = find_source(chosen.name, "task.problems")
-    if not hasattr(source, "files"):
-        return ()
-    return cast(Sequence[Path], source.files(chosen.resolve(source.Config, "task.problems")))
+    return source.files(chosen.resolve(source.Config, "task.problems")) if source.files else ()
 
 
 def _reward_files(params: Params) -> Sequence[Path]:

@@ -131,7 +131,7 @@ def factors(views: Views, mode: str, distil: Distil) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChosenSignal:
     """Which signal it is to be, and why."""
 
     mode: str
@@ -147,7 +147,7 @@ class Choice:
 
 def choose(
     views: Views, distil: Distil, reward: Tensor, group: Tensor, lengths: list[int], unseen: set[int]
-) -> Choice:
+) -> ChosenSignal:
     """The mode asked for, or that whose summed signal ranks the unseen answers best.
 
     ``reward`` [S] is NaN where there is none. The evidence: ``auc`` by mode, within problems, over the
@@ -167,7 +167,7 @@ def choose(
     asked = distil.signal.mode
     mode = _best(evidence["auc"], evidence["auc_error"]) if asked == "auto" else asked
     compared = "strong" if mode == "extrapolated" else mode
-    return Choice(mode, factors(views, compared, distil) if mode != "none" else {}, evidence)
+    return ChosenSignal(mode, factors(views, compared, distil) if mode != "none" else {}, evidence)
 
 
 def _best(auc: Mapping[str, float | None], error: float | None) -> str:

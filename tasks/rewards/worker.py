@@ -13,12 +13,11 @@ import resource
 import signal
 import sys
 from pathlib import Path
-from types import ModuleType
-from typing import TextIO
+from typing import Any, TextIO
 
 from tasks.rewards import contract
 from tasks.rewards.base import Bounds, Verdict, listen
-from tasks.rewards.custom import Custom
+from tasks.rewards.contract import Reward
 
 _PR_SET_PDEATHSIG = 1
 
@@ -27,14 +26,14 @@ def main(name: str, options: str, parent: int, root: str = "") -> None:
     """Judge one line after the other until the input ends."""
     _die_with(parent)
     module = contract.find_reward(name, "task.reward")
-    config = module.Config(**json.loads(options))
-    if hasattr(module, "enter"):
+    config: Any = module.Config(**json.loads(options))
+    if module.enter:
         module.enter(Path(root) if root else None, config)
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     _say(replies, {"ready": True})
     _silence()
     _bound(config)
-    if hasattr(module, "confine"):
+    if module.confine:
         module.confine()
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     listen(lambda: _say(replies, {"begun": True}))
@@ -46,9 +45,10 @@ def main(name: str, options: str, parent: int, root: str = "") -> None:
         _say(replies, {"reward": verdict.reward, "error": verdict.error, "last": last})
 
 
-def _judge(module: ModuleType | Custom, gold: str, answer: str, config: Bounds) -> tuple[Verdict, bool]:
+def _judge(module: Reward, gold: str, answer: str, config: Bounds) -> tuple[Verdict, bool]:
     """The verdict, and whether this process should be replaced after it."""
     try:
+        assert module.judge is not None
         return module.judge(gold, answer, config), False
     except MemoryError:
         return Verdict(None, f"judge ran out of memory ({config.memory_mib} MiB)"), True
