@@ -23,7 +23,8 @@ class Echoing(SyntheticRun):
         said = json.loads((out / "metrics.json").read_text())
         shares = {"all_right_groups": round / 10, "all_wrong_groups": 0.1}
         write_json(
-            out / "metrics.json", {**said, **shares, "echorl.spans": 2, "echorl.span_length": 4 + round}
+            out / "metrics.json",
+            {**said, **shares, "echorl.spans": 2, "echorl.span_length": 4 + round, "softer.pull": round},
         )
         row = {"term": "echorl", "start": 0, "stop": 5, "step_start": 2, "step_stop": 5, "tokens": 9}
         row |= {"entropy": 1.25, "selection": "max_entropy", "after": ""}
@@ -37,7 +38,8 @@ class Echoing(SyntheticRun):
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
-    directory = Echoing(tmp_path_factory.mktemp("runs") / "echoes", rounds=5).write()
+    settings = {"method.terms": "[{name: echorl}]"}
+    directory = Echoing(tmp_path_factory.mktemp("runs") / "echoes", rounds=5, **settings).write()
     return write(directory).read_text()
 
 
@@ -59,9 +61,10 @@ def test_what_a_model_wrote_stays_text_there_too(page: str) -> None:
     assert any(HOSTILE in text for text in Page(page).find("mark", class_="span"))
 
 
-def test_groups_that_agree_and_lengths_have_their_charts(page: str, tmp_path: Path) -> None:
-    for title in ("Groups that agree", "Echo: length", "What did it feed back?"):
+def test_groups_that_agree_and_what_terms_measure_have_their_charts(page: str, tmp_path: Path) -> None:
+    for title in ("Groups that agree", "Echo: length", "softer.pull", "What did it feed back?"):
         assert title in page
+    assert "Echo: problems" not in page  # declared as one that has no chart
     plain = write(SyntheticRun(tmp_path / "plain", rounds=3).write()).read_text()
-    for title in ("Groups that agree", "Echo: length", "What did it feed back?"):
+    for title in ("Groups that agree", "Echo: length", "softer.pull", "What did it feed back?"):
         assert title not in plain
