@@ -9,6 +9,7 @@ how a function that is no hook is told from one that is misspelt stands in ``par
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -19,9 +20,10 @@ from torch import Tensor
 from algorithms.divergence import TopK
 from algorithms.drawing import Drawn, Entropy, Fresh, ReplayedProblems
 from algorithms.replay_buffer import ReplayBuffer
-from algorithms.terms import Batch, Boundary, MetricLabel, Metrics, Term
-from params.base import BadInput
+from algorithms.terms import Batch, Boundary, MetricLabel, Metrics, Term, objective_term
+from params.base import BadInput, Choice, Config
 from params.parts import Part, find_part
+from params.schema import Method
 
 
 class TokenLoss(Protocol):
@@ -43,12 +45,6 @@ class TokenLoss(Protocol):
     ) -> tuple[Tensor, Metrics]: ...
 
 
-class MakeTerm(Protocol):
-    """A summand of the loss over one batch; here it chooses its tokens and fixes its denominator."""
-
-    def __call__(self, batch: Batch, config: Any) -> Term: ...
-
-
 class Draw(Protocol):
     """Rows of the buffer to learn from beside the fresh responses.
 
@@ -66,78 +62,75 @@ class Draw(Protocol):
     ) -> Drawn: ...
 
 
-class Problems(Protocol):
-    """Which of a round's ``count`` problems the buffer chooses, by its rows and results (``RESULTS``)."""
-
-    def __call__(
-        self, rows: pa.Table, results: pa.Table, count: int, config: Any, generator: torch.Generator
-    ) -> ReplayedProblems: ...
-
-
-class Candidates(Protocol):
-    """[S] bool: the responses whose entropies a term wants, of ``reward``, ``group`` and ``fresh`` [S]."""
-
-    def __call__(self, reward: Tensor, group: Tensor, fresh: Tensor, config: Any) -> Tensor: ...
-
-
-class Asks(Protocol):
-    """Whether a term asks for something, with these options."""
-
-    def __call__(self, config: Any) -> bool: ...
-
-
-class AsksBoundary(Protocol):
-    """What closes a step; None: the term does not ask."""
-
-    def __call__(self, config: Any) -> Boundary | None: ...
-
-
-class AsksEntropy(Protocol):
-    """Whence a term wants entropies; None: it does not ask."""
-
-    def __call__(self, config: Any) -> Literal["stored", "policy"] | None: ...
-
-
-class Count(Protocol):
-    """A number that follows from the options."""
-
-    def __call__(self, config: Any) -> int: ...
-
-
 @dataclass(frozen=True)
 class Hooks(Part):
     """What a method's module offers; None where it has no such hook."""
 
     token_loss: TokenLoss | None = None
     """The objective."""
-    top_k: Count | None = None
-    """How many of the sampler's likeliest tokens the objective compares; 0: none."""
-    term: MakeTerm | None = None
-    """An auxiliary term, or a replay method's loss of what it drew, where the objective does not give it."""
-    boundary: AsksBoundary | None = None
-    """Then the batch has ``boundary``."""
-    entropy_from: AsksEntropy | None = None
-    """Then the batch has ``entropy``: from the rollouts, or from a forward pass of the policy before the
-    update over the responses that ``candidates`` names."""
-    candidates: Candidates | None = None
-    """Goes with ``entropy_from``."""
-    draws: Asks | None = None
-    """Whether the term chooses by chance; then the batch has ``chance``."""
-    reference: Asks | None = None
-    """Whether the term compares with the run's base model; then the batch has ``reference_logp``."""
+    top_k: Callable[[Any], int] | None = None
+    """``top_k(config)``: how many of the sampler's likeliest tokens the objective compares; 0: none."""
+    term: Callable[[Batch, Any], Term] | None = None
+    """``term(batch, config)``: a summand of the loss over one batch; here it chooses its tokens and fixes its
+    denominator. A replay method has one where the objective does not give the loss of what it drew."""
+    boundary: Callable[[Any], Boundary | None] | None = None
+    """``boundary(config)``: what closes a step; the batch then has ``boundary``. None: not asked for."""
+    entropy_from: Callable[[Any], Literal["stored", "policy"] | None] | None = None
+    """``entropy_from(config)``: whence the batch has ``entropy``: from the rollouts, or from a forward pass
+    of the policy before the update over the responses that ``candidates`` names. None: not asked for."""
+    candidates: Callable[[Tensor, Tensor, Tensor, Any], Tensor] | None = None
+    """``candidates(reward, group, fresh, config)``: [S] bool; goes with ``entropy_from``."""
+    draws: Callable[[Any], bool] | None = None
+    """``draws(config)``: whether the term chooses by chance; then the batch has ``chance``."""
+    reference: Callable[[Any], bool] | None = None
+    """``reference(config)``: whether the term compares with the run's base model; then the batch has
+    ``reference_logp``."""
     draw: Draw | None = None
     """A replay method."""
-    problems: Problems | None = None
-    """A replay method that chooses problems; a rollout then reads the buffer."""
+    problems: Callable[[pa.Table, pa.Table, int, Any, torch.Generator], ReplayedProblems] | None = None
+    """``problems(rows, results, count, config, generator)``: which of a round's ``count`` problems the buffer
+    chooses, by its rows and results (``replay_buffer.RESULTS``); a rollout then reads the buffer."""
     MEASURES_DRIFT: bool = False
     """The term says by ``Term.drift`` how far the policy is from what it replays."""
     METRICS: tuple[MetricLabel, ...] = ()
     """How the report shows the metrics of the part; one that is not here is shown by its name."""
 
 
-def find(name: str, hook: Literal["token_loss", "term", "draw", "problems"], where: str) -> Hooks:
+Hook = Literal["token_loss", "term", "draw"]
+
+
+def find(name: str, hook: Hook, where: str) -> Hooks:
     """The part of a method that is called ``name`` and has ``hook``; raises ``BadInput``."""
     found = find_part(Hooks, "algorithms", name, hook, where)
     if found.entropy_from and not found.candidates:
         raise BadInput(f"{found.file}: entropy_from without candidates; expected both")
     return found
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A method's parts with their options, found and checked before any work is done."""
+
+    method: Method
+    objective: tuple[Hooks, Config]
+    replay: tuple[Hooks, Config] | None
+    terms: tuple[tuple[Hooks, Config], ...]
+    """The auxiliary terms, then the replay method's own, if it has one."""
+
+    @classmethod
+    def of(cls, method: Method) -> Recipe:
+        """Raises ``BadInput`` for a name or an option that does not exist."""
+
+        def chosen(choice: Choice, hook: Hook, where: str) -> tuple[Hooks, Config]:
+            part = find(choice.name, hook, where)
+            return part, choice.resolve(part.Config, where)
+
+        terms = [chosen(choice, "term", f"method.terms.{i}") for i, choice in enumerate(method.terms)]
+        replay = chosen(method.replay, "draw", "method.replay") if method.replay else None
+        terms += [replay] if replay and replay[0].term else []
+        return cls(method, chosen(method.objective, "token_loss", "method.objective"), replay, tuple(terms))
+
+    def on(self, batch: Batch) -> list[Term]:
+        """The loss's terms over one batch, the objective first."""
+        first = objective_term(batch, *self.objective, self.method.aggregation)
+        return [first, *(part.term(batch, config) for part, config in self.terms if part.term)]

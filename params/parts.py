@@ -147,21 +147,18 @@ def _refuse_unknown(module: ModuleType, file: Path, hooks: dict[str, Any]) -> No
 
 def _misfit(value: object, wanted: Any) -> str:
     """What was expected of a hook that does not fit; empty for one that does."""
-    kinds = [each for each in typing.get_args(wanted) if each is not NoneType]
-    kind = kinds[0] if NoneType in typing.get_args(wanted) else wanted
+    kind = next((each for each in typing.get_args(wanted) if NoneType in typing.get_args(wanted)), wanted)
     origin = typing.get_origin(kind) or kind
     if origin is type:
         return "" if isinstance(value, type) and issubclass(value, Config) else ", a class of options"
-    if isinstance(origin, type) and not getattr(origin, "_is_protocol", False):
-        return "" if isinstance(value, origin) else f": {getattr(kind, '__name__', kind)}"
-    names = _parameters(kind)
+    if origin is Callable:
+        names = [f"argument {place + 1}" for place in range(len(typing.get_args(kind)[0]))]
+    elif hasattr(origin, "_is_protocol"):
+        given = list(inspect.signature(kind.__call__).parameters.values())[1:]
+        names = [each.name for each in given if each.kind is not each.VAR_POSITIONAL]
+    else:
+        return "" if isinstance(value, origin) else f": {kind}"
     return "" if callable(value) and _takes(value, names) else f"({', '.join(names)})"
-
-
-def _parameters(kind: Any) -> list[str]:
-    """The names of the parameters that a hook is called with, in their order: those of a protocol."""
-    given = list(inspect.signature(kind.__call__).parameters.values())[1:]
-    return [each.name for each in given if each.kind is not each.VAR_POSITIONAL]
 
 
 def _takes(function: Callable[..., Any], names: list[str]) -> bool:

@@ -154,28 +154,28 @@ class Distillation:
 
         def parts(index: Tensor | slice) -> tuple[Tensor, Tensor]:
             base = views.base.logp(index)
-            return base, views.slope(mode, factors, index, base)
+            return base, views.log_ratio(mode, factors, index, base)
 
         if self.config.spread == "state":
 
             @torch.no_grad()
             def each(index: Tensor) -> Tensor:
-                base, slope = parts(index)
-                return geometric_target(base, base + slope, self.config.budget, most)[0]
+                base, log_ratio = parts(index)
+                return geometric_target(base, base + log_ratio, self.config.budget, most)[0]
 
             return each
         etas = [most * share for share in ETAS]
         total, count = torch.zeros(len(etas), dtype=torch.float64), 0
         for at in views.base.chunks():
-            base, slope = parts(at)
-            found = divergences(base, base + slope, etas)
+            base, log_ratio = parts(at)
+            found = divergences(base, base + log_ratio, etas)
             total, count = total + found.sum(0).cpu(), count + len(found)
         eta = self.eta = eta_of(etas, (total / max(count, 1)).tolist(), self.config.budget)
 
         @torch.no_grad()
         def same(index: Tensor) -> Tensor:
-            base, slope = parts(index)
-            return between(base, slope, base.new_full(base.shape[:1], eta))
+            base, log_ratio = parts(index)
+            return between(base, log_ratio, base.new_full(base.shape[:1], eta))
 
         return same
 

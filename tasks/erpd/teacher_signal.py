@@ -18,6 +18,8 @@ from tasks.erpd.teach import folder
 from tasks.policy.full_vocabulary import Held, hold
 from tasks.policy.policy import Policy
 
+Index = Tensor | slice
+"""Positions."""
 MODES = ("strong", "weak")
 """What a mode compares the teachers with: the base, or unlearned teachers."""
 
@@ -53,7 +55,7 @@ class Views:
         centred = sum((factors[name] * pair.centred for name, pair in pairs.items()), torch.zeros(()))
         return Pair(raw, centred)
 
-    def slope(self, mode: str, factors: Mapping[str, float], index: Tensor | slice, base: Tensor) -> Tensor:
+    def log_ratio(self, mode: str, factors: Mapping[str, float], index: Index, base: Tensor) -> Tensor:
         """The same over the whole vocabulary [t, V], where ``base`` [t, V] is the base's."""
         found = torch.zeros_like(base)
         for name, factor in factors.items():

@@ -7,10 +7,10 @@ module of the user's own.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 
@@ -21,58 +21,23 @@ Tables = tuple[pa.Table, pa.Table]
 """Training and held-out problems (``tables.PROBLEMS``), which share no question."""
 
 
-class Read(Protocol):
-    """The problems; equal arguments give equal tables."""
-
-    def __call__(self, config: Any, task: Task, seed: int) -> Tables: ...
-
-
-class Write(Protocol):
-    """As ``read``, and puts into the directory ``out`` what the judge needs beside them: databases."""
-
-    def __call__(self, config: Any, task: Task, seed: int, out: Path) -> Tables: ...
-
-
-class Practice(Protocol):
-    """``count`` further problems, none of whose questions is in ``without``."""
-
-    def __call__(self, config: Any, count: int, seed: int, without: set[str]) -> pa.Table: ...
-
-
-class Spoil(Protocol):
-    """A plausible wrong answer."""
-
-    def __call__(self, answer: str, rng: random.Random) -> str: ...
-
-
-class ShownAnswer(Protocol):
-    """The right answer as people read it."""
-
-    def __call__(self, answer: str) -> str: ...
-
-
-class Files(Protocol):
-    """The local files that ``read`` reads."""
-
-    def __call__(self, config: Any) -> Sequence[Path]: ...
-
-
 @dataclass(frozen=True)
 class ProblemSource(Part):
     """What a source's module offers; None where it has no such hook."""
 
-    read: Read | None = None
-    """Every source has it."""
-    write: Write | None = None
-    """In place of ``read``, for a source whose judge needs files."""
-    practice: Practice | None = None
-    """For the warm start; a source without it has its training set read over and over."""
-    spoil: Spoil | None = None
-    """Where the warm start's own wrong answers are not plausible."""
-    shown_answer: ShownAnswer | None = None
-    """Where the judge reads something else than people do."""
-    files: Files | None = None
-    """Their contents belong into the stage's fingerprint."""
+    read: Callable[[Any, Task, int], Tables] | None = None
+    """``read(config, task, seed)``, which every source has; equal arguments give equal tables."""
+    write: Callable[[Any, Task, int, Path], Tables] | None = None
+    """``write(config, task, seed, out)``: as ``read``, and puts into the directory ``out`` what the judge
+    needs beside the tables, such as databases."""
+    practice: Callable[[Any, int, int, set[str]], pa.Table] | None = None
+    """``practice(config, count, seed, without)``: further problems, without these questions, normalised."""
+    spoil: Callable[[str, random.Random], str] | None = None
+    """``spoil(answer, rng)``: a plausible wrong answer, where the warm start's own are not."""
+    shown_answer: Callable[[str], str] | None = None
+    """``shown_answer(answer)``: the right answer as people read it, where the judge reads something else."""
+    files: Callable[[Any], Sequence[Path]] | None = None
+    """``files(config)``: the local files that ``read`` reads, whose contents belong into the fingerprint."""
 
     def tables(self, config: Any, task: Task, seed: int) -> Tables:
         """What it reads."""

@@ -8,43 +8,27 @@ import torch. A name with a colon, ``package.module:function``, is a function of
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from params.parts import Part, find_part
 from tasks.rewards.base import Verdict
 from tasks.rewards.custom import Custom
 
 
-class JudgeAnswer(Protocol):
-    """A verdict on one answer."""
-
-    def __call__(self, gold: str, answer: str, config: Any) -> Verdict: ...
-
-
-class Enter(Protocol):
-    """``root``: the directory of the problems (their artefact), or None where there is none."""
-
-    def __call__(self, root: Path | None, config: Any) -> None: ...
-
-
-class Confine(Protocol):
-    """Sets limits beyond those that hold for every judge."""
-
-    def __call__(self) -> None: ...
-
-
 @dataclass(frozen=True)
 class Reward(Part):
     """What a judge's module offers; None where it has no such hook."""
 
-    judge: JudgeAnswer | None = None
-    """Every judge has it."""
-    enter: Enter | None = None
-    """Called once in each process before anything is judged and before its limits hold."""
-    confine: Confine | None = None
-    """Called once in each process after that."""
+    judge: Callable[[str, str, Any], Verdict] | None = None
+    """``judge(gold, answer, config)``, which every judge has."""
+    enter: Callable[[Path | None, Any], None] | None = None
+    """``enter(root, config)``, called once in each process before anything is judged and before its limits
+    hold; ``root`` is the directory of the problems (their artefact), or None where there is none."""
+    confine: Callable[[], None] | None = None
+    """``confine()``, called once in each process after that: limits beyond those of every judge."""
 
 
 def find_reward(name: str, where: str) -> Reward:

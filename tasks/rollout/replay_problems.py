@@ -36,7 +36,7 @@ def split(job: Job, problems: list[str], chosen: list[int]) -> tuple[list[int], 
 def _chosen(job: Job, count: int) -> ReplayedProblems:
     choice, snapshot = job.params.method.replay, job.inputs["replay"]
     assert choice is not None
-    part = contract.find(choice.name, "problems", "method.replay.name")
+    part = contract.find(choice.name, "draw", "method.replay")
     config = choice.resolve(part.Config, "method.replay")
     assert part.problems is not None
     seed = seeds.seed(job.params.seed, "rollout", job.round, "replay")

@@ -6,20 +6,15 @@ import functools
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from algorithms import contract
-from algorithms.contract import Hooks
+from algorithms.contract import Recipe
 from algorithms.diagnostics import effective_sample_size
 from algorithms.divergence import kl_k3, log_ratio
-from algorithms.terms import Batch, Term, objective_term
-from params.base import Config
-from params.schema import Method
 from tasks.artefacts.artefact import write_json
 from tasks.core import seeds
 from tasks.core.numbers import finite
@@ -85,38 +80,6 @@ def train(job: Job) -> dict[str, float]:
         "forward_positions": float(steps.training.meter.positions),
         "peak_memory_bytes": peak_memory(policy.device),
     }
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A method's parts, found and checked before any work is done."""
-
-    method: Method
-    objective: tuple[Hooks, Config]
-    terms: tuple[tuple[Hooks, Config], ...]
-    replay: tuple[Hooks, Config] | None = None
-
-    @classmethod
-    def of(cls, method: Method) -> Recipe:
-        """Raises ``BadInput`` for a name or an option that does not exist."""
-        part = contract.find(method.objective.name, "token_loss", "method.objective.name")
-        objective = (part, method.objective.resolve(part.Config, "method.objective"))
-        terms = []
-        for i, choice in enumerate(method.terms):
-            part = contract.find(choice.name, "term", f"method.terms.{i}.name")
-            terms.append((part, choice.resolve(part.Config, f"method.terms.{i}")))
-        if method.replay is None:
-            return cls(method, objective, tuple(terms))
-        part = contract.find(method.replay.name, "draw", "method.replay.name")
-        replay = (part, method.replay.resolve(part.Config, "method.replay"))
-        if part.term:
-            terms.append(replay)
-        return cls(method, objective, tuple(terms), replay)
-
-    def on(self, batch: Batch) -> list[Term]:
-        """The loss's terms over one batch, the objective first."""
-        first = objective_term(batch, *self.objective, self.method.aggregation)
-        return [first, *(part.term(batch, config) for part, config in self.terms if part.term)]
 
 
 class UpdateSteps:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from algorithms import contract
+from algorithms.contract import Recipe
 from algorithms.terms import MetricLabel
 from params.schema import Method
 from tasks.report.charts import THIRD, Figure, Point, Series
@@ -27,11 +27,9 @@ def term_figures(data: RunData) -> list[Figure | None]:
 
 def _labels(method: Method) -> dict[str, MetricLabel]:
     """By name in ``metrics.json``, in the order in which they are shown."""
-    objective = contract.find(method.objective.name, "token_loss", "method.objective.name")
-    parts = [contract.find(choice.name, "term", "method.terms") for choice in method.terms]
-    if method.replay:
-        parts.append(contract.find(method.replay.name, "draw", "method.replay.name"))
-    own = {label.name: label for label in objective.METRICS}
+    recipe = Recipe.of(method)
+    parts = [part for part, _ in recipe.terms]
+    own = {label.name: label for label in recipe.objective[0].METRICS}
     return own | {f"{part.name}.{label.name}": label for part in parts for label in part.METRICS}
 
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
+from algorithms.contract import Recipe
 from algorithms.echorl import steps
 from algorithms.terms import Boundary
 from flows.execution.validation import settled
@@ -28,7 +29,7 @@ from tasks.replay.replay import replay
 from tasks.rollout.rollout import rollout
 from tasks.update.annotations import annotated, boundary_table
 from tasks.update.responses import Responses
-from tasks.update.update import Recipe, update
+from tasks.update.update import update
 from tests.conftest import RunStage
 from tests.tasks.conftest import Nano, nano_parameters
 from tests.tasks.rollout_rows import parameters, rollout_artefact, rows

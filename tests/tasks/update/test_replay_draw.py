@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from algorithms.contract import Recipe
 from algorithms.drawing import Drawn
 from params.base import Choice
 from params.load import compose, presets
@@ -20,7 +21,7 @@ from tasks.policy.policy import Policy
 from tasks.replay.replay import opened, replay
 from tasks.update import replay_draw
 from tasks.update.responses import Responses
-from tasks.update.update import Recipe, update
+from tasks.update.update import update
 from tests.conftest import RunStage
 from tests.tasks.conftest import Nano, nano_parameters
 from tests.tasks.rollout_rows import parameters, rollout_artefact, rows
