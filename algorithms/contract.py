@@ -9,6 +9,7 @@ how a function that is no hook is told from one that is misspelt stands in ``par
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -104,6 +105,8 @@ def find(name: str, hook: Hook, where: str) -> Hooks:
     found = find_part(Hooks, "algorithms", name, hook, where)
     if found.entropy_from and not found.candidates:
         raise BadInput(f"{found.file}: entropy_from without candidates; expected both")
+    if found.top_k and found.token_loss and len(inspect.signature(found.token_loss).parameters) < 6:
+        raise BadInput(f"{found.file}: top_k, but token_loss takes no likeliest tokens; expected both")
     return found
 
 

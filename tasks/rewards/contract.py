@@ -33,7 +33,7 @@ class Reward(Part):
 
 def find_reward(name: str, where: str) -> Reward:
     """The judge that is called ``name``; raises ``BadInput``."""
-    if ":" in name:
+    if ":" in name or "." in name:
         mine = Custom.named(name, where)
         return Reward(name, mine.file, mine.Config, judge=mine.judge, enter=mine.enter)
     return find_part(Reward, "tasks.rewards", name, "judge", where)

@@ -118,6 +118,7 @@ def test_a_method_of_ones_own_is_found_and_computes(write: Write) -> None:
         ),
         (("class Config", "class Confik"), r"no Config; expected a class of options"),
         (("def _helper(", "def entropy_from(config"), r"entropy_from without candidates"),
+        (("def _helper(", "def top_k(config"), r"top_k, but token_loss takes no likeliest tokens"),
         (("import torch", "import torhc"), r"method\.objective: .*softer\.py: cannot be imported"),
     ],
 )
