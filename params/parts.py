@@ -8,8 +8,7 @@ constant that the module may have. ``find_part`` fills the record, and refuses w
   callers are listed in the module's ``__all__``; helpers begin with an underscore;
 - a constant in capitals whose name is nearly a hook's.
 
-A dotted name, ``package.module``, is a module of the user's own, from the current directory or
-``PYTHONPATH``.
+A dotted name, ``package.module``, is a module of the user's own (``params.user_code``).
 """
 
 from __future__ import annotations
@@ -18,9 +17,7 @@ import difflib
 import functools
 import importlib
 import inspect
-import os
 import pkgutil
-import sys
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -28,6 +25,7 @@ from pathlib import Path
 from types import FunctionType, ModuleType, NoneType
 from typing import Any, TypeVar, cast
 
+from params import user_code
 from params.base import BadInput, Config, nearest
 
 
@@ -52,7 +50,7 @@ def find_part(kind: type[PartT], package: str, name: str, hook: str, where: str)
     Adding a part is adding a file: nothing else lists it. Raises ``BadInput``.
     """
     if "." in name:
-        found = filled(kind, imported(name, where))
+        found = filled(kind, user_code.load(name, where))
         if getattr(found, hook) is None:
             raise BadInput(f"{where}: {found.file}: no {hook}; expected one there")
         return found
@@ -64,41 +62,6 @@ def find_part(kind: type[PartT], package: str, name: str, hook: str, where: str)
     usable = [m for m in known if hasattr(importlib.import_module(f"{package}.{m}"), hook)]
     folder = package.replace(".", "/")
     raise BadInput(f"{where}: no '{name}' with a {hook} in {folder}/{nearest(name, usable)}")
-
-
-def source(name: str, where: str) -> Path:
-    """The file of the user's own module ``package.module``; raises ``BadInput``."""
-    if not all(part.isidentifier() for part in name.split(".")):
-        raise BadInput(f"{where}: '{name}'; expected package.module")
-    for entry in [*search_path(), *sys.path]:
-        stem = Path(entry).joinpath(*name.split("."))
-        for path in (stem.with_suffix(".py"), stem / "__init__.py"):
-            if path.is_file():
-                return path.resolve()
-    raise BadInput(
-        f"{where}: no module '{name}'; expected {name.replace('.', '/')}.py in the current directory or "
-        "on PYTHONPATH"
-    )
-
-
-def search_path() -> list[str]:
-    """Where a user's modules are looked for first: the current directory, then ``PYTHONPATH``."""
-    return [os.getcwd(), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-
-
-def search() -> None:
-    """Have Python look there as well."""
-    sys.path[:] = [*(entry for entry in search_path() if entry not in sys.path), *sys.path]
-
-
-def imported(name: str, where: str) -> ModuleType:
-    """The user's own module ``package.module``; raises ``BadInput`` where it cannot be imported."""
-    path = source(name, where)
-    search()
-    try:
-        return importlib.import_module(name)
-    except (ImportError, SyntaxError) as error:
-        raise BadInput(f"{where}: {path}: cannot be imported ({error})") from None
 
 
 def filled(kind: type[PartT], module: ModuleType) -> PartT:

@@ -8,13 +8,12 @@ anything runs.
 from __future__ import annotations
 
 import ast
-import importlib
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from params import parts
+from params import user_code
 from params.base import BadInput, nearest
 from tasks.rewards.base import Bounds, Verdict
 
@@ -44,8 +43,7 @@ class Custom:
 
     def enter(self, root: Path | None, config: Bounds) -> None:
         """Import the function, in a judging process."""
-        parts.search()
-        self._reward = getattr(importlib.import_module(self._module), self._function)
+        self._reward = getattr(user_code.load(self._module, "task.reward"), self._function)
 
     def judge(self, gold: str, answer: str, config: Bounds) -> Verdict:
         """What the function says; anything that is no reward is the judge's failure."""
@@ -71,7 +69,7 @@ def source(name: str, where: str = "task.reward") -> Path:
     module, _, function = name.partition(":")
     if not all(part.isidentifier() for part in [*module.split("."), function]):
         raise BadInput(f"{where}: '{name}'; expected package.module:function")
-    return parts.source(module, where)
+    return user_code.source(module, where)
 
 
 def _defined(tree: ast.Module) -> set[str]:

@@ -141,7 +141,7 @@ def test_what_would_be_ignored_or_fail_later_is_refused(
             "nowhere.softer",
             r"no module 'nowhere\.softer'; expected nowhere/softer\.py in the",
         ),
-        ("no-name.softer", r"expected package\.module"),
+        ("no-name.softer", r"expected a module's name"),
     ],
 )
 def test_a_name_without_the_hook_is_refused(name: str, message: str) -> None:
