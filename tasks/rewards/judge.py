@@ -39,7 +39,7 @@ class Judge:
 
     def __init__(self, choice: Choice, workers: int = 1, root: Path | None = None) -> None:
         module = find_reward(choice.name, "task.reward.name")
-        config: Bounds = choice.resolve(module.Config, "task.reward")
+        config: Any = choice.resolve(module.Config, "task.reward")
         self._pending: queue.SimpleQueue[tuple[str, str, Future[Verdict]] | None] = queue.SimpleQueue()
         self._closed = False
         self._threads = [

@@ -12,25 +12,25 @@ import resource
 import signal
 import sys
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 from tasks.core.json_worker import Parent
 from tasks.rewards import contract
 from tasks.rewards.base import Bounds, Verdict, listen
-from tasks.rewards.custom import Custom
+from tasks.rewards.contract import Reward
 
 
 def main(name: str, options: str, parent: int, root: str = "") -> None:
     """Judge one line after the other until the input ends."""
     starter = Parent(parent)
     module = contract.find_reward(name, "task.reward")
-    config = module.Config(**json.loads(options))
-    if hasattr(module, "enter"):
+    config: Any = module.Config(**json.loads(options))
+    if module.enter:
         module.enter(Path(root) if root else None, config)
     starter.send({"ready": True})
     _silence()
     _bound(config)
-    if hasattr(module, "confine"):
+    if module.confine:
         module.confine()
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     listen(lambda: starter.send({"begun": True}))
@@ -41,9 +41,10 @@ def main(name: str, options: str, parent: int, root: str = "") -> None:
         starter.send({"reward": verdict.reward, "error": verdict.error, "last": last})
 
 
-def _judge(module: ModuleType | Custom, gold: str, answer: str, config: Bounds) -> tuple[Verdict, bool]:
+def _judge(module: Reward, gold: str, answer: str, config: Bounds) -> tuple[Verdict, bool]:
     """The verdict, and whether this process should be replaced after it."""
     try:
+        assert module.judge is not None
         return module.judge(gold, answer, config), False
     except MemoryError:
         return Verdict(None, f"judge ran out of memory ({config.memory_mib} MiB)"), True
