@@ -33,13 +33,11 @@ def resolve(name: str, starts: int = 0) -> Literal["vllm", "transformers", "serv
 
 def kept(job: Job) -> Engine:
     """The engine over this job's base model, started once a run."""
-    from tasks.policy import (
-        kept,  # torch and transformers, which whoever only asks for a name need not wait for
-    )
+    from tasks.policy.job_policy import job_policy  # torch and transformers, which a name need not wait for
 
     base, params = job.inputs["model"], job.params
     name = resolve(params.engine.name, params.engine.start_servers)
-    trainer = functools.partial(kept.kept, job)
+    trainer = functools.partial(job_policy, job)
 
     def make() -> Engine:
         if name == "vllm":

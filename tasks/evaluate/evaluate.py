@@ -15,7 +15,7 @@ from tasks.artefacts.artefact import write_json
 from tasks.artefacts.tables import read_table, write_table
 from tasks.core.stage import Job
 from tasks.evaluate.scores import ANSWERS, scores
-from tasks.policy import kept
+from tasks.policy.job_policy import job_policy
 from tasks.rollout.sampling import sample
 
 
@@ -51,7 +51,7 @@ def token_figures(job: Job, answers: pa.Table) -> dict[str, Any]:
     in nats."""
     answers = _spread(answers, job.params.evaluate.scored_problems)
     current = job.inputs.get("policy")
-    trainer = kept.kept(job)
+    trainer = job_policy(job)
     trainer.restore(current.path if current else None)
     prompts = answers["prompt_ids"].to_pylist()
     responses = answers["response_ids"].to_pylist()
@@ -86,7 +86,7 @@ def _spread(answers: pa.Table, count: int | None) -> pa.Table:
 
 def _told(job: Job, held_out: pa.Table, answers: pa.Table, greedy: bool) -> pa.Table:
     """The answers with what a reader needs: question, gold answer, level, text."""
-    tokenizer = kept.kept(job).tokenizer
+    tokenizer = job_policy(job).tokenizer
     asked = held_out.select(["question", "answer", "level"]).take(answers["group"])
     texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in answers["response_ids"].to_pylist()]
     columns = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -24,6 +24,7 @@ from params.base import BadInput
 from params.schema import Params
 from tasks.core import seeds
 from tasks.policy import distributed
+from tasks.policy.load import head_weight
 
 FOLDER = "adapter"
 WEIGHTS = "adapter_model.safetensors"
@@ -68,7 +69,7 @@ class AdapterWeights:
                 bound = 1.0 / math.sqrt(weight.shape[1])
                 generator = torch.Generator().manual_seed(seeds.seed(self._seed, "adapter", 0, name))
                 drawn = torch.empty(weight.shape).uniform_(-bound, bound, generator=generator)
-                weight.copy_(distributed.like(drawn, weight))
+                weight.copy_(distributed.placed_like(drawn, weight))
 
     def read(self, folder: Path) -> None:
         """Take the weights of ``folder/adapter``; raises ``BadInput`` where they do not fit."""
@@ -80,17 +81,18 @@ class AdapterWeights:
             raise BadInput(f"{path}: does not fit this model with update.lora_rank {self._config.r}")
         with torch.no_grad():
             for name, weight in self.masters.items():
-                weight.copy_(distributed.like(stored[name], weight))
+                weight.copy_(distributed.placed_like(stored[name], weight))
 
     def write(self, folder: Path) -> None:
         """``folder/adapter`` in peft's format."""
-        weights = distributed.gathered(self.masters)
+        weights = distributed.gather_full(self.masters)
         if not weights:
             return
         target = folder / FOLDER
         target.mkdir(parents=True)
         save_file(weights, target / WEIGHTS, metadata={"format": "pt"})
-        facts = {**self._config.to_dict(), "inference_mode": True, "base_model_name_or_path": None}
+        config: Any = self._config
+        facts = {**config.to_dict(), "inference_mode": True, "base_model_name_or_path": None}
         plain = {key: sorted(value) if isinstance(value, set) else value for key, value in facts.items()}
         (target / CONFIG).write_text(json.dumps(plain, indent=1, sort_keys=True) + "\n")
 
@@ -156,8 +158,9 @@ class FusedLinear(PeftLinear):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """[..., in] to [..., out]."""
         if self.disable_adapters or self.merged:
-            return self.base_layer(x, *args, **kwargs)
-        return _LoraProduct.apply(x, *self.parts(), self.base_layer.bias, self.scale())
+            base: Tensor = self.base_layer(x, *args, **kwargs)
+            return base
+        return _lora_product(x, *self.parts(), self.base_layer.bias, self.scale())
 
 
 class _LoraProduct(torch.autograd.Function):
@@ -186,10 +189,13 @@ class _LoraProduct(torch.autograd.Function):
         return to_x, None, to_a, to_b, None, None
 
 
+_lora_product: Callable[..., Tensor] = _LoraProduct.apply
+
+
 def _linear_layers(network: PreTrainedModel) -> list[str]:
     """Full names of all linear layers except the head, sorted."""
-    head = network.get_output_embeddings()
-    names = [n for n, m in network.named_modules() if isinstance(m, nn.Linear) and m is not head]
+    head = head_weight(network)
+    names = [n for n, m in network.named_modules() if isinstance(m, nn.Linear) and m.weight is not head]
     if not names:
         raise BadInput(
             f"{type(network).__name__}: has no linear layers for LoRA; expected update.adapter full"

@@ -37,7 +37,7 @@ class FullWeights:
     ) -> None:
         self.model: Any = network
         self.network = distributed.shard(network, device)
-        self._load = lambda: distributed.shard(load(), device)
+        self._load: Callable[[], PreTrainedModel] = lambda: distributed.shard(load(), device)
         self._base: PreTrainedModel | None = None
         self._tokenizer = tokenizer
         self._live: dict[str, nn.Parameter] = dict(sorted(network.named_parameters()))
@@ -64,7 +64,7 @@ class FullWeights:
 
     def write(self, folder: Path) -> None:
         """``folder/weights``: a Hugging Face folder that holds the masters."""
-        weights = distributed.gathered(self.masters)
+        weights = distributed.gather_full(self.masters)
         if weights:
             save_folder(self.network, self._tokenizer, weights, folder / FOLDER)
 
@@ -104,7 +104,7 @@ class FullWeights:
     def _take(self, weights: dict[str, Any]) -> None:
         with torch.no_grad():
             for name, master in self.masters.items():
-                master.copy_(distributed.like(weights[name], master))
+                master.copy_(distributed.placed_like(weights[name], master))
         self.publish()
 
 

@@ -1,8 +1,9 @@
-"""``nano``: a Llama of about a million parameters that reads characters, for experiments in minutes."""
+"""``nano``: a Llama of about a million parameters whose tokens are characters, for experiments in minutes."""
 
 from __future__ import annotations
 
 import string
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -20,12 +21,13 @@ CHAT_TEMPLATE = (
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """One token a character; whatever is not printable ASCII is ``<unk>``."""
+    """One token per character; whatever is not printable ASCII is ``<unk>``."""
     vocabulary = {token: i for i, token in enumerate([*SPECIAL, *CHARACTERS])}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     core.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(
+    make: Callable[..., PreTrainedTokenizerFast] = PreTrainedTokenizerFast
+    return make(
         tokenizer_object=core,
         pad_token="<pad>",
         bos_token="<bos>",
@@ -37,7 +39,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def create(seed: int, hidden: int = 128, layers: int = 4, heads: int = 4) -> LlamaForCausalLM:
-    """A freshly initialised model; the seed is used without touching the global generator."""
+    """A freshly initialised model; torch's global generator stays as it was."""
     words = tokenizer()
     config = LlamaConfig(
         vocab_size=len(words),
@@ -54,7 +56,8 @@ def create(seed: int, hidden: int = 128, layers: int = 4, heads: int = 4) -> Lla
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % 2**63)
-        return LlamaForCausalLM(config)
+        make: Callable[[LlamaConfig], LlamaForCausalLM] = LlamaForCausalLM
+        return make(config)
 
 
 def save(model: LlamaForCausalLM, folder: Path) -> None:

@@ -53,7 +53,7 @@ def warm_started(params: Params, tell: Callable[[int, int, float], None]) -> Lla
     try:
         for step, examples in enumerate(batches):
             loss = _loss(model, examples)
-            loss.backward()
+            torch.autograd.backward(loss)
             for optimiser, rate in optimisers:
                 optimiser.param_groups[0]["lr"] = rate * _schedule(step, steps)
                 optimiser.step()
@@ -61,7 +61,8 @@ def warm_started(params: Params, tell: Callable[[int, int, float], None]) -> Lla
             tell(step + 1, steps, loss.item())
     finally:
         torch.set_num_threads(threads)
-    return model.eval()
+    model.train(False)
+    return model
 
 
 def spoil(answer: str, rng: random.Random) -> str:

@@ -109,7 +109,7 @@ class _Bench:
         if name not in self._listed:
             raise DatabaseTrouble(f"not in {DATABASES}")
         entry = self._listed[name]
-        path = self._root / entry["path"]
+        path: Path = self._root / entry["path"]
         try:
             size = path.stat().st_size
             if size != entry["bytes"]:

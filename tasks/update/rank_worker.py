@@ -37,7 +37,7 @@ def main(folder: Path) -> None:
     distributed.join(str(folder / "meeting"), params.update.rank_timeout)
 
     def say(**message: Any) -> None:
-        if distributed.this() == 0:
+        if distributed.rank() == 0:
             lines.write(json.dumps(message) + "\n")
 
     def tell(*progress: Any) -> None:
