@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from tasks.problems.sql_synthetic.databases import CATEGORIES, NUMBERS, Column, Database, Table
+from tasks.problems.sql_synthetic.databases import NUMBERS, Column, Database, Table
 from tasks.problems.sql_synthetic.phrases import Draft, Maker, asked, condition, has, listing, selected
 
 # ruff: noqa: S608 - these queries are what is made here
@@ -75,7 +75,7 @@ def grouped(rng: random.Random, db: Database) -> Draft | None:
     if picked is None:
         return None
     table, column = picked
-    numbers = [each for each in table.of_kind(*NUMBERS) if not each.nullable]
+    numbers = table.of_kind(*NUMBERS)
     if numbers and rng.random() < 0.5:
         number = rng.choice(numbers)
         name, function = rng.choice([("average", "AVG"), ("highest", "MAX"), ("lowest", "MIN")])
@@ -111,7 +111,7 @@ def having(rng: random.Random, db: Database) -> Draft | None:
 def best(rng: random.Random, db: Database) -> Draft | None:
     """The row, or the few rows, with the highest or lowest value."""
     table = rng.choice(db.tables)
-    columns = [each for each in table.of_kind(*NUMBERS, "date", "year") if not each.nullable]
+    columns = table.of_kind(*NUMBERS, "date", "year")
     if not columns:
         return None
     column, top, down = rng.choice(columns), rng.choice([1, 1, 2, 3, 5]), rng.random() < 0.6
@@ -140,7 +140,7 @@ def best(rng: random.Random, db: Database) -> Draft | None:
 def ordered(rng: random.Random, db: Database) -> Draft | None:
     """A column of every row that meets a condition, in order."""
     table = rng.choice(db.tables)
-    columns = [each for each in table.of_kind(*NUMBERS, "date", "year") if not each.nullable]
+    columns = table.of_kind(*NUMBERS, "date", "year")
     if not columns:
         return None
     column, down = rng.choice(columns), rng.random() < 0.5
@@ -186,7 +186,7 @@ def counted(rng: random.Random, db: Database) -> Draft | None:
 
 def _group(rng: random.Random, db: Database) -> tuple[Table, Column] | None:
     table = rng.choice(db.tables)
-    columns = [each for each in table.of_kind(*CATEGORIES) if not each.label and not each.nullable]
+    columns = table.categories
     return (table, rng.choice(columns)) if columns else None
 
 

@@ -22,7 +22,7 @@ from tasks.problems.sql_synthetic.phrases import (
 def beyond_average(rng: random.Random, db: Database) -> Draft | None:
     """Rows above or below the average of all."""
     table = rng.choice(db.tables)
-    columns = [each for each in table.of_kind(*NUMBERS) if not each.nullable]
+    columns = table.of_kind(*NUMBERS)
     if not columns:
         return None
     column, above = rng.choice(columns), rng.random() < 0.6
@@ -55,7 +55,7 @@ def without_any(rng: random.Random, db: Database) -> Draft | None:
 def like_that_one(rng: random.Random, db: Database) -> Draft | None:
     """Rows that share a value with a named one, or exceed it."""
     table = rng.choice([each for each in db.tables if each.label.label] or db.tables)
-    columns = [each for each in table.of_kind(*NUMBERS, *CATEGORIES) if not each.nullable and not each.label]
+    columns = [each for each in table.of_kind(*NUMBERS, *CATEGORIES) if not each.label]
     if not columns or not table.label.label:
         return None
     column, name = rng.choice(columns), rng.choice(table.values(table.label))
@@ -78,7 +78,7 @@ def of_the_best(rng: random.Random, db: Database) -> Draft | None:
     if not links:
         return None
     child, link, parent = rng.choice(links)
-    columns = [each for each in parent.of_kind(*NUMBERS) if not each.nullable]
+    columns = parent.of_kind(*NUMBERS)
     if not columns:
         return None
     column, down = rng.choice(columns), rng.random() < 0.5
@@ -96,7 +96,7 @@ def of_the_best(rng: random.Random, db: Database) -> Draft | None:
 def average_count(rng: random.Random, db: Database) -> Draft | None:
     """An aggregate over the counts of groups."""
     table = rng.choice(db.tables)
-    columns = [each for each in table.of_kind(*CATEGORIES) if not each.label and not each.nullable]
+    columns = table.categories
     if not columns:
         return None
     column = rng.choice(columns)
@@ -109,7 +109,7 @@ def average_count(rng: random.Random, db: Database) -> Draft | None:
 def in_both(rng: random.Random, db: Database) -> Draft | None:
     """The values of a column that rows of two kinds have, or those of one kind and not of the other."""
     table = rng.choice(db.tables)
-    columns = [each for each in table.of_kind(*CATEGORIES) if not each.label and not each.nullable]
+    columns = table.categories
     if not columns:
         return None
     column = rng.choice(columns)
@@ -152,7 +152,7 @@ def linked_both(rng: random.Random, db: Database) -> Draft | None:
     if not links:
         return None
     child, link, parent = rng.choice(links)
-    columns = [each for each in child.of_kind(*CATEGORIES) if not each.nullable and not each.label]
+    columns = child.categories
     if not columns:
         return None
     pair = _two(rng, child, None, rng.choice(columns))
@@ -171,9 +171,7 @@ def linked_both(rng: random.Random, db: Database) -> Draft | None:
 
 def in_two_tables(rng: random.Random, db: Database) -> Draft | None:
     """The values that columns of the same kind in two tables hold: all, the common ones, the difference."""
-    places = [
-        (t, c) for t in db.tables for c in t.of_kind("city", "country", "person", "date") if not c.nullable
-    ]
+    places = [(t, c) for t in db.tables for c in t.of_kind("city", "country", "person", "date")]
     pairs = [(a, b) for a in places for b in places if a[0] is not b[0] and a[1].kind == b[1].kind]
     if not pairs:
         return None
@@ -193,11 +191,7 @@ def _two(
     rng: random.Random, table: Table, but: Column | None, same: Column | None = None
 ) -> tuple[tuple[str, str], tuple[str, str]] | None:
     """Two conditions on one column of the table, in words and SQL."""
-    columns = (
-        [same]
-        if same
-        else [c for c in table.of_kind(*CATEGORIES) if c is not but and not c.label and not c.nullable]
-    )
+    columns = [same] if same else [c for c in table.categories if c is not but]
     if columns:
         column = rng.choice(columns)
         values = sorted({str(value) for value in table.values(column)})

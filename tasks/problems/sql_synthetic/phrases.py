@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from tasks.problems.sql_synthetic.databases import CATEGORIES, NUMBERS, Column, Database, Table
@@ -43,6 +43,7 @@ class Condition:
     column: Column
 
     def on(self, alias: str) -> str:
+        """The same over the table's alias."""
         return self.sql.replace(self.column.sql, f"{alias}.{self.column.sql}", 1)
 
 
@@ -72,6 +73,7 @@ def asked(rng: random.Random, table: Table, most: int = 2) -> list[Column]:
 
 
 def selected(columns: Sequence[Column], alias: str = "") -> str:
+    """What stands behind SELECT."""
     return ", ".join(f"{alias}.{column.sql}" if alias else column.sql for column in columns)
 
 
@@ -113,9 +115,9 @@ def condition(rng: random.Random, table: Table, but: Sequence[Column] = ()) -> C
     return _text(rng, table, column)
 
 
-def both(words: object) -> str:
+def both(words: Iterable[str]) -> str:
     """``a``, ``a and b``, ``a, b and c``."""
-    *first, last = [str(word) for word in words]  # type: ignore[attr-defined]
+    *first, last = words
     return f"{', '.join(first)} and {last}" if first else last
 
 
@@ -135,6 +137,7 @@ def has(link: Column) -> str:
 
 
 def with_article(words: str) -> str:
+    """``a city``, ``an hour``."""
     return f"{'an' if words[0] in 'aeio' or words.startswith('hour') else 'a'} {words}"
 
 

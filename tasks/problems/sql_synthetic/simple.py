@@ -47,7 +47,7 @@ def filtered_twice(rng: random.Random, db: Database) -> Draft | None:
 def distinct(rng: random.Random, db: Database) -> Draft | None:
     """The different values of a column."""
     table = rng.choice(db.tables)
-    columns = [column for column in table.of_kind(*CATEGORIES) if not column.label and not column.nullable]
+    columns = table.categories
     if not columns:
         return None
     column = rng.choice(columns)
@@ -90,7 +90,7 @@ _DATES = {"MAX": ["latest"], "MIN": ["earliest"]}
 def aggregate(rng: random.Random, db: Database) -> Draft | None:
     """One aggregate of a column: average, total, highest or lowest."""
     table = rng.choice(db.tables)
-    columns = [column for column in table.of_kind(*NUMBERS, "date", "year") if not column.nullable]
+    columns = table.of_kind(*NUMBERS, "date", "year")
     if not columns:
         return None
     column = rng.choice(columns)
@@ -117,7 +117,7 @@ def aggregate(rng: random.Random, db: Database) -> Draft | None:
 def two_aggregates(rng: random.Random, db: Database) -> Draft | None:
     """Two aggregates of a column side by side."""
     table = rng.choice(db.tables)
-    columns = [column for column in table.of_kind(*NUMBERS) if not column.nullable]
+    columns = table.of_kind(*NUMBERS)
     if not columns:
         return None
     column = rng.choice(columns)
