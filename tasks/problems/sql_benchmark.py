@@ -39,7 +39,7 @@ class Benchmark(Prompt):
 
 @dataclass(frozen=True)
 class Split:
-    """The files of one split: its questions, databases and tables' descriptions are."""
+    """The files of one split: its questions, the folder of its databases, and what describes their tables."""
 
     questions: tuple[Path, ...]
     databases: Path
