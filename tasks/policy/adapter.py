@@ -91,8 +91,7 @@ class AdapterWeights:
         target = folder / FOLDER
         target.mkdir(parents=True)
         save_file(weights, target / WEIGHTS, metadata={"format": "pt"})
-        config: Any = self._config
-        facts = {**config.to_dict(), "inference_mode": True, "base_model_name_or_path": None}
+        facts = {**self._config.to_dict(), "inference_mode": True, "base_model_name_or_path": None}
         plain = {key: sorted(value) if isinstance(value, set) else value for key, value in facts.items()}
         (target / CONFIG).write_text(json.dumps(plain, indent=1, sort_keys=True) + "\n")
 
@@ -158,9 +157,10 @@ class FusedLinear(PeftLinear):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """[..., in] to [..., out]."""
         if self.disable_adapters or self.merged:
-            base: Tensor = self.base_layer(x, *args, **kwargs)
-            return base
-        return _lora_product(x, *self.parts(), self.base_layer.bias, self.scale())
+            out: Tensor = self.base_layer(x, *args, **kwargs)
+            return out
+        apply: Callable[..., Tensor] = _LoraProduct.apply
+        return apply(x, *self.parts(), self.base_layer.bias, self.scale())
 
 
 class _LoraProduct(torch.autograd.Function):
@@ -187,9 +187,6 @@ class _LoraProduct(torch.autograd.Function):
         to_a = (back.T @ flat).float()
         to_b = (grad.T @ down).float().mul_(ctx.scale)
         return to_x, None, to_a, to_b, None, None
-
-
-_lora_product: Callable[..., Tensor] = _LoraProduct.apply
 
 
 def _linear_layers(network: PreTrainedModel) -> list[str]:

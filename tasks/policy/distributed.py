@@ -131,7 +131,7 @@ def gradients(loss: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tensor | None]
     """Of the loss with respect to the leaves; where leaves are sharded, of the sum of all ranks' losses."""
     if world_size() == 1:
         return torch.autograd.grad(loss, leaves, allow_unused=True)
-    torch.autograd.backward(loss)
+    loss.backward()
     found = [leaf.grad for leaf in leaves]
     for leaf in leaves:
         leaf.grad = None

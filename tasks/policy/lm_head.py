@@ -60,7 +60,8 @@ def head(
     if others is None:
         others = target.new_empty(len(target), 0)
     options = (temperature, chunk, entropy, entropy_gradient and wanted, ranks, wanted)
-    logp, entropies, top, more = _head(hidden, weight, target, others, *options)
+    apply: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] = _Head.apply
+    logp, entropies, top, more = apply(hidden, weight, target, others, *options)
     return HeadOutput(
         logp, entropies if entropy else None, top if ranks else None, more if more.shape[1] else None
     )
@@ -136,9 +137,6 @@ class _Head(torch.autograd.Function):
                 to_weight += softmax.logits[: part.stop - part.start].T @ hidden[part]
             to_weight = to_weight.to(weight.dtype)
         return to_hidden, to_weight, *(None,) * 8
-
-
-_head: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] = _Head.apply
 
 
 class _Softmax:

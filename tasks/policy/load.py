@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ def load_model(base: Path, params: Params, device: torch.device) -> PreTrainedMo
         raise BadInput(f"{base}: no config.json; expected a Hugging Face model folder")
     if not any(base.glob("*.safetensors")):
         raise BadInput(f"{base}: no weights; expected *.safetensors in the folder")
-    hide_progress()
+    logging.disable_progress_bar()
     options: dict[str, Any] = {
         "dtype": getattr(torch, params.model.dtype),
         "use_safetensors": True,
@@ -62,15 +61,8 @@ def stop_ids(model: PreTrainedModel, tokenizer: Any) -> tuple[int, ...]:
 
 def head_weight(network: PreTrainedModel) -> torch.Tensor:
     """[V, H], the output embeddings."""
-    untyped: Any = network
-    weight: torch.Tensor = untyped.get_output_embeddings().weight
+    weight: torch.Tensor = network.get_output_embeddings().weight
     return weight
-
-
-def hide_progress() -> None:
-    """Turn off transformers' progress bars in this process."""
-    disable: Callable[[], None] = logging.disable_progress_bar
-    disable()
 
 
 def _first_line(error: Exception) -> str:

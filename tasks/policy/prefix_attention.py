@@ -58,12 +58,8 @@ class PrefixRows:
 
     def to(self, device: torch.device) -> PrefixRows:
         """The same on another device."""
-        return PrefixRows(
-            tuple(
-                replace(row, padded=row.padded.to(device), unpadded=row.unpadded.to(device))
-                for row in self.rows
-            )
-        )
+        moved = (replace(r, padded=r.padded.to(device), unpadded=r.unpadded.to(device)) for r in self.rows)
+        return PrefixRows(tuple(moved))
 
 
 class Unsupported(ValueError):

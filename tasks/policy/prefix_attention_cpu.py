@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,7 +33,8 @@ def kernel(rows: PrefixRows) -> Kernel:
     """The kernel for a sequence of these rows."""
 
     def attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        return _attention(query[0], key[0], value[0], rows, scale)[None]
+        apply: Callable[..., Tensor] = _Attention.apply
+        return apply(query[0], key[0], value[0], rows, scale)[None]
 
     return attend
 
@@ -78,11 +79,7 @@ class _Attention(torch.autograd.Function):
         return _unfold(to.query.mul_(ctx.scale), query), to.key.mul_(ctx.scale), to.value, None, None
 
 
-_attention: Callable[..., Tensor] = _Attention.apply
-
-
-@dataclass(frozen=True)
-class _Inputs:
+class _Inputs(NamedTuple):
     """What the backward pass reads: ``query`` and ``g`` [K, L * h, D], ``key`` and ``value`` [K, L, D],
     ``row_dot`` [K, L * h, 1], which is rowsum(g * O)."""
 
@@ -93,8 +90,7 @@ class _Inputs:
     row_dot: Tensor
 
 
-@dataclass(frozen=True)
-class _Gradients:
+class _Gradients(NamedTuple):
     """What it writes: the gradients of query, key and value, in their shapes."""
 
     query: Tensor
@@ -115,17 +111,11 @@ def _unfold(x: Tensor, like: Tensor) -> Tensor:
 def _parts(rows: PrefixRows, per_key: int) -> list[_PromptBlock | _ResponseBranches]:
     parts: list[_PromptBlock | _ResponseBranches] = []
     for row in rows.rows:
-        parts += _prompt_blocks(row, per_key)
+        for first in range(0, row.prompt, BLOCK):
+            parts.append(_PromptBlock(row.start, first, min(first + BLOCK, row.prompt), per_key))
         if row.responses:
             parts.append(_ResponseBranches(row, per_key))
     return parts
-
-
-def _prompt_blocks(row: PrefixRow, per_key: int) -> list[_PromptBlock]:
-    return [
-        _PromptBlock(row.start, first, min(first + BLOCK, row.prompt), per_key)
-        for first in range(0, row.prompt, BLOCK)
-    ]
 
 
 def _score_gradient(p: Tensor, products: Tensor, row_dot: Tensor) -> Tensor:
@@ -222,21 +212,13 @@ class _ResponseBranches:
     def write(self, out: Tensor, p: list[Tensor], value: Tensor) -> None:
         """Write P V into the part of ``out`` that is of these queries."""
         to_prompt, to_own = p
-        own = to_own @ self._pad(self._own_keys(value), 1)
-        torch.add(
-            to_prompt @ self._prompt(value),
-            self._unpad(own, len(value), self.per_key),
-            out=self._queries(out),
-        )
+        own = self._unpad(to_own @ self._pad(self._own_keys(value), 1), len(value), self.per_key)
+        torch.add(to_prompt @ self._prompt(value), own, out=self._queries(out))
 
     def backward(self, p: list[Tensor], x: _Inputs, to: _Gradients) -> None:
         """Write dQ and add dK, dV; dQ and dK still without the scale."""
-        (to_prompt, to_own), g, row_dot, q = (
-            p,
-            self._queries(x.g),
-            self._queries(x.row_dot),
-            self._queries(x.query),
-        )
+        to_prompt, to_own = p
+        g, row_dot, q = (self._queries(each) for each in (x.g, x.row_dot, x.query))
         self._prompt(to.value).add_(to_prompt.transpose(1, 2) @ g)
         ds = _score_gradient(to_prompt, g @ self._prompt(x.value).transpose(1, 2), row_dot)
         self._prompt(to.key).add_(ds.transpose(1, 2) @ q)

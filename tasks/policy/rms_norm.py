@@ -38,7 +38,8 @@ def _is_plain(module: Any) -> bool:
 
 
 def _forward(module: Any, x: Tensor) -> Tensor:
-    return _rms_norm(x, module.weight, module.variance_epsilon)
+    apply: Callable[..., Tensor] = _RMSNorm.apply
+    return apply(x, module.weight, module.variance_epsilon)
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -63,6 +64,3 @@ class _RMSNorm(torch.autograd.Function):
             projection = torch.linalg.vecdot(to_unit, exact)[..., None].div_(exact.shape[-1])
             to_x = to_unit.addcmul_(exact, projection, value=-1.0).mul_(scale).to(unit.dtype)
         return to_x, to_weight, None
-
-
-_rms_norm: Callable[..., Tensor] = _RMSNorm.apply

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 
+from transformers.utils import logging
+
 from tasks.core.stage import Job
-from tasks.policy.load import hide_progress
 from tasks.prepare import model_sources, nano, warm_start
 
 
@@ -13,7 +14,7 @@ def model(job: Job) -> dict[str, float]:
     """A plain Hugging Face folder: ``config.json``, ``*.safetensors``, tokenizer, chat template."""
     started = time.perf_counter()
     measured: dict[str, float] = {}
-    hide_progress()
+    logging.disable_progress_bar()
     if job.params.model.source == "nano":
         measured = _nano(job)
     else:

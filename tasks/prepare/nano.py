@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -26,8 +25,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     core.decoder = decoders.Fuse()
-    make: Callable[..., PreTrainedTokenizerFast] = PreTrainedTokenizerFast
-    return make(
+    return PreTrainedTokenizerFast(
         tokenizer_object=core,
         pad_token="<pad>",
         bos_token="<bos>",
@@ -56,8 +54,7 @@ def create(seed: int, hidden: int = 128, layers: int = 4, heads: int = 4) -> Lla
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % 2**63)
-        make: Callable[[LlamaConfig], LlamaForCausalLM] = LlamaForCausalLM
-        return make(config)
+        return LlamaForCausalLM(config)
 
 
 def save(model: LlamaForCausalLM, folder: Path) -> None:

@@ -53,7 +53,7 @@ def warm_started(params: Params, tell: Callable[[int, int, float], None]) -> Lla
     try:
         for step, examples in enumerate(batches):
             loss = _loss(model, examples)
-            torch.autograd.backward(loss)
+            loss.backward()
             for optimiser, rate in optimisers:
                 optimiser.param_groups[0]["lr"] = rate * _schedule(step, steps)
                 optimiser.step()
@@ -61,7 +61,7 @@ def warm_started(params: Params, tell: Callable[[int, int, float], None]) -> Lla
             tell(step + 1, steps, loss.item())
     finally:
         torch.set_num_threads(threads)
-    model.train(False)
+    model.eval()
     return model
 
 

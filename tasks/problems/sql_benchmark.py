@@ -17,6 +17,7 @@ from params.schema import Task
 from tasks.artefacts.artefact import write_json
 from tasks.core import seeds
 from tasks.problems import sql_rows, sql_schema
+from tasks.problems.jsonl import rows_of
 from tasks.problems.rows import table
 from tasks.problems.sql_rows import Prompt
 from tasks.problems.sql_schema import ForeignKeys
@@ -193,18 +194,10 @@ def _foreign_keys(path: Path) -> dict[str, ForeignKeys]:
 
 def _rows(path: Path) -> Iterable[tuple[str, dict[str, Any]]]:
     """Each object of a JSON list, with where it stands. Raises ``BadInput``."""
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file (task.problems.folder)") from None
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"{path}: not JSON ({error}); expected a list of objects") from None
-    if not isinstance(content, list):
-        raise BadInput(f"{path}: expected a list of objects, found {type(content).__name__}")
-    for number, row in enumerate(content, start=1):
+    for place, row in rows_of(path, "task.problems.folder"):
         if not isinstance(row, dict):
-            raise BadInput(f"{path}: row {number}: expected an object, found {type(row).__name__}")
-        yield f"{path}: row {number}", row
+            raise BadInput(f"{place}: expected an object, found {type(row).__name__}")
+        yield place, row
 
 
 def _text(row: dict[str, Any], key: str, place: str) -> str:

@@ -93,13 +93,8 @@ class Table:
         return next((c for c in self.columns if c.label), self.key)
 
     def of_kind(self, *kinds: str) -> list[Column]:
-        """The facts of these kinds that are never NULL."""
-        return [c for c in self.facts if c.kind in kinds and not c.nullable]
-
-    @property
-    def categories(self) -> list[Column]:
-        """Columns whose values several rows share."""
-        return [c for c in self.of_kind(*CATEGORIES) if not c.label]
+        """The facts of these kinds that are never NULL and by which no row is called."""
+        return [c for c in self.facts if c.kind in kinds and not c.nullable and not c.label]
 
     def values(self, column: Column) -> list[object]:
         """The column's cells that are not NULL, in the order of the rows."""

@@ -32,6 +32,33 @@ Maker = Callable[[random.Random, Database], Draft | None]
 """Makes a draft, or None where this database has nothing to ask of that kind."""
 
 
+def of_link(make: Callable[[random.Random, Table, Column, Table], Draft | None]) -> Maker:
+    """A maker that asks about rows, their foreign key and the table that it refers to."""
+
+    def maker(rng: random.Random, db: Database) -> Draft | None:
+        links = db.links()
+        return make(rng, *rng.choice(links)) if links else None
+
+    return maker
+
+
+ColumnMaker = Callable[[random.Random, Table, Column], Draft | None]
+
+
+def of_column(*kinds: str) -> Callable[[ColumnMaker], Maker]:
+    """A maker that asks about a column of these kinds, one that may be computed or grouped with."""
+
+    def decorate(make: ColumnMaker) -> Maker:
+        def maker(rng: random.Random, db: Database) -> Draft | None:
+            table = rng.choice(db.tables)
+            columns = table.of_kind(*kinds)
+            return make(rng, table, rng.choice(columns)) if columns else None
+
+        return maker
+
+    return decorate
+
+
 @dataclass(frozen=True)
 class Condition:
     """A condition on the rows of one table."""
