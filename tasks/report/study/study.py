@@ -61,7 +61,7 @@ def curves(outcomes: Sequence[Outcome]) -> pa.Table:
     for outcome in outcomes:
         steps = {step.place: step for step in Record.read(outcome.directory).steps}
         for step in steps.values():
-            if step.stage not in ("model", "problems"):
+            if step.role.kind != "prepare":
                 found = _figures(outcome.directory, step)
                 rows += [(outcome.arm, outcome.seed, name, step.round, value) for name, value in found]
     arms = list(dict.fromkeys(outcome.arm for outcome in outcomes))
