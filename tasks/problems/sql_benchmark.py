@@ -68,23 +68,17 @@ class _Problems:
 
 
 def read_splits(
-    config: Benchmark,
-    row_format: RowFormat,
-    train: Split,
-    held_out: Split,
-    task: Task,
-    seed: int,
-    out: Path | None,
+    config: Benchmark, form: RowFormat, train: Split, held_out: Split, task: Task, seed: int, out: Path | None
 ) -> tuple[pa.Table, pa.Table]:
     """Training and held-out problems, drawn by the seed, none in both; with ``out``, ``databases.json`` and
     ``left_out.json`` too. Raises ``BadInput``."""
-    aside = _problems(config, row_format, held_out)
-    rest = _problems(config, row_format, train)
+    aside = _problems(config, form, held_out)
+    rest = _problems(config, form, train)
     for key in aside.problems.keys() & rest.problems.keys():
         del rest.problems[key]
     tables = (
-        _drawn(rest, task.train_count, "train_count", row_format, seed),
-        _drawn(aside, task.held_out_count, "held_out_count", row_format, seed),
+        _drawn(rest, task.train_count, "train_count", form, seed),
+        _drawn(aside, task.held_out_count, "held_out_count", form, seed),
     )
     if out is not None:
         used = {json.loads(text)["database"] for table in tables for text in table["answer"].to_pylist()}
@@ -113,13 +107,13 @@ def level(value: Any, names: Sequence[str]) -> int:
     return names.index(value) + 1 if value in names else 1
 
 
-def _problems(config: Benchmark, row_format: RowFormat, split: Split) -> _Problems:
+def _problems(config: Benchmark, form: RowFormat, split: Split) -> _Problems:
     found = _Problems()
     keys = _foreign_keys(split.tables)
     schemas: dict[str, tuple[sqlite3.Connection, str, frozenset[str]]] = {}
     for path in split.questions:
         for place, row in _rows(path):
-            name, query = _text(row, "db_id", place), _text(row, row_format.query, place)
+            name, query = _text(row, "db_id", place), _text(row, form.query, place)
             question = _text(row, "question", place)
             if config.databases is not None and name not in config.databases:
                 continue
@@ -135,19 +129,19 @@ def _problems(config: Benchmark, row_format: RowFormat, split: Split) -> _Proble
             if not fits:
                 found.left_out["schema_too_long"] += 1
                 continue
-            hardness, evidence = row_format.row(row, place)
-            problem = sql_rows.row(name, query, schema, question, hardness, row_format.name, evidence)
+            hardness, evidence = form.row(row, place)
+            problem = sql_rows.row(name, query, schema, question, hardness, form.name, evidence)
             found.problems.setdefault((name, " ".join(f"{question} {evidence}".split()).casefold()), problem)
     for connection, *_ in schemas.values():
         connection.close()
     return found
 
 
-def _drawn(found: _Problems, wanted: int, option: str, row_format: RowFormat, seed: int) -> pa.Table:
+def _drawn(found: _Problems, wanted: int, option: str, form: RowFormat, seed: int) -> pa.Table:
     if len(found.problems) < wanted:
         long, refused = found.left_out["schema_too_long"], found.left_out["query_refused"]
         raise BadInput(
-            f"{row_format.name}: {len(found.problems)} distinct problems, without {long} whose tables do not "
+            f"{form.name}: {len(found.problems)} distinct problems, without {long} whose tables do not "
             f"fit into task.problems.schema_tokens and {refused} whose query SQLite refuses; expected "
             f"{wanted} (task.{option})"
         )

@@ -40,15 +40,10 @@ def row(
     return {
         "problem_id": f"{database}-{key}",
         "question": f"{schema}\n\nQuestion: {question}{hint}",
-        "answer": answer(database, query),
+        "answer": json.dumps({"database": database, "query": query}, sort_keys=True, ensure_ascii=False),
         "level": level,
         "source": source,
     }
-
-
-def answer(database: str, query: str) -> str:
-    """The right answer as the judge reads it."""
-    return json.dumps({"database": database, "query": query}, sort_keys=True, ensure_ascii=False)
 
 
 def shown_answer(text: str) -> str:

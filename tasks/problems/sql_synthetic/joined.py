@@ -19,8 +19,6 @@ from tasks.problems.sql_synthetic.phrases import (
 
 # ruff: noqa: S608 - these queries are what is made here
 
-_ALIASES = ("T1", "T2")
-
 
 @of_link
 def joined(rng: random.Random, child: Table, link: Column, parent: Table) -> Draft | None:
@@ -29,11 +27,10 @@ def joined(rng: random.Random, child: Table, link: Column, parent: Table) -> Dra
     found = condition(rng, parent)
     if found is None:
         return None
-    c, p = _ALIASES
-    plain = f"SELECT {selected(columns, c)} FROM {child.sql} AS {c}"
-    tie = f" JOIN {parent.sql} AS {p} ON {c}.{link.sql} = {p}.{parent.key.sql}"
+    plain = f"SELECT {selected(columns, 'T1')} FROM {child.sql} AS T1"
+    tie = f" JOIN {parent.sql} AS T2 ON T1.{link.sql} = T2.{parent.key.sql}"
     question = listing(rng, child, columns, f"{has(link)} {found.words}")
-    return Draft(question, f"{plain}{tie} WHERE {found.on(p)}", (plain,))
+    return Draft(question, f"{plain}{tie} WHERE {found.on('T2')}", (plain,))
 
 
 @of_link
@@ -42,18 +39,16 @@ def joined_count(rng: random.Random, child: Table, link: Column, parent: Table) 
     found = condition(rng, parent)
     if found is None:
         return None
-    c, p = _ALIASES
-    plain = f"SELECT COUNT(*) FROM {child.sql} AS {c}"
-    tie = f" JOIN {parent.sql} AS {p} ON {c}.{link.sql} = {p}.{parent.key.sql}"
+    plain = f"SELECT COUNT(*) FROM {child.sql} AS T1"
+    tie = f" JOIN {parent.sql} AS T2 ON T1.{link.sql} = T2.{parent.key.sql}"
     question = f"How many {child.many} {has(link)} {found.words} are there?"
-    return Draft(question, f"{plain}{tie} WHERE {found.on(p)}", (plain,))
+    return Draft(question, f"{plain}{tie} WHERE {found.on('T2')}", (plain,))
 
 
 @of_link
 def together(rng: random.Random, child: Table, link: Column, parent: Table) -> Draft | None:
     """A column of each row beside one of the row that it refers to."""
     mine, theirs = rng.choice(child.facts), parent.label
-    c, p = _ALIASES
     found = condition(rng, child, [mine]) if rng.random() < 0.6 else None
     words = f" {found.words}" if found else ""
     whose = f"the {theirs.phrase} of its {link.phrase}"
@@ -64,10 +59,10 @@ def together(rng: random.Random, child: Table, link: Column, parent: Table) -> D
         ]
     )
     plain = (
-        f"SELECT {c}.{mine.sql}, {p}.{theirs.sql} FROM {child.sql} AS {c} "
-        f"JOIN {parent.sql} AS {p} ON {c}.{link.sql} = {p}.{parent.key.sql}"
+        f"SELECT T1.{mine.sql}, T2.{theirs.sql} FROM {child.sql} AS T1 "
+        f"JOIN {parent.sql} AS T2 ON T1.{link.sql} = T2.{parent.key.sql}"
     )
-    return Draft(question, f"{plain} WHERE {found.on(c)}", (plain,)) if found else Draft(question, plain)
+    return Draft(question, f"{plain} WHERE {found.on('T1')}", (plain,)) if found else Draft(question, plain)
 
 
 @of_column(*CATEGORIES)
@@ -152,10 +147,9 @@ def ordered(rng: random.Random, table: Table, column: Column) -> Draft | None:
 @of_link
 def counted(rng: random.Random, child: Table, link: Column, parent: Table) -> Draft | None:
     """How many rows refer to each row of another table, or which of those most of them refer to."""
-    c, p = _ALIASES
     tie = (
-        f"FROM {parent.sql} AS {p} JOIN {child.sql} AS {c} ON {c}.{link.sql} = {p}.{parent.key.sql} "
-        f"GROUP BY {p}.{parent.key.sql}"
+        f"FROM {parent.sql} AS T2 JOIN {child.sql} AS T1 ON T1.{link.sql} = T2.{parent.key.sql} "
+        f"GROUP BY T2.{parent.key.sql}"
     )
     name = parent.label
     if rng.random() < 0.5:
@@ -163,10 +157,10 @@ def counted(rng: random.Random, child: Table, link: Column, parent: Table) -> Dr
             f"For each {parent.one} with at least one {child.one}, "
             f"show its {name.phrase} and the number of its {child.many}."
         )
-        return Draft(question, f"SELECT {p}.{name.sql}, COUNT(*) {tie}")
+        return Draft(question, f"SELECT T2.{name.sql}, COUNT(*) {tie}")
     ranking = f"SELECT COUNT(*) {tie} ORDER BY COUNT(*) DESC"
     question = f"Which {parent.one} has the most {child.many}? Give its {name.phrase}."
-    query = f"SELECT {p}.{name.sql} {tie} ORDER BY COUNT(*) DESC LIMIT 1"
+    query = f"SELECT T2.{name.sql} {tie} ORDER BY COUNT(*) DESC LIMIT 1"
     return Draft(question, query, (), ranking, 1)
 
 
