@@ -23,6 +23,7 @@ from tasks.artefacts.artefact import Artefact, Damaged, Source
 from tasks.artefacts.record import Record, Step
 from tasks.artefacts.store import Store, publish
 from tasks.core.context import Context
+from tasks.core.errors import memory_errors
 from tasks.core.stage import Job
 
 
@@ -187,7 +188,8 @@ class Runner:
             self._use_threads(node)
             stage = node.stage.load()
             params = self._elsewhere.local(node.stage.name, self.watch.tell)
-            measured = stage(Job(params, node.round, inputs, out, self.context))
+            with memory_errors(node.place):
+                measured = stage(Job(params, node.round, inputs, out, self.context))
             return {
                 "round": node.round,
                 "seed": self.params.seed,

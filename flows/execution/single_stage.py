@@ -10,7 +10,7 @@ from flows.execution.validation import settled
 from flows.stage_table.stages import STAGES, node, plan, rounds_of
 from params.base import BadInput, nearest
 from params.load import read_params
-from tasks.artefacts.artefact import Artefact, Damaged
+from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.record import Step
 from tasks.artefacts.store import Store
 from tasks.core.context import Context
@@ -34,17 +34,9 @@ def run_stage(name: str, run: str, round: int, params_file: Path) -> Step:
         runner = Runner(root, run, params, context, command=command)
         runner.continue_record()
         for place in this.inputs.values():
-            runner.done[place] = _input(runner.directory / place, this.place)
+            remedy = f"{this.place} needs it (run its stage again, dvc repro, or dvc checkout --force)"
+            runner.done[place] = Artefact.needed(runner.directory / place, remedy)
         runner.settle(this, runner.fingerprint(this))
         if {step.place for step in runner.record.steps} >= {other.place for other in plan(params)}:
             runner.finish()
         return runner.record.steps[-1]
-
-
-def _input(path: Path, reader: str) -> Artefact:
-    try:
-        return Artefact.open(path)
-    except FileNotFoundError:
-        raise BadInput(f"{path}: missing; {reader} needs it (run its stage first, or dvc repro)") from None
-    except Damaged as damage:
-        raise BadInput(f"{damage}; run its stage again, or dvc checkout --force") from None

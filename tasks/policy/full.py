@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from params.base import BadInput
 from tasks.policy import distributed
 from tasks.policy.adapter import add_gradients
+from tasks.policy.load import read_tensors
 
 FOLDER = "weights"
 WEIGHTS = "model.safetensors"
@@ -57,7 +58,7 @@ class FullWeights:
         path = folder / FOLDER / WEIGHTS
         if not path.is_file():
             raise BadInput(f"{path}: missing; expected a policy that was trained with update.adapter full")
-        stored = load_file(path)
+        stored = read_tensors(path)
         if {n: t.shape for n, t in stored.items()} != {n: t.shape for n, t in self._live.items()}:
             raise BadInput(f"{path}: does not fit this model")
         self._take(stored)

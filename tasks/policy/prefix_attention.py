@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 
+from params.errors import OstinatoError
+
 NAME = "ostinato_tree"
 
 
@@ -58,7 +60,7 @@ class Tree:
         return Tree(tuple(moved))
 
 
-class Unsupported(ValueError):
+class Unsupported(OstinatoError):
     """The model asks its attention for something that this one does not compute."""
 
 

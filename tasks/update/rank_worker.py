@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from params.base import BadInput
+from params.errors import OstinatoError
 from params.schema import Params
 from tasks.artefacts.artefact import Artefact, write_json
 from tasks.core.context import Context
-from tasks.core.errors import StageFailure
+from tasks.core.errors import memory_errors
 from tasks.core.parent_death import die_with
 from tasks.core.stage import Job
 from tasks.policy import distributed
@@ -46,10 +46,10 @@ def main(folder: Path) -> None:
     inputs = {name: Artefact.open(Path(path), check=False) for name, path in facts["inputs"].items()}
     with Context(scratch=folder, tell=tell) as context:
         try:
-            measured = train(Job(params, facts["round"], inputs, Path(facts["out"]), context))
-        except (BadInput, StageFailure) as error:
-            kind = "BadInput" if isinstance(error, BadInput) else "StageFailure"
-            write_json(folder / COMPLAINT, {"kind": kind, "message": str(error)})
+            with memory_errors(f"update, rank {distributed.this()}"):
+                measured = train(Job(params, facts["round"], inputs, Path(facts["out"]), context))
+        except OstinatoError as error:
+            write_json(folder / COMPLAINT, {"kind": type(error).__name__, "message": str(error)})
             sys.exit(1)
         say(measured=measured)
     distributed.leave()

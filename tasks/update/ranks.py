@@ -18,7 +18,7 @@ import torch
 
 from params.base import BadInput
 from tasks.artefacts.artefact import write_json
-from tasks.core.errors import StageFailure
+from tasks.core.errors import NotFinite, StageFailure
 from tasks.core.stage import Job
 
 JOB = "job.json"
@@ -29,7 +29,7 @@ COMPLAINT = "complaint.json"
 """What a rank had to say that ends in one line."""
 
 _ROOT = Path(__file__).parents[2]
-_ERRORS = {"BadInput": BadInput, "StageFailure": StageFailure}
+_ERRORS = {kind.__name__: kind for kind in (BadInput, StageFailure, NotFinite)}
 
 
 def launched(job: Job) -> dict[str, float]:
@@ -86,7 +86,7 @@ def _environment() -> dict[str, str]:
 def _failure(folder: Path, count: int, code: int) -> Exception:
     complaint, death = (_read(folder / name) for name in (COMPLAINT, DEATH))
     if complaint:
-        return _ERRORS[complaint["kind"]](complaint["message"])
+        return _ERRORS.get(complaint["kind"], StageFailure)(complaint["message"])
     if not death:
         return StageFailure(f"update: the launcher ended with {_ending(code)} (log: {folder / LOG})")
     return StageFailure(

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from params.base import BadInput
 from params.schema import Method, Params, Update
 from tasks.artefacts.artefact import Artefact
-from tasks.core.errors import StageFailure
+from tasks.core.errors import NotFinite, StageFailure
 from tasks.policy import distributed
 from tasks.update.update import update
 from tests.conftest import RunStage
@@ -157,7 +157,7 @@ def test_what_ends_in_one_line_in_one_process_does_in_several(
     with pytest.raises(BadInput, match=r"update\.tokens_per_micro_batch: 3 is smaller"):
         run_stage(update, settings(2, tokens_per_micro_batch=3), model=tiny_model, rollout=rollouts(1))
     spoilt = rollouts(1, behaviour=math.nan)
-    with pytest.raises(StageFailure, match="3 optimiser steps in a row were refused"):
+    with pytest.raises(NotFinite, match="3 optimiser steps in a row were refused"):
         run_stage(update, settings(2, minibatches=3), model=tiny_model, rollout=spoilt)
     assert not family(context.scratch)
 
