@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from flows.environment import workspace
@@ -10,8 +11,8 @@ from flows.execution.validation import settled
 from flows.stage_table.stages import STAGES, node, plan, rounds_of
 from params.base import BadInput, nearest
 from params.load import read_params
-from tasks.artefacts.artefact import Artefact
-from tasks.artefacts.record import Step
+from tasks.artefacts.artefact import Artefact, Damaged
+from tasks.artefacts.record import RECORD, Record, Step
 from tasks.artefacts.store import Store
 from tasks.core.context import Context
 
@@ -33,6 +34,8 @@ def run_stage(name: str, run: str, round: int, params_file: Path) -> Step:
         command = spelled(["stage", name, "--run", run, "--round", str(round), "--params", str(params_file)])
         runner = Runner(root, run, params, context, command=command)
         runner.continue_record()
+        if not runner.record.steps:
+            runner.record.steps = _unchanged(runner)
         for place in this.inputs.values():
             remedy = f"{this.place} needs it (run its stage again, dvc repro, or dvc checkout --force)"
             runner.done[place] = Artefact.needed(runner.directory / place, remedy)
@@ -40,3 +43,20 @@ def run_stage(name: str, run: str, round: int, params_file: Path) -> Step:
         if {step.place for step in runner.record.steps} >= {other.place for other in plan(params)}:
             runner.finish()
         return runner.record.steps[-1]
+
+
+def _unchanged(runner: Runner) -> list[Step]:
+    """The steps that were recorded for other parameters and are what these ask for too: DVC keeps them."""
+    path = runner.directory
+    steps = {step.place: step for step in Record.read(path).steps} if (path / RECORD).is_file() else {}
+    there: dict[str, Artefact] = {}
+    for this in plan(runner.params):
+        runner.done = {name: there[name] for name in this.inputs.values() if name in there}
+        if this.place not in steps or len(runner.done) < len(set(this.inputs.values())):
+            continue
+        with contextlib.suppress(FileNotFoundError, Damaged):
+            found = Artefact.open(path / this.place, check=False)
+            if found.fingerprint == steps[this.place].fingerprint == runner.fingerprint(this):
+                there[this.place] = found
+    runner.done = {}
+    return [step for place, step in steps.items() if place in there]

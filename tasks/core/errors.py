@@ -9,8 +9,7 @@ from contextlib import contextmanager
 
 from params.errors import OstinatoError
 
-_LEARNING = "update.tokens_per_micro_batch or update.head_chunk"
-_SAMPLING = "engine.memory_fraction or engine.max_sequences"
+_SHORT = re.compile(r"\bout of memory\b|_ALLOC_FAILED\b|can't allocate memory")
 
 
 class StageFailure(OstinatoError):
@@ -26,15 +25,21 @@ def memory_errors(stage: str) -> Iterator[None]:
     """Around a stage: memory that runs out, of the machine or a GPU, becomes a ``StageFailure``."""
     try:
         yield
-    except (MemoryError, RuntimeError) as error:  # torch's is a RuntimeError
+    except (MemoryError, RuntimeError, StageFailure) as error:  # torch's is a RuntimeError
         text = str(error)
-        gpu = re.search(r"\bout of memory\b|_ALLOC_FAILED\b", text)
-        if not (gpu or isinstance(error, MemoryError) or "can't allocate memory" in text):
-            raise
-        asked = re.search(r"allocate ([\d.,]+ ?[KMGTPE]?i?B|\d+ bytes)", text)
         frames = (frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(error.__traceback__))
-        sampled = any(name.startswith("tasks.engines.") for name in frames)
+        sampling = any(name.startswith("tasks.engines.") for name in frames)
+        short = isinstance(error, MemoryError) or _SHORT.search(text)
+        if not short or (isinstance(error, StageFailure) and not sampling):
+            raise
+        gpu = "CUDA" in text or "CUBLAS" in text
+        cache = "engine.memory_fraction" if gpu else "engine.kv_cache_gib"
+        asked = re.search(r"allocate ([\d.,]+ ?[KMGTPE]?i?B\b|\d+ bytes)", text)
         raise StageFailure(
             f"{stage}: out of {'GPU ' if gpu else ''}memory{f' (asked for {asked[1]})' if asked else ''}; "
-            f"a smaller {_SAMPLING if sampled else _LEARNING} needs less"
+            + (
+                f"a smaller {cache} or engine.max_sequences needs less"
+                if sampling
+                else "a smaller update.tokens_per_micro_batch or update.head_chunk needs less"
+            )
         ) from error

@@ -10,6 +10,7 @@ from threading import Thread
 
 import pytest
 
+from flows import cli
 from flows.environment import prepare_prefect
 from params.base import BadInput
 from tests.flows.conftest import Workspace
@@ -82,6 +83,69 @@ def test_status_tells_what_is_done_damaged_and_to_do(copied: Workspace) -> None:
     path.write_bytes(bytes(content))
     stages = json.loads(copied.call("status", "it", "--json").stdout)["stages"]
     assert {s["place"] for s in stages if s["state"] == "damaged"} == {"round-01/update"}
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.unlink()  # the cache shares it
+    path.write_bytes(bytes(content))
+
+
+def occupy(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("harm", "file", "command", "said"),
+    [
+        (
+            flip,
+            "round-02/update/metrics.json",
+            "report it",
+            "metrics.json: its bytes do not match its digest",
+        ),
+        (flip, "round-02/evaluate/manifest.json", "report it", "manifest.json: "),
+        (occupy, "run.json", "report it", "run.json: is a directory"),
+        (occupy, "report.html", "report it", "report.html: is a directory"),
+        (
+            Path.unlink,
+            "round-02/update/manifest.json",
+            "export it --merged out",
+            "manifest.json: missing; `ost",
+        ),
+        (
+            flip,
+            "model/model.safetensors",
+            "export it --merged out",
+            "its bytes do not match its digest; `ostin",
+        ),
+        (flip, "run.json", "export it --merged out", "run.json: "),
+        (Path.unlink, "round-02/update/state.json", "show it/round-02/update", "state.json: missing; "),
+        (flip, "run.json", "status it", "run.json: "),
+        (flip, "round-01/rollout/metrics.json", "push it --remote s3://bucket/x", "digest; `ostinato run"),
+    ],
+)
+def test_what_is_damaged_is_one_line(
+    copied: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    harm: Callable[[Path], None],
+    file: str,
+    command: str,
+    said: str,
+) -> None:
+    harm(copied.root / "runs" / "it" / file)
+    monkeypatch.setenv("OSTINATO_HOME", str(copied.root))
+    monkeypatch.chdir(copied.root)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(command.split())
+    err = capfd.readouterr().err
+    assert stopped.value.code == 2
+    assert said in err
+    assert len(err.strip().splitlines()) == 1
+    assert not (copied.root / "out").exists()
 
 
 def test_show_leads_back_to_the_problems(finished: Workspace) -> None:
