@@ -51,6 +51,8 @@ def together(rng: random.Random, db: Database) -> Draft | None:
     if not links:
         return None
     child, link, parent = rng.choice(links)
+    if not child.facts:
+        return None
     mine, theirs = rng.choice(child.facts), parent.label
     c, p = _ALIASES
     found = condition(rng, child, [mine]) if rng.random() < 0.6 else None

@@ -79,7 +79,7 @@ def of_the_best(rng: random.Random, db: Database) -> Draft | None:
         return None
     child, link, parent = rng.choice(links)
     columns = [each for each in parent.of_kind(*NUMBERS) if not each.nullable]
-    if not columns:
+    if not columns or not child.facts:
         return None
     column, down = rng.choice(columns), rng.random() < 0.5
     order = f"ORDER BY {column.sql}{' DESC' if down else ''}"
