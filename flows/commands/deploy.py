@@ -14,9 +14,9 @@ from prefect import Flow
 from prefect.exceptions import ParameterTypeError
 from pydantic import ConfigDict, Field
 
-from flows.execution.validation import chosen, run_name
+from flows.execution.validation import run_name, settled
 from params.base import BadInput, Config, nearest, validate
-from params.load import read_yaml
+from params.load import compose, read_yaml
 
 FILE = "prefect.yaml"
 
@@ -83,7 +83,7 @@ def _try(flow: str, given: dict[str, Any]) -> None:
     """What the flow checks first, now: presets that exist, settings that the schema knows."""
     if flow == "train":
         model, task, method = (given.get(key, default) for key, default in DEFAULTS.items())
-        chosen(model, task, method, given.get("settings") or [])
+        settled(compose(model, task, method, given.get("settings") or []))  # the data is where it runs
         run_name(given.get("name"), model, task, method)
     if flow == "compare":
         from flows.experiments.compare import work_of

@@ -44,6 +44,29 @@ def test_bad_input_is_one_line_and_exit_code_2(
     refused(arguments, said)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "data.jsonl: no such file (task.problems)"),
+        ('{"question": "a", "answer": "1"}\n{"question": "b"}\n', "data.jsonl:2: no 'answer'"),
+        ('{"frage": "a", "answer": "1"}\n', "data.jsonl:1: no 'question'"),
+        ('{"question": "a", "answer": "1"}\n', "1 distinct questions; expected"),
+        ('{"question": "a", "answer": "#### "}\n', "data.jsonl:1: 'answer': nothing follows '####'"),
+    ],
+)
+def test_wrong_data_is_told_before_anything_runs(
+    content: str | None,
+    said: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    refused: Callable[[list[str], str], None],
+) -> None:
+    file = tmp_path_factory.mktemp("data") / "data.jsonl"
+    if content is not None:
+        file.write_text(content)
+    problems = f"task.problems={{name: jsonl, path: {file}}}"
+    refused([*NANO, "--set", problems], said)
+
+
 def test_a_folder_that_is_no_model_leaves_nothing_half_written(prepared: Workspace) -> None:
     folder = prepared.root / "empty-model"
     folder.mkdir()
