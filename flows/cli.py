@@ -14,7 +14,7 @@ import typer
 from flows.commands import remote_commands
 from flows.commands.machines import engines, plan_round
 from flows.environment import prepare_prefect, prepare_threads, under_dvc, workspace
-from params.base import BadInput
+from params.errors import OstinatoError
 
 app = typer.Typer(
     add_completion=False,
@@ -266,12 +266,18 @@ remote_commands.add_to(app)
 UsageError: Any = typer.BadParameter.__bases__[0]
 """What a misspelt option raises: click's, wherever typer keeps its click."""
 
+DISK = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
+    *(errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP),
+)
+"""What is wrong with a disk or a path, and not with us."""
+
 INTERRUPTED = 130
 """The exit code, by the shell's convention."""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command; bad input is one line and exit code 2, an interrupted run says how to go on."""
+    """Run a command; an error of ours is one line and its exit code, an interrupted run says how to go on."""
     prepare_threads()
     code = _guarded(lambda: app(args=arguments or sys.argv[1:] or ["--help"], standalone_mode=False))
     sys.stdout.flush()
@@ -279,21 +285,17 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _guarded(command: Callable[[], Any]) -> int:
-    from tasks.core.errors import StageFailure
-    from tasks.remote.errors import RemoteTrouble
-
     try:
         code = int(command() or 0)
-    except BadInput as error:
-        return _complain(str(error), 2)
+    except OstinatoError as error:
+        return _complain(str(error), error.exit_code)
     except UsageError as error:
         return _complain(error.format_message(), 2)
-    except (StageFailure, RemoteTrouble) as error:
-        return _complain(str(error), 1)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        if error.errno not in DISK:
             raise
-        return _complain(f"{error.filename or workspace()}: {(error.strerror or '').lower()}", 2)
+        where = error.filename2 or error.filename or workspace()
+        return _complain(f"{where}: {(error.strerror or '').lower()}", 2)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     if code == INTERRUPTED:  # also typer's own way of saying so

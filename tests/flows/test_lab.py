@@ -26,7 +26,7 @@ from params.load import PRESETS, read_yaml
 from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.record import Record
 from tasks.artefacts.tables import read_table
-from tasks.policy.optimiser import NotFinite
+from tasks.core.errors import NotFinite
 from tests.flows.conftest import Workspace, environment_of, events, kill_tree
 
 ARMS = {

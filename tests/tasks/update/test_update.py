@@ -17,8 +17,8 @@ from algorithms.terms import objective_term
 from params.base import BadInput, Choice
 from params.schema import Method, Update
 from tasks.artefacts.artefact import Artefact
+from tasks.core.errors import NotFinite
 from tasks.policy.gradient import Step, accumulate
-from tasks.policy.optimiser import NotFinite
 from tasks.policy.policy import Policy
 from tasks.update.responses import Responses
 from tasks.update.update import update
