@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.execution.runner import spelled
-from params.lab import Trial
+from params.comparison import Trial
 
 Event = dict[str, Any]
 ROOT = Path(__file__).parents[2]

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from params.base import validate
-from params.lab import Lab
-from tasks.report.study.study import Outcome
+from params.comparison import Comparison
+from tasks.report.comparison.data import Outcome
 from tests.tasks.report.synthetic_run import SyntheticRun
 
 LIFT = {"grpo": -0.3, "drpo": 0.1, "dyjr": -0.29}
@@ -41,10 +41,10 @@ class Method(SyntheticRun):
 
 def a_comparison(
     root: Path, seeds: int = 3, hostile: bool = False
-) -> tuple[Lab, list[Outcome], dict[str, Any]]:
-    """The study, its runs, written below ``root``, and the facts of its making."""
-    lab = validate(
-        Lab,
+) -> tuple[Comparison, list[Outcome], dict[str, Any]]:
+    """What is compared, its runs, written below ``root``, and the facts of its making."""
+    comparison = validate(
+        Comparison,
         {
             "title": "Three methods",
             "question": "Which?",
@@ -53,7 +53,6 @@ def a_comparison(
             "baseline": "grpo",
             "seeds": seeds,
             "budget": {"rounds": 10},
-            "metrics": {"evaluate.mean_at_n": {}},
         },
     )
     outcomes, runs = [], []
@@ -65,4 +64,4 @@ def a_comparison(
             counts = {"made": 20, "cached": 5, "seconds": 12.0, "outcome": "finished", "why": ""}
             runs.append({"name": name, "arm": arm, "seed": seed, **counts})
     command = "ostinato compare --methods grpo,drpo,dyjr --seeds 3"
-    return lab, outcomes, {"name": "three", "command": command, "runs": runs}
+    return comparison, outcomes, {"name": "three", "command": command, "runs": runs}
