@@ -50,7 +50,7 @@ class Frontier(Config):
     """What people call it; empty: its name."""
     x: str = "evaluate.kl_to_base"
     """What is spent; it rises over the rounds."""
-    x_label: str = "KL to the base, nats a token"
+    x_label: str = "KL to the base, nats per token"
     """What people call that."""
     y: str = "evaluate.mean_at_n"
     """What is gained."""

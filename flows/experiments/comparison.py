@@ -95,9 +95,10 @@ def make(work: Work, as_json: bool = False, listen: Callable[[Run, Event], None]
     ``listen`` is told what happens, instead of the terminal.
     """
     root, began = workspace(), time.monotonic()
+    runs = [Run(trial) for trial in _checked(work.trials)]
     busy = f"comparison {work.name}: another process is at it; wait for it"
     with Store(root).lock(f"comparison-{work.name}", busy):
-        runs, shown = _run(root, work, work.trials, as_json, listen)
+        shown = _run(work, runs, as_json, listen)
         if all(run.outcome == "failed" for run in runs):
             print(f"ostinato: {work.name}: no run came to its end", file=sys.stderr)
             return Made(None, runs)
@@ -116,29 +117,24 @@ def make_one(work: Work, only: str, as_json: bool = False) -> int:
     names = {f"{trial.arm}:{trial.seed}": trial for trial in work.trials}
     if only not in names:
         raise BadInput(f"--only {only}: no such run{nearest(only, names)}")
-    root = workspace()
-    (run,), _ = _run(root, work, [names[only]], as_json)
+    run = Run(*_checked([names[only]]))
+    _run(work, [run], as_json)
     if run.outcome == "finished":
-        write(run_directory(root, run.trial.name))
+        write(run_directory(workspace(), run.trial.name))
     return int(run.outcome != "finished")
 
 
 def _run(
-    root: Path,
-    work: Work,
-    chosen: Sequence[Trial],
-    as_json: bool,
-    listen: Callable[[Run, Event], None] | None = None,
-) -> tuple[list[Run], Display]:
+    work: Work, runs: Sequence[Run], as_json: bool, listen: Callable[[Run, Event], None] | None = None
+) -> Display:
     """Make these runs of it, with a display."""
-    runs = [Run(trial) for trial in _checked(chosen)]
     with (
         display(work.name, runs, work.workers, as_json, listen) as shown,
-        Crew(root, work.name, runs, work.workers) as crew,
+        Crew(workspace(), work.name, runs, work.workers) as crew,
     ):
         for run, event in crew.events():
             shown.tell(run, event)
-    return runs, shown
+    return shown
 
 
 def _checked(chosen: Sequence[Trial]) -> list[Trial]:

@@ -69,7 +69,7 @@ def dash(place: int) -> tuple[int, ...]:
 
 
 def curves(drawn: Sequence[Series], size: Size, x_axis: Axis, y_axis: Axis, legend: bool = False) -> Chart:
-    """A line an arm with its band and a dot where something was measured; the first is on top."""
+    """One line per arm with its band and a dot where something was measured; the first is on top."""
     values = [
         {**vars(point), "arm": each.name, "order": place}
         for each in reversed(drawn)
@@ -104,7 +104,7 @@ def curves(drawn: Sequence[Series], size: Size, x_axis: Axis, y_axis: Axis, lege
 
 
 def forest(rows: Sequence[dict[str, Any]], width: int) -> Chart:
-    """Effects with their intervals, a row an arm: ``name``, ``colour``, ``value``, ``low``, ``high``."""
+    """Effects with their intervals, one row per arm: ``name``, ``colour``, ``value``, ``low``, ``high``."""
     names = [row["name"] for row in rows]
     ends = [row[part] for row in rows for part in ("value", "low", "high")] + [0.0]
     room = 0.05 * (max(ends) - min(ends)) or 0.01

@@ -28,7 +28,7 @@ AXES = {
     "tokens": "sampled tokens",
     "trained": "trained tokens",
     "minutes": "minutes of stage time",
-    "kl": "KL to the base, nats a token",
+    "kl": "KL to the base, nats per token",
 }
 """What a curve may be read against."""
 KL, ENTROPY = "evaluate.kl_to_base", "evaluate.entropy"
@@ -164,7 +164,7 @@ def _measured(run: Compared, round: int, artefact: Artefact, order: dict[int, li
 
 
 def by_problem(answers: pa.Table, run: Compared, order: dict[int, list[str]]) -> dict[str, Floats]:
-    """Each metric's value a problem, in the order of the seed's problems."""
+    """Each metric's value per problem, in the order of the seed's problems."""
     known = order.setdefault(run.seed, pc.unique(answers["problem_id"]).to_pylist())
     sampled = answers.filter(pc.invert(answers["greedy"]))
     passes = {f"pass@{k}": k for k in run.params.evaluate.pass_at if k > 1}

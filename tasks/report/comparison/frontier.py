@@ -55,7 +55,7 @@ def first_at(points: Sequence[Point], goal: float) -> float | None:
 
 
 def places(curve: Curve, confidence: float) -> list[tuple[float, float, Interval]]:
-    """A place a round: the means of both figures over the seeds that got so far, the second's interval."""
+    """One place per round: the means over the seeds that got so far, and the second's interval."""
     found = []
     for points in zip_longest(*curve.values()):
         there = dict(enumerate(point for point in points if point is not None))
