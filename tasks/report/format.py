@@ -10,7 +10,7 @@ MINUS = "−"
 
 def percent(share: float | None, digits: int = 1) -> str:
     """``0.783`` as ``78.3%``."""
-    return ABSENT if share is None else f"{100 * share:.{digits}f}%"
+    return ABSENT if share is None else f"{100 * share:.{digits}f}%".replace("-", MINUS)
 
 
 def number(value: float | None, digits: int = 3) -> str:

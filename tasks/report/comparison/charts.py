@@ -32,6 +32,15 @@ DASHES: tuple[tuple[int, ...], ...] = ((), (7, 4), (2, 4), (9, 3, 2, 3))
 """How arms differ without colour: neighbours differ in both, and so do arms that share a colour."""
 BESIDE = (1, 3)
 """The line of a curve beside an arm's, in its colour."""
+LEGEND: dict[str, Any] = {
+    "title": None,
+    "symbolType": "stroke",
+    "symbolSize": 700,
+    "symbolOpacity": 1,
+    "symbolStrokeWidth": 2.25,
+    "labelFontSize": 12,
+    "labelLimit": 220,
+}
 POINTS = "datum.value === 0 ? '0' : format(datum.value * 100, '+.3~g')"
 """A difference of shares, in points."""
 LIGHT = {
@@ -76,7 +85,7 @@ def curves(drawn: Sequence[Series], size: Size, x_axis: Axis, y_axis: Axis, lege
         for place, point in enumerate(each.points)
     ]
     chart, names = alt.Chart(alt.InlineData(values=values)), [each.name for each in drawn]
-    key = alt.Legend(title=None, symbolType="stroke", symbolSize=500, labelLimit=220) if legend else None
+    key = alt.Legend(**LEGEND) if legend else None
     paint = alt.Scale(domain=names, range=[each.colour for each in drawn])
     colours = alt.Color("arm:N", scale=paint, legend=key)
     dashes = alt.Scale(domain=names, range=[list(each.dash) for each in drawn])
@@ -167,8 +176,8 @@ def _y_scale(drawn: Sequence[Series], axis: Axis) -> alt.Scale:
     edges = [edge for each in drawn for p in each.points for edge in (p.low, p.high) if edge is not None]
     low, high = min([*values, *edges]), max([*values, *edges])
     if "%" in axis.form:
-        low, high = max(low, 0.0), min(high, 1.0)
+        high = min(high, 1.0)
     else:
         low, high = max(low, min(values) - 4 * spread), min(high, max(values) + 4 * spread)
-        low = max(low, 0.0) if min(values) >= 0 else low
+    low = max(low, 0.0) if min(values) >= 0 else low
     return alt.Scale(domain=[low, high], nice=False, zero=False)

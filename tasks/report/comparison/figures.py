@@ -190,7 +190,7 @@ def _panel(
         title=kind.title,
         says=kind.says,
         pictures=tuple((css, svg(draw(size), f"{key}{css}", kind.title, spoken)) for css, size in kind.sizes),
-        alone=standalone(draw((620, 320), True), f"{kind.title} by {x_axis.title}", kind.says),
+        alone=standalone(draw((620, 320), True), kind.title, kind.says),
         header=(data.noun, x_axis.title or "", "value", "low", "high"),
         rows=tuple(
             (name, *(_plain(v) for v in (x, y, around.low, around.high)))

@@ -16,7 +16,7 @@ from params.comparison import Frontier, Pair
 from tasks.report.comparison.data import Compared
 from tasks.report.comparison.stats import Results
 from tasks.report.comparison.tables import Cell, Table
-from tasks.report.format import ABSENT, number, percent, signed
+from tasks.report.format import ABSENT, count, number, percent, signed
 from tasks.stats.intervals import Estimate, Interval
 from tasks.stats.paired_tests import paired, student
 
@@ -98,8 +98,8 @@ def frontier_tables(data: Results, name: str) -> list[Table]:
         header = ("curve", *(f"at {at(goal)}" for goal in goals))
         key = f"frontier-{name}-{way.replace('_', '-')}"
         caption = (
-            f"{label}: {what} where a curve first reaches {given} of so much, between rounds linearly; mean "
-            f"over seeds with its {width} interval, and how many seeds got there."
+            f"{label}. {what[0].upper()}{what[1:]} where a curve first reaches that much of {given}, between "
+            f"rounds linearly; mean over seeds with its {width} interval, and how many seeds got there."
         )
         rows = [
             (Cell(c), *(_cell(data, _reached(known, c, goal, way), len(known[c]), value) for goal in goals))
@@ -159,4 +159,4 @@ def _change(found: Estimate | None, show: Callable[[float], str]) -> Cell:
         return Cell(ABSENT)
     low, high = found.interval.low, found.interval.high
     around = f"{signed(low, show)} to {signed(high, show)}, " if low is not None and high is not None else ""
-    return Cell(signed(found.value, show), f"{around}{found.seeds}")
+    return Cell(signed(found.value, show), f"{around}{count(found.seeds, 'seed')}")

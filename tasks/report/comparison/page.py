@@ -67,8 +67,8 @@ def write(comparison: Comparison, outcomes: Sequence[Outcome], facts: dict[str, 
     write_json(out / "summary.json", {**facts, **said})
     write_json(out / "metrics.json", metrics(data))
     shown = [panel for group in drawn.values() for panel in group if panel.axis in ("", "round")]
-    every = [*listed.values(), *(table for each in spent.values() for table in each)]
-    (out / "summary.md").write_text(exported(comparison, facts, said, every, shown), encoding="utf-8")
+    text = exported(comparison, facts, said, listed, spent, shown)
+    (out / "summary.md").write_text(text, encoding="utf-8")
     (out / "report.html").write_text(page(data, facts, said, drawn, listed, spent), encoding="utf-8")
 
 

@@ -88,7 +88,8 @@ class Results:
             )
             for name in self.held_out
         }
-        return found | {name: metric for name, metric in own.items() if name not in found}
+        known = {name for run in self.runs for name in run.figures}
+        return found | {name: metric for name, metric in own.items() if name not in found and name in known}
 
     def named(self, metric: str) -> str:
         """What a figure of ``curves.parquet`` is called here: ``accuracy``, ``pass@4``, or as there."""
@@ -97,11 +98,8 @@ class Results:
 
     def missing(self) -> list[str]:
         """The figures that the comparison asks for and no run has."""
-        return [
-            name
-            for name in self.comparison.wanted()
-            if not any(name in run.figures or self.named(name) in self.held_out for run in self.runs)
-        ]
+        known = {name for run in self.runs for name in run.figures}
+        return [n for n in self.comparison.wanted() if n not in known and self.named(n) not in self.held_out]
 
     def of(self, arm: str) -> list[Compared]:
         """The runs of an arm that came to their end, diverged ones included."""
@@ -138,8 +136,7 @@ class Results:
 
     def path(self, run: Compared, metric: str) -> dict[int, float]:
         """The metric of one run by round, without rounds that have none."""
-        rounds = [m.round for m in run.measured] if metric in self.held_out else run.figures.get(metric, {})
-        values = {round: self._values(run, metric, round) for round in rounds}
+        values = {round: self._values(run, metric, round) for round in self._rounds(run, metric)}
         return {round: float(np.nanmean(v)) for round, v in values.items() if not np.isnan(v).all()}
 
     @functools.cached_property
@@ -179,11 +176,15 @@ class Results:
         runs = self.at_end(arm)
         if not runs:
             return []
-        common = sorted(set.intersection(*(set(self.path(run, metric)) for run in runs)))
+        common = sorted(set.intersection(*(set(self._rounds(run, metric)) for run in runs)))
         found = [[(run, round) for run in runs] for round in common]
         if common and any(run.rounds != common[-1] for run in runs):
             found.append([(run, run.rounds) for run in runs])
         return found
+
+    def _rounds(self, run: Compared, metric: str) -> list[int]:
+        """The rounds of which the run tells this, be it that nothing was measured."""
+        return [m.round for m in run.measured] if metric in self.held_out else [*run.figures.get(metric, {})]
 
     def _values(self, run: Compared, metric: str, round: int) -> Floats:
         """A value for each held-out problem, or the one that there is; NaN: none."""

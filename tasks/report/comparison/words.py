@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from params.base import nearest
-from tasks.report.comparison.data import ACCURACY, ENTROPY
+from tasks.report.comparison.data import ACCURACY, ENTROPY, Compared
 from tasks.report.comparison.stats import Effect, Results
 from tasks.report.format import count, number, percent, points, was
 from tasks.report.run.words import bounds
@@ -145,20 +145,23 @@ def _seeds(effects: Sequence[Effect]) -> str:
 
 
 def _alike(data: Results) -> list[str]:
-    """Methods that differ in name alone, as the settings are."""
-    base = {run.seed: run.final for run in data.of(data.baseline)} if data.baseline else {}
+    """Arms that differ in name alone, as the settings are."""
+    base = {run.seed: run for run in data.at_end(data.baseline)} if data.baseline else {}
     found = []
-    for arm in data.arms:
-        ends = [(run.final, base.get(run.seed)) for run in data.of(arm) if arm != data.baseline]
-        if ends and all(
-            own and other and np.array_equal(own.problems[ACCURACY], other.problems[ACCURACY], equal_nan=True)
-            for own, other in ends
-        ):
+    for arm in [arm for arm in data.arms if arm != data.baseline]:
+        if all(run.seed in base and _same(run, base[run.seed]) for run in data.of(arm)):
             found.append(
                 f"{arm} scores as {data.baseline} does on every held-out problem of every seed: with these "
                 "settings the two take the same steps."
             )
     return found
+
+
+def _same(one: Compared, other: Compared) -> bool:
+    """Whether the last policies answer alike and are as sure of it."""
+    if one.final is None or other.final is None or one.figure(ENTROPY) != other.figure(ENTROPY):
+        return False
+    return np.array_equal(one.final.problems[ACCURACY], other.final.problems[ACCURACY], equal_nan=True)
 
 
 def _unequal(data: Results) -> list[str]:

@@ -105,7 +105,7 @@ def test_the_chart_names_its_curves_and_the_tables_tell_who_got_there() -> None:
     gained, less, *_ = (table.markdown for table in frontier_tables(data, "price"))
     assert "| cautious | 50.0% [50.0% to 50.0%, 2 of 2] |" in gained
     assert "| timid | 46.7% [1 of 2] |" in gained
-    assert "| timid | −3.3% [1] |" in less
+    assert "| timid | −3.3% [1 seed] |" in less
 
 
 @pytest.mark.parametrize("name", ["frontier", "weak-teacher"])
