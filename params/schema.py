@@ -284,6 +284,8 @@ class Params(Config):
     """Threads of the trainer; null: every core."""
     trackers: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow"], ...], Speed] = ()
     """What a run's figures are handed to when it ends; the files on disk stay the source."""
+    stages: Annotated[tuple[str, ...], Speed] = ()
+    """Modules of your own with further rows of the stage table, ``ROWS``: such as ``my_package.my_stage``."""
     model: Model
     task: Task
     method: Method = Method()

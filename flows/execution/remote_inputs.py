@@ -15,7 +15,7 @@ from tasks.remote.progress import Tell
 SCHEME = "s3://"
 
 
-class Inputs:
+class RemoteInputs:
     """The ``s3://`` base model and data sets of one run."""
 
     def __init__(self, root: Path, params: Params, context: Context) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from flows.environment import workspace
 from flows.execution.runner import Runner, spelled
 from flows.execution.validation import settled
-from flows.stage_table.stages import STAGES, node, plan, rounds_of
-from params.base import BadInput, nearest
+from flows.stage_table.stages import Plan, plan
+from params.base import BadInput
 from params.load import read_params
 from tasks.artefacts.artefact import Artefact, Damaged
 from tasks.artefacts.record import Step
@@ -18,25 +18,20 @@ from tasks.core.context import Context
 
 def run_stage(name: str, run: str, round: int, params_file: Path) -> Step:
     """Make or find the artefact of one stage from what lies in ``runs/RUN``. Raises ``BadInput``."""
-    if name not in STAGES:
-        raise BadInput(f"stage {name}: no such stage{nearest(name, STAGES)}")
-    params = settled(read_params(params_file))
-    if round not in rounds_of(STAGES[name], params):
-        rounds = ", ".join(map(str, rounds_of(STAGES[name], params)))
-        raise BadInput(f"--round {round}: {name} does not run then; expected one of {rounds}")
+    stages = plan(settled(read_params(params_file)))
+    this = stages.at(name, round)
     root = workspace()
     store = Store(root)
-    this = node(STAGES[name], round, params)
     busy = f"run {run}: another process is at {this.place}"
     lock = f"run-{run}-{this.place.replace('/', '-')}"
     with store.lock(lock, busy), Context(scratch=store.scratch(lock)) as context:
         command = spelled(["stage", name, "--run", run, "--round", str(round), "--params", str(params_file)])
-        runner = Runner(root, run, params, context, command=command)
+        runner = Runner(root, run, stages.params, context, command=command)
         runner.continue_record()
         for place in this.inputs.values():
             runner.done[place] = _input(runner.directory / place, this.place)
-        runner.settle(this, runner.fingerprint(this))
-        if {step.place for step in runner.record.steps} >= {other.place for other in plan(params)}:
+        runner.settle(this, runner.identify(this))
+        if round == stages.params.rounds and _complete(runner, stages):
             runner.finish()
         return runner.record.steps[-1]
 
@@ -48,3 +43,18 @@ def _input(path: Path, reader: str) -> Artefact:
         raise BadInput(f"{path}: missing; {reader} needs it (run its stage first, or dvc repro)") from None
     except Damaged as damage:
         raise BadInput(f"{damage}; run its stage again, or dvc checkout --force") from None
+
+
+def _complete(runner: Runner, stages: Plan) -> bool:
+    """Whether each place holds what these parameters make. DVC does not run again what did not change, so
+    that the steps of an earlier run count where their artefacts are still right."""
+    runner.done.clear()
+    for node in stages:
+        try:
+            artefact = Artefact.open(runner.directory / node.place, check=False)
+        except (FileNotFoundError, NotADirectoryError, Damaged):
+            return False
+        if artefact.fingerprint != runner.identify(node):
+            return False
+        runner.done[node.place] = artefact
+    return {step.place for step in runner.record.steps} >= set(stages.nodes)

@@ -22,19 +22,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flows.environment import workspace
-from flows.execution.fingerprint import closure, code_digest
 from flows.execution.runner import run_directory, spelled
+from flows.execution.source import SOURCE
 from flows.execution.validation import settled
 from flows.experiments.display import Display, display
 from flows.experiments.worker_pool import Crew, Event, Run
-from flows.stage_table.stages import STAGES
+from flows.stage_table.stages import stage_table
 from params.base import BadInput, nearest
 from params.compare_options import CompareOptions
 from params.comparison import Comparison, Trial, narrowed, read_study, trials
 from tasks.artefacts.artefact import Artefact, Source, canonical, seal
 from tasks.artefacts.record import Record
+from tasks.artefacts.role import Role
 from tasks.artefacts.store import Store
 
+ROLE = Role(kind="measure", label="comparison")
 FOLDER = "comparisons"
 """Where comparisons lie in the workspace."""
 WRITER = "tasks.report.comparison.page"
@@ -82,8 +84,8 @@ def work_of_study(
     comparison = narrowed(comparison, chosen, seeds)
     for metric in comparison.wanted():
         stage = metric.partition(".")[0]
-        if stage not in STAGES:
-            raise BadInput(f"{name}: metrics.{metric}: no stage '{stage}'{nearest(stage, STAGES)}")
+        if stage not in stage_table():
+            raise BadInput(f"{name}: metrics.{metric}: no stage '{stage}'{nearest(stage, stage_table())}")
     words = ["lab", study, *(["--seeds", str(seeds)] if seeds else []), *(["--arms", arms] if arms else [])]
     words += [part for setting in settings for part in ("--set", setting)]
     return Work(name, comparison, trials(name, comparison, settings), spelled(words), workers)
@@ -117,7 +119,8 @@ def make_one(work: Work, only: str, as_json: bool = False) -> int:
     names = {f"{trial.arm}:{trial.seed}": trial for trial in work.trials}
     if only not in names:
         raise BadInput(f"--only {only}: no such run{nearest(only, names)}")
-    run = Run(*_checked([names[only]]))
+    (trial,) = _checked([names[only]])
+    run = Run(trial)
     _run(work, [run], as_json)
     if run.outcome == "finished":
         write(run_directory(workspace(), run.trial.name))
@@ -164,7 +167,7 @@ def write(root: Path, work: Work, runs: Sequence[Run], seconds: float) -> Path:
     comparison = work.comparison.model_copy(update={"rounds": max(outcome.rounds for outcome in outcomes)})
     facts = {"name": work.name, "command": work.command, "runs": [run.facts() for run in runs]}
     params, inputs = comparison.model_dump(mode="json"), _inputs([each.directory for each in outcomes])
-    code = code_digest(tuple(sorted(closure((WRITER,)))))
+    code = SOURCE.digest(SOURCE.closure((WRITER,)))
     identity = {"stage": "comparison", "params": params, "inputs": {k: v.digest for k, v in inputs.items()}}
 
     def build(new: Path) -> None:
@@ -172,6 +175,7 @@ def write(root: Path, work: Work, runs: Sequence[Run], seconds: float) -> Path:
         seal(
             new,
             stage="comparison",
+            role=ROLE,
             round=comparison.rounds,
             fingerprint=hashlib.sha256(canonical({**identity, "code": code})).hexdigest(),
             seed=0,

@@ -14,7 +14,8 @@ from typing import Any, TextIO
 
 from flows.environment import prepare_threads
 from flows.execution.budget import spend
-from flows.execution.runner import Runner, Watch
+from flows.execution.runner import Runner
+from flows.execution.watch import Watch
 from flows.stage_table.stages import Node, plan
 from params.base import BadInput, validate
 from params.budget import Budget
@@ -79,7 +80,7 @@ def make(root: Path, order: dict[str, Any], watch: Watch) -> None:
             spend(runner, validate(Budget, order["budget"]))
         else:
             for node in plan(params):
-                runner.settle(node, runner.fingerprint(node))
+                runner.settle(node, runner.identify(node))
         runner.finish()
         track(runner.directory, params.trackers)
 

@@ -65,7 +65,7 @@ class Crew:
 
     def __init__(self, root: Path, name: str, runs: Sequence[Run], count: int) -> None:
         self._root = root
-        self._logs = root / ".ostinato" / "labs" / name
+        self._logs = root / ".ostinato" / "comparisons" / name
         self._logs.mkdir(parents=True, exist_ok=True)
         self._waiting: queue.SimpleQueue[Run] = queue.SimpleQueue()
         for run in runs:

@@ -17,6 +17,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from tasks.artefacts.role import Role
+
 MANIFEST = "manifest.json"
 
 
@@ -46,6 +48,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     stage: str
+    role: Role
     round: int
     fingerprint: str
     seed: int

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from params.schema import Params
-from tasks.policy.full import save_folder
+from tasks.policy.folder import save_folder
 from tasks.policy.load import load_model
 from tasks.policy.packing import Ids
 from tasks.policy.policy import Policy, Scores

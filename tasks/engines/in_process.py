@@ -252,3 +252,8 @@ def _completion(output: GenerationOutput, sampling: Sampling, told: _Told) -> Co
             f"tokens, {sampling.top} a token, and {len(spread)} entropies"
         )
     return made
+
+
+def open_engine(base: Path, trainer: Callable[[], Policy], params: Params, scratch: Path) -> InProcess:
+    """As ``tasks.engines.selection`` opens it."""
+    return InProcess(trainer(), params)

@@ -177,3 +177,8 @@ def _completion(message: dict[str, Any], sampling: Sampling) -> Completion:
             f"{sampling.top} a token, and {len(made.entropy)} entropies"
         )
     return made
+
+
+def open_engine(base: Path, trainer: Callable[[], Policy], params: Params, scratch: Path) -> Vllm:
+    """As ``tasks.engines.selection`` opens it."""
+    return Vllm(base, trainer, params, scratch)

@@ -298,3 +298,8 @@ def check_settings(address: str, said: dict[str, Any], params: Params) -> None:
         flag = name.replace("_", "-")
         wanted = exact.get(name, f"{least.get(name)} or more")
         raise EngineFailure(f"server {address}: runs with {flag} {said[name]}; expected --{flag} {wanted}")
+
+
+def open_engine(base: Path, trainer: Callable[[], Policy], params: Params, scratch: Path) -> Servers:
+    """As ``tasks.engines.selection`` opens it."""
+    return Servers(base, trainer, params, scratch)

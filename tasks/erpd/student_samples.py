@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tasks.artefacts.artefact import seal
+from tasks.artefacts.role import Role
 from tasks.artefacts.tables import read_table
 from tasks.core.seeds import seed
 from tasks.core.stage import Job
@@ -21,6 +22,7 @@ from tasks.policy.policy import Policy, Scores
 
 NAMELESS: dict[str, Any] = {
     "stage": "student",
+    "role": Role(kind="learn", label="student", makes_policy=True),
     "fingerprint": "",
     "params": {},
     "inputs": {},

@@ -43,7 +43,7 @@ def figures_of(directory: Path) -> Figures:
     """
     found: Figures = {}
     for step in {step.place: step for step in Record.read(directory).steps}.values():
-        if step.stage not in ("model", "problems"):
+        if step.role.kind != "prepare":
             for name, value in _figures(directory, step):
                 found.setdefault(name, {})[step.round] = value
     return found

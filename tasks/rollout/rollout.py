@@ -17,6 +17,7 @@ from tasks.core.seeds import numpy_generator
 from tasks.core.stage import Job
 from tasks.rollout import dynamic_sampling, replay_problems
 from tasks.rollout.sampling import Sampled, joined, sample
+from tasks.rollout.shards import sample_in_shards
 
 REASON_CHARACTERS = 80
 
@@ -47,8 +48,8 @@ def _batches(job: Job, training: pa.Table) -> list[Sampled]:
     def ask(chosen: list[int], less: int = 0) -> Sampled:
         problems = training.take(chosen)
         options = (choice.temperature, choice.top_logprobs, choice.entropy)
-        ours = job.context.sampler or sample
-        return ours(job, "rollout", problems, choice.samples_per_problem - less, *options)
+        spread = sample_in_shards if job.context.cluster and choice.shards > 1 else sample
+        return spread(job, "rollout", problems, choice.samples_per_problem - less, *options)
 
     used = problems_of(seed, job.round, training.num_rows, size).tolist()
     used, back = replay_problems.split(job, training["problem_id"].to_pylist(), used)

@@ -11,7 +11,7 @@ import pytest
 
 from flows.dvc import pipeline
 from flows.dvc.pipeline import PLOTS, write_pipeline
-from flows.stage_table.stages import STAGES, plan
+from flows.stage_table.stages import plan
 from params.base import BadInput
 from params.load import compose
 from tasks.report.run.data import COLUMNS
@@ -99,8 +99,9 @@ def test_the_pipeline_is_wired_as_the_plan_is(settings: list[str]) -> None:
     """Every stage of every round once, with the inputs that a run gives it."""
     params = compose("nano", "sums", "dyjr", ["rounds=6", "evaluate.every=2", *settings])
     wired = {}
-    for stage in STAGES.values():
-        for title, body in pipeline._stage(stage, params, "r").items():
+    planned = plan(params)
+    for stage in planned.stages:
+        for title, body in pipeline._stage(stage.name, planned, "r").items():
             items = body.get("foreach", {title: {}})
             for key, item in items.items():
                 text = json.dumps(body.get("do", body)).replace("${key}", key)

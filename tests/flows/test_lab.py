@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
 import signal
 import subprocess
@@ -25,6 +24,7 @@ from params.base import BadInput
 from params.comparison import read_study, trials
 from params.load import PRESETS, read_yaml
 from tasks.artefacts.artefact import Artefact
+from tasks.artefacts.record import Record
 from tasks.artefacts.tables import read_table
 from tasks.policy.optimiser import NotFinite
 from tests.flows.conftest import Workspace, environment_of, events, kill_tree
@@ -63,8 +63,8 @@ def test_arms_share_what_does_not_tell_them_apart(studied: tuple[Workspace, list
     assert made == len(artefacts)  # nothing was made twice
     assert sum(path.name.startswith("model-") for path in artefacts) == 2  # one a seed
     for seed in (0, 1):
-        records = [json.loads((workspace.root / f"runs/tiny-{a}-s{seed}/run.json").read_text()) for a in ARMS]
-        shared = [{step["place"]: step["digest"] for step in record["steps"]} for record in records]
+        records = [Record.read(workspace.root / f"runs/tiny-{a}-s{seed}") for a in ARMS]
+        shared = [{step.place: step.digest for step in record.steps} for record in records]
         for place in ("model", "problems", "round-00/evaluate", "round-01/rollout", "round-01/replay"):
             assert shared[0][place] == shared[1][place]
 

@@ -17,7 +17,6 @@ from tasks.artefacts.artefact import Artefact, Damaged, file_digest
 from tasks.artefacts.record import Record, Step
 from tasks.artefacts.tables import read_table
 from tasks.core.seeds import numpy_generator
-from tasks.core.stage import POLICIES
 from tasks.stats.intervals import NOTHING, Interval, mean_interval
 
 RIGHT = pa.scalar(1.0, pa.float32())
@@ -130,7 +129,7 @@ class RunData:
     @property
     def rounds_done(self) -> int:
         """Rounds whose policy is finished."""
-        return max((d.step.round for d in self.done if d.step.stage in POLICIES), default=0)
+        return max((d.step.round for d in self.done if d.step.role.makes_policy), default=0)
 
 
 def collect(directory: Path) -> RunData:
@@ -206,7 +205,7 @@ def _artefact(path: Path) -> Artefact | None:
 def _rows(done: list[Done], evaluations: list[Evaluation], params: Params) -> list[Row]:
     rows: dict[int, Row] = {}
     for each in done:
-        if each.step.stage in ("model", "problems"):
+        if each.step.role.kind == "prepare":
             continue
         row = rows.setdefault(each.step.round, _empty(each.step.round))
         row["seconds"] = (row["seconds"] or 0.0) + each.made_in
@@ -216,7 +215,7 @@ def _rows(done: list[Done], evaluations: list[Evaluation], params: Params) -> li
             row.update(
                 _rollout_figures(read_rows(each.artefact, "rollouts.parquet"), params, each.step.round)
             )
-        elif each.step.stage in POLICIES and "metrics.json" in each.artefact.manifest.files:
+        elif each.step.role.makes_policy and "metrics.json" in each.artefact.manifest.files:
             written = read_json(each.artefact, "metrics.json")
             row.update({column: written.get(name) for column, name in UPDATE_FIGURES.items()})
     for evaluation in evaluations:

@@ -29,10 +29,8 @@ DASHED: Dash = (6, 4)
 DOTTED: Dash = (1, 4)
 MARKS = {SOLID: "", DASHED: "dashed", DOTTED: "dotted"}
 COLOURS = ("var(--final)", "var(--train)", "var(--third)", "var(--greedy)")
-STAGES = (
-    *("rollout", "replay", "update", "teach", "unlearn", "signal", "distil"),
-    *("evaluate_teacher", "evaluate", "model", "problems"),
-)
+KINDS = ("sample", "judge", "learn", "measure", "prepare")
+"""The order of stages in a bar."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +213,7 @@ def _time(data: RunData) -> Figure | None:
     rows = _time_rows(data)
     if not rows:
         return None
-    stages = [stage for stage in STAGES if any(row["stage"] == stage for row in rows)]
+    stages = list(dict.fromkeys(row["stage"] for row in sorted(rows, key=lambda row: row["order"])))
     totals = {stage: sum(row["seconds"] for row in rows if row["stage"] == stage) for stage in stages}
     cached = sum(row["cached"] for row in rows)
     says = f"{count(len(rows), 'stage')}, {duration(sum(totals.values()))} in all"
@@ -243,16 +241,16 @@ def _time(data: RunData) -> Figure | None:
 
 
 def _time_rows(data: RunData) -> list[dict[str, Any]]:
+    places = {stage: i for i, stage in enumerate(dict.fromkeys(done.step.stage for done in data.done))}
     rows: list[dict[str, Any]] = [
         {
-            "round": "prep" if done.step.stage in ("model", "problems") else str(done.step.round),
+            "round": "prep" if done.step.role.kind == "prepare" else str(done.step.round),
             "stage": done.step.stage,
             "seconds": round(done.made_in, 3),
             "cached": done.step.outcome == "cached",
-            "order": STAGES.index(done.step.stage),
+            "order": 100 * KINDS.index(done.step.role.kind) + places[done.step.stage],
         }
         for done in data.done
-        if done.step.stage in STAGES
     ]
     return sorted(rows, key=lambda row: (-1 if row["round"] == "prep" else int(row["round"]), row["order"]))
 

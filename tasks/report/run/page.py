@@ -18,7 +18,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from tasks.artefacts.artefact import write_json
-from tasks.core.stage import POLICIES
 from tasks.report import format
 from tasks.report.charts import Figure
 from tasks.report.run import words
@@ -166,20 +165,15 @@ def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def _lineage(data: RunData) -> list[tuple[str, Done]]:
-    """From the last policy back to the problems: what to quote when somebody asks where it comes from."""
-    by_place = {d.step.place: d for d in data.done}
-    last = f"round-{data.rounds_done:02d}"
-    wanted = {
-        "Problems": "problems",
-        "Base model": "model",
-        "Base scores": "round-00/evaluate",
-        "Last rollouts": f"{last}/rollout",
-        "Last replay buffer": f"{last}/replay",
-        "Last teacher": f"{last}/teach",
-        "Last policy": next((p for p in (f"{last}/{s}" for s in POLICIES) if p in by_place), ""),
-        "Its scores": f"round-{data.last.round:02d}/evaluate" if data.last else "",
-    }
-    return [(name, by_place[place]) for name, place in wanted.items() if place in by_place]
+    """What to quote when somebody asks where the last policy comes from: of each stage the last artefact, and
+    the base model's scores."""
+    found: dict[str, Done] = {}
+    for each in sorted(data.done, key=lambda each: each.step.round):
+        step = each.step
+        once = step.role.kind == "prepare" or (step.role.kind == "measure" and step.round == 0)
+        name = step.role.label if once else f"last {step.role.label}"
+        found[f"base {name}" if step.role.kind == "measure" and once else name] = each
+    return [(name[:1].upper() + name[1:], each) for name, each in found.items()]
 
 
 def _versions(done: list[Done]) -> dict[str, str]:

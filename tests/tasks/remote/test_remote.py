@@ -18,6 +18,7 @@ from tasks.remote import objects
 from tasks.remote.errors import RemoteDamaged, RemoteTrouble
 from tasks.remote.remote import Remote
 from tests.buckets import Bucket, Exchange, Proxy, by_chance, proxied
+from tests.conftest import ROLES
 
 MIB = 2**20
 
@@ -37,6 +38,7 @@ def artefact(store: Store, files: dict[str, bytes], stage: str = "update", ident
             (new / name).parent.mkdir(parents=True, exist_ok=True)
             (new / name).write_bytes(content)
         facts = {
+            "role": ROLES[stage],
             "round": 1,
             "seed": 0,
             "params": {},

@@ -15,6 +15,7 @@ from tasks.artefacts.artefact import Artefact, Source, seal, write_json
 from tasks.artefacts.record import Record, Step
 from tasks.artefacts.tables import ROLLOUTS, write_table
 from tasks.evaluate.scores import ANSWERS, scores
+from tests.conftest import ROLES
 
 HELD_OUT = 48
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
@@ -121,6 +122,7 @@ class SyntheticRun:
         seal(
             out,
             stage=stage,
+            role=ROLES[stage],
             round=round,
             fingerprint=f"{hash_text(place)}",
             seed=self.params.seed,
@@ -138,6 +140,7 @@ class SyntheticRun:
             Step(
                 place=place,
                 stage=stage,
+                role=ROLES[stage],
                 round=round,
                 fingerprint=artefact.fingerprint,
                 digest=artefact.digest,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flows.execution.fingerprint import fingerprint
-from flows.stage_table.stages import STAGES
+from flows.stage_table.stages import stage_table
 from params.base import BadInput
 from params.load import compose
 from tasks.rewards.base import Verdict
@@ -97,7 +97,10 @@ def test_its_source_is_in_the_fingerprint(mine: Path) -> None:
     assert params.task.reward.name == "house.rules:reward"
 
     def prints() -> dict[str, str]:
-        return {name: fingerprint(STAGES[name], 1, params, {}) for name in ("rollout", "evaluate", "update")}
+        return {
+            name: fingerprint(stage_table()[name], 1, params, {})
+            for name in ("rollout", "evaluate", "update")
+        }
 
     before = prints()
     mine.write_text(SOURCE + "\n# changed")
