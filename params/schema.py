@@ -113,7 +113,7 @@ class Replay(Config):
     once their divergence from the policy exceeds ``drift_bound``. ``entropy``: ``per_round`` is scaled by the
     policy's entropy, relative to that of the first update."""
     drift_bound: PositiveFloat = 3e-3
-    """Largest mean Jensen-Shannon divergence of a cohort from the policy, in nats a token."""
+    """Largest mean Jensen-Shannon divergence of a cohort from the policy, in nats per token."""
     pool: str | None = None
     """A finished run, or the artefact of a policy, whose answers are replayed instead of the run's own;
     null: the run's own."""

@@ -26,7 +26,7 @@ from flows.execution.runner import run_directory, spelled
 from flows.execution.source import SOURCE
 from flows.execution.validation import settled
 from flows.experiments.display import Display, display
-from flows.experiments.worker_pool import Crew, Event, Run
+from flows.experiments.worker_pool import Event, Run, WorkerPool
 from flows.stage_table.stages import stage_table
 from params.base import BadInput, nearest
 from params.compare_options import CompareOptions
@@ -133,9 +133,9 @@ def _run(
     """Make these runs of it, with a display."""
     with (
         display(work.name, runs, work.workers, as_json, listen) as shown,
-        Crew(workspace(), work.name, runs, work.workers) as crew,
+        WorkerPool(workspace(), work.name, runs, work.workers) as pool,
     ):
-        for run, event in crew.events():
+        for run, event in pool.events():
             shown.tell(run, event)
     return shown
 

@@ -116,7 +116,7 @@ def test_one_method_has_a_page_of_its_own(compared: tuple[Workspace, list[dict[s
     workspace, _ = compared
     said = compare(workspace, "grpo", "rounds=2", "one")
     assert counts(said)["one-grpo-s0"][0] == 0  # all of it was there
-    assert said[-1]["verdict"].startswith("One method, held against nothing: grpo, ")
+    assert said[-1]["verdict"].startswith("grpo alone: ")
     assert said[-1]["effects"] == {metric: {} for metric in said[-1]["effects"]}
     assert (workspace.root / "comparisons" / "one" / "report.html").is_file()
 

@@ -24,7 +24,7 @@ def verdict(data: Results, budget: str) -> str:
         said = (
             f"{percent(final.value)} of its held-out answers are right" if final else "no run came to its end"
         )
-        return f"One {data.noun}, held against nothing: {data.arms[0]}, {said} after {budget}."
+        return f"{data.arms[0]} alone: {said} after {budget}."
     if data.baseline is None:
         return f"Nothing can be compared: no run of {data.against} came to its end."
     if not effects:
@@ -56,7 +56,9 @@ def verdict(data: Results, budget: str) -> str:
 
 def evidence(data: Results) -> str:
     """The second: how much, how sure, and what these seeds could have shown."""
-    effects = ranked(list(data.effects.get(ACCURACY, {}).values()))
+    effects, start = ranked(list(data.effects.get(ACCURACY, {}).values())), data.base(ACCURACY)
+    if len(data.comparison.arms) == 1 and start:
+        return f"The base model has {percent(start.value)} right."
     if not effects or effects[0].estimate.interval.low is None:
         return "No interval can be given."
     width = f"{100 * data.confidence:g}%"
@@ -84,11 +86,12 @@ def setting(data: Results, budget: str) -> str:
     seeds = count(len(data.problems), "seed")
     problems = int(np.mean(list(data.problems.values())))
     samples = count(run.params.evaluate.samples_per_problem, "sampled answer")
+    same = f" The {data.noun}s of a seed begin from the same model and learn from the same problems."
+    same = same if len(data.arms) > 1 else ""
     return (
-        f"{count(len(data.arms), data.noun)} × {seeds} on {base.task} with {base.model}, {budget} "
-        f"each. The {data.noun}s of a seed begin from the same model and learn from the same problems. "
-        f"Measured on {count(problems, 'held-out problem')} a seed with {samples} each. Intervals are over "
-        "seeds and problems together."
+        f"{count(len(data.arms), data.noun)} × {seeds} on {base.task} with {base.model}, {budget} each."
+        f"{same} Measured on {count(problems, 'held-out problem')} a seed with {samples} each. "
+        "Intervals are over seeds and problems together."
     )
 
 

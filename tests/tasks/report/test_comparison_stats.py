@@ -98,7 +98,7 @@ def test_a_figure_that_no_run_has_is_named_with_the_nearest() -> None:
 
 def test_one_arm_is_told_of_by_itself_and_a_baseline_that_failed_is_named() -> None:
     assert verdict(results({"grpo": SEEDS["grpo"]}), "2 rounds") == (
-        "One method, held against nothing: grpo, 60.0% of its held-out answers are right after 2 rounds."
+        "grpo alone: 60.0% of its held-out answers are right after 2 rounds."
     )
     data = results()
     gone = Results(data.comparison, [run for run in data.runs if run.arm != "grpo"])
