@@ -33,7 +33,8 @@ def seeds_needed(differences: Sequence[float], alpha: float) -> int | None:
         return 2
     if test.power(size, MOST, alpha / 2, alternative="larger") < POWER:
         return None
-    return math.ceil(test.solve_power(size, alpha=alpha / 2, power=POWER, alternative="larger"))
+    pairs: float = test.solve_power(size, alpha=alpha / 2, power=POWER, alternative="larger")
+    return math.ceil(pairs)
 
 
 def detectable(differences: Sequence[float], alpha: float) -> float | None:
