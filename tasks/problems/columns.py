@@ -25,6 +25,8 @@ from tasks.core import seeds
 from tasks.problems.contract import normalised
 from tasks.problems.rows import digest, shares, table
 
+__all__ = ["worked"]
+
 SLIP = 0.04
 """Chance that a line of a spoilt answer goes wrong, and all that follows from it."""
 

@@ -21,6 +21,8 @@ from tasks.problems.contract import normalised
 from tasks.problems.final_answers import Unclear, final_answer, number_in
 from tasks.problems.rows import digest, table
 
+__all__ = ["rows_of"]
+
 Row = tuple[str, Any]
 """Where a row stands, for messages, and what it holds."""
 
