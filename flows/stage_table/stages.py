@@ -66,7 +66,9 @@ class Plan:
         self._policy = next(
             name for name, row in self.table.items() if row.role.makes_policy and self._rounds[name]
         )
-        self.stages = self._ordered([row for row in self.table.values() if self._rounds[row.name]])
+        self._sources = {name: self._read(row) for name, row in self.table.items()}
+        ordered = self._ordered([row for row in self.table.values() if self._rounds[row.name]])
+        self.stages = sorted(ordered, key=lambda row: not row.once)
         once = [self.node(row, 0) for row in self.stages if row.once]
         later = [
             self.node(row, round)
@@ -102,13 +104,20 @@ class Plan:
     def node(self, row: StageDef, round: int) -> Node:
         """A row at a round, wired to those of its inputs that there are."""
         inputs = {}
-        for name, source in row.inputs.items():
-            maker = self._maker(source)
-            behind = self.params.rollout.lag if source.lags else 0
-            made_in = 0 if maker.once else round + source.offset - behind
-            if made_in in self._rounds[maker.name] and source.when(self.params):
+        for name, maker, offset in self._sources[row.name]:
+            made_in = 0 if maker.once else round + offset
+            if made_in in self._rounds[maker.name]:
                 inputs[name] = place_of(maker, made_in)
         return Node(place_of(row, round), row, round, inputs, row.outside(self.params))
+
+    def _read(self, row: StageDef) -> list[tuple[str, StageDef, int]]:
+        """The inputs of a row in this run: name, what makes it, and in which round from the row's."""
+        lag = self.params.rollout.lag
+        return [
+            (name, self._maker(source), source.offset - (lag if source.lags else 0))
+            for name, source in row.inputs.items()
+            if source.when(self.params)
+        ]
 
     def _maker(self, source: StageInput) -> StageDef:
         return self.table[self._policy if source.stage == POLICY else source.stage]
@@ -117,7 +126,7 @@ class Plan:
         """Rows in an order in which each comes after those that it reads of its own round."""
         graph: TopologicalSorter[str] = TopologicalSorter()
         for row in chosen:
-            same = [self._maker(source) for source in row.inputs.values() if not source.offset]
+            same = [maker for _, maker, offset in self._sources[row.name] if not offset]
             graph.add(row.name, *(maker.name for maker in same if maker.once == row.once))
         try:
             order = list(graph.static_order())
