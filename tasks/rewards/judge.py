@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 from params.base import Choice
 from tasks.core.json_process import JsonProcess, ProcessFailure, environment
