@@ -33,7 +33,7 @@ def main(folder: Path) -> None:
     distributed.join(str(folder / "meeting"), params.update.rank_timeout)
 
     def say(**message: Any) -> None:
-        if distributed.this() == 0:
+        if distributed.rank() == 0:
             parent.send(message)
 
     def tell(*progress: Any) -> None:
