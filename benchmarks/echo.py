@@ -27,6 +27,7 @@ from flows.execution.validation import settled
 from params.load import compose
 from params.schema import Params
 from tasks.artefacts.artefact import Artefact, seal
+from tasks.artefacts.role import Role
 from tasks.artefacts.tables import read_table, write_table
 from tasks.core.context import Context
 from tasks.core.stage import Job, Stage
@@ -73,6 +74,7 @@ def sealed(folder: Path, measured: dict[str, float]) -> Artefact:
     seal(
         folder,
         stage="benchmark",
+        role=Role(kind="sample", label="rollouts"),
         round=1,
         fingerprint=folder.name,
         seed=0,

@@ -10,11 +10,11 @@ from pydantic import Field
 
 from flows.environment import workspace
 from flows.execution.remote_settings import settings_of
-from flows.execution.runner import Runner, current_watch, run_directory
+from flows.execution.runner import Runner, run_directory
 from flows.execution.validation import settled
 from flows.prefect_hooks import RunName, Setting, gpu_slot, tell_failure
-from flows.stage_table.stages import STAGES, node
-from flows.train import LogWatch
+from flows.stage_table.stages import plan
+from flows.train import watch_of_run
 from params.base import BadInput, validate
 from params.load import merge, read_setting
 from params.schema import Params
@@ -41,9 +41,10 @@ def evaluate(
     record = _record(run)
     params = settled(_changed(record, settings or []))
     made = {step.place: step for step in record.steps}
-    rounds = sorted({step.round for step in record.steps if step.stage in ("update", "distil")})
+    rounds = [step.round for step in record.policies()]
     at = rounds[-1] if round is None and rounds else round or 0
-    wanted = node(STAGES["evaluate"], at, params)
+    stages = plan(params)
+    wanted = stages.node(stages.table["evaluate"], at)
     missing = sorted(set(wanted.inputs.values()) - set(made))
     if missing:
         last = rounds[-1] if rounds else 0
@@ -52,14 +53,13 @@ def evaluate(
     store = Store(root)
     busy = f"run {name}: another process is at it; wait for it"
     with gpu_slot(), store.lock(f"run-{name}", busy), Context(store.scratch(f"run-{name}")) as context:
-        runner = Runner(root, name, params, context, current_watch() or LogWatch(), AGAIN.format(run))
+        runner = Runner(root, name, params, context, watch_of_run(), AGAIN.format(run))
         for place in wanted.inputs.values():
             if place == "problems":  # other settings may want others
-                problems = node(STAGES["problems"], 0, params)
-                runner.settle(problems, runner.fingerprint(problems))
+                runner.settle(stages[place], runner.identify(stages[place]))
             else:
                 runner.done[place] = Artefact.needed(run_directory(root, run) / place, f"run {run} again")
-        scores = runner.settle(wanted, runner.fingerprint(wanted)).json("scores.json")
+        scores = runner.settle(wanted, runner.identify(wanted)).json("scores.json")
         runner.finish()
     lines = [f"- {key}: {value}" for key, value in scores.items() if not isinstance(value, list)]
     key = "".join(c if c.isalnum() else "-" for c in name)

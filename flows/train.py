@@ -12,11 +12,13 @@ from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.context import TaskRunContext
 
 from flows.environment import workspace
-from flows.execution.ray_shards import require_ray, sharded
-from flows.execution.runner import Runner, Watch, current_watch, spelled
+from flows.execution.ray_cluster import RayCluster, require_ray
+from flows.execution.runner import Runner, spelled
 from flows.execution.validation import chosen, run_name
+from flows.execution.watch import Watch, local_start
 from flows.prefect_hooks import Keeping, RunName, Setting, gpu_slot, tell_failure
-from flows.stage_table.stages import STAGES, Node, StageDef, plan
+from flows.stage_table.stage_def import StageDef
+from flows.stage_table.stages import Node, Plan, plan
 from params.schema import Params
 from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.record import Step
@@ -60,7 +62,8 @@ def train(
     ``--set``. ``push``: send the run to the remote when it is done; ``publish``: also commit and push what it
     made with DVC and git. Returns the summary that is also in ``runs/NAME/metrics.json``.
     """
-    params = chosen(model, task, method, settings or [])
+    start = local_start()
+    params = start.params if start and start.params else chosen(model, task, method, settings or [])
     require_ray(params)
     name = run_name(name, model, task, method)
     keeping = Keeping(params, push, publish)
@@ -71,15 +74,23 @@ def train(
     return {**made, **keeping.keep(name)}
 
 
+def watch_of_run() -> Watch:
+    """Who is told how a flow goes: whoever started it from this process, else Prefect's log."""
+    start = local_start()
+    return start.watch if start else LogWatch()
+
+
 def _trained(name: str, params: Params, command: str) -> dict[str, Any]:
-    root = workspace()
+    root, shards, stages = workspace(), params.rollout.shards, plan(params)
     store = Store(root)
     busy = f"run {name}: another process is at it; wait for it, or choose another --name"
     with store.lock(f"run-{name}", busy), Context(scratch=store.scratch(f"run-{name}")) as context:
-        runner = Runner(root, name, params, context, current_watch() or LogWatch(), command)
-        stages = {stage.name: stage_task(runner, stage) for stage in STAGES.values()}
-        for node in plan(params):
-            settle(runner, node, stages[node.stage.name])
+        if shards > 1:
+            context.cluster = context.keep(("cluster",), lambda: RayCluster(root, shards))
+        runner = Runner(root, name, params, context, watch_of_run(), command)
+        tasks = {stage.name: stage_task(runner, stages, stage) for stage in stages.stages}
+        for node in stages:
+            settle(runner, node, tasks[node.stage.name])
         runner.finish()
         track(runner.directory, params.trackers)
         return report(runner)
@@ -91,21 +102,18 @@ def settle(runner: Runner, node: Node, run: Any) -> None:
     Prefect knows only that it has a result for the key; whether the artefact is there and whole, we look
     ourselves, and refresh Prefect's record when it is not.
     """
-    identity = runner.fingerprint(node)
+    identity = runner.identify(node)
     found = runner.find(node, identity)
-    fresh = run.with_options(refresh_cache=found is None, task_run_name=node.place)
-    with sharded(runner, node, identity):
-        fresh(node.place, node.round, identity)
+    run.with_options(refresh_cache=found is None, task_run_name=node.place)(node.place, identity)
     if node.place not in runner.done:  # Prefect had the result and did not call the stage
         runner.settle(node, identity, found)
 
 
-def stage_task(runner: Runner, stage: StageDef) -> Any:
+def stage_task(runner: Runner, stages: Plan, stage: StageDef) -> Any:
     """The Prefect task of a stage. Its result is a small JSON reference, never the artefact."""
 
-    def run(place: str, round: int, identity: str) -> Reference:
-        node = next(n for n in plan(runner.params) if n.place == place)
-        artefact = runner.settle(node, identity)
+    def run(place: str, identity: str) -> Reference:
+        artefact = runner.settle(stages[place], identity)
         path = artefact.path.relative_to(runner.root).as_posix()
         return {"place": place, "path": path, "fingerprint": identity, "digest": artefact.digest}
 

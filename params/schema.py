@@ -113,7 +113,7 @@ class Replay(Config):
     once their divergence from the policy exceeds ``drift_bound``. ``entropy``: ``per_round`` is scaled by the
     policy's entropy, relative to that of the first update."""
     drift_bound: PositiveFloat = 3e-3
-    """Largest mean Jensen-Shannon divergence of a cohort from the policy, in nats a token."""
+    """Largest mean Jensen-Shannon divergence of a cohort from the policy, in nats per token."""
     pool: str | None = None
     """A finished run, or the artefact of a policy, whose answers are replayed instead of the run's own;
     null: the run's own."""
@@ -284,6 +284,8 @@ class Params(Config):
     """Threads of the trainer; null: every core."""
     trackers: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow"], ...], Speed] = ()
     """What a run's figures are handed to when it ends; the files on disk stay the source."""
+    stages: Annotated[tuple[str, ...], Speed] = ()
+    """Modules of your own with further rows of the stage table, ``ROWS``: such as ``my_package.my_stage``."""
     model: Model
     task: Task
     method: Method = Method()

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from flows.stage_table.stages import stage_table
 from params.schema import Params
 from tasks.artefacts.artefact import Artefact, seal
+from tasks.artefacts.role import Role
 from tasks.core.context import Context
 from tasks.core.stage import Job, Stage
 from tasks.prepare import nano
@@ -21,6 +23,7 @@ __all__ = ["bucket", "s3_server"]
 torch.set_num_threads(1)
 
 RunStage = Callable[..., Artefact]
+ROLES = {name: row.role for name, row in stage_table().items()}
 
 
 @pytest.fixture(scope="session")
@@ -60,6 +63,7 @@ def as_artefact(
     seal(
         folder,
         stage=stage,
+        role=ROLES.get(stage, Role(kind="sample", label=stage, time_of="sampling")),
         round=round,
         fingerprint=f"{stage}-{round}",
         seed=0,

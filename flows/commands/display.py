@@ -13,35 +13,26 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from flows.execution.runner import Watch
-from flows.stage_table.stage_def import POLICY
-from flows.stage_table.stages import STAGES, Node
+from flows.execution.watch import Watch
+from flows.stage_table.stages import Node, Plan
 from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.record import Step
-from tasks.core.stage import POLICIES
 from tasks.report.format import count
 
 ROWS = 12
 """Rounds shown at once; older ones scroll out of the table."""
 
-COLUMNS = {
-    "reward": ("rollout", "reward_mean", "{:.3f}"),
-    "tokens/s": ("rollout", "tokens_per_second", "{:.0f}"),
-    "entropy": (POLICY, "entropy", "{:.3f}"),
-    "held-out": ("evaluate", "mean_at_n", "{:.1%}"),
-}
-"""Heading: the stage that knows the figure (``POLICY``: whichever makes the policy), its name there, and how
-it is written."""
-
 
 class Terminal(Watch):
     """A live table on a terminal."""
 
-    def __init__(self, name: str, nodes: list[Node], console: Console) -> None:
+    def __init__(self, name: str, plan: Plan, console: Console) -> None:
         self._name = name
-        self._total = len(nodes)
-        self._rounds = max(node.round for node in nodes)
-        self._stages = tuple(s for s in STAGES if any(n.stage.name == s and not n.stage.once for n in nodes))
+        self._total = len(plan)
+        self._rounds = plan.params.rounds
+        shown = [stage for stage in plan.stages if not stage.once]
+        columns = [column.heading for stage in shown for column in stage.columns]
+        self._headings = (*(stage.name for stage in shown), *columns)
         self._rows: dict[int, dict[str, str]] = {}
         self._finished = 0
         self._made_seconds: list[float] = []
@@ -79,11 +70,10 @@ class Terminal(Watch):
         self._finished += 1
         row = self._rows.setdefault(node.round, {})
         row[node.stage.name] = "cached" if step.outcome == "cached" else f"{step.seconds:.1f} s"
-        for heading, (stage, key, form) in COLUMNS.items():
-            mine = node.stage.name in (POLICIES if stage == POLICY else (stage,))
-            value = _figure(artefact, key) if mine else None
+        for column in node.stage.columns:
+            value = _figure(artefact, column.key)
             if value is not None:
-                row[heading] = form.format(value)
+                row[column.heading] = column.form.format(value)
         if step.outcome == "made" and not node.stage.once:
             self._made_seconds.append(step.seconds)
         self._live.update(self._picture())
@@ -105,12 +95,11 @@ class Terminal(Watch):
         title = f"{self._name}: {count(self._rounds, 'round')}"
         table = Table(title=title, title_justify="left", box=None, pad_edge=False)
         table.add_column("round", justify="right")
-        headings = (*self._stages, *COLUMNS)
-        for heading in headings:
+        for heading in self._headings:
             table.add_column(heading, justify="right")
         for round in sorted(self._rows)[-ROWS:]:
             row = self._rows[round]
-            table.add_row(str(round), *(row.get(heading, "") for heading in headings))
+            table.add_row(str(round), *(row.get(heading, "") for heading in self._headings))
         return table
 
 

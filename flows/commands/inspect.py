@@ -13,14 +13,14 @@ from rich.tree import Tree
 
 from flows.environment import workspace
 from flows.execution.runner import run_directory
-from flows.stage_table.stages import STAGES, Node, plan
+from flows.stage_table.stages import Node, plan
 from params.base import BadInput, validate
 from params.schema import Params
 from tasks.artefacts.artefact import Artefact, Damaged
-from tasks.artefacts.record import Record
+from tasks.artefacts.record import Record, Step
 from tasks.artefacts.store import Store
 from tasks.core.context import Context
-from tasks.core.stage import POLICIES, Job
+from tasks.core.stage import Job
 
 MARKS = {"done": "green", "stale": "yellow", "damaged": "red", "to do": "dim"}
 
@@ -30,7 +30,8 @@ def status_of(name: str, as_json: bool) -> None:
     directory = run_directory(workspace(), name)
     record = Record.read(directory)
     params = _params(record)
-    rows = [_state(directory, record, step) for step in plan(params)]
+    stages, known = plan(params), {step.place: step for step in record.steps}
+    rows = [_state(directory, node, known.get(node.place)) for node in stages]
     if as_json:
         print(json.dumps({"name": name, "finished": record.finished, "stages": rows}))
         return
@@ -41,17 +42,16 @@ def status_of(name: str, as_json: bool) -> None:
         mark = MARKS[row["state"]]
         seconds = f"{row['seconds']:.1f}" if row["seconds"] is not None else ""
         cells = (row["place"], f"[{mark}]{row['state']}[/]", row["outcome"], seconds, row["fingerprint"][:12])
-        table.add_row(*cells, row["why"] or STAGES[row["stage"]].summary)
+        table.add_row(*cells, row["why"] or stages.table[row["stage"]].summary)
     Console().print(table)
     done = sum(row["state"] == "done" for row in rows)
     print(f"{done} of {len(rows)} stages done; `{record.command}` goes on from here")
 
 
-def _state(directory: Path, record: Record, step: Node) -> dict[str, Any]:
-    known = next((s for s in record.steps if s.place == step.place), None)
+def _state(directory: Path, node: Node, known: Step | None) -> dict[str, Any]:
     state, why = "done", ""
     try:
-        artefact = Artefact.open(directory / step.place)
+        artefact = Artefact.open(directory / node.place)
         if known is None or artefact.fingerprint != known.fingerprint:
             state, why = "stale", "of an earlier run with other parameters"
     except (FileNotFoundError, NotADirectoryError):
@@ -59,8 +59,8 @@ def _state(directory: Path, record: Record, step: Node) -> dict[str, Any]:
     except Damaged as damage:
         state, why = "damaged", str(damage)
     return {
-        "place": step.place,
-        "stage": step.stage.name,
+        "place": node.place,
+        "stage": node.stage.name,
         "state": state,
         "outcome": known.outcome if known else "",
         "seconds": known.seconds if known else None,
@@ -123,11 +123,10 @@ def export_merged(name: str, target: Path) -> str:
     record = Record.read(directory)
     if target.exists():
         raise BadInput(f"--merged {target}: exists already; expected a folder that does not")
-    updates = [step for step in record.steps if step.stage in POLICIES]
-    if not updates:
+    policies = record.policies()
+    if not policies:
         raise BadInput(f"{name}: has no finished policy yet; expected at least one round")
-    last = max(updates, key=lambda step: step.round)
-    remedy = f"`{record.command}` makes it again"
+    last, remedy = policies[-1], f"`{record.command}` makes it again"
     made, base = (Artefact.needed(directory / place, remedy) for place in (last.place, "model"))
     new = target.with_name(f".{target.name}.part")
     shutil.rmtree(new, ignore_errors=True)

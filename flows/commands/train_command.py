@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from flows.commands.display import Lines, Quiet, Terminal
-from flows.execution.runner import watch_with
+from flows.execution.watch import Local, Watch, start_locally
 from flows.stage_table.stages import plan
 from flows.train import train
 from params.schema import Params
@@ -23,18 +23,16 @@ def train_watched(
 ) -> dict[str, Any]:
     """Run the flow and show how it goes: live on a terminal, JSON lines where asked for, else quietly."""
 
-    def go() -> dict[str, Any]:
+    def go(watch: Watch) -> dict[str, Any]:
         model, task, method, settings = presets
+        start_locally(Local(watch, params))
         return train(name, model, task, method, settings, push=push, publish=publish)
 
     if as_json:
-        watch_with(Lines())
-        return go()
+        return go(Lines())
     if not sys.stderr.isatty():
-        watch_with(Quiet())
         rounds = count(params.rounds, "round")
         print(f"{name}: {rounds}; `ostinato status {name}` tells how far it is", flush=True)
-        return go()
+        return go(Quiet())
     with Terminal(name, plan(params), Console(stderr=True)) as terminal:
-        watch_with(terminal)
-        return go()
+        return go(terminal)

@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 
-from flows.execution.fingerprint import closure, modules, source_file
+from flows.execution.fingerprint import modules
 from flows.execution.runner import spelled
+from flows.execution.source import SOURCE
 from flows.experiments.compare import FOLDER, work_of
 from flows.stage_table.stages import plan
 from params.base import BadInput
@@ -44,7 +45,7 @@ def pipeline(root: Path, asked: Comparison, name: str, trials: Sequence[Trial]) 
     seeds = list(dict.fromkeys(trial.seed for trial in trials))
     command = spelled(["compare", *asked.arguments()])
     run = "runs/" + name + "-${item.method}-s${item.seed}"
-    pages = [str(source_file(module)) for module in closure(("tasks.report.comparison.page",))]
+    pages = [str(SOURCE.file(module)) for module in SOURCE.closure(("tasks.report.comparison.page",))]
     stages: dict[str, Any] = {
         "run": {
             "wdir": UP,
@@ -85,8 +86,8 @@ def pipeline(root: Path, asked: Comparison, name: str, trials: Sequence[Trial]) 
 
 def _sources(params: Params) -> list[str]:
     """The files of ours that the run stands on."""
-    stages = {node.stage.name: node.stage for node in plan(params.model_copy(update={"rounds": 1}))}
-    return [str(source_file(module)) for stage in stages.values() for module in modules(stage, params)]
+    stages = plan(params.model_copy(update={"rounds": 1})).stages
+    return [str(SOURCE.file(module)) for stage in stages for module in modules(stage, params)]
 
 
 def _shown(root: Path, file: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import yaml
 
 from flows.execution import external_policy
-from flows.execution.fingerprint import modules, source_file
-from flows.stage_table.stages import STAGES, Node, StageDef, node, place_of, rounds_of
+from flows.execution.fingerprint import modules
+from flows.execution.source import ROOT, SOURCE
+from flows.stage_table.stages import Node, Plan, plan
 from params.base import BadInput
 from params.schema import Params, SpeedKnob
 
@@ -37,10 +39,11 @@ def params_file(params: Params) -> str:
 
 def pipeline_file(params: Params, name: str) -> str:
     """The text of ``dvc.yaml`` for a run called ``name``."""
+    planned = plan(params)
     stages: dict[str, Any] = {}
-    for stage in STAGES.values():
-        stages.update(_stage(stage, params, name))
-    stages["report"] = _report(params, name)
+    for stage in planned.stages:
+        stages.update(_stage(stage.name, planned, name))
+    stages["report"] = _report(planned, name)
     pipeline = {
         "stages": stages,
         "metrics": [f"runs/{name}/metrics.json"],
@@ -61,21 +64,20 @@ PLOTS = {
 """Title of a plot: its column in ``rounds.csv``."""
 
 
-def _stage(stage: StageDef, params: Params, name: str) -> dict[str, Any]:
+def _stage(stage: str, planned: Plan, name: str) -> dict[str, Any]:
     """The stage as DVC stages: rounds that are wired alike share one ``foreach``."""
-    if not rounds_of(stage, params):
-        return {}
-    if stage.once:
-        return {stage.name: _body(node(stage, 0, params), params, name, "0")}
+    params = planned.params
+    if planned.table[stage].once:
+        return {stage: _body(planned[stage], params, name, "0")}
     alike: dict[tuple[str, ...], list[int]] = {}
-    for round in rounds_of(stage, params):
-        alike.setdefault(tuple(node(stage, round, params).inputs), []).append(round)
+    for round in planned.rounds(stage):
+        alike.setdefault(tuple(planned.at(stage, round).inputs), []).append(round)
     found: dict[str, Any] = {}
     for index, rounds in enumerate(alike.values()):
-        first = node(stage, rounds[0], params)
+        first = planned.at(stage, rounds[0])
         # The first rounds have no predecessor: one alone, or several where the sampler lags.
-        title = f"{stage.name}-first" if len(alike) > 1 and index == 0 else stage.name
-        if title != stage.name and len(rounds) == 1:
+        title = f"{stage}-first" if len(alike) > 1 and index == 0 else stage
+        if title != stage and len(rounds) == 1:
             found[title] = _body(first, params, name, str(rounds[0]))
         else:
             lag = params.rollout.lag
@@ -94,7 +96,7 @@ def _body(
     stage, rename = step.stage, rename or {}
     places = [rename.get(place, place) for place in step.inputs.values()]
     given = [external_policy.traced(text) for text in step.outside.values()]
-    sources = sorted(_relative(source_file(module)) for module in modules(stage, params))
+    sources = sorted(_relative(SOURCE.file(module)) for module in modules(stage, params))
     return {
         "cmd": f"ostinato stage {stage.name} --run {name} --round {round} --params {PARAMS_FILE}",
         "deps": [*(f"runs/{name}/{place}" for place in places), *given, *sources],
@@ -124,11 +126,10 @@ def _template(step: Node, lag: int) -> dict[str, str]:
     return renamed
 
 
-def _report(params: Params, name: str) -> dict[str, Any]:
-    places = [place_of(stage, r) for stage in STAGES.values() for r in rounds_of(stage, params)]
+def _report(planned: Plan, name: str) -> dict[str, Any]:
     return {
         "cmd": f"ostinato report {name}",
-        "deps": [f"runs/{name}/{place}" for place in places if not place.startswith("problems")],
+        "deps": [f"runs/{name}/{place}" for place in planned.nodes],
         "outs": [f"runs/{name}/report.html", f"runs/{name}/metrics.json", f"runs/{name}/rounds.csv"],
     }
 
@@ -149,7 +150,8 @@ def _leaves(params: Params, path: str) -> Iterable[str]:
 
 
 def _relative(path: Path) -> str:
-    return path.relative_to(Path(__file__).parents[2]).as_posix()
+    """From the project's folder; a module of the user's own stays where it is."""
+    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else os.path.relpath(path)
 
 
 class _Plain(yaml.SafeDumper):

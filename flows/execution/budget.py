@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from flows.execution.runner import Runner
-from flows.stage_table.stages import plan
+from flows.stage_table.stages import Node, plan
 from params.budget import Budget
-from params.schema import Params
 from tasks.report.cost import spent
 
 
@@ -16,18 +17,19 @@ def spend(runner: Runner, budget: Budget) -> None:
     ends with the same round. The rounds that the parameters came with are the most that it takes.
     """
     most = runner.params.rounds
+    by_round: dict[int, list[Node]] = {}
+    for node in plan(runner.params):
+        by_round.setdefault(node.round, []).append(node)
     for round in range(1, most + 1):
         runner.plan_for(round)
-        for node in plan(_rounds(runner.params, min(round + 1, most))):
-            if node.round <= round and node.place not in runner.done:
-                runner.settle(node, runner.fingerprint(node))
+        _settle(runner, [*(by_round.get(0, ()) if round == 1 else ()), *by_round[round]])
         cost = spent(artefact.manifest for artefact in runner.done.values())
         if budget.reached(round, cost.tokens, cost.seconds):
             break
-    for node in plan(runner.params):  # the last policy is measured, whatever round it is of
+    _settle(runner, plan(runner.params))  # the last policy is measured, whatever round it is of
+
+
+def _settle(runner: Runner, nodes: Iterable[Node]) -> None:
+    for node in nodes:
         if node.place not in runner.done:
-            runner.settle(node, runner.fingerprint(node))
-
-
-def _rounds(params: Params, rounds: int) -> Params:
-    return params.model_copy(update={"rounds": rounds})
+            runner.settle(node, runner.identify(node))

@@ -9,7 +9,6 @@ from params.base import BadInput
 from tasks.artefacts.artefact import MANIFEST, Artefact
 from tasks.artefacts.record import RECORD, Record
 from tasks.artefacts.store import Store
-from tasks.core.stage import POLICIES
 
 
 def find(text: str, where: str) -> Artefact:
@@ -19,9 +18,9 @@ def find(text: str, where: str) -> Artefact:
     """
     path = _place(text, where)
     found = Artefact.needed(path, f"{where} needs a policy there (run {text} again)")
-    if found.manifest.stage not in POLICIES:
+    if not found.manifest.role.makes_policy:
         raise BadInput(
-            f"{where}: {path} is of stage {found.manifest.stage}; expected one of {' or '.join(POLICIES)}"
+            f"{where}: {path} is of stage {found.manifest.stage}, and no policy; expected a policy"
         )
     return found
 
@@ -56,7 +55,7 @@ def _place(text: str, where: str) -> Path:
             )
         return found
     record = Record.read(directory)
-    updates = [step for step in record.steps if step.stage in POLICIES]
-    if not record.finished or not updates:
+    policies = record.policies()
+    if not record.finished or not policies:
         raise BadInput(f"{where}: run {text} is not finished; `{record.command}` finishes it")
-    return directory / max(updates, key=lambda step: step.round).place
+    return directory / policies[-1].place

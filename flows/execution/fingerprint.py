@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import functools
 import hashlib
 from collections.abc import Mapping
@@ -12,14 +11,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from flows.stage_table.stages import PARTS, StageDef
+from flows.execution.source import SOURCE, SourceTree
+from flows.stage_table.parts import parts_of
+from flows.stage_table.stage_def import StageDef
 from params.base import Choice
 from params.schema import Params, SpeedKnob
 from tasks.artefacts.artefact import Artefact, canonical, file_digest
-
-ROOT = Path(__file__).parents[2]
-OURS = ("algorithms", "tasks")
-"""Packages whose source counts. ``params`` says what may be chosen; what was chosen is in the fingerprint."""
 
 
 def fingerprint(
@@ -28,26 +25,37 @@ def fingerprint(
     params: Params,
     inputs: Mapping[str, Artefact],
     elsewhere: Mapping[str, str] | None = None,
+    source: SourceTree = SOURCE,
 ) -> str:
     """SHA-256 of everything that may change what the stage makes.
 
     ``elsewhere``: what identifies the files that it reads, by name, where some of them are not here.
     """
-    files = (
-        {str(path): file_digest(path) for path in stage.files(params) if path.is_file()}
-        if elsewhere is None
-        else elsewhere
-    )
-    facts = {
+    return identity(lasting_facts(stage, params, elsewhere, source), round, inputs)
+
+
+def identity(lasting: Mapping[str, Any], round: int, inputs: Mapping[str, Artefact]) -> str:
+    """A fingerprint from facts that are the same in every round."""
+    digests = {name: artefact.digest for name, artefact in inputs.items()}
+    return hashlib.sha256(canonical({**lasting, "round": round, "inputs": digests})).hexdigest()
+
+
+def lasting_facts(
+    stage: StageDef,
+    params: Params,
+    elsewhere: Mapping[str, str] | None = None,
+    source: SourceTree = SOURCE,
+) -> dict[str, Any]:
+    """What a stage depends on in every round of a run: ``stage``, ``params``, ``files``, ``code``,
+    ``versions``."""
+    files = {str(path): file_digest(path) for path in files_read(stage, params)}
+    return {
         "stage": stage.name,
-        "round": round,
         "params": parameters_read(stage, params),
-        "inputs": {name: artefact.digest for name, artefact in inputs.items()},
-        "files": files,
-        "code": code_digest(modules(stage, params)),
-        "versions": versions(stage),
+        "files": files if elsewhere is None else dict(elsewhere),
+        "code": source.digest(modules(stage, params, source)),
+        "versions": versions(stage, params),
     }
-    return hashlib.sha256(canonical(facts)).hexdigest()
 
 
 def parameters_read(stage: StageDef, params: Params) -> dict[str, Any]:
@@ -55,46 +63,22 @@ def parameters_read(stage: StageDef, params: Params) -> dict[str, Any]:
     return {path: _plain(_at(params, path)) for path in sorted(set(stage.parameters(params)))}
 
 
-def modules(stage: StageDef, params: Params) -> tuple[str, ...]:
-    """The modules of ours that the stage stands on: what it imports, starts and names in its parameters."""
-    named = []
-    for path, package in PARTS.items():
-        if any(path == read or path.startswith(read + ".") for read in stage.parameters(params)):
-            chosen = _at(params, path)
-            choices = (chosen,) if isinstance(chosen, Choice) else chosen or ()
-            named += [f"{package}.{choice.name}" for choice in choices]
-    roots = (stage.function.partition(":")[0], *stage.also_runs, *named)
-    return tuple(sorted(closure(roots)))
+def modules(stage: StageDef, params: Params, source: SourceTree = SOURCE) -> tuple[str, ...]:
+    """The modules that the stage stands on: what it imports, starts, and what its parameters choose."""
+    chosen = [module for part in parts_of(stage, params) for module in part.modules]
+    return source.closure((stage.function.partition(":")[0], *stage.also_runs, *chosen))
 
 
-def closure(roots: tuple[str, ...]) -> set[str]:
-    """The modules of ours that the roots import, however deep."""
-    found: set[str] = set()
-    waiting = list(roots)
-    while waiting:
-        name = waiting.pop()
-        if name not in found and _file(name) is not None:
-            found.add(name)
-            waiting += _imports(name)
-    return found
+def versions(stage: StageDef, params: Params) -> dict[str, str]:
+    """The installed versions of the libraries that it stands on; one that is not installed is left out."""
+    names = {*stage.libraries, *(name for part in parts_of(stage, params) for name in part.libraries)}
+    return {name: version for name in sorted(names) if (version := _version(name)) is not None}
 
 
-def code_digest(names: tuple[str, ...]) -> str:
-    """One digest of the source files of these modules."""
-    return hashlib.sha256(canonical({name: _source_digest(name) for name in names})).hexdigest()
-
-
-def source_file(name: str) -> Path:
-    """The file of one of our modules; raises ``ModuleNotFoundError``."""
-    path = _file(name)
-    if path is None:
-        raise ModuleNotFoundError(name)
-    return path
-
-
-def versions(stage: StageDef) -> dict[str, str]:
-    """The installed versions of the libraries that the stage names; one that is not installed is left out."""
-    return {name: version for name in stage.libraries if (version := _version(name)) is not None}
+def files_read(stage: StageDef, params: Params) -> list[Path]:
+    """The files of the user's own that it reads, those that are there."""
+    named = [*stage.files(params), *(path for part in parts_of(stage, params) for path in part.files)]
+    return [path for path in named if path.is_file()]
 
 
 @functools.cache
@@ -103,34 +87,6 @@ def _version(distribution: str) -> str | None:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
-
-
-@functools.cache
-def _file(name: str) -> Path | None:
-    """Where a module lies, by its name: asking Python would import the packages above it, and torch."""
-    if name.partition(".")[0] not in OURS:
-        return None
-    path = ROOT.joinpath(*name.split("."))
-    return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None)
-
-
-@functools.cache
-def _source_digest(name: str) -> str:
-    return hashlib.sha256(source_file(name).read_bytes()).hexdigest()
-
-
-@functools.cache
-def _imports(name: str) -> tuple[str, ...]:
-    """What a module imports, anywhere in it: modules, and names that may be modules."""
-    names: set[str] = set()
-    for statement in ast.walk(ast.parse(source_file(name).read_text())):
-        if isinstance(statement, ast.Import):
-            names.update(alias.name for alias in statement.names)
-        elif isinstance(statement, ast.ImportFrom) and statement.module and not statement.level:
-            names.add(statement.module)
-            names.update(f"{statement.module}.{alias.name}" for alias in statement.names)
-    packages = {name.rpartition(".")[0] for name in names if "." in name}
-    return tuple(sorted(n for n in names | packages if n.partition(".")[0] in OURS))
 
 
 def _at(params: Params, path: str) -> Any:

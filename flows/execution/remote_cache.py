@@ -13,7 +13,7 @@ from tasks.remote.errors import RemoteTrouble
 from tasks.remote.progress import Tell
 
 
-class Lookup:
+class RemoteCache:
     """The remote of one run, if one is set. Trouble with it is a note, and the run goes on without it."""
 
     def __init__(self, store: Store, given: Settings, context: Context, note: Callable[[str], None]) -> None:

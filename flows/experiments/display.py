@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.text import Text
 
 from flows.experiments.worker_pool import Event, Run
-from flows.stage_table.stages import STAGES, plan
+from flows.stage_table.stages import plan, stage_table
 from tasks.report.format import count, duration
 
 
@@ -92,7 +92,7 @@ class Terminal(Display):
         """Count it."""
         if event["event"] == "stage":
             self._rounds_done += event["stage"] == "rollout"
-            if event["outcome"] == "made" and not STAGES[event["stage"]].once:
+            if event["outcome"] == "made" and not stage_table()[event["stage"]].once:
                 self._seconds.append(event["seconds"])
         super().tell(run, event)
 

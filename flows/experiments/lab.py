@@ -20,7 +20,7 @@ from typing import Any
 
 from flows.execution.runner import spelled
 from flows.experiments.study import Work, make
-from flows.stage_table.stages import STAGES
+from flows.stage_table.stages import stage_table
 from params.base import BadInput, nearest
 from params.lab import Lab, narrowed, read_lab, trials
 from tasks.report.study.page import missing, write
@@ -77,5 +77,5 @@ def _write(lab: Lab, outcomes: Sequence[Outcome], facts: dict[str, Any], out: Pa
 def _check_metrics(name: str, lab: Lab) -> None:
     for metric in lab.wanted():
         stage = metric.partition(".")[0]
-        if stage not in STAGES:
-            raise BadInput(f"{name}: metrics.{metric}: no stage '{stage}'{nearest(stage, STAGES)}")
+        if stage not in stage_table():
+            raise BadInput(f"{name}: metrics.{metric}: no stage '{stage}'{nearest(stage, stage_table())}")

@@ -11,17 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from flows.environment import workspace
-from flows.execution.fingerprint import closure, code_digest
 from flows.execution.runner import run_directory
+from flows.execution.source import SOURCE
 from flows.execution.validation import settled
 from flows.experiments.display import display
-from flows.experiments.worker_pool import Crew, Event, Run
+from flows.experiments.worker_pool import Event, Run, WorkerPool
 from params.base import BadInput
 from params.lab import Lab, Trial
 from tasks.artefacts.artefact import Artefact, Source, canonical, seal
 from tasks.artefacts.record import Record
+from tasks.artefacts.role import Role
 from tasks.artefacts.store import Store
 from tasks.report.study.study import Outcome
+
+ROLE = Role(kind="measure", label="study")
 
 Write = Callable[[Lab, Sequence[Outcome], dict[str, Any], Path], list[str]]
 """Fills a directory with what the runs say; returns a line for each thing that a person should know."""
@@ -73,9 +76,9 @@ def make(work: Work, as_json: bool, listen: Callable[[Run, Event], None] | None 
         title = f"{work.kind} {work.name}"
         with (
             display(title, runs, work.workers, as_json, listen) as shown,
-            Crew(root, work.name, runs, work.workers) as crew,
+            WorkerPool(root, work.name, runs, work.workers) as pool,
         ):
-            for run, event in crew.events():
+            for run, event in pool.events():
                 shown.tell(run, event)
         if all(run.outcome == "failed" for run in runs):
             print(f"ostinato: {title}: no run came to its end", file=sys.stderr)
@@ -92,7 +95,7 @@ def conclude(root: Path, work: Work, runs: Sequence[Run], seconds: float) -> Pat
     lab = work.lab.model_copy(update={"rounds": max(outcome.rounds for outcome in outcomes)})
     facts = {"name": work.name, "command": work.command, "runs": [run.facts() for run in runs]}
     params, inputs = lab.model_dump(mode="json"), _inputs(outcomes)
-    code = code_digest(tuple(sorted(closure((work.writer,)))))
+    code = SOURCE.digest(SOURCE.closure((work.writer,)))
     identity = {"stage": "study", "params": params, "inputs": {k: v.digest for k, v in inputs.items()}}
     warnings: list[str] = []
 
@@ -101,6 +104,7 @@ def conclude(root: Path, work: Work, runs: Sequence[Run], seconds: float) -> Pat
         seal(
             new,
             stage="study",
+            role=ROLE,
             round=lab.rounds,
             fingerprint=hashlib.sha256(canonical({**identity, "code": code})).hexdigest(),
             seed=0,

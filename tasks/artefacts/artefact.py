@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from params.base import BadInput
 from params.errors import OstinatoError
+from tasks.artefacts.role import Role
 
 MANIFEST = "manifest.json"
 
@@ -51,6 +52,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     stage: str
+    role: Role
     round: int
     fingerprint: str
     seed: int

@@ -1,7 +1,12 @@
-"""What a run did, on disk: ``runs/NAME/run.json``. The report, ``status`` and ``show`` read it."""
+"""What a run did, on disk, for the report, ``status`` and ``show``.
+
+``runs/NAME/run.json`` says what the run is and whether it is finished; ``steps.jsonl`` has a line for each
+stage that is done. A line is appended, so that a step costs the same in the first round and the thousandth.
+"""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,8 +14,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from params.base import BadInput
 from tasks.artefacts.artefact import write_json
+from tasks.artefacts.role import Role
 
 RECORD = "run.json"
+STEPS = "steps.jsonl"
 
 
 class Step(BaseModel):
@@ -20,12 +27,15 @@ class Step(BaseModel):
     place: str
     """Where it lies in the run's directory: ``model``, ``problems``, ``round-03/update``."""
     stage: str
+    role: Role
     round: int
     fingerprint: str
     digest: str
     outcome: Literal["made", "cached"]
     seconds: float
     """Wall time that it took in this run, making or checking."""
+    elapsed: float = 0.0
+    """Wall time of the run when it was done, Prefect's start included."""
 
 
 class Record(BaseModel):
@@ -43,18 +53,56 @@ class Record(BaseModel):
     finished: bool = False
     steps: list[Step] = []
 
+    def policies(self) -> list[Step]:
+        """The steps that made a policy, by round."""
+        return sorted((step for step in self.steps if step.role.makes_policy), key=lambda step: step.round)
+
     def write(self, directory: Path) -> None:
-        """Write ``directory/run.json`` whole or not at all."""
+        """Write both files, each whole or not at all."""
         directory.mkdir(parents=True, exist_ok=True)
-        write_json(directory / RECORD, self.model_dump(mode="json"))
+        lines = "".join(_line(step) for step in self.steps)
+        (directory / f".{STEPS}").write_text(lines)
+        (directory / f".{STEPS}").replace(directory / STEPS)
+        self.write_head(directory)
+
+    def write_head(self, directory: Path) -> None:
+        """Write all but the steps."""
+        write_json(directory / RECORD, self.model_dump(mode="json", exclude={"steps"}))
+
+    def append(self, directory: Path, step: Step) -> None:
+        """Add a step, in memory and on disk; ``write`` comes before the first."""
+        self.steps.append(step)
+        with (directory / STEPS).open("a") as file:
+            file.write(_line(step))
 
     @classmethod
     def read(cls, directory: Path) -> Record:
-        """The record of a run; raises ``BadInput`` where there is none or it cannot be read."""
+        """The record of a run, of each place its last step; raises ``BadInput`` where there is none or it
+        cannot be read."""
         path = directory / RECORD
         try:
-            return cls.model_validate_json(path.read_bytes())
+            record = cls.model_validate_json(path.read_bytes())
+            path = directory / STEPS
+            record.steps = _steps(path)
         except FileNotFoundError:
             raise BadInput(f"{path}: no such run; expected a name under {directory.parent}") from None
         except ValidationError as error:
             raise BadInput(f"{path}: not a run record ({error.error_count()} errors)") from None
+        if not record.finished and record.steps:
+            record.seconds = record.steps[-1].elapsed
+        return record
+
+
+def _steps(path: Path) -> list[Step]:
+    """The steps of a file whose last line may be torn: a run that was killed wrote it."""
+    *lines, _ = path.read_text().split("\n")
+    found: dict[str, Step] = {}
+    for line in lines:
+        step = Step.model_validate_json(line)
+        found.pop(step.place, None)
+        found[step.place] = step
+    return list(found.values())
+
+
+def _line(step: Step) -> str:
+    return json.dumps(step.model_dump(mode="json"), sort_keys=True) + "\n"

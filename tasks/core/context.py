@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
@@ -12,6 +12,16 @@ class Closeable(Protocol):
     """A resource that is given back with ``close``."""
 
     def close(self) -> None: ...
+
+
+class Cluster(Protocol):
+    """Processes, on other machines perhaps, that see the workspace under the same path."""
+
+    workspace: Path
+
+    def each(self, shards: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Sample and judge each shard, side by side; the paths of their artefacts, in their order."""
+        ...
 
 
 ResourceT = TypeVar("ResourceT", bound=Closeable)
@@ -29,9 +39,20 @@ class Context:
     """A directory for files that nobody needs after the run (merged weights, engine logs)."""
     tell: Callable[[str, int, int, dict[str, float]], None] = _silent
     """``tell(activity, done, total, facts)``: progress inside a stage, as often as it is known."""
-    sampler: Callable[..., Any] | None = None
-    """What samples a rollout in place of ``tasks.rollout.sampling.sample``, with its arguments."""
+    cluster: Cluster | None = None
+    """Where the shards of a rollout are sampled; None: a rollout is sampled here and in one piece."""
+    _when_whole: list[Callable[[], None]] = field(default_factory=list)
     _kept: dict[Hashable, Any] = field(default_factory=dict)
+
+    def when_whole(self, clean: Callable[[], None]) -> None:
+        """Call ``clean`` once the artefact of this stage is whole: what a stage that is made again could use
+        stays until then."""
+        self._when_whole.append(clean)
+
+    def whole(self) -> None:
+        """The artefact is whole."""
+        while self._when_whole:
+            self._when_whole.pop()()
 
     def keep(self, key: Hashable, make: Callable[[], ResourceT]) -> ResourceT:
         """The resource under ``key``, made the first time and shared by every later stage of the run."""

@@ -11,9 +11,6 @@ from params.schema import Params
 from tasks.artefacts.artefact import Artefact
 from tasks.core.context import Context
 
-POLICIES = ("update", "distil")
-"""The stages whose artefact is the next policy; a run has one of them."""
-
 
 @dataclass(frozen=True)
 class Job:
@@ -29,6 +26,8 @@ class Job:
     """An empty directory to fill. It becomes the artefact when the stage returns."""
     context: Context
     """Progress, and what outlives the stage."""
+    fingerprint: str = ""
+    """What the artefact is to be."""
 
 
 class Stage(Protocol):

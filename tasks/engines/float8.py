@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from params.schema import Params
-from tasks.policy.full import save_folder
+from tasks.policy.folder import save_folder
 from tasks.policy.load import load_model
 from tasks.policy.packing import Ids
 from tasks.policy.policy import Policy, Scores
@@ -68,6 +68,6 @@ class Rounded:
 
 def _linear_weights(network: PreTrainedModel) -> frozenset[str]:
     """The names of the weights of all linear layers except the head."""
-    head = network.get_output_embeddings()
+    head = network.get_output_embeddings()  # type: ignore[no-untyped-call]
     layers = (n for n, m in network.named_modules() if isinstance(m, nn.Linear) and m is not head)
     return frozenset(f"{name}.weight" for name in layers)

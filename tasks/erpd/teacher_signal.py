@@ -18,6 +18,8 @@ from tasks.erpd.teach import folder
 from tasks.policy.full_vocabulary import Held, hold
 from tasks.policy.policy import Policy
 
+Index = Tensor | slice
+"""Positions."""
 MODES = ("strong", "weak")
 """What a mode compares the teachers with: the base, or unlearned teachers."""
 
@@ -53,7 +55,7 @@ class Views:
         centred = sum((factors[name] * pair.centred for name, pair in pairs.items()), torch.zeros(()))
         return Pair(raw, centred)
 
-    def slope(self, mode: str, factors: Mapping[str, float], index: Tensor | slice, base: Tensor) -> Tensor:
+    def log_ratio(self, mode: str, factors: Mapping[str, float], index: Index, base: Tensor) -> Tensor:
         """The same over the whole vocabulary [t, V], where ``base`` [t, V] is the base's."""
         found = torch.zeros_like(base)
         for name, factor in factors.items():
@@ -131,7 +133,7 @@ def factors(views: Views, mode: str, distil: Distil) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChosenSignal:
     """Which signal it is to be, and why."""
 
     mode: str
@@ -147,7 +149,7 @@ class Choice:
 
 def choose(
     views: Views, distil: Distil, reward: Tensor, group: Tensor, lengths: list[int], unseen: set[int]
-) -> Choice:
+) -> ChosenSignal:
     """The mode asked for, or that whose summed signal ranks the unseen answers best.
 
     ``reward`` [S] is NaN where there is none. The evidence: ``auc`` by mode, within problems, over the
@@ -167,7 +169,7 @@ def choose(
     asked = distil.signal.mode
     mode = _best(evidence["auc"], evidence["auc_error"]) if asked == "auto" else asked
     compared = "strong" if mode == "extrapolated" else mode
-    return Choice(mode, factors(views, compared, distil) if mode != "none" else {}, evidence)
+    return ChosenSignal(mode, factors(views, compared, distil) if mode != "none" else {}, evidence)
 
 
 def _best(auc: Mapping[str, float | None], error: float | None) -> str:

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
+from algorithms.correct import CORRECT
 from algorithms.diagnostics import pass_at_k
 from params.schema import Params
 from tasks.artefacts.tables import ROLLOUTS
@@ -33,7 +34,7 @@ ANSWERS = pa.schema(
 
 @dataclass(frozen=True)
 class Counts:
-    """Judged answers and right ones, a value a problem; problems without a judged answer are not in it."""
+    """Judged answers and right ones, one value per problem that has a judged answer."""
 
     level: NDArray[np.int64]
     judged: NDArray[np.int64]
@@ -41,9 +42,9 @@ class Counts:
 
     @classmethod
     def of(cls, answers: pa.Table) -> Counts:
-        """Count the answers whose reward is not null; one is right when its reward is at least 1."""
+        """Count the answers whose reward is not null; one is right when ``algorithms.correct`` says so."""
         judged = answers.filter(pc.is_valid(answers["reward"]))
-        right = pc.cast(pc.greater_equal(judged["reward"], pa.scalar(1.0, pa.float32())), pa.int64())
+        right = pc.cast(pc.greater_equal(judged["reward"], CORRECT), pa.int64())
         grouped = (
             judged.select(["problem_id", "level"])
             .append_column("right", right)
@@ -53,7 +54,7 @@ class Counts:
         return cls(*(grouped[name].to_numpy() for name in ("level_min", "right_count", "right_sum")))
 
     def accuracy(self) -> NDArray[np.float64]:
-        """Share of right answers, a value a problem."""
+        """Share of right answers, one value per problem."""
         return self.right / self.judged
 
     def pass_at(self, k: int) -> NDArray[np.float64]:

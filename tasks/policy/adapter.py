@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -25,16 +25,24 @@ from params.schema import Params
 from tasks.core import seeds
 from tasks.policy import distributed
 from tasks.policy.load import read_tensors
+from tasks.policy.trained_weights import TrainedWeights
 
 FOLDER = "adapter"
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 
 
-class AdapterWeights:
+class AdapterWeights(TrainedWeights):
     """The trained part of a policy that is a base model and a LoRA adapter."""
 
-    def __init__(self, network: PreTrainedModel, params: Params, device: torch.device) -> None:
+    def __init__(
+        self,
+        network: PreTrainedModel,
+        load: Callable[[], PreTrainedModel],
+        tokenizer: Any,
+        params: Params,
+        device: torch.device,
+    ) -> None:
         self.network = network
         self._seed = params.seed
         self._config = LoraConfig(
@@ -99,14 +107,6 @@ class AdapterWeights:
         """The tensors of which a loss has gradients."""
         return list(self.masters.values())
 
-    def gradients(self, loss: Tensor) -> Sequence[Tensor | None]:
-        """Of a loss with respect to ``leaves``."""
-        return distributed.gradients(loss, self.leaves())
-
-    def add_gradients(self, gradients: Sequence[Tensor | None]) -> None:
-        """Add gradients of ``leaves`` to the masters'."""
-        add_gradients(self.masters.values(), gradients)
-
     def publish(self) -> None:
         """Nothing to do: the trained weights are the live ones."""
 
@@ -130,15 +130,6 @@ class AdapterWeights:
         """The network without its adapter."""
         with self.model.disable_adapter():
             yield self.network
-
-
-def add_gradients(masters: Iterable[Tensor], gradients: Sequence[Tensor | None]) -> None:
-    """In place, in the masters' type; the first becomes the gradient itself."""
-    for master, gradient in zip(masters, gradients, strict=True):
-        if gradient is not None and master.grad is None:
-            master.grad = gradient.to(master.dtype)
-        elif gradient is not None and master.grad is not None:
-            master.grad.add_(gradient)
 
 
 class FusedLinear(PeftLinear):

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from params.base import BadInput
+from params.schema import Params
 from tasks.policy import distributed
-from tasks.policy.adapter import add_gradients
+from tasks.policy.folder import WEIGHTS, save_folder
 from tasks.policy.load import read_tensors
+from tasks.policy.trained_weights import TrainedWeights
 
 FOLDER = "weights"
-WEIGHTS = "model.safetensors"
 
 
-class FullWeights:
+class FullWeights(TrainedWeights):
     """The trained part of a policy of which every weight trains.
 
     Where the base type is not float32, gradients of the live weights add up in the masters'; ``publish``
@@ -34,6 +33,7 @@ class FullWeights:
         network: PreTrainedModel,
         load: Callable[[], PreTrainedModel],
         tokenizer: Any,
+        params: Params,
         device: torch.device,
     ) -> None:
         self.model: Any = network
@@ -73,14 +73,6 @@ class FullWeights:
         """The tensors of which a loss has gradients."""
         return list(self._live.values())
 
-    def gradients(self, loss: Tensor) -> Sequence[Tensor | None]:
-        """Of a loss with respect to ``leaves``."""
-        return distributed.gradients(loss, self.leaves())
-
-    def add_gradients(self, gradients: Sequence[Tensor | None]) -> None:
-        """Add gradients of ``leaves`` to the masters'."""
-        add_gradients(self.masters.values(), gradients)
-
     def publish(self) -> None:
         """Round the masters into the model."""
         with torch.no_grad():
@@ -107,18 +99,3 @@ class FullWeights:
             for name, master in self.masters.items():
                 master.copy_(distributed.like(weights[name], master))
         self.publish()
-
-
-def save_folder(network: PreTrainedModel, tokenizer: Any, weights: dict[str, Tensor], folder: Path) -> None:
-    """A plain Hugging Face folder of ``weights`` in the type that they have."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tied = set(getattr(network, "all_tied_weights_keys", None) or ())
-    kept = {n: t.detach().cpu().contiguous() for n, t in sorted(weights.items()) if n not in tied}
-    save_file(kept, folder / WEIGHTS, metadata={"format": "pt"})
-    config = copy.deepcopy(network.config)
-    config.dtype = next(iter(kept.values())).dtype
-    config.architectures = [type(network).__name__]
-    config.save_pretrained(folder)
-    if network.generation_config is not None:
-        network.generation_config.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)

@@ -43,6 +43,8 @@ class Meter:
 
     sums: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    drift: dict[str, list[float]] = field(default_factory=dict)
+    """By age in rounds: the sum of replayed tokens' divergences, and how many."""
     tokens: int = 0
     positions: int = 0
     loss: float = 0.0
@@ -58,8 +60,18 @@ class Meter:
             self.sums[name] = self.sums.get(name, 0.0) + float(exact.sum())
         self.counts[name] = self.counts.get(name, 0) + len(values)
 
+    def add_drift(self, values: Tensor, ages: Tensor) -> None:
+        """Take in divergences [t] of responses that are ``ages`` [t] rounds old."""
+        for age in torch.unique(ages).tolist():
+            mine = values[ages == age].detach().double()
+            total, count = self.drift.get(str(age), [0.0, 0.0])
+            self.drift[str(age)] = [total + float(mine.sum()), count + len(mine)]
+
     def merge(self, other: Meter) -> None:
         """Take in another meter's values."""
+        for age, (total, count) in other.drift.items():
+            mine = self.drift.get(age, [0.0, 0.0])
+            self.drift[age] = [mine[0] + total, mine[1] + count]
         for name, value in other.sums.items():
             largest = name.endswith("_max")
             before = self.sums.get(name, -math.inf if largest else 0.0)
@@ -68,6 +80,10 @@ class Meter:
         self.tokens += other.tokens
         self.positions += other.positions
         self.loss += other.loss
+
+    def drift_by_age(self) -> dict[str, float]:
+        """The mean divergence by age, the youngest first."""
+        return {age: self.drift[age][0] / self.drift[age][1] for age in sorted(self.drift, key=int)}
 
     def means(self) -> dict[str, float]:
         """By name: the mean over tokens, or the largest."""
@@ -165,7 +181,7 @@ def _pass(
     chosen: list[packing.Row],
     counts: bool,
 ) -> _Part:
-    """Forward and backward pass over one micro-batch; one that does not count only keeps step."""
+    """Forward and backward pass over one micro-batch; one that does not count is a dummy."""
     wants_entropy = any(term.needs_entropy and bool(term.scale.any()) for term in step.terms)
     words = step.batch.top if any(term.needs_top for term in step.terms) else None
     batch = packing.build(chosen, responses, starts, policy.layout.flat)
@@ -178,7 +194,7 @@ def _pass(
             batch.index, signals.logp, Meter(), policy.weights.gradients(0.0 * signals.logp.sum()), {}
         )
     meter = Meter(tokens=len(batch.index), positions=batch.input_ids.numel())
-    losses = _losses(step.terms, signals, batch.index, meter)
+    losses = _losses(step, signals, batch.index, meter)
     loss = sum(losses.values(), signals.logp.new_zeros((), dtype=torch.float32))
     meter.loss = float(loss.detach())
     if entropy is not None:
@@ -196,11 +212,11 @@ def _pass(
     return _Part(batch.index, signals.logp.detach().float(), meter, gradients, own)
 
 
-def _losses(terms: Sequence[Term], signals: Signals, index: Tensor, meter: Meter) -> dict[str, Tensor]:
+def _losses(step: Step, signals: Signals, index: Tensor, meter: Meter) -> dict[str, Tensor]:
     """The micro-batch's part of each term's loss, of those that have one. The first term's metrics keep their
     names, others are prefixed."""
     found: dict[str, Tensor] = {}
-    for place, term in enumerate(terms):
+    for place, term in enumerate(step.terms):
         scale = term.scale[index]
         own = scale.nonzero().squeeze(1)
         if not len(own):
@@ -212,4 +228,6 @@ def _losses(terms: Sequence[Term], signals: Signals, index: Tensor, meter: Meter
         found[term.name] = found[term.name] + part if term.name in found else part
         for name, value in metrics.items():
             meter.add(name if place == 0 else f"{term.name}.{name}", value)
+        if term.drift is not None and step.batch.age is not None:
+            meter.add_drift(metrics[term.drift], step.batch.age[step.batch.sequence[index[own]]])
     return found

@@ -18,11 +18,11 @@ from transformers import PreTrainedModel
 from params.schema import Params
 from tasks.artefacts.artefact import MANIFEST, Artefact
 from tasks.policy import distributed, model_checks, packing, prefix_attention, rms_norm, threads
-from tasks.policy.adapter import AdapterWeights
-from tasks.policy.full import FullWeights, save_folder
+from tasks.policy.folder import save_folder
 from tasks.policy.hidden_states import states
 from tasks.policy.lm_head import HeadOutput, head
 from tasks.policy.load import load_model, load_tokenizer, stop_ids
+from tasks.policy.weights import open_weights
 
 log = logging.getLogger(__name__)
 
@@ -68,11 +68,7 @@ class Policy:
         if sharing == "none":
             log.warning("%s cannot share prompts: every response gets a row", type(self.network).__name__)
         self.layout = packing.Layout(sharing != "none", sharing == "tree", _cost(self.network))
-        self.weights: AdapterWeights | FullWeights
-        if params.update.adapter == "lora":
-            self.weights = AdapterWeights(self.network, params, device)
-        else:
-            self.weights = FullWeights(self.network, load, self.tokenizer, device)
+        self.weights = open_weights(params.update.adapter, self.network, load, self.tokenizer, params, device)
         self._held: str | None = None
         self.lanes = threads.count(device) if distributed.count() == 1 else 1
         self._chunk = params.update.head_chunk

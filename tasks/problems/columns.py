@@ -26,6 +26,8 @@ from tasks.artefacts.tables import PROBLEMS
 from tasks.core import seeds
 from tasks.problems.contract import normalised
 
+__all__ = ["worked"]
+
 SLIP = 0.04
 """Chance that a line of a spoilt answer goes wrong, and all that follows from it."""
 

@@ -22,6 +22,8 @@ from tasks.core import seeds
 from tasks.problems.contract import normalised
 from tasks.problems.final_answers import Unclear, final_answer, number_in
 
+__all__ = ["rows_of"]
+
 Row = tuple[str, Any]
 """Where a row stands, for messages, and what it holds."""
 

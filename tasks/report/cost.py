@@ -6,13 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tasks.artefacts.artefact import Manifest
+from tasks.artefacts.role import TimeOf
 
-MEASURING = ("evaluate", "evaluate_teacher")
-"""Stages that measure a policy on held-out problems."""
-FREE = ("model", "problems", *MEASURING)
-"""Stages that are no cost of a method: what all runs begin with, and the measurement of what came out."""
-SAMPLING = ("rollout", "pool")
-"""Stages that sample answers; of the other stages that cost something, the time is spent on learning."""
+TRAINING: tuple[TimeOf, ...] = ("sampling", "learning")
+"""What a method costs; measuring what came out is none of it."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,7 @@ def spent(manifests: Iterable[Manifest]) -> Cost:
     """What these stages took, when they were made; measuring a policy is not counted."""
     total = Cost()
     for manifest in manifests:
-        if manifest.stage not in FREE:
+        if manifest.role.time_of in TRAINING:
             measured = manifest.measured
             total += Cost(measured.get("sampled_tokens", 0.0), measured.get("stage_seconds", 0.0))
     return total

@@ -16,6 +16,8 @@ from pydantic import PositiveInt
 from params.errors import OstinatoError
 from tasks.rewards.base import Bounds, Verdict
 
+__all__ = ["numbers", "tokens", "value"]
+
 _TOKEN = re.compile(r"\s*(?:([0-9]+)|([-+*/()]))")
 _SIGNS = str.maketrans("×·÷−", "**/-")
 _DEEPEST = 40

@@ -11,12 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from algorithms.correct import CORRECT
 from tasks.artefacts.artefact import write_json
 from tasks.artefacts.tables import read_table, write_table
 from tasks.core.seeds import numpy_generator
 from tasks.core.stage import Job
 from tasks.rollout import dynamic_sampling, replay_problems
 from tasks.rollout.sampling import Sampled, joined, sample
+from tasks.rollout.shards import sample_in_shards
 
 REASON_CHARACTERS = 80
 
@@ -47,8 +49,8 @@ def _batches(job: Job, training: pa.Table) -> list[Sampled]:
     def ask(chosen: list[int], less: int = 0) -> Sampled:
         problems = training.take(chosen)
         options = (choice.temperature, choice.top_logprobs, choice.entropy)
-        ours = job.context.sampler or sample
-        return ours(job, "rollout", problems, choice.samples_per_problem - less, *options)
+        spread = sample_in_shards if job.context.cluster and choice.shards > 1 else sample
+        return spread(job, "rollout", problems, choice.samples_per_problem - less, *options)
 
     used = problems_of(seed, job.round, training.num_rows, size).tolist()
     used, back = replay_problems.split(job, training["problem_id"].to_pylist(), used)
@@ -92,7 +94,7 @@ def metrics(answers: pa.Table) -> dict[str, Any]:
     return {
         "responses": answers.num_rows,
         "reward_mean": float(rewards.astype(np.float64).mean()) if len(rewards) else None,
-        "solved": float((rewards >= 1.0).mean()) if len(rewards) else None,
+        "solved": float((rewards >= CORRECT).mean()) if len(rewards) else None,
         "constant_groups": _constant_groups(answers),
         "unjudged": answers["reward"].null_count / answers.num_rows,
         "reward_errors": dict(sorted(errors.items())),

@@ -15,7 +15,7 @@ from tasks.artefacts.tables import ROLLOUTS
 from tasks.core.seeds import seed
 from tasks.core.stage import Job
 from tasks.engines import selection
-from tasks.engines.base import Completion, Request, Sampling
+from tasks.engines.base import Request, Response, Sampling
 from tasks.policy import kept
 from tasks.rewards.base import Verdict
 from tasks.rewards.judge import Judge
@@ -69,17 +69,17 @@ def sample(
         speed = tokens / (time.perf_counter() - began)
         job.context.tell("sampling", done, len(asked), {"tokens_per_second": speed})
 
-    def submit(index: int, completion: Completion) -> None:
-        answer = trainer.tokenizer.decode(completion.token_ids, skip_special_tokens=True)
+    def submit(index: int, response: Response) -> None:
+        answer = trainer.tokenizer.decode(response.token_ids, skip_special_tokens=True)
         verdicts[index] = judge.submit(rows[index // samples]["answer"], answer)
 
     engine.load(current.path if current else None)
     began = time.perf_counter()
     sampling = Sampling(temperature, params.rollout.max_response_tokens, trainer.stop_ids, top, entropy)
-    completions = engine.generate(asked, sampling, tell, submit)
+    responses = engine.generate(asked, sampling, tell, submit)
     sampled = time.perf_counter()
     judged = [verdicts[index].result() for index in range(len(asked))]
-    tokens = sum(len(completion.token_ids) for completion in completions)
+    tokens = sum(len(response.token_ids) for response in responses)
     measured = {
         "sampled_tokens": float(tokens),
         "tokens_per_second": tokens / (sampled - began),
@@ -87,7 +87,7 @@ def sample(
         "judging_seconds": time.perf_counter() - sampled,
     }
     sampler = (current or job.inputs["model"]).digest
-    answers = _table(rows, asked, completions, judged, sampler, job.round, samples, sampling)
+    answers = _table(rows, asked, responses, judged, sampler, job.round, samples, sampling)
     return Sampled(answers, measured)
 
 
@@ -113,7 +113,7 @@ def encode(job: Job, tokenizer: Any, rows: Sequence[dict[str, Any]]) -> list[tup
 def _table(
     rows: list[dict[str, Any]],
     asked: list[Request],
-    completions: list[Completion],
+    responses: list[Response],
     verdicts: list[Verdict],
     sampler: str,
     round: int,
@@ -127,17 +127,17 @@ def _table(
         "group": groups,
         "sample": [index % samples for index in range(len(asked))],
         "prompt_ids": [request.prompt_ids for request in asked],
-        "response_ids": [completion.token_ids for completion in completions],
-        "behaviour_logp": [completion.logp for completion in completions],
-        "finish_reason": [completion.finish_reason for completion in completions],
+        "response_ids": [response.token_ids for response in responses],
+        "behaviour_logp": [response.logp for response in responses],
+        "finish_reason": [response.finish_reason for response in responses],
         "reward": [verdict.reward for verdict in verdicts],
         "reward_error": [verdict.error for verdict in verdicts],
         "policy": [sampler] * len(asked),
         "round": [round] * len(asked),
         "seed": [request.seed for request in asked],
-        "top_ids": [completion.top_ids if top else None for completion in completions],
-        "top_logp": [completion.top_logp if top else None for completion in completions],
-        "entropy": [completion.entropy if sampling.entropy else None for completion in completions],
+        "top_ids": [response.top_ids if top else None for response in responses],
+        "top_logp": [response.top_logp if top else None for response in responses],
+        "entropy": [response.entropy if sampling.entropy else None for response in responses],
     }
     return pa.table(columns, schema=ROLLOUTS)
 

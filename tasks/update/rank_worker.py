@@ -19,7 +19,7 @@ from params.schema import Params
 from tasks.artefacts.artefact import Artefact, write_json
 from tasks.core.context import Context
 from tasks.core.errors import memory_errors
-from tasks.core.parent_death import die_with
+from tasks.core.json_worker import Parent
 from tasks.core.stage import Job
 from tasks.policy import distributed
 from tasks.update.ranks import COMPLAINT, JOB
@@ -28,9 +28,7 @@ from tasks.update.update import train
 
 def main(folder: Path) -> None:
     """Train this rank's shard."""
-    die_with(os.getppid())
-    lines = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
+    parent = Parent(os.getppid())
     facts = json.loads((folder / JOB).read_text())
     params = Params.model_validate(facts["params"])
     torch.set_num_threads(max(1, (params.threads or os.cpu_count() or 1) // params.update.ranks))
@@ -38,7 +36,7 @@ def main(folder: Path) -> None:
 
     def say(**message: Any) -> None:
         if distributed.this() == 0:
-            lines.write(json.dumps(message) + "\n")
+            parent.send(message)
 
     def tell(*progress: Any) -> None:
         say(tell=progress)

@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from tasks.artefacts.artefact import Artefact
+from tasks.artefacts.record import Record
 from tasks.report.cost import spent
 from tests.flows.conftest import ROOT, Workspace, environment_of, events, kill_tree
 
@@ -61,8 +62,8 @@ def test_methods_begin_from_the_same_rollouts(compared: tuple[Workspace, list[di
     assert said[-1]["stages"]["made"] == sum(m for m, _ in made.values())
     shared = ("model", "problems", "round-00/evaluate", "round-01/rollout", "round-01/replay")
     for seed in (0, 1):
-        both = [workspace.root / f"runs/two-{method}-s{seed}/run.json" for method in ("grpo", "drpo")]
-        one, other = ({s["place"]: s["digest"] for s in json.loads(p.read_text())["steps"]} for p in both)
+        both = [workspace.root / f"runs/two-{method}-s{seed}" for method in ("grpo", "drpo")]
+        one, other = ({s.place: s.digest for s in Record.read(p).steps} for p in both)
         assert all(one[place] == other[place] for place in shared)
         assert made[f"two-grpo-s{seed}"][1] + made[f"two-drpo-s{seed}"][1] >= len(shared)
     assert said[-1]["verdict"].startswith("No difference from grpo can be shown at 2 seeds")
@@ -94,13 +95,13 @@ def test_a_budget_of_tokens_is_spent_and_not_much_more(
     rounds = {}
     for name in counts(first):
         directory = workspace.root / "runs" / name
-        record = json.loads((directory / "run.json").read_text())
-        rounds[name] = record["params"]["rounds"]
-        assert record["finished"]
-        assert record["command"].endswith(f"--set rounds={rounds[name]}")
+        record = Record.read(directory)
+        rounds[name] = record.params["rounds"]
+        assert record.finished
+        assert record.command.endswith(f"--set rounds={rounds[name]}")
         assert (directory / f"round-{rounds[name]:02d}/evaluate/scores.json").is_file()
         assert not (directory / f"round-{rounds[name] + 1:02d}").exists()
-        steps = [(s["round"], Artefact.open(directory / s["place"]).manifest) for s in record["steps"]]
+        steps = [(s.round, Artefact.open(directory / s.place).manifest) for s in record.steps]
         assert spent(m for _, m in steps).tokens >= 120
         assert spent(m for round, m in steps if round < rounds[name]).tokens < 120
     assert counts(first)["tokens-grpo-s0"][1] > 0  # begins where the comparison by rounds did

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import ast
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from flows.execution import fingerprint as module
-from flows.execution.fingerprint import closure, fingerprint, modules
-from flows.stage_table.stages import STAGES, plan
+from flows.execution.fingerprint import fingerprint, modules
+from flows.execution.source import OURS, ROOT, SOURCE, SourceTree
+from flows.stage_table.stages import plan, stage_table
 from params.load import compose
 from params.schema import Params
 from tests.conftest import as_artefact
+
+STAGES = stage_table()
 
 
 def nano(*settings: str) -> Params:
     return compose("nano", "arithmetic", "grpo", ["engine.name=transformers", *settings])
 
 
-def of(stage: str, params: Params, round: int = 1) -> str:
-    return fingerprint(STAGES[stage], round, params, {})
+def of(stage: str, params: Params, round: int = 1, source: SourceTree = SOURCE) -> str:
+    return fingerprint(STAGES[stage], round, params, {}, source=source)
 
 
 @pytest.mark.parametrize(
@@ -83,24 +88,94 @@ def test_rounds_and_inputs_count(tmp_path: Path) -> None:
     assert len({*digests, of("rollout", params)}) == 3
 
 
-def test_a_changed_helper_counts_and_a_changed_stranger_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    params, changed = nano(), ""
-    digest = module._source_digest
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """Our packages in a place where they may be edited."""
+    for package in OURS:
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
 
-    def pretend(name: str) -> str:
-        return "changed" if name == changed else digest(name)
 
-    stages = {step.stage.name for step in plan(params)} | {"pool"}
-    before = {stage: of(stage, params) for stage in STAGES}
-    monkeypatch.setattr(module, "_source_digest", pretend)
-    for changed, touched in {
-        "algorithms.grpo": {"update"},
-        "algorithms.replay_buffer": {"replay", "update", "pool"},
-        "tasks.engines.vllm_worker": {"rollout", "evaluate", "pool"},
-        "tasks.rewards.worker": {"rollout", "evaluate", "pool"},
-        "tasks.report.run.page": set(),
-    }.items():
-        assert {stage for stage in stages if of(stage, params) != before[stage]} == touched, changed
+def edited(copy: Path, module: str, change: Callable[[str], str]) -> SourceTree:
+    """The packages with one module changed."""
+    path = copy.joinpath(*module.split(".")).with_suffix(".py")
+    path.write_text(change(path.read_text()))
+    return SourceTree(copy)
+
+
+def a_statement(text: str) -> str:
+    return f"{text}\nADDED = 1\n"
+
+
+@pytest.mark.parametrize(
+    ("module", "touched"),
+    [
+        ("algorithms.grpo", {"update"}),
+        ("algorithms.drpo", set()),
+        ("algorithms.replay_buffer", {"replay", "update"}),
+        ("tasks.engines.in_process", {"rollout", "evaluate"}),
+        ("tasks.engines.vllm_child", set()),
+        ("tasks.engines.vllm_worker", set()),
+        ("tasks.engines.vllm_pool", set()),
+        ("tasks.policy.full", set()),
+        ("tasks.policy.adapter", {"rollout", "update", "evaluate"}),
+        ("tasks.problems.arithmetic", {"problems", "model"}),
+        ("tasks.problems.columns", set()),
+        ("tasks.rewards.worker", {"rollout", "evaluate"}),
+        ("tasks.rewards.math", {"rollout", "evaluate"}),
+        ("tasks.rewards.sql", set()),
+        ("tasks.report.run.page", set()),
+        ("tasks.artefacts.store", set()),
+    ],
+)
+def test_a_change_counts_where_the_run_stands_on_it(copy: Path, module: str, touched: set[str]) -> None:
+    params = nano()
+    source = edited(copy, module, a_statement)
+    stages = {step.stage.name for step in plan(params)}
+    assert {stage for stage in stages if of(stage, params, source=source) != of(stage, params)} == touched
+
+
+@pytest.mark.parametrize(
+    ("engine", "module"),
+    [
+        ("vllm", "tasks.engines.vllm_child"),
+        ("vllm", "tasks.engines.vllm_worker"),
+        ("server", "tasks.engines.vllm_pool"),
+        ("server", "tasks.engines.vllm_entrypoint"),
+    ],
+)
+def test_what_another_engine_stands_on_counts_for_its_runs(copy: Path, engine: str, module: str) -> None:
+    servers = ["engine.start_servers=1"] if engine == "server" else []
+    params = (
+        nano(f"engine={{name: {engine}}}", *servers)
+        if not servers
+        else nano(f"engine={{name: {engine}, start_servers: 1}}")
+    )
+    source = edited(copy, module, a_statement)
+    assert of("rollout", params, source=source) != of("rollout", params)
+    assert of("update", params, source=source) == of("update", params)
+
+
+def test_words_for_people_change_nothing(copy: Path) -> None:
+    """A comment, a docstring, other quotes and other line breaks, in every module at once."""
+    for path in (path for package in OURS for path in (copy / package).rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module):
+                node.body.insert(0, ast.Expr(ast.Constant("Other words.")))
+        path.write_text(f"# A remark.\n{ast.unparse(ast.fix_missing_locations(_futures_first(tree)))}\n")
+    params, source = compose("nano", "sql", "erpd", ["engine.name=transformers"]), SourceTree(copy)
+    stages = {step.stage.name for step in plan(params)}
+    assert {stage: of(stage, params, source=source) for stage in stages} == {
+        stage: of(stage, params) for stage in stages
+    }
+
+
+def _futures_first(tree: ast.Module) -> ast.Module:
+    """A second string before ``from __future__`` is no docstring, and Python refuses what follows it."""
+    future = [n for n in tree.body if isinstance(n, ast.ImportFrom) and n.module == "__future__"]
+    tree.body = [tree.body[0], *future, *(node for node in tree.body[1:] if node not in future)]
+    return tree
 
 
 def test_the_users_own_files_count(tmp_path: Path) -> None:
@@ -118,11 +193,13 @@ def test_the_users_own_files_count(tmp_path: Path) -> None:
 
 
 def test_the_closure_follows_imports_and_stays_inside_the_project() -> None:
-    found = closure(("tasks.update.update",))
+    found = set(SOURCE.closure(("tasks.update.update",)))
     assert {"tasks.update.update", "algorithms.advantages", "algorithms.terms"} <= found
-    assert all(name.partition(".")[0] in ("tasks", "algorithms") for name in found)
+    assert all(name.partition(".")[0] in OURS for name in found)
     assert "algorithms.grpo" in modules(STAGES["update"], nano())
     assert "algorithms.grpo" not in modules(STAGES["rollout"], nano())
+    problems = modules(STAGES["problems"], nano())
+    assert not any(name.startswith("tasks.policy") for name in problems)
 
 
 def test_every_input_comes_before_its_reader() -> None:

@@ -11,10 +11,10 @@ import pytest
 
 from flows.commands.inspect import show_artefact
 from flows.dvc.pipeline import pipeline_file
-from flows.execution.runner import Watch
 from flows.execution.validation import chosen
+from flows.execution.watch import Watch
 from flows.experiments.worker import make
-from flows.stage_table.stages import STAGES, node, plan
+from flows.stage_table.stages import plan
 from params.base import BadInput
 from params.load import compose, presets
 from tasks.artefacts.artefact import Artefact
@@ -91,7 +91,8 @@ def test_what_cannot_work_is_refused_in_one_line(
 
 def test_a_stage_reads_the_buffer_only_where_its_method_does() -> None:
     def inputs(stage: str, method: str, *settings: str) -> set[str]:
-        return set(node(STAGES[stage], 2, compose("nano", "sums", method, settings)).inputs)
+        stages = plan(compose("nano", "sums", method, settings))
+        return set(stages.node(stages.table[stage], 2).inputs)
 
     assert inputs("update", "grpo") == {"model", "rollout", "policy"}
     assert inputs("update", "dyjr") == {"model", "rollout", "policy", "replay"}
@@ -114,7 +115,7 @@ def test_the_methods_run(go: Go) -> None:
     )
     update = said(dyjr, "round-03/update")
     assert update["replayed"] > 0
-    assert update["dyjr.drift_age_1"] >= 0
+    assert update["drift_by_age"]["1"] >= 0
     dropped = said(dyjr, "round-03/replay")["cohorts"]["1"]
     assert dropped["dropped"].get("drift", 0) > 0
     assert dropped["drift"] > 1e-7

@@ -8,14 +8,15 @@ import shutil
 
 import pytest
 
+from tasks.artefacts.record import Record
 from tests.flows.conftest import NANO, Workspace, kill_inside, kill_tree, outcomes
 
 
 def test_a_run_makes_every_stage_and_a_report(finished: Workspace) -> None:
     directory = finished.root / "runs" / "it"
-    record = json.loads((directory / "run.json").read_text())
-    assert record["finished"]
-    assert {step["stage"] for step in record["steps"]} == {
+    record = Record.read(directory)
+    assert record.finished
+    assert {step.stage for step in record.steps} == {
         "model", "problems", "rollout", "replay", "update", "evaluate",
     }  # fmt: skip
     assert (directory / "report.html").stat().st_size > 10_000
@@ -74,8 +75,8 @@ def test_a_deleted_artefact_is_made_again(copied: Workspace) -> None:
 @pytest.mark.timeout(600)
 def test_killed_anywhere_it_ends_with_the_same_bytes(finished: Workspace, empty: Workspace) -> None:
     """In every stage, twice in those of the rounds, the whole tree is killed at a random moment."""
-    record = json.loads((finished.root / "runs" / "it" / "run.json").read_text())
-    seconds = {step["stage"]: step["seconds"] for step in record["steps"]}
+    record = Record.read(finished.root / "runs" / "it")
+    seconds = {step.stage: step.seconds for step in record.steps}
     chance = random.Random(11)
     in_rounds = ("rollout", "replay", "update", "evaluate")
     for stage in ("model", "problems", *in_rounds, *in_rounds):

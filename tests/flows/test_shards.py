@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from flows.execution.ray_shards import require_ray
+from flows.execution.ray_cluster import require_ray
 from params.base import BadInput
 from params.load import compose
 from tasks.artefacts.tables import read_table

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.artefacts.record import Record
 from tests.buckets import KEY, SECRET, Bucket, by_chance, proxied
 from tests.flows.conftest import NANO, Workspace, events, outcomes
 
@@ -106,10 +107,9 @@ def test_bad_names_and_places_are_one_line(copied: Workspace, bucket: Bucket) ->
     assert "no such run" in copied.call("push", "nothing", code=2).stderr
     assert "holds no run 'nothing'" in copied.call("pull", "nothing", code=2).stderr
     copied.call("push", "it")
-    record = copied.root / "runs" / "it" / "run.json"
-    other = json.loads(record.read_text())
-    other["steps"][-1]["digest"] = "0" * 64
-    record.write_text(json.dumps(other))
+    other = Record.read(copied.root / "runs" / "it")
+    other.steps[-1].digest = "0" * 64
+    other.write(copied.root / "runs" / "it")
     assert "is another run than the remote's" in copied.call("pull", "it", code=2).stderr
 
 

@@ -16,7 +16,7 @@ from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.record import Record, Step
 from tasks.artefacts.tables import read_table
 from tasks.evaluate.scores import Counts
-from tasks.report.cost import FREE, MEASURING, SAMPLING
+from tasks.report.cost import TRAINING
 from tasks.report.run.data import read_json
 from tasks.report.study.study import Outcome
 from tasks.stats.two_level_bootstrap import Floats
@@ -102,7 +102,7 @@ def _read(outcome: Outcome, order: dict[int, list[str]]) -> Compared:
     made = 0.0
     for step in sorted(run.steps.values(), key=lambda step: (step.round, step.stage == "evaluate")):
         artefact = Artefact.open(outcome.directory / step.place, check=False)
-        _add(run.totals, step.stage, artefact)
+        _add(run.totals, artefact)
         made += artefact.manifest.measured.get("stage_seconds", 0.0) if step.outcome == "made" else 0.0
         if step.stage == "evaluate":
             run.measured.append(_measured(run, step.round, artefact, order))
@@ -114,17 +114,14 @@ def _read(outcome: Outcome, order: dict[int, list[str]]) -> Compared:
     return run
 
 
-def _add(totals: Totals, stage: str, artefact: Artefact) -> None:
-    measured = artefact.manifest.measured
-    seconds = measured.get("stage_seconds", 0.0)
-    if stage not in FREE:
+def _add(totals: Totals, artefact: Artefact) -> None:
+    measured, time_of = artefact.manifest.measured, artefact.manifest.role.time_of
+    if time_of is not None:
+        seconds = getattr(totals, time_of) + measured.get("stage_seconds", 0.0)
+        setattr(totals, time_of, seconds)
+    if time_of in TRAINING:
         totals.sampled_tokens += measured.get("sampled_tokens", 0.0)
-    if stage in MEASURING:
-        totals.evaluation += seconds
-    elif stage in SAMPLING:
-        totals.sampling += seconds
-    elif stage not in FREE:
-        totals.learning += seconds
+    if time_of == "learning":
         totals.peak_memory = max(totals.peak_memory, measured.get("peak_memory_bytes", 0.0))
         if "metrics.json" in artefact.manifest.files:
             totals.trained_tokens += read_json(artefact, "metrics.json").get("trained_tokens") or 0.0

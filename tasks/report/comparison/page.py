@@ -140,7 +140,7 @@ def page(
     data: Comparison, facts: dict[str, Any], drawn: dict[str, list[Panel]], listed: dict[str, Table]
 ) -> str:
     """The whole page."""
-    script = read("compare.js") + read("answers.js")
+    script = read("compare.js") + read("../answers.js")
     environment = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,
@@ -168,7 +168,7 @@ def page(
         problems=problems,
         stories=STORIES,
         runs=data.runs,
-        style=Markup(read("report.css") + read("compare.css") + _colours()),  # noqa: S704 - our own
+        style=Markup(read("../report.css") + read("compare.css") + _colours()),  # noqa: S704 - our own
         script=Markup(script),  # noqa: S704 - our own file
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )

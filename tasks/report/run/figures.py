@@ -21,7 +21,7 @@ from tasks.report.charts import (
     svg,
 )
 from tasks.report.format import count, duration, number, percent
-from tasks.report.run.data import RunData
+from tasks.report.run.data import RunData, metrics_of
 
 Dash = tuple[int, ...]
 SOLID: Dash = ()
@@ -29,10 +29,8 @@ DASHED: Dash = (6, 4)
 DOTTED: Dash = (1, 4)
 MARKS = {SOLID: "", DASHED: "dashed", DOTTED: "dotted"}
 COLOURS = ("var(--final)", "var(--train)", "var(--third)", "var(--greedy)")
-STAGES = (
-    *("rollout", "replay", "update", "teach", "unlearn", "signal", "distil"),
-    *("evaluate_teacher", "evaluate", "model", "problems"),
-)
+KINDS = ("sample", "judge", "learn", "measure", "prepare")
+"""The order of stages in a bar."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ def figures(data: RunData) -> dict[str, Figure]:
     """Every chart for which the run has figures, by key."""
     small = replace(NUMBERS, sizes=THIRD)
     rare = replace(small, axis=".1%", show=percent)
-    mismatch = "mean difference in log-probability, nats a token"
+    mismatch = "mean difference in log-probability, nats per token"
     made = [
         _accuracy(data),
         _pass_at(data),
@@ -61,12 +59,13 @@ def figures(data: RunData) -> dict[str, Figure]:
         _entropy(data),
         _ranks(data),
         _line(
-            data, "kl_to_base", "Distance from the base", "KL to the base model, nats a token (k3)", NUMBERS
+            data, "kl_to_base", "Distance from the base", "KL to the base model, nats per token (k3)", NUMBERS
         ),
         _line(data, "response_length", "Response length", "tokens a training answer", NUMBERS),
         _line(data, "clip_fraction", "Clipped", "share of tokens whose ratio was clipped", rare),
         _line(data, "gradient_norm", "Gradient norm", "before clipping, mean over the round's steps", small),
         _line(data, "mismatch", "Engine against trainer", mismatch, small),
+        _agreeing(data),
         _time(data),
     ]
     return {figure.key: figure for figure in made if figure is not None}
@@ -108,7 +107,7 @@ def _entropy(data: RunData) -> Figure | None:
         series("Entropy, held-out", COLOURS[0], data.rounds, "entropy", dots=True),
         series("Surprisal, training", COLOURS[1], data.rounds, "surprisal", dash=DOTTED),
     ]
-    says = "Nats a token: how undecided the policy still is."
+    says = "Nats per token: how undecided the policy still is."
     return lines_figure("entropy", "Entropy", says, drawn, NUMBERS, data.rounds, ["entropy", "surprisal"])
 
 
@@ -120,6 +119,21 @@ def _ranks(data: RunData) -> Figure | None:
     says = "Mean probability of the first, second and third choice of token."
     table = ["rank_1", "rank_2", "rank_3"]
     return lines_figure("ranks", "Rank-1, 2, 3 probability", says, drawn, SHARES, data.rounds, table)
+
+
+def _agreeing(data: RunData) -> Figure | None:
+    """Groups that teach the objective nothing."""
+    names = {"all_right_groups": ("all right", SOLID), "all_wrong_groups": ("all wrong", DASHED)}
+    said = metrics_of(data, "update")
+    drawn = [
+        Series(name, COLOURS[place], tuple(Point(n, row[key]) for n, row in said if key in row), dash=dash)
+        for place, (key, (name, dash)) in enumerate(names.items())
+    ]
+    rows = [{"round": n, **{name: row.get(key) for key, (name, _) in names.items()}} for n, row in said]
+    says = "Shares of the groups whose answers were all right, and all wrong: nothing for the objective."
+    columns = [name for name, _ in names.values()]
+    look = replace(SHARES, sizes=THIRD)
+    return lines_figure("agreeing", "Groups that agree", says, drawn, look, rows, columns)
 
 
 def _line(data: RunData, column: str, title: str, says: str, look: Look) -> Figure | None:
@@ -215,7 +229,7 @@ def _time(data: RunData) -> Figure | None:
     rows = _time_rows(data)
     if not rows:
         return None
-    stages = [stage for stage in STAGES if any(row["stage"] == stage for row in rows)]
+    stages = list(dict.fromkeys(row["stage"] for row in sorted(rows, key=lambda row: row["order"])))
     totals = {stage: sum(row["seconds"] for row in rows if row["stage"] == stage) for stage in stages}
     cached = sum(row["cached"] for row in rows)
     says = f"{count(len(rows), 'stage')}, {duration(sum(totals.values()))} in all"
@@ -243,16 +257,16 @@ def _time(data: RunData) -> Figure | None:
 
 
 def _time_rows(data: RunData) -> list[dict[str, Any]]:
+    places = {stage: i for i, stage in enumerate(dict.fromkeys(done.step.stage for done in data.done))}
     rows: list[dict[str, Any]] = [
         {
-            "round": "prep" if done.step.stage in ("model", "problems") else str(done.step.round),
+            "round": "prep" if done.step.role.kind == "prepare" else str(done.step.round),
             "stage": done.step.stage,
             "seconds": round(done.made_in, 3),
             "cached": done.step.outcome == "cached",
-            "order": STAGES.index(done.step.stage),
+            "order": 100 * KINDS.index(done.step.role.kind) + places[done.step.stage],
         }
         for done in data.done
-        if done.step.stage in STAGES
     ]
     return sorted(rows, key=lambda row: (-1 if row["round"] == "prep" else int(row["round"]), row["order"]))
 

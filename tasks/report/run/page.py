@@ -18,15 +18,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from tasks.artefacts.artefact import write_json
-from tasks.core.stage import POLICIES
 from tasks.report import format
-from tasks.report.charts import Figure
 from tasks.report.run import words
 from tasks.report.run.answers import STORIES, shown_problems
 from tasks.report.run.data import COLUMNS, Done, Row, RunData, collect
-from tasks.report.run.echo import echo_figures, shown_clips
 from tasks.report.run.figures import figures
 from tasks.report.run.replay import replay_figures
+from tasks.report.run.spans import shown_spans
+from tasks.report.run.terms import term_figures
 
 __all__ = ["RunData", "collect", "rounds_table", "summary", "write"]
 
@@ -35,9 +34,10 @@ GROUPS = (
     ("learning", "Learning", ("accuracy", "pass", "gains")),
     ("policy", "Policy", ("entropy", "ranks", "kl_to_base", "response_length")),
     ("replay", "Replay", ("buffer", "drift", "replayed")),
-    ("updates", "Updates", ("clip_fraction", "gradient_norm", "mismatch", "agreeing", "clips")),
+    ("updates", "Updates", ("clip_fraction", "gradient_norm", "mismatch", "agreeing")),
 )
-"""Sections of the page that are made of charts: anchor, name, the charts. One without a chart is left out."""
+"""Sections of the page that are made of charts: anchor, name, the charts. One without a chart is left out.
+A last one has the charts of the method's own metrics."""
 
 
 def write(directory: Path) -> Path:
@@ -80,7 +80,9 @@ def rounds_table(data: RunData) -> list[Row]:
 def page(data: RunData) -> str:
     """The whole page."""
     script = (HERE.parent / "answers.js").read_text()
-    drawn = figures(data) | {each.key: each for each in _further(data) if each is not None}
+    of_terms = {each.key: each for each in term_figures(data) if each is not None}
+    drawn = figures(data) | {each.key: each for each in replay_figures(data) if each is not None} | of_terms
+    groups = (*GROUPS, ("terms", "Method", tuple(of_terms)))
     environment = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,
@@ -104,9 +106,9 @@ def page(data: RunData) -> str:
         cautions=words.cautions(data),
         headline=headline(data),
         figures=drawn,
-        groups=[(anchor, name, [k for k in keys if k in drawn]) for anchor, name, keys in GROUPS],
+        groups=[(anchor, name, [k for k in keys if k in drawn]) for anchor, name, keys in groups],
         problems=shown_problems(data),
-        clips=shown_clips(data),
+        spans=shown_spans(data),
         stories=STORIES,
         sections=_sections(data.params.model_dump(mode="json")),
         lineage=_lineage(data),
@@ -115,10 +117,6 @@ def page(data: RunData) -> str:
         script=Markup(script),  # noqa: S704 - our own file
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
-
-
-def _further(data: RunData) -> list[Figure | None]:
-    return [*replay_figures(data), *echo_figures(data)]
 
 
 def headline(data: RunData) -> list[dict[str, str]]:
@@ -130,9 +128,9 @@ def headline(data: RunData) -> list[dict[str, str]]:
     names = {
         "accuracy": f"Accuracy, mean@{n}",
         "greedy": "Greedy accuracy",
-        "entropy": "Entropy, nats a token",
+        "entropy": "Entropy, nats per token",
     }
-    names |= {"kl_to_base": "KL to the base, nats a token", "response_length": "Response length, tokens"}
+    names |= {"kl_to_base": "KL to the base, nats per token", "response_length": "Response length, tokens"}
     names |= {f"pass_at_{k}": f"Pass@{k}" for k in data.pass_at}
     for name, values in summary(data).items():
         if name in names and name != "pass_at_1" and "before" in values:
@@ -166,20 +164,15 @@ def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def _lineage(data: RunData) -> list[tuple[str, Done]]:
-    """From the last policy back to the problems: what to quote when somebody asks where it comes from."""
-    by_place = {d.step.place: d for d in data.done}
-    last = f"round-{data.rounds_done:02d}"
-    wanted = {
-        "Problems": "problems",
-        "Base model": "model",
-        "Base scores": "round-00/evaluate",
-        "Last rollouts": f"{last}/rollout",
-        "Last replay buffer": f"{last}/replay",
-        "Last teacher": f"{last}/teach",
-        "Last policy": next((p for p in (f"{last}/{s}" for s in POLICIES) if p in by_place), ""),
-        "Its scores": f"round-{data.last.round:02d}/evaluate" if data.last else "",
-    }
-    return [(name, by_place[place]) for name, place in wanted.items() if place in by_place]
+    """What to quote when somebody asks where the last policy comes from: of each stage the last artefact, and
+    the base model's scores."""
+    found: dict[str, Done] = {}
+    for each in sorted(data.done, key=lambda each: each.step.round):
+        step = each.step
+        once = step.role.kind == "prepare" or (step.role.kind == "measure" and step.round == 0)
+        name = step.role.label if once else f"last {step.role.label}"
+        found[f"base {name}" if step.role.kind == "measure" and once else name] = each
+    return [(name[:1].upper() + name[1:], each) for name, each in found.items()]
 
 
 def _versions(done: list[Done]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from tasks.artefacts.artefact import Artefact, Source, seal, write_json
 from tasks.artefacts.record import Record, Step
 from tasks.artefacts.tables import ROLLOUTS, write_table
 from tasks.evaluate.scores import ANSWERS, scores
+from tests.conftest import ROLES
 
 HELD_OUT = 48
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
@@ -121,6 +122,7 @@ class SyntheticRun:
         seal(
             out,
             stage=stage,
+            role=ROLES[stage],
             round=round,
             fingerprint=f"{hash_text(place)}",
             seed=self.params.seed,
@@ -138,6 +140,7 @@ class SyntheticRun:
             Step(
                 place=place,
                 stage=stage,
+                role=ROLES[stage],
                 round=round,
                 fingerprint=artefact.fingerprint,
                 digest=artefact.digest,
@@ -243,7 +246,7 @@ class SyntheticRun:
         }
         if self.replays and round > 1:
             figures |= {"tokens": 900, "replayed_tokens": 100}
-            figures |= {f"dyjr.drift_age_{age}": 0.002 * age for age in range(1, min(round, 4))}
+            figures["drift_by_age"] = {str(age): 0.002 * age for age in range(1, min(round, 4))}
         write_json(out / "metrics.json", figures)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flows.execution.fingerprint import fingerprint
-from flows.stage_table.stages import STAGES
+from flows.stage_table.stages import stage_table
 from params.base import BadInput
 from params.load import compose
 from tasks.rewards.base import Verdict
@@ -81,6 +81,7 @@ def test_what_is_no_reward_is_its_failure(mine: Path) -> None:
         ("house.rules:rewrd", r"no 'rewrd' in .*rules\.py; did you mean 'reward'\?"),
         ("house.rule:reward", r"no module 'house\.rule'; expected house/rule\.py in the current directory"),
         ("house.rules:", "expected package.module:function"),
+        ("house.rules", "expected package.module:function"),
         ("house/rules:reward", "expected package.module:function"),
         ("a:b:c", "expected package.module:function"),
         ("house.broken:reward", r"broken\.py:1: not Python"),
@@ -97,7 +98,10 @@ def test_its_source_is_in_the_fingerprint(mine: Path) -> None:
     assert params.task.reward.name == "house.rules:reward"
 
     def prints() -> dict[str, str]:
-        return {name: fingerprint(STAGES[name], 1, params, {}) for name in ("rollout", "evaluate", "update")}
+        return {
+            name: fingerprint(stage_table()[name], 1, params, {})
+            for name in ("rollout", "evaluate", "update")
+        }
 
     before = prints()
     mine.write_text(SOURCE + "\n# changed")

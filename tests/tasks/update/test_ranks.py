@@ -76,7 +76,7 @@ def off(one: Artefact, two: Artefact) -> float:
     "more",
     [
         {"adapter": "lora"},
-        # In most steps one micro-batch: the second rank keeps step with the first and has nothing of its own.
+        # In most steps one micro-batch: the second rank computes a dummy one beside the first's.
         {"adapter": "full", "minibatches": 4, "tokens_per_micro_batch": 4096},
     ],
     ids=["lora", "full"],
@@ -106,7 +106,7 @@ def family(folder: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
-        if any(str(folder) in word for word in words) and any("tasks.rank_" in word for word in words):
+        if any(str(folder) in word for word in words) and any("tasks.update.rank_" in word for word in words):
             found.append(process)
     return found
 

@@ -1,20 +1,22 @@
-"""ERPD's rows of the stage table: what a run with the section ``distil`` has in place of the update."""
+"""ERPD: what a run with the section ``distil`` has in place of the update."""
 
 from __future__ import annotations
 
 from flows.stage_table.stage_def import (
     ADAPTER,
-    ENGINES,
     MODEL,
     POLICY,
     PROBLEMS,
+    SAMPLERS,
     SAMPLING,
-    WORKERS,
-    Input,
+    TRAINERS,
+    Column,
     StageDef,
+    StageInput,
     evaluated,
 )
 from params.schema import Params
+from tasks.artefacts.role import Role
 
 _TRAINING = (
     *("seed", "model", "rollout.temperature", "rollout.max_response_tokens"),
@@ -27,8 +29,7 @@ _TRAINING = (
         "update.clip_norm",
     ),
 )
-_TRAINERS = ("torch", "transformers", "peft")
-_ROLLOUT, _BASE = Input("rollout"), Input(POLICY, -1)
+_ROLLOUT, _BASE = StageInput("rollout"), StageInput(POLICY, -1)
 
 
 def _distils(params: Params) -> bool:
@@ -71,26 +72,29 @@ ROWS = (
     StageDef(
         name="teach",
         function="tasks.erpd.teach:teach",
+        role=Role(kind="learn", label="teacher", time_of="learning"),
         summary="teachers fitted to the answers, far from the base",
         reads=_TEACHING,
         reads_more=_rates,
         inputs={"model": MODEL, "rollout": _ROLLOUT, "policy": _BASE},
-        libraries=_TRAINERS,
+        libraries=TRAINERS,
         when=_distils,
     ),
     StageDef(
         name="unlearn",
         function="tasks.erpd.teach:unlearn",
+        role=Role(kind="learn", label="unlearned teacher", time_of="learning"),
         summary="teachers fitted to flipped rewards",
         reads=_TEACHING,
         reads_more=_rates,
         inputs={"model": MODEL, "rollout": _ROLLOUT, "policy": _BASE},
-        libraries=_TRAINERS,
+        libraries=TRAINERS,
         when=_unlearns,
     ),
     StageDef(
         name="signal",
         function="tasks.erpd.signal:signal",
+        role=Role(kind="learn", label="signal", time_of="learning"),
         summary="what the teachers say of each token",
         reads=(
             *("seed", "model", "rollout.temperature", *ADAPTER, "update.attention"),
@@ -100,15 +104,16 @@ ROWS = (
             "model": MODEL,
             "rollout": _ROLLOUT,
             "policy": _BASE,
-            "teach": Input("teach"),
-            "unlearn": Input("unlearn", when=_unlearns),
+            "teach": StageInput("teach"),
+            "unlearn": StageInput("unlearn", when=_unlearns),
         },
-        libraries=_TRAINERS,
+        libraries=TRAINERS,
         when=_distils,
     ),
     StageDef(
         name="distil",
         function="tasks.erpd.distil:distil",
+        role=Role(kind="learn", label="policy", time_of="learning", makes_policy=True),
         summary="the next policy, within its budget",
         reads=(*_TRAINING, "distil.student", "distil.signal", "distil.teachers"),
         reads_more=_of_student,
@@ -116,22 +121,24 @@ ROWS = (
             "model": MODEL,
             "rollout": _ROLLOUT,
             "policy": _BASE,
-            "signal": Input("signal"),
-            "teach": Input("teach", when=_asks_teachers),
-            "unlearn": Input("unlearn", when=lambda params: _asks_teachers(params) and _unlearns(params)),
+            "signal": StageInput("signal"),
+            "teach": StageInput("teach", when=_asks_teachers),
+            "unlearn": StageInput(
+                "unlearn", when=lambda params: _asks_teachers(params) and _unlearns(params)
+            ),
         },
-        libraries=ENGINES,
-        also_runs=WORKERS,
+        libraries=SAMPLERS,
         when=_distils,
+        columns=(Column("entropy", "entropy", "{:.3f}"),),
     ),
     StageDef(
         name="evaluate_teacher",
         function="tasks.evaluate.evaluate:evaluate",
+        role=Role(kind="measure", label="teacher's scores", time_of="evaluation"),
         summary="scores of the first teacher",
         reads=(*SAMPLING, "evaluate", "rollout.temperature", "rollout.max_response_tokens", *ADAPTER),
-        inputs={"model": MODEL, "problems": PROBLEMS, "policy": Input("teach")},
-        libraries=(*ENGINES, "scipy"),
-        also_runs=WORKERS,
+        inputs={"model": MODEL, "problems": PROBLEMS, "policy": StageInput("teach")},
+        libraries=(*SAMPLERS, "scipy"),
         when=_evaluates_teacher,
         rounds=evaluated,
     ),

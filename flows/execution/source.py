@@ -1,0 +1,129 @@
+"""The source that a stage stands on: which modules it imports, however deep, and a digest of what they say.
+
+The digest is of the syntax tree without docstrings: comments, layout, quotes and trailing commas do not
+count, and the Python versions that the project supports agree on it.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from params import user_code
+from tasks.artefacts.artefact import canonical
+
+ROOT = Path(__file__).parents[2]
+OURS = ("algorithms", "tasks")
+"""Packages whose source counts. ``params`` says what may be chosen; what was chosen is in the fingerprint."""
+
+
+class SourceTree:
+    """The modules below ``root``, and those of packages of the user's own. Each file is read once."""
+
+    def __init__(self, root: Path = ROOT) -> None:
+        self._root = root
+        self._files: dict[str, Path | None] = {}
+        self._trees: dict[str, ast.Module] = {}
+        self._imports: dict[str, tuple[str, ...]] = {}
+        self._digests: dict[str, str] = {}
+
+    def file(self, name: str) -> Path:
+        """The file of a module; raises ``ModuleNotFoundError``."""
+        path = self._find(name)
+        if path is None:
+            raise ModuleNotFoundError(name)
+        return path
+
+    def closure(self, roots: Iterable[str]) -> tuple[str, ...]:
+        """The modules of ours, and of the packages that the roots are of, that the roots import, sorted."""
+        waiting = list(roots)
+        packages = {*OURS, *(name.partition(".")[0] for name in waiting)}
+        found: set[str] = set()
+        while waiting:
+            name = waiting.pop()
+            if name not in found and name.partition(".")[0] in packages and self._find(name) is not None:
+                found.add(name)
+                waiting += self._imported(name)
+        return tuple(sorted(found))
+
+    def digest(self, names: Iterable[str]) -> str:
+        """One digest of what these modules say."""
+        return hashlib.sha256(canonical({name: self._digest(name) for name in names})).hexdigest()
+
+    def _digest(self, name: str) -> str:
+        if name not in self._digests:
+            self._digests[name] = syntax_digest(self._tree(name))
+        return self._digests[name]
+
+    def _find(self, name: str) -> Path | None:
+        """Where a module lies, by its name: asking Python would import the packages above it, and torch."""
+        if name not in self._files:
+            path = self._root.joinpath(*name.split("."))
+            own = next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None)
+            ours = name.partition(".")[0] in OURS
+            self._files[name] = own if own or ours else user_code.file_of(name)
+        return self._files[name]
+
+    def _tree(self, name: str) -> ast.Module:
+        if name not in self._trees:
+            self._trees[name] = ast.parse(self.file(name).read_bytes())
+        return self._trees[name]
+
+    def _imported(self, name: str) -> tuple[str, ...]:
+        """What a module imports, but for type checkers: modules, and names that may be some."""
+        if name not in self._imports:
+            names: set[str] = set()
+            for statement in _run(self._tree(name)):
+                if isinstance(statement, ast.Import):
+                    names.update(alias.name for alias in statement.names)
+                elif isinstance(statement, ast.ImportFrom) and statement.module and not statement.level:
+                    names.add(statement.module)
+                    names.update(f"{statement.module}.{alias.name}" for alias in statement.names)
+            packages = {name.rpartition(".")[0] for name in names if "." in name}
+            self._imports[name] = tuple(sorted(names | packages))
+        return self._imports[name]
+
+
+def syntax_digest(tree: ast.Module) -> str:
+    """SHA-256 of a module's syntax tree, without docstrings."""
+    return hashlib.sha256(canonical(_plain(tree))).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """A node as JSON. Fields that hold nothing are left out: newer Pythons have more of them."""
+    if isinstance(value, ast.AST):
+        found = {name: _plain(item) for name, item in ast.iter_fields(value)}
+        return {"is": type(value).__name__, **{k: v for k, v in found.items() if v not in (None, [])}}
+    if isinstance(value, list):
+        return [_plain(item) for item in value if not _is_docstring(item)]
+    if isinstance(value, str | int | bool) or value is None:
+        return value
+    return repr(value)  # floats, bytes, complex numbers, Ellipsis
+
+
+def _is_docstring(node: Any) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+
+
+def _run(node: ast.AST) -> Iterator[ast.AST]:
+    """Every node below this one that may be run: not what ``if TYPE_CHECKING`` guards."""
+    for child in ast.iter_child_nodes(node):
+        if (
+            isinstance(child, ast.If)
+            and isinstance(child.test, ast.Name)
+            and child.test.id == "TYPE_CHECKING"
+        ):
+            continue
+        yield child
+        yield from _run(child)
+
+
+SOURCE = SourceTree()
+"""This installation's."""

@@ -1,0 +1,68 @@
+"""Parameters that choose a part of the program: which modules, libraries and files come with the choice.
+
+A stage that reads such a parameter stands on the part that its run has chosen, and on no other: the source
+of the server pool is none of a run that samples in process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.stage_table.stage_def import StageDef
+from params.base import Choice
+from params.schema import Params
+from tasks.engines.selection import ENGINES, chosen_engines
+from tasks.policy.weights import WEIGHTS
+from tasks.rewards import custom
+
+
+@dataclass(frozen=True)
+class Part:
+    """What comes with a choice."""
+
+    modules: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+
+
+def parts_of(stage: StageDef, params: Params) -> Iterator[Part]:
+    """The parts that a stage of this run stands on."""
+    for path, part in PARTS.items():
+        if stage.depends_on(path, params):
+            yield part(params)
+
+
+def _named(package: str, *choices: Choice | None) -> Part:
+    names = [choice.name for choice in choices if choice is not None]
+    return Part(tuple(name if "." in name else f"{package}.{name}" for name in names))
+
+
+def _reward(params: Params) -> Part:
+    name = params.task.reward.name
+    judge = ("tasks.rewards.worker",)
+    if ":" in name:
+        return Part(judge, files=(Path(os.path.relpath(custom.source(name))),))
+    return Part((*judge, f"tasks.rewards.{name}"))
+
+
+def _engine(params: Params) -> Part:
+    chosen = [ENGINES[name] for name in chosen_engines(params.engine)]
+    return Part(
+        tuple(name for engine in chosen for name in (engine.module, *engine.processes)),
+        tuple(library for engine in chosen for library in engine.libraries),
+    )
+
+
+PARTS: dict[str, Callable[[Params], Part]] = {
+    "method.objective": lambda params: _named("algorithms", params.method.objective),
+    "method.terms": lambda params: _named("algorithms", *params.method.terms),
+    "method.replay": lambda params: _named("algorithms", params.method.replay),
+    "task.problems": lambda params: _named("tasks.problems", params.task.problems),
+    "task.reward": _reward,
+    "engine": _engine,
+    "update.adapter": lambda params: Part((WEIGHTS[params.update.adapter].partition(":")[0],)),
+}
+"""By the path of the parameter."""

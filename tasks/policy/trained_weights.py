@@ -1,0 +1,62 @@
+"""The trained part of a policy: what the ways of training weights have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tasks.policy import distributed
+
+
+class TrainedWeights(ABC):
+    """float32 ``masters``, which the optimiser moves, by name; ``model`` is what a person would save."""
+
+    model: Any
+    network: PreTrainedModel
+    masters: dict[str, Tensor]
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Back to the base policy."""
+
+    @abstractmethod
+    def read(self, folder: Path) -> None:
+        """Take the weights of an artefact's directory; raises ``BadInput`` where they do not fit."""
+
+    @abstractmethod
+    def write(self, folder: Path) -> None:
+        """Write the weights below ``folder``."""
+
+    @abstractmethod
+    def leaves(self) -> list[Tensor]:
+        """The tensors of which a loss has gradients."""
+
+    @abstractmethod
+    def publish(self) -> None:
+        """Put the masters into the model, after a step."""
+
+    @abstractmethod
+    def merged(self) -> dict[str, Tensor]:
+        """All weights of the network by their plain names, in the base type."""
+
+    @abstractmethod
+    def reference(self) -> AbstractContextManager[PreTrainedModel]:
+        """The base model, as long as the context is open."""
+
+    def gradients(self, loss: Tensor) -> Sequence[Tensor | None]:
+        """Of a loss with respect to ``leaves``."""
+        return distributed.gradients(loss, self.leaves())
+
+    def add_gradients(self, gradients: Sequence[Tensor | None]) -> None:
+        """Add gradients of ``leaves`` to the masters', in their type; the first becomes it."""
+        for master, gradient in zip(self.masters.values(), gradients, strict=True):
+            if gradient is not None and master.grad is None:
+                master.grad = gradient.to(master.dtype)
+            elif gradient is not None and master.grad is not None:
+                master.grad.add_(gradient)
