@@ -11,23 +11,22 @@ each warms up and is left out, the figures are medians. A round is a rollout and
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
+from uuid import uuid4
 
-os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # as the command line sets it, before torch is imported
 import pyarrow as pa
+import shared
 import torch
 
-from flows.execution.validation import settled
-from params.load import compose
+from flows.execution.validation import chosen as composed
 from params.schema import Params
-from tasks.artefacts.artefact import Artefact, seal
+from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.role import Role
+from tasks.artefacts.store import Store
 from tasks.artefacts.tables import read_table, write_table
 from tasks.core.context import Context
 from tasks.core.stage import Job, Stage
@@ -39,95 +38,68 @@ from tasks.update.update import update
 ECHO = "method.terms=[{name: echorl, entropy: %s}]"
 
 
-class Bench:
-    """Runs stages into a folder."""
+def made(store: Store, fill: Callable[[Path], dict[str, float]]) -> Artefact:
+    """An artefact that is never found again."""
+    facts = {"round": 1, "seed": 0, "params": {}, "inputs": {}, "code": "", "versions": {}}
+    facts["role"] = Role(kind="sample", label="rollouts")
+    return store.make("benchmark", uuid4().hex, lambda out: {**facts, "measured": fill(out)})
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._count = folder, 0
 
-    def run(self, stage: Stage, params: Params, context: Context, **inputs: Artefact) -> Artefact:
-        """The finished artefact of a stage, in round 1."""
-        out = self.place()
-        measured = stage(Job(params=params, round=1, inputs=inputs, out=out, context=context))
-        return sealed(out, measured)
+def staged(store: Store, stage: Stage, params: Params, context: Context, **inputs: Artefact) -> Artefact:
+    """The artefact of a stage, in round 1."""
+    return made(store, lambda out: stage(Job(params, 1, inputs, out, context)))
 
-    def place(self) -> Path:
-        """A new directory."""
-        self._count += 1
-        out = self._folder / f"artefact-{self._count}"
-        out.mkdir()
-        return out
 
-    def rewarded(self, made: Artefact, right: bool) -> Artefact:
-        """The same rollouts with every answer right, or every other one."""
-        table = read_table(made.file("rollouts.parquet"))
-        reward = [float(right or sample % 2 == 0) for sample in table["sample"].to_pylist()]
-        place = table.column_names.index("reward")
-        table = table.set_column(place, table.schema.field("reward"), pa.array(reward, pa.float32()))
-        out = self.place()
+def rewarded(store: Store, sampled: Artefact, right: bool) -> Artefact:
+    """The same rollouts with every answer right, or every other one."""
+    table = read_table(sampled.file("rollouts.parquet"))
+    reward = [float(right or sample % 2 == 0) for sample in table["sample"].to_pylist()]
+    place = table.column_names.index("reward")
+    table = table.set_column(place, table.schema.field("reward"), pa.array(reward, pa.float32()))
+
+    def fill(out: Path) -> dict[str, float]:
         write_table(out / "rollouts.parquet", table)
-        return sealed(out, {})
+        return {}
 
-
-def sealed(folder: Path, measured: dict[str, float]) -> Artefact:
-    """A folder as an artefact."""
-    seal(
-        folder,
-        stage="benchmark",
-        role=Role(kind="sample", label="rollouts"),
-        round=1,
-        fingerprint=folder.name,
-        seed=0,
-        params={},
-        inputs={},
-        code="",
-        versions={},
-        measured=measured,
-    )
-    return Artefact.open(folder)
+    return made(store, fill)
 
 
 def measure(model: str, task: str, settings: Sequence[str], repeats: int) -> dict[str, float]:
     """Median seconds of each way."""
     ways = {
-        "plain": settled(compose(model, task, "grpo", settings)),
-        "stored": settled(compose(model, task, "grpo", [*settings, "rollout.entropy=true", ECHO % "stored"])),
-        "policy": settled(compose(model, task, "grpo", [*settings, ECHO % "policy"])),
+        "plain": composed(model, task, "grpo", settings),
+        "stored": composed(model, task, "grpo", [*settings, "rollout.entropy=true", ECHO % "stored"]),
+        "policy": composed(model, task, "grpo", [*settings, ECHO % "policy"]),
     }
     if ways["plain"].threads:
         torch.set_num_threads(ways["plain"].threads)
     found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        bench = Bench(folder)
-        scratch = [folder / "scratch-plain", folder / "scratch-stored"]
-        for place in scratch:
-            place.mkdir()
-        with Context(scratch=scratch[0]) as plain, Context(scratch=scratch[1]) as stored:
-            given = {"problems": bench.run(make_problems, ways["plain"], plain)}
-            given["model"] = bench.run(make_model, ways["plain"], plain, **given)
+        store = Store(Path(name))
+        plain, stored = (Context(scratch=store.scratch(way)) for way in ("plain", "stored"))
+        with plain, stored:
+            given = {"problems": staged(store, make_problems, ways["plain"], plain)}
+            given["model"] = staged(store, make_model, ways["plain"], plain, **given)
             for _ in range(repeats + 1):
                 for way, context in (("plain", plain), ("stored", stored)):
-                    made = bench.run(rollout, ways[way], context, **given)
-                    found.setdefault(f"rollout {way}", []).append(made.manifest.measured["seconds"])
+                    sampled = staged(store, rollout, ways[way], context, **given)
+                    found.setdefault(f"rollout {way}", []).append(sampled.manifest.measured["seconds"])
                 for kind in ("mixed", "right"):
-                    rewarded = bench.rewarded(made, kind == "right")
+                    inputs = {"model": given["model"], "rollout": rewarded(store, sampled, kind == "right")}
                     for way, params in ways.items():
-                        done = bench.run(update, params, plain, model=given["model"], rollout=rewarded)
+                        done = staged(store, update, params, plain, **inputs)
                         found.setdefault(f"{kind} {way}", []).append(done.manifest.measured["seconds"])
     return {name: median(seconds[1:]) for name, seconds in found.items()}
 
 
 def main() -> None:
     """Print a table and a line of JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = shared.parser(__doc__)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--task", default="arithmetic")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
     parser.add_argument("--repeats", type=int, default=5)
-    chosen = parser.parse_args()
+    chosen = shared.arguments(parser, model="nano", task="sums", settings=[*shared.TINY], repeats=1)
     seconds = measure(chosen.model, chosen.task, chosen.settings, chosen.repeats)
     print(f"{'groups':8}{'entropies':11}{'rollout s':>11}{'update s':>10}{'round':>8}")
     rounds = {}

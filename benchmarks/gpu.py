@@ -19,22 +19,18 @@ pydantic, PyYAML and numpy, and neither Prefect nor vLLM; without CUDA it says s
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
+import shared
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -49,47 +45,31 @@ from tasks.policy.gradient import Step, accumulate
 from tasks.policy.policy import Policy
 from tasks.prepare import nano
 
-SIZES: dict[str, dict[str, int]] = {
-    "1.5b": {
-        "vocab_size": 151936,
-        "hidden_size": 1536,
-        "intermediate_size": 8960,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 12,
-        "num_key_value_heads": 2,
-    },
-    "tiny": {
-        "vocab_size": 512,
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-    },
-}
+SIZES = {"1.5b": (151936, 1536, 8960, 28, 12, 2), "tiny": (512, 64, 128, 2, 4, 2)}
+"""Words, hidden and intermediate size, layers, heads, key-value heads."""
 
 Pass = Callable[[], Tensor]
 """One forward and backward pass over a step; log-probabilities [T]."""
 
 
-@dataclass(frozen=True)
-class Shape:
-    """Groups of one size."""
+class Shape(NamedTuple):
+    """``400x200x8``: tokens of a prompt, tokens of a response, responses of a prompt."""
 
     prompt: int
     response: int
     samples: int
 
-    @classmethod
-    def read(cls, text: str) -> Shape:
-        """``400x200x8``: prompt, response, samples."""
-        return cls(*(int(part) for part in text.split("x")))
-
 
 def create(folder: Path, size: str, device: torch.device) -> None:
     """A model folder with random weights, and a tokenizer that nobody asks much of."""
+    words, hidden, intermediate, layers, heads, shared_heads = SIZES[size]
     config = Qwen2Config(
-        **SIZES[size],
+        vocab_size=words,
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=shared_heads,
         max_position_embeddings=32768,
         tie_word_embeddings=True,
         use_sliding_window=False,
@@ -247,10 +227,7 @@ def _wait(device: torch.device) -> None:
 
 def main() -> None:
     """Print a table and a line of JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--tiny", action="store_true", help="a tiny model and shape; a CPU will do")
+    parser = shared.parser(__doc__)
     parser.add_argument("--adapter", choices=("lora", "full"), default="lora")
     parser.add_argument(
         "--shapes", nargs="+", default=["400x200x8", "100x400x8", "1500x200x8"], metavar="PxRxG"
@@ -259,15 +236,12 @@ def main() -> None:
     parser.add_argument("--budget", type=int, default=16384, help="positions of a micro-batch at most")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--square", type=int, default=8192, help="rows of the matrix product for the peak")
-    chosen = parser.parse_args()
-    if chosen.tiny:
-        chosen.shapes, chosen.groups, chosen.budget, chosen.square = ["40x20x4"], 3, 512, 256
-    elif not torch.cuda.is_available():
-        print("gpu: torch sees no CUDA device here; expected one, or --tiny", file=sys.stderr)
-        sys.exit(2)
+    chosen = shared.arguments(parser, shapes=["40x20x4"], groups=3, budget=512, square=256, repeats=2)
+    if not (chosen.tiny or torch.cuda.is_available()):
+        shared.refuse("torch sees no CUDA device here; expected one, or --tiny")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     size = "tiny" if chosen.tiny else "1.5b"
-    shapes = [Shape.read(text) for text in chosen.shapes]
+    shapes = [Shape(*map(int, text.split("x"))) for text in chosen.shapes]
     longest = max(shape.prompt + shape.response for shape in shapes)
     settings = [f"update.tokens_per_micro_batch={chosen.budget}", f"update.adapter={chosen.adapter}"]
     settings += [f"model.context={longest}", f"rollout.max_response_tokens={max(s.response for s in shapes)}"]
@@ -282,7 +256,7 @@ def main() -> None:
     if lora := chosen.adapter == "lora":
         model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear"))
     for text, shape in zip(chosen.shapes, shapes, strict=True):
-        work = step(shape, chosen.groups, SIZES[size]["vocab_size"])
+        work = step(shape, chosen.groups, SIZES[size][0])
 
         def make(rows: int, work: Step = work) -> Pass:
             return padded(model, work, rows, device, lora)
@@ -291,9 +265,7 @@ def main() -> None:
         sides = {"ostinato": ostinato(policy, work), "transformers padded": plain}
         result[text] = {**compare(sides, shape, work, rate, chosen.repeats), "padded_rows": rows}
         for side in sides:
-            print(f"{text} {side}")
-            for key, value in result[text][side].items():
-                print(f"  {key.replace('_', ' '):34}{value:12.3f}")
+            shared.show(f"{text} {side}", result[text][side])
         print(f"{text} times faster {result[text]['times_faster']:.2f}", flush=True)
     print(json.dumps(result))
 

@@ -1,6 +1,6 @@
 """How many SQL answers a second two judging processes score, beside a fresh process for every query.
 
-    python benchmarks/judge.py [--workers 2] [--seconds 10]
+    python benchmarks/judge.py [--workers 2] [--seconds 5]
 
 Prints one JSON line. Every answer is another query, so no result is known before; a round of equal answers,
 as a group of samples often holds, is measured beside it. The naive baseline starts Python, opens the database
@@ -9,7 +9,6 @@ and runs both queries, once an answer, with as many at a time as there are worke
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import sqlite3
@@ -20,6 +19,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+import shared
 
 from params.base import Choice
 from tasks.rewards.judge import Judge
@@ -66,10 +67,10 @@ def _speed(judge: Callable[[list[str]], None], answers: Callable[[int], list[str
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser()
+    parser = shared.parser(__doc__)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=5.0)
-    options = parser.parse_args()
+    options = shared.arguments(parser, seconds=0.2)
     with TemporaryDirectory() as folder:
         path = _database(Path(folder))
         right = json.dumps({"database": "world", "query": GOLD})

@@ -9,7 +9,6 @@ Prefect's start is reported beside it, since it is paid once a process and not o
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -19,13 +18,10 @@ import time
 from pathlib import Path
 from statistics import median
 
+import shared
+
 from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.record import Record
-
-NANO = [
-    *("run", "--name", "overhead", "--model", "nano", "--engine", "transformers"),
-    *("--set", "rounds=8", "--set", "evaluate.every=4", "--set", "task.held_out_count=32"),
-]
 
 
 def figures(directory: Path) -> dict[str, float]:
@@ -46,34 +42,33 @@ def figures(directory: Path) -> dict[str, float]:
     }
 
 
-def timed(command: list[str], home: Path) -> float:
-    """Wall seconds of one `ostinato` command in its own process."""
+def timed(settings: list[str], home: Path) -> float:
+    """Wall seconds of a nano run in its own process."""
+    command = [sys.executable, "-m", "flows.cli", "run", "--name", "overhead", "--model", "nano"]
+    command += [part for setting in settings for part in ("--set", setting)]
     began = time.perf_counter()
-    environment = {**os.environ, "OSTINATO_HOME": str(home)}
-    subprocess.run([sys.executable, "-m", "flows.cli", *command], env=environment, check=True)
+    subprocess.run(command, env=shared.environment(home), check=True)
     return time.perf_counter() - began
 
 
 def main() -> None:
     """Print a table and a line of JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = shared.parser(__doc__)
     parser.add_argument("--run", help="a finished run under runs/ of the workspace")
-    chosen = parser.parse_args()
+    eight = ["engine.name=transformers", "rounds=8", "evaluate.every=4", "task.held_out_count=32"]
+    parser.set_defaults(settings=eight)
+    chosen = shared.arguments(parser, settings=[*shared.TINY])
     result: dict[str, dict[str, float]] = {}
     if chosen.run:
         result[chosen.run] = figures(Path(os.environ.get("OSTINATO_HOME", ".")) / "runs" / chosen.run)
     else:
         with tempfile.TemporaryDirectory() as home:
             for title in ("made", "from cache"):
-                seconds = timed(NANO, Path(home))
+                seconds = timed(chosen.settings, Path(home))
                 found = figures(Path(home) / "runs" / "overhead")
                 result[title] = {**found, "start_and_report_seconds": seconds - found["wall_seconds"]}
     for title, values in result.items():
-        print(title)
-        for name, value in values.items():
-            print(f"  {name.replace('_', ' '):34}{value:12.3f}")
+        shared.show(title, values)
     print(json.dumps(result))
 
 

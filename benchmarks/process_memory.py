@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from pathlib import Path
 
 import psutil
 
@@ -39,12 +39,8 @@ def _tree(pid: int) -> int:
         family = [process, *process.children(recursive=True)]
     except psutil.NoSuchProcess:
         return 0
-    return sum(_proportional(member.pid) for member in family)
-
-
-def _proportional(pid: int) -> int:
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:  # it has ended since
-        return 0
-    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    found = 0
+    for member in family:
+        with contextlib.suppress(psutil.Error):  # it has ended since
+            found += member.memory_full_info().pss
+    return found

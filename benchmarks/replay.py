@@ -9,15 +9,15 @@ replayed answers. A round is its rollout, as the run measured it, its replay sta
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import tempfile
 from pathlib import Path
 
-os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # as the command line sets it, before torch is imported
+import shared
 import torch
+from cached_run import run
 
+from flows.execution.validation import chosen as composed
 from params.schema import Params
 from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.record import Record
@@ -26,21 +26,22 @@ from tasks.core.stage import Job
 from tasks.update.update import update
 
 
-def measure(run: Path, every: int) -> dict[str, float]:
+def measure(directory: Path, every: int) -> dict[str, float]:
     """Seconds of all rounds that were looked at, and tokens."""
-    params = Params.model_validate(Record.read(run).params)
-    ways = {"replay": params, "plain": params.model_copy(update={"method": _plain(params)})}
+    params = Params.model_validate(Record.read(directory).params)
+    method = params.method.model_copy(update={"replay": None})
+    ways = {"replay": params, "plain": params.model_copy(update={"method": method})}
     if params.threads:
         torch.set_num_threads(params.threads)
     found = dict.fromkeys(("rollout", "replay stage", "replay", "plain", "fresh", "replayed"), 0.0)
     with tempfile.TemporaryDirectory() as folder, Context(scratch=Path(folder)) as context:
         for count, round in enumerate([2, *range(2, params.rounds + 1, every)]):
-            here, before = run / f"round-{round:02d}", run / f"round-{round - 1:02d}"
+            here, before = (directory / f"round-{number:02d}" for number in (round, round - 1))
             inputs = {name: Artefact.open(here / name, check=False) for name in ("rollout", "replay")}
             found_here = {"rollout": _seconds(inputs["rollout"]), "replay stage": _seconds(inputs["replay"])}
             inputs["replay"] = Artefact.open(before / "replay", check=False)
             inputs["policy"] = Artefact.open(before / "update", check=False)
-            inputs["model"] = Artefact.open(run / "model", check=False)
+            inputs["model"] = Artefact.open(directory / "model", check=False)
             for way, chosen in ways.items():
                 out = Path(folder) / f"{way}-{count}"
                 out.mkdir()
@@ -54,23 +55,22 @@ def measure(run: Path, every: int) -> dict[str, float]:
     return found
 
 
-def _plain(params: Params) -> object:
-    return params.method.model_copy(update={"replay": None})
-
-
 def _seconds(artefact: Artefact) -> float:
     return artefact.manifest.measured["seconds"]
 
 
 def main() -> None:
     """Print the two rounds and a line of JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", type=Path)
+    parser = shared.parser(__doc__)
+    parser.add_argument("run", type=Path, nargs="?", help="a finished run; --tiny makes one")
     parser.add_argument("--every", type=int, default=3)
-    arguments = parser.parse_args()
-    found = measure(arguments.run, arguments.every)
+    chosen = shared.arguments(parser)
+    if not (chosen.run or chosen.tiny):
+        shared.refuse("no run is named; expected one such as runs/dyjr, or --tiny")
+    with tempfile.TemporaryDirectory() as folder:
+        settings = [*shared.TINY, "replay.admit=all"]
+        made = chosen.run or run(Path(folder), composed("nano", "sums", "dyjr", settings))
+        found = measure(made, chosen.every)
     plain = found["rollout"] + found["plain"]
     with_replay = found["rollout"] + found["replay stage"] + found["replay"]
     print(f"rollouts {found['rollout']:.1f} s, replay stages {found['replay stage']:.2f} s")

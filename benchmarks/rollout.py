@@ -17,15 +17,15 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import os
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # as the command line sets it, before torch is imported
+import shared
 import torch
 from step_shapes import SHAPES, endless_model, problems
 
@@ -36,8 +36,6 @@ from tasks.engines.base import Request, Sampling
 from tasks.engines.in_process import InProcess
 from tasks.engines.vllm_child import Vllm
 from tasks.policy.policy import Policy
-
-KEEP = Path(__file__).parents[1] / ".ostinato" / "bench"
 
 Prompts = list[tuple[int, ...]]
 Sampler = Callable[[int], int]
@@ -88,36 +86,44 @@ def encoded(policy: Policy, shape: str, count: int) -> Prompts:
     return [tuple(encode([{"role": "user", "content": text}])) for text in texts]
 
 
-def started(
-    names: list[str], params: Params, base: Path, scratch: Path, chosen: argparse.Namespace
-) -> tuple[dict[str, Sampler], dict[str, float], list[Vllm], Prompts]:
-    """The samplers, the seconds that each took to start, and what must be closed."""
-    policy = Policy.open(base, params)
-    prompts = encoded(policy, chosen.shape, chosen.problems)
+def measure(
+    chosen: argparse.Namespace, policy: Policy, params: Params, base: Path, prompts: Prompts
+) -> dict[str, dict[str, float]]:
+    """Tokens a second of each engine, and the seconds that it took to start."""
     work = (prompts, chosen.samples, chosen.tokens)
+    expected = len(prompts) * chosen.samples * chosen.tokens
     samplers: dict[str, Sampler] = {}
-    seconds: dict[str, float] = {}
-    open_ones: list[Vllm] = []
-    for name in names:
-        began = time.perf_counter()
-        if name == "vllm":
-            server = Vllm(base, lambda: policy, params, scratch)
-            open_ones.append(server)
-            server.load(None)
-            samplers[name] = engine(server, *work)
-        elif name == "transformers":
-            samplers[name] = engine(InProcess(policy, params), *work)
-        else:
-            samplers[name] = generate(policy, *work)
-        seconds[name] = time.perf_counter() - began
-    return samplers, seconds, open_ones, prompts
+    rates: dict[str, list[float]] = {name: [] for name in chosen.engines}
+    result: dict[str, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+        for name in chosen.engines:
+            began = time.perf_counter()
+            if name == "vllm":
+                server = Vllm(base, lambda: policy, params, Path(scratch))
+                stack.callback(server.close)
+                server.load(None)
+                samplers[name] = engine(server, *work)
+            elif name == "transformers":
+                samplers[name] = engine(InProcess(policy, params), *work)
+            else:
+                samplers[name] = generate(policy, *work)
+            result[name] = {"start_seconds": time.perf_counter() - began}
+        for repeat in range(chosen.repeats + 1):
+            for name, sample in samplers.items():
+                began = time.perf_counter()
+                count = sample(repeat)
+                rates[name].append(count / (time.perf_counter() - began))
+                assert count == expected, f"{name}: {count} tokens, expected {expected}"
+    for name, (_, *found) in rates.items():  # the first warms up
+        result[name] |= {"tokens_per_second": median(found), "least": min(found), "most": max(found)}
+        if "generate" in rates:
+            result[name]["times_generate"] = median(found) / median(rates["generate"][1:])
+    return result
 
 
 def main() -> None:
     """Print a table and a line of JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = shared.parser(__doc__)
     parser.add_argument("--model", choices=("smollm2-135m", "nano"), default="smollm2-135m")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--shape", choices=SHAPES, default="arithmetic-short")
@@ -127,47 +133,20 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     names = ["vllm", "transformers", "generate"]
     parser.add_argument("--engines", nargs="+", choices=names, default=names)
-    chosen = parser.parse_args()
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    base = endless_model(chosen.model, KEEP).resolve()
+    few = {"problems": 2, "samples": 2, "tokens": 4, "repeats": 1}
+    chosen = shared.arguments(parser, model="nano", dtype="float32", shape="tiny", **few)
+    torch.set_num_threads(shared.THREADS)
+    base = endless_model(chosen.model)
     settings = [f"model.dtype={chosen.dtype}", f"rollout.max_response_tokens={chosen.tokens}"]
     params = compose(chosen.model, "arithmetic", "grpo", settings)
-    rates: dict[str, list[float]] = {name: [] for name in chosen.engines}
-    with tempfile.TemporaryDirectory() as scratch:
-        samplers, starts, servers, prompts = started(chosen.engines, params, base, Path(scratch), chosen)
-        try:
-            expected = chosen.problems * chosen.samples * chosen.tokens
-            for repeat in range(chosen.repeats + 1):
-                for name, sample in samplers.items():
-                    began = time.perf_counter()
-                    count = sample(repeat)
-                    rate = count / (time.perf_counter() - began)
-                    assert count == expected, f"{name}: {count} tokens, expected {expected}"
-                    if repeat:
-                        rates[name].append(rate)
-        finally:
-            for server in servers:
-                server.close()
-    result: dict[str, Any] = {
-        name: {
-            "tokens_per_second": median(found),
-            "least": min(found),
-            "most": max(found),
-            "start_seconds": starts[name],
-        }
-        for name, found in rates.items()
-    }
-    if "generate" in result:
-        for values in result.values():
-            values["times_generate"] = values["tokens_per_second"] / median(rates["generate"])
+    policy = Policy.open(base, params)
+    prompts = encoded(policy, chosen.shape, chosen.problems)
+    result = measure(chosen, policy, params, base, prompts)
     for name, values in result.items():
-        print(name)
-        for key, value in values.items():
-            print(f"  {key.replace('_', ' '):34}{value:12.2f}")
-    lengths = sorted({len(prompt) for prompt in prompts})
-    result |= {"model": chosen.model, "dtype": chosen.dtype, "prompt_tokens": lengths}
-    result |= {"responses": chosen.problems * chosen.samples, "tokens": chosen.tokens}
-    print(json.dumps({**result, "threads": torch.get_num_threads()}))
+        shared.show(name, values)
+    facts = {"model": chosen.model, "dtype": chosen.dtype, "threads": torch.get_num_threads()}
+    facts |= {"prompt_tokens": sorted({len(prompt) for prompt in prompts}), "tokens": chosen.tokens}
+    print(json.dumps({**result, **facts, "responses": len(prompts) * chosen.samples}))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -40,14 +41,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import shared
 from process_memory import PeakMemory
 from step_shapes import SHAPES, endless_model, problems
 
 from tasks.artefacts.tables import read_table
 
 HERE = Path(__file__).parent
-KEEP = HERE.parent / ".ostinato"
-THREADS = len(os.sched_getaffinity(0))
 
 Run = dict[str, Any]
 """``warm_up`` and ``seconds`` of rounds, ``sampling_seconds``, ``tokens``, ``prompts``, ``memory``."""
@@ -61,7 +61,7 @@ def ostinato(chosen: argparse.Namespace, model: Path, home: Path) -> Run:
     (home / "held-out.jsonl").write_text(json.dumps(vars(rows[-1])) + "\n")
     task = {
         "problems": {
-            "name": "jsonl", "file": str(home / "rows.jsonl"), "held_out_file": str(home / "held-out.jsonl"),
+            "name": "jsonl", "path": str(home / "rows.jsonl"), "held_out_path": str(home / "held-out.jsonl"),
         },
         "train_count": chosen.steps * shape.problems,
         "held_out_count": 1,
@@ -88,7 +88,7 @@ def ostinato(chosen: argparse.Namespace, model: Path, home: Path) -> Run:
     ]
     ends: list[float] = []
     sampling: list[float] = []
-    environment = {**os.environ, "OSTINATO_HOME": str(home)}
+    environment = shared.environment(home)
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         with PeakMemory(process.pid) as memory:
@@ -123,12 +123,9 @@ def trl(chosen: argparse.Namespace, model: Path, home: Path, python: Path, setti
         "mode": mode,
         "batch": int(batch),
         "dtype": chosen.dtype,
-        "threads": THREADS,
+        "threads": shared.THREADS,
         "steps": chosen.steps,
-        "problems": shape.problems,
-        "samples": shape.samples,
-        "max_tokens": shape.max_tokens,
-        "context": shape.context,
+        **vars(shape),
         "rows": [
             {"prompt": shape.instruction.replace("{question}", row.question), "answer": row.answer}
             for row in rows
@@ -136,11 +133,8 @@ def trl(chosen: argparse.Namespace, model: Path, home: Path, python: Path, setti
     }
     (home / "trl.json").write_text(json.dumps(spec))
     command = [str(python), str(HERE / "step_trl.py"), str(home / "trl.json")]
-    environment = {
-        **{"OMP_NUM_THREADS": str(THREADS), "GOMP_SPINCOUNT": "5000", "HF_HUB_OFFLINE": "1"},
-        "TOKENIZERS_PARALLELISM": "false",
-        **os.environ,
-    }
+    quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment = {"OMP_NUM_THREADS": str(shared.THREADS), **quiet, **os.environ}
     with (home / "trl.log").open("w") as log:
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
         with PeakMemory(process.pid) as memory:
@@ -162,11 +156,11 @@ def _digest(prompts: set[str]) -> str:
 
 def environment_of_trl() -> Path:
     """The Python of TRL's environment, made where it is missing; torch comes by itself and first."""
-    python = KEEP / "bench-trl" / "bin" / "python"
-    ready = KEEP / "bench-trl" / ".ready"
+    folder = shared.KEEP.with_name("bench-trl")
+    python, ready = folder / "bin" / "python", folder / ".ready"
     if not ready.is_file():
         pip = [str(python), "-m", "pip", "install", "--quiet"]
-        subprocess.run([sys.executable, "-m", "venv", str(KEEP / "bench-trl")], check=True)
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
         subprocess.run([*pip, "torch==2.13.0"], check=True)
         subprocess.run([*pip, "--no-deps", "-r", str(HERE / "requirements-trl.txt")], check=True)
         ready.touch()
@@ -189,9 +183,7 @@ def summary(runs: list[Run]) -> dict[str, float]:
 
 def main() -> None:
     """Print a table and a line of JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = shared.parser(__doc__)
     parser.add_argument("--shape", choices=SHAPES, default="arithmetic-short")
     parser.add_argument("--model", choices=("smollm2-135m", "nano"), default="smollm2-135m")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
@@ -201,41 +193,42 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2, help="runs of each, alternating")
     parser.add_argument("--trl", nargs="*", default=["generate:8", "continuous:8"], metavar="MODE:BATCH")
     parser.add_argument("--trl-python", type=Path, help="a Python that has TRL")
-    chosen = parser.parse_args()
+    chosen = shared.arguments(
+        parser, shape="tiny", model="nano", dtype="float32", engine="transformers", steps=2, repeats=1,
+        trl=["generate:8"] if importlib.util.find_spec("trl") else [], trl_python=Path(sys.executable),
+    )  # fmt: skip
     if chosen.steps < 2 or chosen.repeats < 1:
-        parser.error("--steps: expected at least 2, one to warm up and one to time; --repeats: at least 1")
+        shared.refuse("--steps: expected at least 2, one to warm up and one to time; --repeats: at least 1")
     python = (chosen.trl_python or environment_of_trl()) if chosen.trl else Path()
-    model = endless_model(chosen.model, KEEP / "bench").resolve()
+    model = endless_model(chosen.model)
     runs: dict[str, list[Run]] = {name: [] for name in ("ostinato", *(f"trl {s}" for s in chosen.trl))}
     for repeat in range(chosen.repeats):
         for name, done in runs.items():
             with tempfile.TemporaryDirectory() as home:
-                side, _, setting = name.partition(" ")
-                run = (
-                    trl(chosen, model, Path(home), python, setting)
-                    if side == "trl"
-                    else ostinato(chosen, model, Path(home))
-                )
-            done.append(run)
-            print(f"{name}, run {repeat + 1}: {', '.join(f'{s:.1f}' for s in run['seconds'])} s", flush=True)
+                _, _, setting = name.partition(" ")
+                if setting:
+                    done.append(trl(chosen, model, Path(home), python, setting))
+                else:
+                    done.append(ostinato(chosen, model, Path(home)))
+            seconds = ", ".join(f"{s:.1f}" for s in done[-1]["seconds"])
+            print(f"{name}, run {repeat + 1}: {seconds} s", flush=True)
     every = [run for done in runs.values() for run in done]
-    result: dict[str, Any] = {name: summary(done) for name, done in runs.items()}
+    result = {name: summary(done) for name, done in runs.items()}
     for name, values in result.items():
-        print(name)
-        for key, value in values.items():
-            print(f"  {key.replace('_', ' '):34}{value:12.2f}")
-    result["same_prompts"] = len({run["prompts"] for run in every}) == 1
-    result["same_tokens"] = len({tuple(run["tokens"]) for run in every}) == 1
-    result["all_tokens_trained"] = all(r["tokens"] == r["trained_tokens"] for r in runs["ostinato"])
+        shared.show(name, values)
+    facts: dict[str, Any] = {
+        "same_prompts": len({run["prompts"] for run in every}) == 1,
+        "same_tokens": len({tuple(run["tokens"]) for run in every}) == 1,
+        "all_tokens_trained": all(r["tokens"] == r["trained_tokens"] for r in runs["ostinato"]),
+    }
     if chosen.trl:
-        ours, theirs = result["ostinato"], [result[f"trl {s}"] for s in chosen.trl]
+        ours, *theirs = result.values()
         fastest = min(theirs, key=lambda values: values["round_seconds"])
-        result["ratio"] = fastest["round_seconds"] / ours["round_seconds"]
-        result["memory_ratio"] = ours["peak_memory_gib"] / fastest["peak_memory_gib"]
-    result |= {"shape": chosen.shape, "model": chosen.model, "dtype": chosen.dtype, "threads": THREADS}
-    for key in ("same_prompts", "same_tokens", "all_tokens_trained", "ratio", "memory_ratio"):
-        print(f"{key.replace('_', ' '):36}{result.get(key, '-')!s:>12.6}")
-    print(json.dumps(result))
+        facts["ratio"] = fastest["round_seconds"] / ours["round_seconds"]
+        facts["memory_ratio"] = ours["peak_memory_gib"] / fastest["peak_memory_gib"]
+    shared.show("comparison", facts)
+    facts |= {"shape": chosen.shape, "model": chosen.model, "dtype": chosen.dtype, "threads": shared.THREADS}
+    print(json.dumps({**result, **facts}))
 
 
 if __name__ == "__main__":

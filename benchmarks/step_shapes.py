@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import shared
+
 from params.load import compose
+from tasks.artefacts.store import Store
 from tasks.core.context import Context
 from tasks.core.stage import Job
 from tasks.prepare import nano
@@ -61,19 +63,9 @@ def _sum(rng: random.Random) -> Problem:
     return Problem(f"{a} + {b}", f"{a} + {b} = {a + b}")
 
 
-TABLES = ("customers", "orders", "products", "payments", "employees", "suppliers", "shipments", "invoices")
-COLUMNS = (
-    "name",
-    "city",
-    "country",
-    "status",
-    "amount",
-    "quantity",
-    "price",
-    "created_at",
-    "email",
-    "region",
-)
+TABLES = ["customers", "orders", "products", "payments", "employees", "suppliers", "shipments", "invoices"]
+COLUMNS = ["name", "city", "country", "status", "amount", "quantity", "price", "created_at"]
+COLUMNS += ["email", "region"]
 TYPES = {"amount": "INTEGER", "quantity": "INTEGER", "price": "REAL", "created_on": "DATE"}
 
 
@@ -98,22 +90,23 @@ def _query(rng: random.Random) -> Problem:
     )
 
 
-def endless_model(name: str, folder: Path) -> Path:
+def endless_model(name: str) -> Path:
     """The model of a preset, made once, with an end token that is never sampled: every response is as long
     as it may be, and both sides generate and train the same number of tokens."""
-    target = folder / f"{name}-endless"
-    if (target / "config.json").is_file():
-        return target
-    partial = folder / f"{name}-partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    if name == "nano":
-        nano.save(nano.create(seed=0), partial)
-    else:
-        params = compose(name, "arithmetic", "grpo")
-        make_model(Job(params, 0, {}, partial, Context(scratch=folder)))
-        _never_stop(partial)
-    partial.rename(target)
+    store = Store(shared.KEEP)
+
+    def build(new: Path) -> None:
+        if name == "nano":
+            nano.save(nano.create(seed=0), new)
+        else:
+            params, context = compose(name, "arithmetic", "grpo"), Context(scratch=store.scratch("model"))
+            make_model(Job(params, 0, {}, new, context))
+            _never_stop(new)
+
+    target = shared.KEEP / f"{name}-endless"
+    with store.lock(target.name):
+        if not target.is_dir():
+            store.put(target, build)
     return target
 
 

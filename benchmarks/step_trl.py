@@ -6,20 +6,23 @@ Prints one JSON line: the seconds of each step (sampling, reward and update), an
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import shared
+
+if importlib.util.find_spec("trl") is None:
+    shared.refuse("TRL is not installed here; expected the Python of the environment that step.py makes")
 import torch
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from tasks.rewards.similarity import Config, judge
 
 PAGE = 32
@@ -104,9 +107,11 @@ def settings(spec: dict[str, Any], folder: str) -> GRPOConfig:
     )
 
 
-def main(path: str) -> None:
+def main() -> None:
     """Train for the wanted steps."""
-    spec = json.loads(Path(path).read_text())
+    parser = shared.parser(__doc__)
+    parser.add_argument("specification", type=Path, help="JSON, as step.py writes it")
+    spec = json.loads(parser.parse_args().specification.read_text())
     torch.set_num_threads(spec["threads"])
     rows = [
         {"prompt": [{"role": "user", "content": row["prompt"]}], "answer": row["answer"]}
@@ -139,4 +144,4 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

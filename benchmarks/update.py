@@ -19,9 +19,7 @@ are those of the products that a way needs once: nothing that is computed again 
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -32,10 +30,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # as the command line sets it, before torch is imported
-
+import shared
 import torch
+from peft.tuners.lora import Linear
 from step_shapes import endless_model
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from algorithms import dyjr, grpo
 from algorithms.contract import Hooks
@@ -45,9 +44,8 @@ from params.parts import filled
 from params.schema import Params
 from tasks.policy import packing
 from tasks.policy.gradient import Step, accumulate
-from tasks.policy.policy import Policy
+from tasks.policy.policy import Policy, offsets
 
-KEEP = Path(__file__).parents[1] / ".ostinato" / "bench"
 SHAPES = {"sql": (409, 48, 8, 8), "arithmetic": (43, 32, 8, 8), "tiny": (20, 6, 4, 2)}
 """Prompt tokens, longest response, responses a prompt, prompts."""
 WAYS = ("padded", "packed", "shared", "replay", "replay-apart")
@@ -117,8 +115,6 @@ def flops(policy: Policy, layout: packing.Layout, step: Step) -> float:
 
 def padded_pass(policy: Policy, step: Step) -> None:
     """What transformers and peft do by themselves."""
-    from tasks.policy.policy import offsets
-
     starts = offsets([len(response) for response in step.responses])
     order = sorted(range(len(step.responses)), key=lambda i: -len(step.prompts[i]) - len(step.responses[i]))
     for first in range(0, len(order), 8):
@@ -146,8 +142,6 @@ def padded_pass(policy: Policy, step: Step) -> None:
 
 def unfused(policy: Policy) -> None:
     """Give the adapter's layers back peft's own forward pass."""
-    from peft.tuners.lora import Linear
-
     for module in policy.network.modules():
         if isinstance(module, Linear):
             module.forward = Linear.forward.__get__(module)  # type: ignore[method-assign]
@@ -183,16 +177,9 @@ def worker(way: str, model: Path, params: Params, shape: tuple[int, int, int, in
             padded_pass(policy, step)
         else:
             accumulate(policy, step, 1.0)
-        seconds = time.perf_counter() - began
+        facts = {"seconds": time.perf_counter() - began, "flops": work, "tokens": tokens}
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        facts = {
-            "seconds": seconds,
-            "flops": work,
-            "tokens": tokens,
-            "peak": peak,
-            "top": ceiling(model),
-            "positions": positions,
-        }
+        facts |= {"positions": positions, "peak": peak, "top": ceiling(model)}
         print(json.dumps(facts), flush=True)
 
 
@@ -210,47 +197,39 @@ def ceiling(model: Path) -> float:
 
 
 def compare(
-    ways: tuple[str, ...], model: Path, arguments: list[str], repeats: int
+    ways: Sequence[str], model: Path, arguments: list[str], repeats: int
 ) -> dict[str, dict[str, float]]:
     """Start a process for each way, let them take turns, and take medians."""
     command = [sys.executable, __file__, "--model", str(model), *arguments]
-    processes = {
-        way: subprocess.Popen(
-            [*command, "--worker", way], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        for way in ways
-    }
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = {way: subprocess.Popen([*command, "--worker", way], **pipes) for way in ways}
     found: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
     for _ in range(repeats + 1):  # the first pass warms up
         for way, process in processes.items():
-            assert process.stdin is not None
-            assert process.stdout is not None
             print("go", file=process.stdin, flush=True)
             found[way].append(json.loads(process.stdout.readline()))
     for process in processes.values():
         process.communicate()
-    result = {}
-    for way, runs in found.items():
-        middle = median(run["seconds"] for run in runs[1:])
-        last = runs[-1]
-        share = median(run["flops"] / run["seconds"] / run["top"] for run in runs[1:])
-        result[way] = {
-            "ceiling_gflops": median(run["top"] for run in runs[1:]) / 1e9,
-            "of_ceiling": share,
-            "seconds": middle,
-            "tokens_per_second": last["tokens"] / middle,
-            "positions": last["positions"],
-            "tflop": last["flops"] / 1e12,
-            "gflops": last["flops"] / middle / 1e9,
-            "peak_gib": last["peak"] / 2**30,
-        }
-    return result
+    return {way: summary(runs[1:]) for way, runs in found.items()}
+
+
+def summary(runs: list[dict[str, float]]) -> dict[str, float]:
+    """Medians over the passes of one way."""
+    seconds, last = median(run["seconds"] for run in runs), runs[-1]
+    return {
+        "seconds": seconds,
+        "positions": last["positions"],
+        "tokens_per_second": last["tokens"] / seconds,
+        "tflop": last["flops"] / 1e12,
+        "gflops": last["flops"] / seconds / 1e9,
+        "of_ceiling": median(run["flops"] / run["seconds"] / run["top"] for run in runs),
+        "ceiling_gflops": median(run["top"] for run in runs) / 1e9,
+        "peak_gib": last["peak"] / 2**30,
+    }
 
 
 def widened(model: Path, vocabulary: int, folder: Path) -> Path:
     """The model with random weights and another vocabulary."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
     config = AutoConfig.from_pretrained(model)
     config.vocab_size = vocabulary
     with torch.random.fork_rng(devices=[]):
@@ -260,10 +239,12 @@ def widened(model: Path, vocabulary: int, folder: Path) -> Path:
     return folder
 
 
-def grow(what: str, model: Path, shape: list[int], more: list[str], repeats: int) -> dict[str, Any]:
+def grow(
+    what: str, values: Sequence[int], model: Path, shape: list[int], more: list[str], repeats: int
+) -> dict[str, dict[str, float]]:
     """Shared rows while one dimension grows."""
-    table: dict[str, Any] = {}
-    for value in GROWTH[what]:
+    table = {}
+    for value in values:
         here = list(shape)
         with tempfile.TemporaryDirectory() as folder:
             base = widened(model, value, Path(folder)) if what == "vocabulary" else model
@@ -276,10 +257,8 @@ def grow(what: str, model: Path, shape: list[int], more: list[str], repeats: int
 
 def main() -> None:
     """Print a table and a line of JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", type=Path, help="a Hugging Face folder; SmolLM2-135M otherwise")
+    parser = shared.parser(__doc__)
+    parser.add_argument("--model", default="smollm2-135m", help="a preset, or a Hugging Face folder")
     parser.add_argument("--shape", choices=SHAPES, default="sql")
     parser.add_argument(
         "--sizes", type=int, nargs=4, help="prompt, response, group, prompts; instead of --shape"
@@ -289,30 +268,24 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--budget", type=int, default=1024, help="update.tokens_per_micro_batch")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
-    chosen = parser.parse_args()
-    chosen.model = chosen.model or endless_model("smollm2-135m", KEEP)
+    parser.add_argument("--worker", help="an internal process of this way")
+    chosen = shared.arguments(parser, model="nano", shape="tiny", ways=WAYS[:4], repeats=1)
+    model = Path(chosen.model) if Path(chosen.model).is_dir() else endless_model(chosen.model)
     shape = tuple(chosen.sizes or SHAPES[chosen.shape])
     needed = max(chosen.budget, shape[0] + shape[1])
     if chosen.worker:
         settings = [f"update.tokens_per_micro_batch={needed}", f"model.context={needed + shape[1]}"]
         settings += [f"rollout.max_response_tokens={shape[1]}", f"threads={chosen.threads or 'null'}"]
-        worker(chosen.worker, chosen.model, compose("smollm2-135m", "arithmetic", "grpo", settings), shape)
+        worker(chosen.worker, model, compose("smollm2-135m", "arithmetic", "grpo", settings), shape)
         return
-    more = ["--budget", str(chosen.budget)]
-    more += ["--threads", str(chosen.threads)] if chosen.threads else []
+    more = ["--budget", str(chosen.budget), *(["--threads", str(chosen.threads)] if chosen.threads else [])]
     if chosen.grow:
-        result = grow(chosen.grow, chosen.model, list(shape), more, chosen.repeats)
+        values = GROWTH[chosen.grow][: 2 if chosen.tiny else None]
+        result = grow(chosen.grow, values, model, list(shape), more, chosen.repeats)
     else:
-        sizes = ["--sizes", *map(str, shape)]
-        result = compare(tuple(chosen.ways), chosen.model, [*sizes, *more], chosen.repeats)
-    columns = (("seconds", 9), ("positions", 11), ("tokens/s", 10), ("TFLOP", 8), ("of ceiling", 12))
-    print(" " * 18 + "".join(f"{name:>{w}}" for name, w in (*columns, ("GFLOP/s", 9), ("peak GiB", 10))))
-    for way, row in result.items():
-        print(
-            f"{way:18}{row['seconds']:9.2f}{row['positions']:11.0f}{row['tokens_per_second']:10.0f}{row['tflop']:8.2f}"
-            f"{row['of_ceiling']:12.1%}{row['ceiling_gflops']:9.0f}{row['peak_gib']:10.2f}"
-        )
+        result = compare(chosen.ways, model, ["--sizes", *map(str, shape), *more], chosen.repeats)
+    for way, figures in result.items():
+        shared.show(way, figures)
     print(json.dumps({"shape": shape, "budget": needed, "result": result}))
 
 

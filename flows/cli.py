@@ -83,10 +83,10 @@ def lab(
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """A named study: every arm with every seed, in tables and curves. Run it again and it resumes."""
-    from flows.experiments.lab import Asked, run_lab
+    """A comparison that is kept in a file: arms × seeds, one page. Run it again and it resumes."""
+    from flows.experiments.comparison import make, work_of_study
 
-    raise typer.Exit(run_lab(Asked(name, seeds, arms, settings or [], workers), as_json))
+    raise typer.Exit(make(work_of_study(name, seeds, arms, settings or [], workers), as_json).code())
 
 
 @app.command()
@@ -112,13 +112,15 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Which method helps at equal cost: methods × seeds, one page. Run it again and it resumes."""
-    from flows.experiments.compare import run_compare, run_one
-    from params.compare import Comparison, methods_of
+    from flows.experiments.comparison import make, make_one, work_of_methods
+    from params.compare_options import CompareOptions, methods_of
 
-    asked = Comparison(
-        methods_of(methods), seeds, task, model, baseline, budget, settings or [], name, workers
+    work = work_of_methods(
+        CompareOptions(
+            methods_of(methods), seeds, task, model, baseline, budget, settings or [], name, workers
+        )
     )
-    raise typer.Exit(run_one(asked, only, as_json) if only else run_compare(asked, as_json).code())
+    raise typer.Exit(make_one(work, only, as_json) if only else make(work, as_json).code())
 
 
 @app.command()
@@ -221,10 +223,10 @@ def dvc(
     """Write dvc.yaml and params.yaml for a run, from the stage table; or a comparison's pipeline."""
     if compare:
         from flows.dvc.comparison import write_comparison
-        from params.compare import Comparison, methods_of
+        from params.compare_options import CompareOptions, methods_of
 
-        asked = Comparison(methods_of(compare), seeds, task, model, None, budget, settings or [], name)
-        print(write_comparison(workspace(), asked, check))
+        options = CompareOptions(methods_of(compare), seeds, task, model, None, budget, settings or [], name)
+        print(write_comparison(workspace(), options, check))
         return
     from flows.dvc.pipeline import write_pipeline
     from flows.execution.validation import run_name

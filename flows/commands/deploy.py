@@ -86,10 +86,10 @@ def _try(flow: str, given: dict[str, Any]) -> None:
         settled(compose(model, task, method, given.get("settings") or []))  # the data is where it runs
         run_name(given.get("name"), model, task, method)
     if flow == "compare":
-        from flows.experiments.compare import work_of
-        from params.compare import Comparison
+        from flows.experiments.comparison import work_of_methods
+        from params.compare_options import CompareOptions
 
-        work_of(Comparison(**{"settings": [], **given}))
+        work_of_methods(CompareOptions(**{"settings": [], **given}))
 
 
 DEFAULTS = {"model": "smollm2-135m", "task": "arithmetic", "method": "grpo"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from flows.environment import workspace
@@ -10,7 +11,7 @@ from flows.execution.validation import settled
 from flows.stage_table.stages import Plan, plan
 from params.load import read_params
 from tasks.artefacts.artefact import Artefact, Damaged
-from tasks.artefacts.record import Step
+from tasks.artefacts.record import RECORD, Record, Step
 from tasks.artefacts.store import Store
 from tasks.core.context import Context
 
@@ -26,26 +27,31 @@ def run_stage(name: str, run: str, round: int, params_file: Path) -> Step:
     with store.lock(lock, busy), Context(scratch=store.scratch(lock)) as context:
         command = spelled(["stage", name, "--run", run, "--round", str(round), "--params", str(params_file)])
         runner = Runner(root, run, stages.params, context, command=command)
-        runner.continue_record()
+        if (runner.directory / RECORD).is_file():
+            before = Record.read(runner.directory)
+            if before.params != runner.record.params:
+                before.steps = _unchanged(runner, stages, before)
+            runner.continue_record(before)
         for place in this.inputs.values():
             remedy = f"{this.place} needs it (run its stage again, dvc repro, or dvc checkout --force)"
             runner.done[place] = Artefact.needed(runner.directory / place, remedy)
         runner.settle(this, runner.identify(this))
-        if {step.place for step in runner.record.steps} >= set(stages.nodes) and _complete(runner, stages):
+        if {step.place for step in runner.record.steps} >= set(stages.nodes):
             runner.finish()
         return runner.record.steps[-1]
 
 
-def _complete(runner: Runner, stages: Plan) -> bool:
-    """Whether each place holds what these parameters make. DVC does not run again what did not change, so
-    that the steps of an earlier run count where their artefacts are still right."""
-    runner.done.clear()
-    for node in stages:
-        try:
-            artefact = Artefact.open(runner.directory / node.place, check=False)
-        except (FileNotFoundError, NotADirectoryError, Damaged):
-            return False
-        if artefact.fingerprint != runner.identify(node):
-            return False
-        runner.done[node.place] = artefact
-    return True
+def _unchanged(runner: Runner, stages: Plan, recorded: Record) -> list[Step]:
+    """The steps that were recorded for other parameters and are what these ask for too: DVC keeps them."""
+    steps = {step.place: step for step in recorded.steps}
+    there: dict[str, Artefact] = {}
+    for this in stages:
+        runner.done = {place: there[place] for place in this.inputs.values() if place in there}
+        if this.place not in steps or len(runner.done) < len(set(this.inputs.values())):
+            continue
+        with contextlib.suppress(FileNotFoundError, Damaged):
+            found = Artefact.open(runner.directory / this.place, check=False)
+            if found.fingerprint == steps[this.place].fingerprint == runner.identify(this):
+                there[this.place] = found
+    runner.done = {}
+    return [step for place, step in steps.items() if place in there]

@@ -97,11 +97,11 @@ def _look_at_data(params: Params) -> None:
     """Read the local files of problems, where they are small, as the stage will."""
     choice = params.task.problems
     source = find_source(choice.name, "task.problems")
-    if source.files and SCHEME not in choice.model_dump_json():
+    if source.files and source.read and SCHEME not in choice.model_dump_json():
         config = choice.resolve(source.Config, "task.problems")
         files = source.files(config)
         if files and sum(path.stat().st_size for path in files if path.is_file()) <= LOOK_BYTES:
-            source.tables(config, params.task, params.seed)
+            source.read(config, params.task, params.seed)
 
 
 def run_name(name: str | None, model: str, task: str, method: str) -> str:

@@ -1,4 +1,4 @@
-"""A process of the laboratory, ``python -m flows.experiments.worker ROOT PARENT``: runs in, what happens out.
+"""A worker of a comparison, ``python -m flows.experiments.worker ROOT PARENT``: runs in, what happens out.
 
 Each line of standard input is a run; each line of standard output is an event of it, ``end`` the last. The
 stages run one after the other without Prefect, as DVC runs them, and share one engine over the rounds.

@@ -68,6 +68,6 @@ class Rounded:
 
 def _linear_weights(network: PreTrainedModel) -> frozenset[str]:
     """The names of the weights of all linear layers except the head."""
-    head = network.get_output_embeddings()  # type: ignore[no-untyped-call]
+    head = network.get_output_embeddings()
     layers = (n for n, m in network.named_modules() if isinstance(m, nn.Linear) and m is not head)
     return frozenset(f"{name}.weight" for name in layers)

@@ -145,7 +145,7 @@ class InProcess:
         network = self._network
         devices = [network.device] if network.device.type == "cuda" else []
         # The model's own would bring top-k, temperature and a length.
-        plain = GenerationConfig(  # type: ignore[no-untyped-call]
+        plain = GenerationConfig(
             do_sample=True,
             temperature=1.0,
             top_k=0,

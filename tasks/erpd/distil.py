@@ -20,8 +20,8 @@ from tasks.erpd import student_samples
 from tasks.erpd.teacher_signal import Views, look
 from tasks.erpd.training import Material, PhaseTraining, joined, minibatches
 from tasks.erpd.trust_region import Region, copied, laid
-from tasks.policy.full_vocabulary import Target, approach, divergence, hold
-from tasks.policy.kept import kept
+from tasks.policy.full_vocabulary import Target, add_kl_gradient, kl, policy_states
+from tasks.policy.job_policy import job_policy
 from tasks.policy.memory import peak_memory
 from tasks.policy.policy import Policy, offsets
 
@@ -38,7 +38,7 @@ def distil(job: Job) -> dict[str, float]:
     ``distil.student.measured_answers``, and does not exceed ``distil.student.budget``.
     """
     began = time.perf_counter()
-    policy = kept(job)
+    policy = job_policy(job)
     student = Distillation.of(job, policy)
     if student.mode != "none":
         student.run()
@@ -145,7 +145,7 @@ class Distillation:
         prompts = [material.prompts[i] for i in members]
         responses = [material.responses[i] for i in members]
         chosen = [places[i] for i in members]
-        meter = approach(self.policy, prompts, responses, chosen, target, self._temperature())
+        meter = add_kl_gradient(self.policy, prompts, responses, chosen, target, self._temperature())
         return self.training.take(meter)
 
     def _target(self, views: Views) -> Target:
@@ -188,11 +188,11 @@ class Distillation:
         if views:
             base = views.base.of(material.responses, chosen)
         else:
-            base = hold(self.policy, prompts, responses, self._temperature())
+            base = policy_states(self.policy, prompts, responses, self._temperature())
 
         def measure() -> float:
-            student = hold(self.policy, prompts, responses, self._temperature())
-            return float(divergence(student, base).double().mean())
+            student = policy_states(self.policy, prompts, responses, self._temperature())
+            return float(kl(student, base).double().mean())
 
         origin = self.region.origin if self.region else copied(self.policy)
         return Region(self.policy, self.config.budget, measure, origin)

@@ -14,7 +14,7 @@ from tasks.artefacts.artefact import write_json
 from tasks.artefacts.tables import read_table
 from tasks.core.stage import Job
 from tasks.erpd.training import Material, PhaseTraining, held_out, joined, minibatches
-from tasks.policy.kept import kept
+from tasks.policy.job_policy import job_policy
 from tasks.policy.memory import peak_memory
 from tasks.policy.policy import Policy
 
@@ -42,7 +42,7 @@ def folder(artefact: Path, teachers: dict[str, Teacher], name: str) -> Path:
 def _fit(job: Job, stage: str, flipped: bool) -> dict[str, float]:
     began = time.perf_counter()
     assert job.params.distil is not None
-    policy, base = kept(job), job.inputs.get("policy")
+    policy, base = job_policy(job), job.inputs.get("policy")
     said: dict[str, Any] = {}
     tokens = 0
     for place, (name, config) in enumerate(job.params.distil.teachers.items()):

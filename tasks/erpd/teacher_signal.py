@@ -15,7 +15,7 @@ from algorithms.erpd import deviation, ranking, token_signal
 from params.distil import Distil
 from tasks.core.stage import Job
 from tasks.erpd.teach import folder
-from tasks.policy.full_vocabulary import Held, hold
+from tasks.policy.full_vocabulary import PolicyStates, policy_states
 from tasks.policy.policy import Policy
 
 Index = Tensor | slice
@@ -38,9 +38,9 @@ class Pair:
 class Views:
     """The base, the teachers and the unlearned teachers of a round, at the same T tokens."""
 
-    base: Held
-    teachers: dict[str, Held]
-    unlearned: dict[str, Held]
+    base: PolicyStates
+    teachers: dict[str, PolicyStates]
+    unlearned: dict[str, PolicyStates]
     base_logp: Tensor
     """[T]."""
     pairs: dict[str, dict[str, Pair]]
@@ -70,11 +70,11 @@ def look(job: Job, policy: Policy, prompts: list[list[int]], responses: list[lis
     names, temperature = job.params.distil.teachers, job.params.rollout.temperature
     base = job.inputs.get("policy")
 
-    def held(path: Path | None) -> Held:
+    def held(path: Path | None) -> PolicyStates:
         policy.restore(path)
-        return hold(policy, prompts, responses, temperature)
+        return policy_states(policy, prompts, responses, temperature)
 
-    def all_of(stage: str) -> dict[str, Held]:
+    def all_of(stage: str) -> dict[str, PolicyStates]:
         made = job.inputs.get(stage)
         return {n: held(folder(made.path, names, n)) for n in names} if made else {}
 

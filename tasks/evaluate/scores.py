@@ -1,4 +1,4 @@
-"""What a table of judged answers says of the policy that gave them: ``scores.json``."""
+"""Accuracy and other scores of a policy from a table of its judged answers: ``scores.json``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ANSWERS = pa.schema(
         pa.field("answer", pa.string(), nullable=False),  # the gold answer
         pa.field("level", pa.int32(), nullable=False),
         pa.field("response", pa.string(), nullable=False),  # decoded, without special tokens
-        pa.field("greedy", pa.bool_(), nullable=False),  # one a problem; the others are at the temperature
+        pa.field("greedy", pa.bool_(), nullable=False),  # one per problem; others are sampled
     ]
 )
 
@@ -58,7 +58,7 @@ class Counts:
         return self.right / self.judged
 
     def pass_at(self, k: int) -> NDArray[np.float64]:
-        """Unbiased pass@k, a value for each problem with at least ``k`` judged answers."""
+        """Unbiased pass@k, one value per problem with at least ``k`` judged answers."""
         enough = self.judged >= k
         right, judged = torch.as_tensor(self.right[enough]), self.judged[enough]
         found = np.zeros(len(judged))
@@ -68,11 +68,11 @@ class Counts:
         return found
 
 
-def scores(answers: pa.Table, token_figures: dict[str, Any], params: Params, round: int) -> dict[str, Any]:
-    """Every figure of one evaluation, determined by its arguments.
+def scores(answers: pa.Table, token_means: dict[str, Any], params: Params, round: int) -> dict[str, Any]:
+    """All scores of one evaluation.
 
     Accuracy is over the answers that the judge could judge; ``unjudged`` counts the others. Length,
-    truncation and the token figures are over all sampled answers, since no judge is needed for them.
+    truncation and the means over tokens are over all sampled answers, since no judge is needed for them.
     """
     sampled = answers.filter(pc.invert(answers["greedy"]))
     reasons = [reason[:REASON_CHARACTERS] for reason in answers["reward_error"].drop_null().to_pylist()]
@@ -103,11 +103,11 @@ def scores(answers: pa.Table, token_figures: dict[str, Any], params: Params, rou
             pc.cast(pc.equal(sampled["finish_reason"], pa.scalar("length")), pa.float64())
         ).as_py(),
         "reward_errors": dict(sorted(Counter(reasons).items())),
-        **token_figures,
+        **token_means,
     }
 
 
 def _interval(values: NDArray[np.float64], params: Params, round: int) -> Interval:
-    """Every figure sees the same resampled problems, so that equal figures have equal intervals."""
+    """All scores resample the same problems, so that equal scores have equal intervals."""
     generator = numpy_generator(params.seed, "evaluate", round, "bootstrap")
     return mean_interval(values, params.evaluate.confidence, params.evaluate.bootstrap_samples, generator)

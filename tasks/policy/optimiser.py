@@ -60,7 +60,7 @@ class Optimiser:
             if master.grad is None:
                 master.grad = torch.zeros_like(master)
         clipped = torch.nn.utils.clip_grad_norm_(self._masters.values(), self._settings.clip_norm)
-        norm = float(distributed.whole(clipped))
+        norm = float(distributed.full_tensor(clipped))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self.refuse(f"loss {loss}, gradient norm {norm}")
             return None
@@ -89,8 +89,8 @@ class Optimiser:
             for key, value in self._adamw.state.get(master, {}).items():
                 if key != "step":
                     moments[f"{name}.{key}"] = value
-        moments = distributed.gathered(moments)
-        if distributed.this():
+        moments = distributed.gather_full(moments)
+        if distributed.rank():
             return
         save_file(moments, folder / MOMENTS)
         write_json(folder / STATE, {"steps": self.steps, "refused_in_a_row": self.refused_in_a_row})
@@ -110,5 +110,5 @@ class Optimiser:
                     raise BadInput(f"{folder / MOMENTS}: does not fit the weights that train: {name}")
         self.steps, self.refused_in_a_row = steps, refused
         for name, master in self._masters.items() if steps else ():
-            held = {key: distributed.like(moments[f"{name}.{key}"], master) for key in KEYS}
+            held = {key: distributed.placed_like(moments[f"{name}.{key}"], master) for key in KEYS}
             self._adamw.state[master] = {"step": torch.tensor(float(steps), device=master.device), **held}

@@ -61,7 +61,8 @@ def warm_started(params: Params, tell: Callable[[int, int, float], None]) -> Lla
             tell(step + 1, steps, loss.item())
     finally:
         torch.set_num_threads(threads)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def spoil(answer: str, rng: random.Random) -> str:

@@ -16,7 +16,7 @@ from tasks.core.seeds import seed
 from tasks.core.stage import Job
 from tasks.engines import selection
 from tasks.engines.base import Request, Response, Sampling
-from tasks.policy import kept
+from tasks.policy.job_policy import job_policy
 from tasks.rewards.base import Verdict
 from tasks.rewards.judge import Judge
 
@@ -49,7 +49,7 @@ def sample(
     """
     params, current = job.params, job.inputs.get("policy")
     engine = selection.kept(job)
-    trainer = kept.kept(job)
+    trainer = job_policy(job)
     given, workers = job.inputs["problems"], params.task.reward_workers
     judge = job.context.keep(
         ("judge", params.task.reward, workers, given.digest),

@@ -35,7 +35,7 @@ def main(folder: Path) -> None:
     distributed.join(str(folder / "meeting"), params.update.rank_timeout)
 
     def say(**message: Any) -> None:
-        if distributed.this() == 0:
+        if distributed.rank() == 0:
             parent.send(message)
 
     def tell(*progress: Any) -> None:
@@ -44,7 +44,7 @@ def main(folder: Path) -> None:
     inputs = {name: Artefact.open(Path(path), check=False) for name, path in facts["inputs"].items()}
     with Context(scratch=folder, tell=tell) as context:
         try:
-            with memory_errors(f"update, rank {distributed.this()}"):
+            with memory_errors(f"update, rank {distributed.rank()}"):
                 measured = train(Job(params, facts["round"], inputs, Path(facts["out"]), context))
         except OstinatoError as error:
             write_json(folder / COMPLAINT, {"kind": type(error).__name__, "message": str(error)})

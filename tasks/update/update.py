@@ -21,7 +21,7 @@ from tasks.core.numbers import finite
 from tasks.core.stage import Job
 from tasks.policy import distributed
 from tasks.policy.gradient import Step
-from tasks.policy.kept import kept
+from tasks.policy.job_policy import job_policy
 from tasks.policy.memory import peak_memory
 from tasks.policy.optimiser import Optimiser
 from tasks.policy.policy import Policy
@@ -51,7 +51,7 @@ def train(job: Job) -> dict[str, float]:
     first of them writes."""
     began = time.perf_counter()
     recipe = Recipe.of(job.params.method)
-    policy, previous = kept(job), job.inputs.get("policy")
+    policy, previous = job_policy(job), job.inputs.get("policy")
     policy.restore(previous.path if previous else None)
     optimiser = Optimiser(policy.weights.masters, job.params.update)
     if previous:
@@ -67,7 +67,7 @@ def train(job: Job) -> dict[str, float]:
     trained = time.perf_counter()
     policy.save(job.out)
     optimiser.save(job.out)
-    if distributed.this():
+    if distributed.rank():
         return {}
     write_json(job.out / "metrics.json", steps.metrics())
     steps.spans.write(job.out, functools.partial(policy.tokenizer.decode, skip_special_tokens=True))

@@ -76,7 +76,7 @@ def off(one: Artefact, two: Artefact) -> float:
     "more",
     [
         {"adapter": "lora"},
-        # In most steps one micro-batch: the second rank computes a dummy one beside the first's.
+        # In most steps one micro-batch: the second rank only computes dummies beside the first.
         {"adapter": "full", "minibatches": 4, "tokens_per_micro_batch": 4096},
     ],
     ids=["lora", "full"],
@@ -163,17 +163,16 @@ def test_what_ends_in_one_line_in_one_process_does_in_several(
 
 
 @given(work=st.integers(0, 40), count=st.integers(1, 9))
-def test_all_work_is_dealt_out_once_and_every_rank_has_as_many_turns(work: int, count: int) -> None:
-    hands = []
+def test_each_micro_batch_is_assigned_once_and_every_rank_makes_as_many_passes(work: int, count: int) -> None:
+    ranks = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distributed, "count", lambda: count)
+        patch.setattr(distributed, "world_size", lambda: count)
         for rank in range(count):
-            patch.setattr(distributed, "this", functools.partial(int, rank))
-            hands.append(distributed.share(work))
-    assert len({len(hand) for hand in hands}) == 1
-    assert [turn.place for turns in zip(*hands, strict=True) for turn in turns if turn.counts] == [
-        *range(work)
-    ]
+            patch.setattr(distributed, "rank", functools.partial(int, rank))
+            ranks.append(distributed.assigned(work))
+    assert len({len(mine) for mine in ranks}) == 1
+    order = [each for passes in zip(*ranks, strict=True) for each in passes if not each.dummy]
+    assert [each.micro_batch for each in order] == [*range(work)]
 
 
 def test_terms_are_measured_in_one_process() -> None:
