@@ -1,16 +1,139 @@
-"""The papers' mathematics: tensors in, tensors out. One algorithm, one file.
+"""The contract of a method: all that a module of it may have. To be read before writing one.
 
-An objective is a module with a frozen ``Config`` and a ``token_loss``; naming the module in a method's YAML
-is all it takes to use it. A new one is a new file.
+A method is made of parts, each a module with a frozen ``Config`` and at least one of three hooks: an
+objective has ``token_loss``, an auxiliary term has ``term``, a replay method has ``draw``. Naming the module
+in a method's YAML is all it takes to use it, and a new part is a new file here, or a module of the user's own
+with a dotted name, such as ``my_methods.softer``. What else it may have are the further fields of ``Hooks``;
+how a function that is no hook is told from one that is misspelt stands in ``params.parts``.
 """
 
 from __future__ import annotations
 
-from types import ModuleType
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
-from params.base import find_module
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from algorithms.divergence import TopK
+from algorithms.drawing import Drawn, Entropy, Fresh, ReplayedProblems
+from algorithms.replay_buffer import ReplayBuffer
+from algorithms.terms import Batch, Boundary, MetricLabel, Metrics, Term, objective_term
+from params.base import BadInput, Choice, Config
+from params.parts import Part, find_part
+from params.schema import Method
 
 
-def find(name: str, attribute: str, where: str) -> ModuleType:
-    """The module of this package that is called ``name`` and has ``attribute``; raises ``BadInput``."""
-    return find_module("algorithms", name, attribute, where)
+class TokenLoss(Protocol):
+    """An objective: its loss [T], to be minimised, and metrics [T].
+
+    ``logp`` [T] has a gradient; ``behaviour_logp`` [T] (nats) and ``advantage`` [T] are constants, and
+    ``sequence`` [T] says which response a token is of. An advantage of zero must give a loss of zero.
+    ``top`` is a sixth argument for an objective with ``top_k``.
+    """
+
+    def __call__(
+        self,
+        logp: Tensor,
+        behaviour_logp: Tensor,
+        advantage: Tensor,
+        sequence: Tensor,
+        config: Any,
+        *top: TopK,
+    ) -> tuple[Tensor, Metrics]: ...
+
+
+class Draw(Protocol):
+    """Rows of the buffer to learn from beside the fresh responses.
+
+    ``generator`` is the only source of chance. ``entropy(rows)`` gives the mean token entropy [R] (nats)
+    under the current policy of rows of the buffer: one forward pass over them, made when it is called.
+    """
+
+    def __call__(
+        self,
+        fresh: Fresh,
+        buffer: ReplayBuffer,
+        config: Any,
+        generator: torch.Generator,
+        entropy: Entropy,
+    ) -> Drawn: ...
+
+
+@dataclass(frozen=True)
+class Hooks(Part):
+    """What a method's module offers; None where it has no such hook."""
+
+    token_loss: TokenLoss | None = None
+    """The objective."""
+    top_k: Callable[[Any], int] | None = None
+    """``top_k(config)``: how many of the sampler's likeliest tokens the objective compares; 0: none."""
+    term: Callable[[Batch, Any], Term] | None = None
+    """``term(batch, config)``: a summand of the loss over one batch; here it chooses its tokens and fixes its
+    denominator. A replay method has one where the objective does not give the loss of what it drew."""
+    boundary: Callable[[Any], Boundary | None] | None = None
+    """``boundary(config)``: what closes a step; the batch then has ``boundary``. None: not asked for."""
+    entropy_from: Callable[[Any], Literal["stored", "policy"] | None] | None = None
+    """``entropy_from(config)``: whence the batch has ``entropy``: from the rollouts, or from a forward pass
+    of the policy before the update over the responses that ``candidates`` names. None: not asked for."""
+    candidates: Callable[[Tensor, Tensor, Tensor, Any], Tensor] | None = None
+    """``candidates(reward, group, fresh, config)``: [S] bool; goes with ``entropy_from``."""
+    draws: Callable[[Any], bool] | None = None
+    """``draws(config)``: whether the term chooses by chance; then the batch has ``chance``."""
+    reference: Callable[[Any], bool] | None = None
+    """``reference(config)``: whether the term compares with the run's base model; then the batch has
+    ``reference_logp``."""
+    draw: Draw | None = None
+    """A replay method."""
+    problems: Callable[[pa.Table, pa.Table, int, Any, torch.Generator], ReplayedProblems] | None = None
+    """``problems(rows, results, count, config, generator)``: which of a round's ``count`` problems the buffer
+    chooses, by its rows and results (``replay_buffer.RESULTS``); a rollout then reads the buffer."""
+    MEASURES_DRIFT: bool = False
+    """The term says by ``Term.drift`` how far the policy is from what it replays."""
+    METRICS: tuple[MetricLabel, ...] = ()
+    """How the report shows the metrics of the part; one that is not here is shown by its name."""
+
+
+Hook = Literal["token_loss", "term", "draw"]
+
+
+def find(name: str, hook: Hook, where: str) -> Hooks:
+    """The part of a method that is called ``name`` and has ``hook``; raises ``BadInput``."""
+    found = find_part(Hooks, "algorithms", name, hook, where)
+    if found.entropy_from and not found.candidates:
+        raise BadInput(f"{found.file}: entropy_from without candidates; expected both")
+    if found.top_k and found.token_loss and len(inspect.signature(found.token_loss).parameters) < 6:
+        raise BadInput(f"{found.file}: top_k, but token_loss takes no likeliest tokens; expected both")
+    return found
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A method's parts with their options, found and checked before any work is done."""
+
+    method: Method
+    objective: tuple[Hooks, Config]
+    replay: tuple[Hooks, Config] | None
+    terms: tuple[tuple[Hooks, Config], ...]
+    """The auxiliary terms, then the replay method's own, if it has one."""
+
+    @classmethod
+    def of(cls, method: Method) -> Recipe:
+        """Raises ``BadInput`` for a name or an option that does not exist."""
+
+        def chosen(choice: Choice, hook: Hook, where: str) -> tuple[Hooks, Config]:
+            part = find(choice.name, hook, where)
+            return part, choice.resolve(part.Config, where)
+
+        terms = [chosen(choice, "term", f"method.terms.{i}") for i, choice in enumerate(method.terms)]
+        replay = chosen(method.replay, "draw", "method.replay") if method.replay else None
+        terms += [replay] if replay and replay[0].term else []
+        return cls(method, chosen(method.objective, "token_loss", "method.objective"), replay, tuple(terms))
+
+    def on(self, batch: Batch) -> list[Term]:
+        """The loss's terms over one batch, the objective first."""
+        first = objective_term(batch, *self.objective, self.method.aggregation)
+        return [first, *(part.term(batch, config) for part, config in self.terms if part.term)]

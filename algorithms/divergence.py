@@ -65,8 +65,8 @@ def jensen_shannon(logp: Tensor, logq: Tensor, ratio_cap: float | None = None) -
     x = log_ratio(logp, logq)
     seen = x.detach()
     capped = seen if ratio_cap is None else seen.clamp(max=math.log(ratio_cap))
-    slope = 0.5 * capped.exp() * _log_twice_sigmoid(seen)
-    return _jsd_part(seen, torch.zeros_like(seen)) + slope * (x - seen)
+    derivative = 0.5 * capped.exp() * _log_twice_sigmoid(seen)
+    return _jsd_part(seen, torch.zeros_like(seen)) + derivative * (x - seen)
 
 
 def binary_tv(logp: Tensor, logq: Tensor) -> Tensor:

@@ -18,7 +18,13 @@ from torch import Tensor
 
 from algorithms.diagnostics import clipped, policy_shift
 from algorithms.divergence import TopK, binary_kl, binary_tv, top_kl, top_tv
+from algorithms.terms import MetricLabel
 from params.base import Config as Options
+
+METRICS = (
+    MetricLabel("divergence", "Divergence", "mean over tokens: a probability (TV) or nats (KL)"),
+    MetricLabel("divergence_max", "Largest divergence", "of a token: a probability (TV) or nats (KL)"),
+)
 
 TV_LIMIT = 0.15
 KL_LIMIT = 0.05

@@ -1,25 +1,8 @@
-"""What joins an update from the replay buffer: the contract of a replay method.
-
-A replay method is a module of this package with a frozen ``Config`` and
-
-    draw(fresh, buffer, config, generator, entropy) -> Drawn
-
-which chooses rows of a ``ReplayBuffer`` to learn from beside the fresh responses. ``generator`` is a
-``torch.Generator``, the only source of chance. ``entropy(rows)`` gives the mean token entropy [R] (nats)
-under the current policy of rows of the buffer: one forward pass over them, made when it is called.
-
-What a method may have besides:
-
-- ``term(batch, config) -> Term``: the loss of what it drew, where the objective does not give it;
-- ``problems(rows, results, count, config, generator) -> Asked``: which of a round's ``count`` problems the
-  buffer chooses, from its rows and ``results`` (``replay_buffer.RESULTS``); a rollout then reads the buffer;
-- ``MEASURES_DRIFT = True``: its term's metrics hold the drift of each age, under ``drift_name``.
-"""
+"""What a replay method draws from the buffer for an update, and what it says of the next round's problems."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -66,28 +49,13 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Asked:
+class ReplayedProblems:
     """What the buffer says of the next round's problems."""
 
     replayed: list[str]
     """Problems answered once less, as a stored response joins their group."""
     retired: frozenset[str]
     """Problems not asked any more."""
-
-
-def drift_name(age: int) -> str:
-    """The metric that holds the mean divergence (nats a token) of replayed tokens ``age`` rounds old."""
-    return f"drift_age_{age}"
-
-
-def drift_by_age(metrics: Mapping[str, float | None]) -> dict[int, float]:
-    """The divergences that an update's metrics hold, by age in rounds."""
-    found = {}
-    for name, value in metrics.items():
-        match = re.fullmatch(r"(?:.*\.)?drift_age_(\d+)", name)
-        if match and value is not None:
-            found[int(match[1])] = value
-    return found
 
 
 def rows_by_problem(rows: pa.Table) -> dict[str, list[int]]:

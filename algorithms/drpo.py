@@ -19,9 +19,11 @@ import torch
 from pydantic import PositiveFloat
 from torch import Tensor
 
-from algorithms.diagnostics import penalty_weight, policy_shift
+from algorithms.diagnostics import PENALTY_METRICS, penalty_weight, policy_shift
 from algorithms.divergence import log_ratio
 from params.base import Config as Options
+
+METRICS = PENALTY_METRICS
 
 
 class Config(Options):

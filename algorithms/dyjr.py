@@ -22,12 +22,19 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from algorithms.divergence import binary_jsd, jensen_shannon, kl_k3
-from algorithms.drawing import Drawn, Entropy, Fresh, drift_name
+from algorithms.drawing import Drawn, Entropy, Fresh
 from algorithms.replay_buffer import ReplayBuffer
-from algorithms.terms import Batch, Metrics, Signals, Term, aggregation_scale
+from algorithms.terms import Batch, MetricLabel, Metrics, Signals, Term, aggregation_scale
 from params.base import Config as Options
 
+__all__ = ["penalty"]
+
 MEASURES_DRIFT = True
+METRICS = (
+    MetricLabel("js", "Distance from the buffer", "Jensen-Shannon divergence, nats per replayed token"),
+    MetricLabel("js_doubled", "Twice the distance", "2 f, the scale of DPH-RL's code", chart=False),
+    MetricLabel("penalty", "Constraint", "what is minimised, nats per token, before its coefficient"),
+)
 
 
 class Config(Options):
@@ -60,7 +67,7 @@ def term(batch: Batch, config: Config) -> Term:
     """The constraint, a mean over the batch's replayed tokens.
 
     Metrics [t]: ``js``, the divergence f in nats, whatever the form; ``js_doubled``, 2 f; ``penalty``, what
-    is minimised; ``drift_age_A``, f of the tokens that are A rounds old.
+    is minimised. Its drift is ``js``.
     """
     replayed = ~batch.fresh[batch.sequence]
     scale = config.coefficient * aggregation_scale(batch.sequence, replayed, "token_mean", batch.max_tokens)
@@ -68,10 +75,10 @@ def term(batch: Batch, config: Config) -> Term:
     def token_loss(signals: Signals, index: Tensor) -> tuple[Tensor, Metrics]:
         birth = batch.behaviour_logp[index]
         loss = penalty(signals.logp, birth, config)
-        metrics = {"penalty": loss, **_drift(signals.logp.detach(), birth, _ages(batch, index))}
-        return loss, metrics
+        js = jensen_shannon(signals.logp.detach(), birth)
+        return loss, {"penalty": loss, "js": js, "js_doubled": 2.0 * js}
 
-    return Term(name="dyjr", scale=scale, token_loss=token_loss)
+    return Term(name="dyjr", scale=scale, token_loss=token_loss, drift="js")
 
 
 def penalty(logp: Tensor, birth_logp: Tensor, config: Config) -> Tensor:
@@ -84,15 +91,3 @@ def penalty(logp: Tensor, birth_logp: Tensor, config: Config) -> Tensor:
     if config.form == "one_sided":
         return torch.where(logp.detach() < birth_logp, doubled, torch.zeros_like(doubled))
     return doubled
-
-
-def _drift(logp: Tensor, birth_logp: Tensor, age: Tensor) -> Metrics:
-    js = jensen_shannon(logp, birth_logp)
-    by_age = {drift_name(int(a)): js[age == a] for a in torch.unique(age)}
-    return {"js": js, "js_doubled": 2.0 * js, **by_age}
-
-
-def _ages(batch: Batch, index: Tensor) -> Tensor:
-    if batch.age is None:
-        return torch.zeros_like(index)
-    return batch.age[batch.sequence[index]]

@@ -7,7 +7,7 @@ y* is the answer that holds s*, l the position at which s* ends, H_t the entropy
 training temperature. In a group that is all right the objective has no gradient, and the echo has one.
 
 EchoRL is arXiv 2605.31228; we could read a third party's detailed note of it and the flags of its published
-code. From them: the trigger, the two boundary tokens, the clip, the loss and the coefficient. Our
+code. From them: the trigger, the two boundary tokens, the span, the loss and the coefficient. Our
 reconstruction: that a boundary closes its own step and a tail is a step, boundaries by the decoded text, the
 ties (lowest sample, then step), the mean over an optimiser step's problems, ``all_success``, the controls.
 """
@@ -22,9 +22,19 @@ import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
-from algorithms.replay_buffer import CORRECT
-from algorithms.terms import Batch, Boundary, Clip, Metrics, Signals, Term
+from algorithms.correct import CORRECT
+from algorithms.terms import Batch, Boundary, MetricLabel, Metrics, Signals, Span, Term
 from params.base import Config as Options
+
+__all__ = ["chosen_step", "step_entropies", "steps"]
+
+METRICS = (
+    MetricLabel("spans", "Echo: problems", "problems with a span that was fed back", chart=False),
+    MetricLabel("span_length", "Echo: length", "mean tokens of the answers' beginnings that were fed back"),
+    MetricLabel("span_share", "Echo: share", "of its answer that a span is, mean", percent=True),
+    MetricLabel("span_entropy", "Echo: entropy", "mean of the chosen steps, nats per token"),
+    MetricLabel("nll", "Echo: surprisal", "minus the log-probability of the spans' tokens, nats per token"),
+)
 
 Step = tuple[int, int]
 """Positions [start, stop) of a response."""
@@ -45,7 +55,7 @@ class Config(Options):
     trigger: Trigger = "any_success"
     """Groups that echo: those with a right answer, or only those whose answers are all right."""
     select: Literal["max_entropy", "min_entropy", "random_clip", "whole"] = "max_entropy"
-    """The clip ends with the step of the highest mean entropy, or with that of the lowest. Further controls:
+    """The span ends with the step of the highest mean entropy, or with that of the lowest. Further controls:
     ``random_clip``, as many first tokens of a right answer drawn from those that have as many; ``whole``, the
     answer with the step of the highest entropy to its end."""
     min_step_tokens: PositiveInt = 1
@@ -69,7 +79,7 @@ class Config(Options):
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChosenStep:
     """A step of a group."""
 
     sample: int
@@ -94,7 +104,7 @@ def entropy_from(config: Config) -> Literal["stored", "policy"] | None:
 
 
 def draws(config: Config) -> bool:
-    """Whether the clip is chosen by chance."""
+    """Whether the span is chosen by chance."""
     return bool(config.coefficient) and config.select == "random_clip"
 
 
@@ -120,7 +130,7 @@ def steps(boundary: Sequence[bool] | Tensor) -> list[Step]:
 
 
 def step_entropies(entropy: Sequence[float] | Tensor, steps: Sequence[Step]) -> list[float]:
-    """The mean entropy of each step, nats, of a value a position; a NaN makes that of its step NaN."""
+    """The mean entropy of each step, nats, of one value per position; a NaN makes that of its step NaN."""
     values = torch.as_tensor(entropy, dtype=torch.float64)
     lengths = torch.tensor([stop - start for start, stop in steps])
     number = torch.arange(len(steps)).repeat_interleave(lengths)
@@ -137,44 +147,44 @@ def chosen_step(
     lowest: bool = False,
     min_step_tokens: int = 1,
     trigger: Trigger = "any_success",
-) -> Choice | None:
-    """The step that ends the EchoClip, tokens [0, its stop) of its sample (arXiv:2605.31228): that of the
-    highest (``lowest``: the lowest) mean entropy among those of a group's right answers;
+) -> ChosenStep | None:
+    """The step that ends the span (the paper's EchoClip, arXiv:2605.31228), tokens [0, its stop) of its
+    sample: that of the highest (``lowest``: the lowest) mean entropy among those of a group's right answers;
     each argument is a list over the group. Of equals the first: lowest sample, then step. None where no
     answer is right, ``trigger`` asks for more, or every step is too short or of unknown entropy."""
     right = [float(reward) >= CORRECT for reward in rewards]
     if trigger == "all_success" and not all(right):
         return None
-    best: Choice | None = None
+    best: ChosenStep | None = None
     for sample, (entropy, parts) in enumerate(zip(entropies, steps, strict=True)):
         if not right[sample] or not parts:
             continue
         for step, mean in zip(parts, step_entropies(entropy, parts), strict=True):
             better = best is None or (mean < best.entropy if lowest else mean > best.entropy)
             if mean == mean and step[1] - step[0] >= min_step_tokens and better:
-                best = Choice(sample, step, mean)
+                best = ChosenStep(sample, step, mean)
     return best
 
 
 def term(batch: Batch, config: Config) -> Term:
-    """The echo, a mean over the batch's problems that have a clip of the mean over its tokens.
+    """The echo, a mean over the batch's problems that have a span of the mean over its tokens.
 
-    Metric [t]: ``nll``, minus the log-probability of the clips' tokens. Raises ``ValueError`` where the batch
+    Metric [t]: ``nll``, minus the log-probability of the spans' tokens. Raises ``ValueError`` where the batch
     has not what the term asks for.
     """
     scale = torch.zeros(len(batch.sequence))
-    clips: list[Clip] = []
+    spans: list[Span] = []
     if config.coefficient and len(batch.sequence):
         places = _places(batch)
-        clips = _clips(batch, config, places)
-        for clip in clips:
-            scale[places[clip.response][: clip.stop]] = config.coefficient / (len(clips) * clip.stop)
+        spans = _spans(batch, config, places)
+        for span in spans:
+            scale[places[span.response][: span.stop]] = config.coefficient / (len(spans) * span.stop)
 
     def token_loss(signals: Signals, index: Tensor) -> tuple[Tensor, Metrics]:
         loss = -signals.logp
         return loss, {"nll": loss.detach()}
 
-    return Term(name="echorl", scale=scale, token_loss=token_loss, clips=tuple(clips))
+    return Term(name="echorl", scale=scale, token_loss=token_loss, spans=tuple(spans))
 
 
 def _places(batch: Batch) -> list[Tensor]:
@@ -184,8 +194,8 @@ def _places(batch: Batch) -> list[Tensor]:
     return list(torch.split(order, lengths.tolist()))
 
 
-def _clips(batch: Batch, config: Config, places: Sequence[Tensor]) -> list[Clip]:
-    """The clip of each group that has one, in the order of the groups."""
+def _spans(batch: Batch, config: Config, places: Sequence[Tensor]) -> list[Span]:
+    """The span of each group that has one, in the order of the groups."""
     if batch.reward is None or batch.group is None or batch.entropy is None or batch.boundary is None:
         raise ValueError("echorl: the batch lacks rewards, groups, entropies or boundaries")
     right = candidates(batch.reward, batch.group, batch.fresh, config)
@@ -202,18 +212,18 @@ def _clips(batch: Batch, config: Config, places: Sequence[Tensor]) -> list[Clip]
             min_step_tokens=config.min_step_tokens,
         )
         if chosen is not None:
-            found.append(_clip(batch, batch.entropy, config, places, members, chosen))
+            found.append(_span(batch, batch.entropy, config, places, members, chosen))
     return found
 
 
-def _clip(
+def _span(
     batch: Batch,
     entropy: Tensor,
     config: Config,
     places: Sequence[Tensor],
     members: Sequence[int],
-    chosen: Choice,
-) -> Clip:
+    chosen: ChosenStep,
+) -> Span:
     response, (start, stop), end = members[chosen.sample], chosen.step, chosen.step[1]
     if config.select == "whole":
         end = len(places[response])
@@ -223,5 +233,5 @@ def _clip(
         enough = [i for i in members if len(places[i]) >= end]
         response = enough[int(batch.chance[enough].argmax())]
         (mean,) = step_entropies(entropy[places[response]], [(0, end)])
-        return Clip(response, 0, end, 0, end, mean, config.select)
-    return Clip(response, 0, end, start, stop, chosen.entropy, config.select)
+        return Span(response, 0, end, 0, end, mean, config.select)
+    return Span(response, 0, end, start, stop, chosen.entropy, config.select)

@@ -12,8 +12,10 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
-from algorithms.terms import Batch, Metrics, Signals, Term, aggregation_scale
+from algorithms.terms import Batch, MetricLabel, Metrics, Signals, Term, aggregation_scale
 from params.base import Config as Options
+
+METRICS = (MetricLabel("entropy", "Bonus: entropy", "of the policy at the fresh tokens, nats per token"),)
 
 
 class Config(Options):

@@ -23,10 +23,18 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from algorithms.divergence import log_ratio
-from algorithms.drawing import Asked, Drawn, Entropy, Fresh, picked, rows_by_problem
+from algorithms.drawing import Drawn, Entropy, Fresh, ReplayedProblems, picked, rows_by_problem
 from algorithms.replay_buffer import ReplayBuffer
-from algorithms.terms import Batch, Metrics, Signals, Term, aggregation_scale
+from algorithms.terms import Batch, MetricLabel, Metrics, Signals, Term, aggregation_scale
 from params.base import Config as Options
+
+__all__ = ["bucket_probabilities", "shaped"]
+
+METRICS = (
+    MetricLabel("ratio", "Replayed: ratio", "mean pi / mu of replayed tokens, mu stored at birth"),
+    MetricLabel("ratio_max", "Replayed: largest ratio", "pi / mu of the token that moved most"),
+    MetricLabel("shaped", "Replayed: shaped ratio", "mean r / (r + offset) of replayed tokens"),
+)
 
 
 class Config(Options):
@@ -44,7 +52,7 @@ class Config(Options):
 
 def problems(
     rows: pa.Table, results: pa.Table, count: int, config: Config, generator: torch.Generator
-) -> Asked:
+) -> ReplayedProblems:
     """The pool's share of ``count`` problems: a bucket by its probability, then any problem of it, without
     replacement; what a bucket cannot give, the others do."""
     whole = max(results["samples"].to_pylist(), default=0)
@@ -64,7 +72,7 @@ def problems(
         chosen.append(buckets[bucket].pop(place))
         if not buckets[bucket]:
             del buckets[bucket]
-    return Asked(chosen, retired)
+    return ReplayedProblems(chosen, retired)
 
 
 def bucket_probabilities(k: Tensor, samples: int, config: Config) -> Tensor:
@@ -89,7 +97,7 @@ def draw(
 
 
 def shaped(ratio: Tensor, offset: float = 0.1) -> Tensor:
-    """f(r) = r / (r + offset): its slope in log r, offset r / (r + offset)^2, is largest at r = offset."""
+    """f(r) = r / (r + offset); its derivative in log r is largest at r = offset."""
     return ratio / (ratio + offset)
 
 

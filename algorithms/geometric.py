@@ -34,28 +34,28 @@ def geometric_target(
     that is negative or no number.
     """
     kind = torch.promote_types(torch.promote_types(base_logits.dtype, teacher_logits.dtype), torch.float32)
-    base, slope = _parts(base_logits, teacher_logits)
+    base, log_ratio = _parts(base_logits, teacher_logits)
     limit = torch.as_tensor(budget, dtype=torch.float64, device=base.device).expand(base.shape[:-1])
     if not bool((limit >= 0).all()):
         raise ValueError(f"budget is {budget}; expected no less than 0, in nats")
-    eta = _search(base, slope, limit, most)
-    target = between(base, slope, eta)
+    eta = _search(base, log_ratio, limit, most)
+    target = between(base, log_ratio, eta)
     target = torch.where((eta == 0)[..., None], base_logits.double().log_softmax(-1), target)
     reached = (eta == 1) & ~(base_logits.isinf() & ~teacher_logits.isinf()).any(-1)
     target = torch.where(reached[..., None], teacher_logits.double().log_softmax(-1), target)
     return target.to(kind), eta.to(kind)
 
 
-def between(base: Tensor, slope: Tensor, eta: Tensor) -> Tensor:
+def between(base: Tensor, log_ratio: Tensor, eta: Tensor) -> Tensor:
     """log pi_eta [..., V] for log pi_0, l [..., V] and eta [...]."""
-    return (base + eta[..., None] * slope).log_softmax(-1)
+    return (base + eta[..., None] * log_ratio).log_softmax(-1)
 
 
 def divergences(base_logits: Tensor, teacher_logits: Tensor, etas: Sequence[float]) -> Tensor:
     """KL(pi_eta | pi_0) of each eta: [..., V] to [..., len(etas)], float64."""
-    base, slope = _parts(base_logits, teacher_logits)
+    base, log_ratio = _parts(base_logits, teacher_logits)
     shape = base.shape[:-1]
-    found = [_moments(base, slope, base.new_full(shape, eta))[0] for eta in etas]
+    found = [_moments(base, log_ratio, base.new_full(shape, eta))[0] for eta in etas]
     return torch.stack(found, -1)
 
 
@@ -78,28 +78,28 @@ def _parts(base_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]
     """log pi_0, -inf where either excludes a word, and l, 0 there."""
     base, teacher = base_logits.double().log_softmax(-1), teacher_logits.double().log_softmax(-1)
     shut = base.isinf() | teacher.isinf()
-    slope = torch.where(shut, torch.zeros_like(base), teacher - base)
-    return base.masked_fill(shut, -torch.inf), slope
+    log_ratio = torch.where(shut, torch.zeros_like(base), teacher - base)
+    return base.masked_fill(shut, -torch.inf), log_ratio
 
 
-def _moments(base: Tensor, slope: Tensor, eta: Tensor) -> tuple[Tensor, Tensor]:
+def _moments(base: Tensor, log_ratio: Tensor, eta: Tensor) -> tuple[Tensor, Tensor]:
     """KL(pi_eta | pi_0) and Var_pi_eta[l], both [...]."""
-    tilted = base + eta[..., None] * slope
+    tilted = base + eta[..., None] * log_ratio
     norm = tilted.logsumexp(-1, keepdim=True)
     weight = (tilted - norm).exp()
-    mean = (weight * slope).sum(-1)
-    variance = (weight * (slope - mean[..., None]).square()).sum(-1)
+    mean = (weight * log_ratio).sum(-1)
+    variance = (weight * (log_ratio - mean[..., None]).square()).sum(-1)
     return (eta * mean - norm[..., 0]).clamp(min=0.0), variance
 
 
-def _search(base: Tensor, slope: Tensor, limit: Tensor, most: float) -> Tensor:
+def _search(base: Tensor, log_ratio: Tensor, limit: Tensor, most: float) -> Tensor:
     """The eta of each state, by Newton's method between brackets."""
     low, high = torch.zeros_like(limit), torch.full_like(limit, most)
-    whole = _moments(base, slope, high)[0] <= limit
-    start = _moments(base, slope, low)[1].clamp(min=1e-300)
+    whole = _moments(base, log_ratio, high)[0] <= limit
+    start = _moments(base, log_ratio, low)[1].clamp(min=1e-300)
     eta = torch.minimum((2.0 * limit / start).sqrt(), 0.5 * high)
     for _ in range(STEPS):
-        divergence, variance = _moments(base, slope, eta)
+        divergence, variance = _moments(base, log_ratio, eta)
         over = divergence > limit
         low, high = torch.where(over, low, eta), torch.where(over, eta, high)
         near = (divergence - limit).abs() <= PRECISION * (1.0 + limit)
@@ -108,6 +108,6 @@ def _search(base: Tensor, slope: Tensor, limit: Tensor, most: float) -> Tensor:
         step = eta - (divergence - limit) / (eta * variance).clamp(min=1e-300)
         inside = (step > low) & (step < high)
         eta = torch.where(near, eta, torch.where(inside, step, (low + high) / 2))
-    too_far = (limit == 0) | (_moments(base, slope, eta)[0] > limit + 1e-9 * (1.0 + limit))
+    too_far = (limit == 0) | (_moments(base, log_ratio, eta)[0] > limit + 1e-9 * (1.0 + limit))
     eta = torch.where(too_far, torch.zeros_like(eta), eta)
     return torch.where(whole, torch.full_like(eta, most), eta)

@@ -18,6 +18,12 @@ from torch import Tensor
 
 from algorithms import grpo
 from algorithms.diagnostics import policy_shift
+from algorithms.terms import MetricLabel
+
+METRICS = (
+    MetricLabel("sequence_ratio", "Ratio of responses", "mean over tokens of their response's ratio"),
+    MetricLabel("sequence_ratio_max", "Largest ratio", "of a response"),
+)
 
 
 class Config(grpo.Config):

@@ -15,8 +15,10 @@ from pydantic import Field
 from torch import Tensor
 
 from algorithms.divergence import kl_k3
-from algorithms.terms import Batch, Metrics, Signals, Term, aggregation_scale
+from algorithms.terms import Batch, MetricLabel, Metrics, Signals, Term, aggregation_scale
 from params.base import Config as Options
+
+METRICS = (MetricLabel("kl", "Penalty: KL to the base", "k3 at the fresh tokens, nats per token"),)
 
 
 class Config(Options):

@@ -22,10 +22,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
+from algorithms.correct import CORRECT
 from params.schema import Replay
-
-CORRECT = 1.0
-"""A response is correct when its reward is at least this."""
 
 RESULTS = pa.schema(
     [

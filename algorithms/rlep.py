@@ -16,8 +16,9 @@ import pyarrow.compute as pc
 import torch
 from pydantic import PositiveInt
 
+from algorithms.correct import CORRECT
 from algorithms.drawing import Drawn, Entropy, Fresh, picked, rows_by_problem
-from algorithms.replay_buffer import CORRECT, ReplayBuffer
+from algorithms.replay_buffer import ReplayBuffer
 from params.base import Config as Options
 
 

@@ -14,7 +14,10 @@ from torch import Tensor
 
 from algorithms.diagnostics import policy_shift
 from algorithms.divergence import log_ratio
+from algorithms.terms import MetricLabel
 from params.base import Config as Options
+
+METRICS = (MetricLabel("gate", "Gate", "mean share of a token's policy gradient that is left", percent=True),)
 
 
 class Config(Options):

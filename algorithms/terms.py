@@ -6,28 +6,23 @@ with ``scale = coefficient * weight / N(term)``. A term sees the whole batch onc
 chooses its tokens and fixes its denominator. Afterwards the trainer may split the batch as it likes, as long
 as a response stays in one piece; the sum is the same.
 
-A term is a module of this package with a frozen ``Config`` and ``term(batch, config) -> Term``. What it has
-to know of the responses beforehand it says by further functions, each of them optional:
-
-- ``boundary(config) -> Boundary | None``: what closes a step; then the batch has ``boundary``;
-- ``entropy_from(config) -> "stored" | "policy" | None``: whence the batch has ``entropy``: from the rollouts,
-  or from a forward pass of the policy before the update over the responses that
-  ``candidates(reward, group, fresh, config) -> [S] bool`` names;
-- ``draws(config) -> bool``: whether it chooses by chance; then the batch has ``chance``.
+What makes a term, and what it may ask to know of the responses beforehand, is in ``algorithms.contract``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from algorithms.divergence import TopK
 from params.base import Config
+
+if TYPE_CHECKING:
+    from algorithms.contract import Hooks
 
 Metrics = dict[str, Tensor]
 """Per-token values ``[t]`` by name; the trainer takes their mean over the tokens (``*_max``: the largest)."""
@@ -98,7 +93,7 @@ class Boundary:
 
 
 @dataclass(frozen=True)
-class Clip:
+class Span:
     """Tokens [start, stop) of a response that a term learns from, and why those."""
 
     response: int
@@ -137,8 +132,27 @@ class Term:
     token_loss: Callable[[Signals, Tensor], tuple[Tensor, Metrics]]
     needs_entropy: bool = False
     needs_top: bool = False
-    clips: tuple[Clip, ...] = ()
+    drift: str | None = None
+    """The metric that is the divergence (nats) of the policy from that which sampled a token; its means by
+    the response's age are told as ``drift_by_age``."""
+    spans: tuple[Span, ...] = ()
     """What it singled out, to be told of and shown."""
+
+
+@dataclass(frozen=True)
+class MetricLabel:
+    """How the report shows a metric of a part: for its contract's ``METRICS``."""
+
+    name: str
+    """As in the metrics; a term's has the term's name before it in ``metrics.json``."""
+    label: str
+    """The chart's title."""
+    says: str
+    """What it measures, and in what unit."""
+    percent: bool = False
+    """Write it as a percentage."""
+    chart: bool = True
+    """Draw it; False for one that says what another does."""
 
 
 def aggregation_scale(sequence: Tensor, chosen: Tensor, how: Aggregation, max_tokens: int) -> Tensor:
@@ -159,12 +173,12 @@ def aggregation_scale(sequence: Tensor, chosen: Tensor, how: Aggregation, max_to
     return scale.float()
 
 
-def objective_term(batch: Batch, module: ModuleType, config: Config, how: Aggregation) -> Term:
-    """The policy-gradient objective of ``module``.
+def objective_term(batch: Batch, part: Hooks, config: Config, how: Aggregation) -> Term:
+    """The policy-gradient objective of ``part``.
 
     An objective's loss is zero where the advantage is: such tokens count in the denominator and have no
     scale, so that the trainer need not compute them. An objective that compares the sampler's likeliest
-    tokens says how many by its module's ``top_k(config)`` and takes them as a sixth argument; raises
+    tokens says how many by ``top_k(config)`` and takes them as a sixth argument; raises
     ``ValueError`` where the batch has none.
     """
     counted = batch.fresh if batch.counted is None else batch.counted
@@ -173,24 +187,16 @@ def objective_term(batch: Batch, module: ModuleType, config: Config, how: Aggreg
     if batch.objective is not None:
         mine &= batch.objective[batch.sequence]
     scale = torch.where(mine, scale * batch.importance, torch.zeros_like(scale))
-    asks = getattr(module, "top_k", None)
-    words = batch.top if asks is not None and asks(config) else None
-    if asks is not None and asks(config) and words is None:
-        raise ValueError(f"{module.__name__}: the rollouts hold no likeliest tokens")
+    loss_of, asks = part.token_loss, part.top_k is not None and part.top_k(config) > 0
+    words = batch.top if asks else None
+    if loss_of is None or (asks and words is None):
+        raise ValueError(f"{part.name}: no objective, or the rollouts hold no likeliest tokens")
 
     def token_loss(signals: Signals, index: Tensor) -> tuple[Tensor, Metrics]:
         more: tuple[TopK, ...] = ()
         if words is not None and signals.top is not None:
             more = (TopK(words.logp[index], signals.top, words.sampled[index]),)
-        loss, metrics = module.token_loss(
-            signals.logp,
-            batch.behaviour_logp[index],
-            batch.advantage[index],
-            batch.sequence[index],
-            config,
-            *more,
-        )
-        return loss, metrics
+        behaviour, advantage = batch.behaviour_logp[index], batch.advantage[index]
+        return loss_of(signals.logp, behaviour, advantage, batch.sequence[index], config, *more)
 
-    name = module.__name__.rpartition(".")[2]
-    return Term(name=name, scale=scale, token_loss=token_loss, needs_top=words is not None)
+    return Term(name=part.name, scale=scale, token_loss=token_loss, needs_top=words is not None)

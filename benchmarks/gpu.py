@@ -37,8 +37,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from algorithms import grpo
+from algorithms.contract import Hooks
 from algorithms.terms import Batch, objective_term
 from params.load import compose
+from params.parts import filled
 from tasks.policy.gradient import Step, accumulate
 from tasks.policy.policy import Policy
 from tasks.prepare import nano
@@ -101,7 +103,7 @@ def step(shape: Shape, groups: int, vocabulary: int) -> Step:
         max_tokens=shape.response,
     )
     wide = grpo.Config(clip_low=1.0, clip_high=1e9)
-    return Step(prompts, responses, batch, [objective_term(batch, grpo, wide, "token_mean")])
+    return Step(prompts, responses, batch, [objective_term(batch, filled(Hooks, grpo), wide, "token_mean")])
 
 
 def ostinato(policy: Policy, work: Step) -> Pass:

@@ -72,7 +72,7 @@ def engine(made: InProcess | Vllm, prompts: Prompts, samples: int, tokens: int) 
             for sample in range(samples)
         ]
         done = made.generate(asked, Sampling(1.0, tokens, ()))
-        return sum(len(completion.token_ids) for completion in done)
+        return sum(len(response.token_ids) for response in done)
 
     return once
 

@@ -37,8 +37,10 @@ from step_shapes import endless_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from algorithms import dyjr, grpo
+from algorithms.contract import Hooks
 from algorithms.terms import Batch, objective_term
 from params.load import compose
+from params.parts import filled
 from params.schema import Params
 from tasks.policy import packing
 from tasks.policy.gradient import Step, accumulate
@@ -84,7 +86,7 @@ def synthetic(shape: tuple[int, int, int, int], vocabulary: int, replayed: Seque
         max_tokens=longest,
         age=(~fresh).long(),
     )
-    terms = [objective_term(batch, grpo, grpo.Config(), "token_mean")]
+    terms = [objective_term(batch, filled(Hooks, grpo), grpo.Config(), "token_mean")]
     if replayed:
         terms.append(dyjr.term(batch, dyjr.Config()))
     return Step(asked, answered, batch, terms)

@@ -1,4 +1,4 @@
-"""The comparison as a Prefect flow: for a weekly deployment, around the same crew as ``ostinato compare``."""
+"""The comparison as a Prefect flow, for a weekly deployment: it runs what ``ostinato compare`` does."""
 
 from __future__ import annotations
 

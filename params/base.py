@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import importlib
-import pkgutil
 from collections.abc import Iterable
-from types import ModuleType, NoneType, UnionType
+from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -54,22 +52,6 @@ def nearest(word: str, among: Iterable[str]) -> str:
     known = sorted(among)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known)}"
-
-
-def find_module(package: str, name: str, attribute: str, where: str) -> ModuleType:
-    """The module of ``package`` that is called ``name`` and has ``attribute``; raises ``BadInput``.
-
-    Adding a part is adding a file: nothing else lists it.
-    """
-    folders = importlib.import_module(package).__path__
-    modules = [module.name for module in pkgutil.iter_modules(folders)]
-    if name in modules:
-        module = importlib.import_module(f"{package}.{name}")
-        if hasattr(module, attribute):
-            return module
-    usable = [m for m in modules if hasattr(importlib.import_module(f"{package}.{m}"), attribute)]
-    folder = package.replace(".", "/")
-    raise BadInput(f"{where}: no '{name}' with a {attribute} in {folder}/{nearest(name, usable)}")
 
 
 def validate(config: type[ConfigT], values: dict[str, Any], where: str = "") -> ConfigT:

@@ -54,8 +54,8 @@ class Student(Config):
     """Phase two: from the round's base as far as the trust region allows."""
 
     budget: PositiveFloat = 0.02
-    """Largest mean divergence KL(student, base of the round), in nats a token, over states of the answers and
-    the whole vocabulary. The stretch that would leave it is shortened and is the last."""
+    """Largest mean divergence KL(student, base of the round), in nats per token, over states of the answers
+    and the whole vocabulary. The stretch that would leave it is shortened and is the last."""
     measured_answers: PositiveInt | None = 64
     """Answers, evenly spread, over whose states that divergence is measured; null: all. A measurement over
     all costs a forward pass, and a round takes some seven."""

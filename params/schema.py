@@ -113,7 +113,7 @@ class Replay(Config):
     once their divergence from the policy exceeds ``drift_bound``. ``entropy``: ``per_round`` is scaled by the
     policy's entropy, relative to that of the first update."""
     drift_bound: PositiveFloat = 3e-3
-    """Largest mean Jensen-Shannon divergence of a cohort from the policy, in nats a token."""
+    """Largest mean Jensen-Shannon divergence of a cohort from the policy, in nats per token."""
     pool: str | None = None
     """A finished run, or the artefact of a policy, whose answers are replayed instead of the run's own;
     null: the run's own."""
@@ -181,9 +181,9 @@ class Rollout(Config):
     """One round of sampling."""
 
     problems_per_round: PositiveInt = 12
-    """Training problems a round."""
+    """Training problems per round."""
     samples_per_problem: Annotated[int, Field(ge=2)] = 8
-    """Responses a problem: the group that advantages are computed over."""
+    """Responses per problem: the group that advantages are computed over."""
     max_response_tokens: PositiveInt = 32
     """Longest response, in tokens."""
     temperature: PositiveFloat = 1.0
@@ -225,7 +225,7 @@ class Update(Config):
     epochs: PositiveInt = 1
     """Passes over a round's rollouts."""
     minibatches: PositiveInt = 1
-    """Optimiser steps a pass; problems are split evenly among them."""
+    """Optimiser steps per pass; problems are split evenly among them."""
     measure_terms: bool = False
     """Measure the norm of each loss term's own gradient, which takes a backward pass more for each."""
     attention: Literal["products", "flex"] = "products"
@@ -253,7 +253,7 @@ class Evaluate(Config):
     every: PositiveInt = 5
     """Rounds between evaluations; the base model and the last policy are always evaluated."""
     samples_per_problem: PositiveInt = 4
-    """Responses a problem at the rollout temperature."""
+    """Responses per problem at the rollout temperature."""
     pass_at: tuple[PositiveInt, ...] = (1, 4)
     """The k of pass@k; none larger than samples_per_problem."""
     scored_problems: PositiveInt | None = None

@@ -26,14 +26,24 @@ def file_of(module: str) -> Path | None:
     return None
 
 
-def load(module: str, where: str) -> ModuleType:
-    """Import a module of the user's own. Raises ``BadInput`` that begins with ``where`` for one not found."""
+def source(module: str, where: str) -> Path:
+    """The file of a module. Raises ``BadInput`` that begins with ``where`` for one not found."""
     if not all(part.isidentifier() for part in module.split(".")):
         raise BadInput(f"{where}: '{module}'; expected a module's name, such as my_package.my_module")
-    if file_of(module) is None:
+    path = file_of(module)
+    if path is None:
         raise BadInput(
             f"{where}: no module '{module}'; expected {module.replace('.', '/')}.py in the current directory "
             "or on PYTHONPATH"
         )
+    return path
+
+
+def load(module: str, where: str) -> ModuleType:
+    """Import it. Raises ``BadInput`` for one that is not found or cannot be imported."""
+    path = source(module, where)
     sys.path[:] = [*(entry for entry in search_path() if entry not in sys.path), *sys.path]
-    return importlib.import_module(module)
+    try:
+        return importlib.import_module(module)
+    except (ImportError, SyntaxError) as error:
+        raise BadInput(f"{where}: {path}: cannot be imported ({error})") from None

@@ -122,7 +122,7 @@ def _history(store: Store, artefact: Artefact, tree: Tree, seen: set[str] | None
 
 def export_merged(name: str, target: Path) -> str:
     """Write the last finished policy of a run as a plain folder with merged weights."""
-    from tasks.policy import kept
+    from tasks.policy.job_policy import job_policy
 
     directory = run_directory(workspace(), name)
     record = Record.read(directory)
@@ -138,7 +138,7 @@ def export_merged(name: str, target: Path) -> str:
     new.mkdir(parents=True)
     with Context(scratch=new) as context:
         job = Job(_params(record), last.round, {"model": base}, new, context)
-        trainer = kept.kept(job)
+        trainer = job_policy(job)
         trainer.restore(made.path)
         trainer.merged(new)
     new.rename(target)

@@ -59,10 +59,10 @@ class RemoteInputs:
         return {key: value for key, value in options.items() if isinstance(value, str)}
 
     def _input(self, url: str) -> Any:
-        from tasks.remote.inputs import Input  # boto3 takes a second, and few runs need it
+        from tasks.remote.inputs import RemoteInput  # boto3 takes a second, and few runs need it
 
         settings = settings_of(self._root, self._params.store) or self._params.store
-        return self._context.keep(("input", url), lambda: Input(_at(settings, url), url))
+        return self._context.keep(("input", url), lambda: RemoteInput(_at(settings, url), url))
 
 
 def _at(settings: Settings, url: str) -> Settings:

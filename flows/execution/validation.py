@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from algorithms import contract
+from algorithms.contract import Hooks, Recipe
 from flows.execution import external_policy
 from params.base import BadInput
 from params.load import compose
@@ -20,28 +20,26 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 def settled(params: Params) -> Params:
     """The parameters with every part checked and ``engine: auto`` decided. Raises ``BadInput``."""
-    objective = params.method.objective
-    module = contract.find(objective.name, "token_loss", "method.objective")
-    options = objective.resolve(module.Config, "method.objective")
-    wanted = module.top_k(options) if hasattr(module, "top_k") else 0
+    method, recipe = params.method, Recipe.of(params.method)
+    part, options = recipe.objective
+    wanted = part.top_k(options) if part.top_k else 0
     if wanted > params.rollout.top_logprobs:
         raise BadInput(
             f"rollout.top_logprobs: {params.rollout.top_logprobs} kept at each position; expected at least "
-            f"{wanted}, which method.objective {objective.name} compares"
+            f"{wanted}, which method.objective {method.objective.name} compares"
         )
-    for index, term in enumerate(params.method.terms):
-        where = f"method.terms.{index}"
-        found = contract.find(term.name, "term", where)
-        options = term.resolve(found.Config, where)
-        stored = hasattr(found, "entropy_from") and found.entropy_from(options) == "stored"
-        if stored and not params.rollout.entropy:
+    for index, term in enumerate(method.terms):
+        part, options = recipe.terms[index]
+        if part.entropy_from and part.entropy_from(options) == "stored" and not params.rollout.entropy:
             raise BadInput(
-                f"rollout.entropy: false keeps no entropies; expected true, or entropy: policy in {where}, "
-                f"{term.name}"
+                "rollout.entropy: false keeps no entropies; expected true, or entropy: policy in "
+                f"method.terms.{index}, {term.name}"
             )
-        if hasattr(found, "draw"):
-            raise BadInput(f"{where}: {term.name} replays and brings its term; expected it in method.replay")
-    _check_replay(params)
+        if part.draw:
+            raise BadInput(
+                f"method.terms.{index}: {term.name} replays and brings its term; expected it in method.replay"
+            )
+    _check_replay(params, recipe.replay[0] if recipe.replay else None)
     trackers.check(params.trackers)
     source, judge = params.task.problems, params.task.reward
     source.resolve(find_source(source.name, "task.problems").Config, "task.problems")
@@ -59,29 +57,27 @@ def settled(params: Params) -> Params:
     return params.model_copy(update={"engine": engine})
 
 
-def _check_replay(params: Params) -> None:
+def _check_replay(params: Params, part: Hooks | None) -> None:
     """Refuse what a replay method cannot work with, or would work without."""
     choice, rules = params.method.replay, params.replay
-    module = contract.find(choice.name, "draw", "method.replay") if choice else None
-    if choice and module:
-        choice.resolve(module.Config, "method.replay")
+    if choice and part:
         if rules.pool is None and rules.admit == "none":
             raise BadInput(
                 f"replay.admit: none keeps the buffer empty that method.replay {choice.name} draws from; "
                 "expected correct, correct_unless_all or all"
             )
-        if hasattr(module, "problems"):
+        if part.problems:
             chooser = f"method.replay {choice.name} chooses problems from its own buffer"
             if rules.pool is not None:
                 raise BadInput(f"replay.pool: {chooser}; expected null")
             if params.rollout.refill_batches:
                 raise BadInput(f"rollout.refill_batches: {chooser}; expected 0")
-    if rules.sizing == "drift" and not hasattr(module, "MEASURES_DRIFT"):
+    if rules.sizing == "drift" and not (part and part.MEASURES_DRIFT):
         raise BadInput(
             "replay.sizing: drift needs a method.replay that measures it; expected dyjr there, or age here"
         )
     if rules.pool is not None:
-        if module is None:
+        if part is None:
             raise BadInput("replay.pool: nothing draws from it; expected a method.replay, such as rlep")
         external_policy.find(rules.pool, "replay.pool")
 

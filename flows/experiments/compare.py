@@ -1,4 +1,4 @@
-"""A comparison of methods, by the laboratory's crew: methods × seeds, each run resuming by itself.
+"""A comparison of methods, by the laboratory's worker pool: methods × seeds, each run resuming by itself.
 
 Runs lie under ``runs/NAME-METHOD-sSEED`` and share the workspace's cache: all methods of a seed stand on one
 model and one set of problems, and on the same first rollouts unless a method samples differently.
@@ -14,7 +14,7 @@ from flows.environment import workspace
 from flows.execution.runner import run_directory, spelled
 from flows.experiments.display import display
 from flows.experiments.study import Made, Work, checked, make
-from flows.experiments.worker_pool import Crew, Event, Run
+from flows.experiments.worker_pool import Event, Run, WorkerPool
 from params.base import BadInput, nearest
 from params.compare import Comparison
 from params.lab import Lab, trials
@@ -59,8 +59,8 @@ def run_one(asked: Comparison, only: str, as_json: bool = False) -> int:
         raise BadInput(f"--only {only}: no such run{nearest(only, names)}")
     root, run = workspace(), Run(names[only])
     title = f"compare {work.name}"
-    with display(title, [run], 1, as_json) as shown, Crew(root, work.name, [run], 1) as crew:
-        for each, event in crew.events():
+    with display(title, [run], 1, as_json) as shown, WorkerPool(root, work.name, [run], 1) as pool:
+        for each, event in pool.events():
             shown.tell(each, event)
     if run.outcome == "finished":
         write(run_directory(root, run.trial.name))

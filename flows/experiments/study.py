@@ -15,7 +15,7 @@ from flows.execution.runner import run_directory
 from flows.execution.source import SOURCE
 from flows.execution.validation import settled
 from flows.experiments.display import display
-from flows.experiments.worker_pool import Crew, Event, Run
+from flows.experiments.worker_pool import Event, Run, WorkerPool
 from params.base import BadInput
 from params.lab import Lab, Trial
 from tasks.artefacts.artefact import Artefact, Source, canonical, seal
@@ -76,9 +76,9 @@ def make(work: Work, as_json: bool, listen: Callable[[Run, Event], None] | None 
         title = f"{work.kind} {work.name}"
         with (
             display(title, runs, work.workers, as_json, listen) as shown,
-            Crew(root, work.name, runs, work.workers) as crew,
+            WorkerPool(root, work.name, runs, work.workers) as pool,
         ):
-            for run, event in crew.events():
+            for run, event in pool.events():
                 shown.tell(run, event)
         if all(run.outcome == "failed" for run in runs):
             print(f"ostinato: {title}: no run came to its end", file=sys.stderr)

@@ -6,11 +6,9 @@ stages run one after the other without Prefect, as DVC runs them, and share one 
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from flows.environment import prepare_threads
 from flows.execution.budget import spend
@@ -25,46 +23,39 @@ from tasks.artefacts.record import Step
 from tasks.artefacts.store import Store
 from tasks.core.context import Context
 from tasks.core.errors import StageFailure
-from tasks.core.parent_death import die_with
+from tasks.core.json_worker import Parent
 from tasks.report.trackers import track
 
 
 class Wire(Watch):
-    """Says one JSON object a line."""
+    """Sends the process that asked for a run what happens in it."""
 
-    def __init__(self, out: TextIO) -> None:
-        self._out = out
+    def __init__(self, parent: Parent) -> None:
+        self._parent = parent
 
     def end(self, node: Node, step: Step, artefact: Artefact) -> None:
         """A finished stage."""
         facts = {"place": node.place, "stage": node.stage.name, "outcome": step.outcome}
-        self.say({"event": "stage", **facts, "seconds": step.seconds})
+        self._parent.send({"event": "stage", **facts, "seconds": step.seconds})
 
     def note(self, text: str) -> None:
         """A note."""
-        self.say({"event": "note", "text": text})
-
-    def say(self, event: dict[str, Any]) -> None:
-        """One line."""
-        self._out.write(json.dumps(event) + "\n")
-        self._out.flush()
+        self._parent.send({"event": "note", "text": text})
 
 
-def serve(root: Path, orders: TextIO, out: TextIO) -> None:
+def serve(root: Path, parent: Parent) -> None:
     """Make one run after the other, until there are no more orders.
 
     What a person or a model's numbers can be blamed for ends the run; anything else is a fault of ours and
     ends the process, with its traceback in the log.
     """
-    wire = Wire(out)
-    for line in orders:
-        order = json.loads(line)
+    for order in parent:
         try:
-            make(root, order, wire)
+            make(root, order, Wire(parent))
         except (BadInput, StageFailure) as error:
-            wire.say({"event": "end", "outcome": _kind(error), "why": " ".join(str(error).split())})
+            parent.send({"event": "end", "outcome": _kind(error), "why": " ".join(str(error).split())})
         else:
-            wire.say({"event": "end", "outcome": "finished", "why": ""})
+            parent.send({"event": "end", "outcome": "finished", "why": ""})
 
 
 def make(root: Path, order: dict[str, Any], watch: Watch) -> None:
@@ -95,12 +86,9 @@ def _kind(error: Exception) -> str:
 
 
 def main(root: str, parent: str) -> None:
-    """Serve on a private copy of standard output: what libraries print goes to the log."""
-    die_with(int(parent))
+    """Serve the process that started this one."""
     prepare_threads()
-    out = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    serve(Path(root), sys.stdin, out)
+    serve(Path(root), Parent(int(parent)))
 
 
 if __name__ == "__main__":

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import queue
-import subprocess
 import sys
 import threading
 import time
@@ -16,11 +14,10 @@ from typing import Any
 
 from flows.execution.runner import spelled
 from params.lab import Trial
+from tasks.core.json_process import JsonProcess, ProcessFailure, environment
 
 Event = dict[str, Any]
-ROOT = Path(__file__).parents[2]
-PATIENCE = 10.0
-"""Seconds that a process may take to end once its output has ended."""
+COMMAND = (sys.executable, "-m", "flows.experiments.worker")
 
 
 @dataclass
@@ -57,11 +54,8 @@ class Run:
         return {**told, "outcome": self.outcome, "why": self.why, **counts}
 
 
-class Crew:
-    """Makes runs in ``count`` processes, each with one thread here that feeds it.
-
-    The thread, not the caller, starts the process: on Linux it dies with the thread that started it.
-    """
+class WorkerPool:
+    """Makes runs in ``count`` processes, each with one thread here that feeds it."""
 
     def __init__(self, root: Path, name: str, runs: Sequence[Run], count: int) -> None:
         self._root = root
@@ -71,14 +65,14 @@ class Crew:
         for run in runs:
             self._waiting.put(run)
         self._events: queue.SimpleQueue[tuple[Run, Event] | None] = queue.SimpleQueue()
-        self._processes: dict[int, subprocess.Popen[str]] = {}
+        self._processes: dict[int, JsonProcess] = {}
         self._stopping = False
         self._threads = [
             threading.Thread(target=self._serve, args=(index,), daemon=True, name=f"lab-{index}")
             for index in range(min(count, len(runs)))
         ]
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> WorkerPool:
         for thread in self._threads:
             thread.start()
         return self
@@ -113,58 +107,41 @@ class Crew:
                 self._events.put((run, event))
         process = self._processes.get(index)
         if process is not None:
-            process.kill()
-            process.communicate()
+            process.close(0.0)
         self._events.put(None)
 
     def _make(self, index: int, trial: Trial) -> Iterator[Event]:
         process = self._processes.get(index)
-        if process is None or process.poll() is not None:
+        if process is None or not process.alive:
+            if process is not None:
+                process.close(0.0)
             process = self._processes[index] = self._start(index)
         if self._stopping:
             process.kill()
-        assert process.stdin is not None
-        assert process.stdout is not None
         yield {"event": "begin"}
         try:
-            process.stdin.write(json.dumps(order(trial)) + "\n")
-            process.stdin.flush()
-        except BrokenPipeError:
-            yield self._died(index, process)
-            return
-        for line in process.stdout:
-            event = json.loads(line)
-            yield event
-            if event["event"] == "end":
-                return
-        yield self._died(index, process)
+            process.send(order(trial))
+            ended = False
+            while not ended:
+                event = process.receive()
+                ended = event["event"] == "end"
+                yield event
+        except ProcessFailure as failure:
+            yield self._died(index, process, failure)
 
-    def _start(self, index: int) -> subprocess.Popen[str]:
-        search = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        with self._log(index).open("w") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "flows.experiments.worker", str(self._root), str(os.getpid())],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                env={**os.environ, "PYTHONPATH": search, "OMP_NUM_THREADS": "1"},
-                start_new_session=True,  # an interrupt is for us: we end them
-            )
+    def _start(self, index: int) -> JsonProcess:
+        self._log(index).unlink(missing_ok=True)
+        command = [*COMMAND, str(self._root), str(os.getpid())]
+        return JsonProcess(f"worker {index}", command, environment(OMP_NUM_THREADS="1"), self._log(index))
 
-    def _died(self, index: int, process: subprocess.Popen[str]) -> Event:
-        try:
-            code = process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            code = process.wait()
-        how = f"exit code {code}" if code >= 0 else f"signal {-code}"
-        said = self._log(index).read_text(errors="replace").strip().splitlines()
-        last = f": {said[-1].strip()}" if said else ""
+    def _died(self, index: int, process: JsonProcess, failure: ProcessFailure) -> Event:
+        process.close(0.0)
+        last = f": {failure.last_words}" if failure.last_words else ""
         kept = self._logs / f"died-{process.pid}.log"
         if not self._stopping:
             self._log(index).rename(kept)
-        return {"event": "end", "outcome": "failed", "why": f"its process died ({how}){last} (see {kept})"}
+        why = f"its process died ({failure.ended}){last} (see {kept})"
+        return {"event": "end", "outcome": "failed", "why": why}
 
     def _log(self, index: int) -> Path:
         return self._logs / f"worker-{index}.log"

@@ -48,9 +48,9 @@ REPLAY = pa.schema(
 )
 
 
-CLIPS = pa.schema(
+SPANS = pa.schema(
     [
-        pa.field("term", pa.string(), nullable=False),  # the auxiliary term that learns from the clip
+        pa.field("term", pa.string(), nullable=False),  # the auxiliary term that learns from the span
         pa.field("problem_id", pa.string(), nullable=False),
         pa.field("group", pa.int32(), nullable=False),
         pa.field("sample", pa.int32(), nullable=False),
@@ -61,10 +61,10 @@ CLIPS = pa.schema(
         pa.field("entropy", pa.float32(), nullable=False),  # its mean, in nats
         pa.field("selection", pa.string(), nullable=False),  # the rule by which it was chosen
         pa.field("tokens", pa.int32(), nullable=False),  # of the whole response
-        pa.field("before", pa.string(), nullable=False),  # text of the clip up to the step, the step,
+        pa.field("before", pa.string(), nullable=False),  # text of the span up to the step, the step,
         pa.field("step", pa.string(), nullable=False),
-        pa.field("after", pa.string(), nullable=False),  # the clip after it,
-        pa.field("beyond", pa.string(), nullable=False),  # and the response after the clip
+        pa.field("after", pa.string(), nullable=False),  # the span after it,
+        pa.field("beyond", pa.string(), nullable=False),  # and the response after the span
     ]
 )
 

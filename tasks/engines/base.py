@@ -41,7 +41,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Completion:
+class Response:
     """One sampled response."""
 
     token_ids: tuple[int, ...]
@@ -69,8 +69,8 @@ def silent(done: int, tokens: int) -> None:
     """Progress that nobody asked for."""
 
 
-def ignore(index: int, completion: Completion) -> None:
-    """A completion that nobody waits for."""
+def ignore(index: int, response: Response) -> None:
+    """A response that nobody waits for."""
 
 
 def identity(policy: Path | None) -> str:
@@ -95,11 +95,11 @@ class Engine(Protocol):
         requests: Sequence[Request],
         sampling: Sampling,
         tell: Callable[[int, int], None] = silent,
-        finished: Callable[[int, Completion], None] = ignore,
-    ) -> list[Completion]:
-        """One completion a request, in the order of the requests; ``tell(responses done, tokens so far)``.
+        finished: Callable[[int, Response], None] = ignore,
+    ) -> list[Response]:
+        """The response to each request, in the same order; ``tell(responses done, tokens so far)``.
 
-        ``finished(index, completion)`` hears of each as soon as it is whole, in any order. Both are called by
+        ``finished(index, response)`` hears of each as soon as it is whole, in any order. Both are called by
         the thread that called ``generate``. Raises ``EngineFailure``.
         """
 

@@ -15,9 +15,10 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
-from tasks.engines.base import Completion, EngineFailure
+from tasks.engines.base import EngineFailure, Response
 from tasks.engines.http import Lost
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a lost server is waited for."""
+    """How long to wait for a lost server."""
 
     first: float = 1.0
     """Seconds before it is tried again."""
@@ -34,9 +35,9 @@ class Patience:
     longest: float = 60.0
     """Seconds between two tries at most."""
     tries: int = 5
-    """Failures in a row after which nobody waits for it any more, where no other server is left."""
+    """Failures in a row after which a batch fails rather than wait for it, where no other server is left."""
     watch: float = 5.0
-    """Seconds between two looks at a server's health."""
+    """Seconds between two checks of a server's health."""
     losses: int = 8
     """Servers that may be lost under one piece of work before it is held to be the cause."""
 
@@ -52,12 +53,12 @@ class Server(Protocol):
 
     def healthy(self) -> None: ...
 
-    def hang_up(self) -> None: ...
+    def abort(self) -> None: ...
 
 
 @dataclass
-class Post:
-    """A server's place in the crew."""
+class ServerState:
+    """A server of the pool, and how it is at the moment."""
 
     server: Any
     up: bool = False
@@ -86,9 +87,9 @@ class Post:
         log.warning("left out: %s", reason)
 
 
-def nobody(posts: Iterable[Post]) -> EngineFailure:
-    """What is said when no server is left."""
-    return EngineFailure("no server is left: " + "; ".join(post.reason for post in posts))
+def none_left(states: Iterable[ServerState]) -> EngineFailure:
+    """The error for when no server is left."""
+    return EngineFailure("no server is left: " + "; ".join(state.reason for state in states))
 
 
 class Dispatch:
@@ -96,135 +97,135 @@ class Dispatch:
 
     def __init__(
         self,
-        posts: Sequence[Post],
+        states: Sequence[ServerState],
         groups: Iterable[Sequence[int]],
         capacity: int,
-        work: Callable[[Any, int], Completion],
-        revive: Callable[[Post], None],
+        work: Callable[[Any, int], Response],
+        reconnect: Callable[[ServerState], None],
         patience: Patience,
     ) -> None:
-        """``work(server, index)`` does one piece, or raises ``Lost`` or ``EngineFailure``. ``revive(post)``
-        tries a lost server again and notes in its post what came of it. A server with ``capacity`` pieces
-        under way is given no further group.
+        """``work(server, index)`` does one piece, or raises ``Lost`` or ``EngineFailure``.
+
+        ``reconnect(state)`` tries a lost server again and notes in its state what came of it. A server with
+        ``capacity`` pieces under way is given no further group.
         """
-        self._posts = posts
+        self._states = states
         self._waiting = collections.deque((g, list(group)) for g, group in enumerate(groups))
         self._count = sum(len(group) for _, group in self._waiting)
         self._capacity = capacity
         self._work = work
-        self._revive = revive
+        self._reconnect = reconnect
         self._patience = patience
-        self._done: dict[int, Completion] = {}
+        self._done: dict[int, Response] = {}
         self._losses: collections.Counter[int] = collections.Counter()
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._ended = threading.Event()
-        self._reviving: set[int] = set()
-        self._finished: Callable[[int, Completion], None]
+        self._reconnecting: set[int] = set()
+        self._finished: Callable[[int, Response], None]
 
-    def run(self, finished: Callable[[int, Completion], None]) -> dict[int, Completion]:
+    def run(self, finished: Callable[[int, Response], None]) -> dict[int, Response]:
         """Every piece's result; ``finished(index, result)`` hears of each. Raises ``EngineFailure``."""
         self._finished = finished
-        for post in self._posts:
-            post.held.clear()
-        pools = [ThreadPoolExecutor(self._capacity) for _ in self._posts]
-        menders = ThreadPoolExecutor(len(self._posts))
-        watchers = [threading.Thread(target=self._watch, args=(post,), daemon=True) for post in self._posts]
-        for watcher in watchers:
-            watcher.start()
+        for state in self._states:
+            state.held.clear()
+        pools = [ThreadPoolExecutor(self._capacity) for _ in self._states]
+        reconnects = ThreadPoolExecutor(len(self._states))
+        for state in self._states:
+            threading.Thread(target=self._watch, args=(state,), daemon=True).start()
         try:
             while len(self._done) < self._count:
                 self._assign(pools)
-                self._mend(menders)
+                self._reconnect_due(reconnects)
                 try:
                     self._events.get(timeout=self._wait())()
                 except queue.Empty:
                     continue
         finally:
             self._ended.set()
-            for post in self._posts:
-                if post.held:
-                    post.server.hang_up()
-            for pool in (*pools, menders):
+            for state in self._states:
+                if state.held:
+                    state.server.abort()
+            for pool in (*pools, reconnects):
                 pool.shutdown(wait=False, cancel_futures=True)
         return self._done
 
     def _wait(self) -> float:
-        """Seconds until a lost server is due, or a look around."""
+        """Seconds until a lost server is to be tried again, or its health checked."""
         now = time.monotonic()
-        due = [p.again - now for i, p in enumerate(self._posts) if self._mendable(i, p)]
+        due = [s.again - now for i, s in enumerate(self._states) if self._may_reconnect(i, s)]
         return max(0.0, min([self._patience.watch, *due]))
 
     def _assign(self, pools: Sequence[ThreadPoolExecutor]) -> None:
         while self._waiting:
-            ready = [i for i, p in enumerate(self._posts) if p.up and len(p.held) < self._capacity]
+            ready = [i for i, s in enumerate(self._states) if s.up and len(s.held) < self._capacity]
             if not ready:
                 return
-            chosen = min(ready, key=lambda i: len(self._posts[i].held))
-            post, (group, members) = self._posts[chosen], self._waiting.popleft()
+            chosen = min(ready, key=lambda i: len(self._states[i].held))
+            state, (group, members) = self._states[chosen], self._waiting.popleft()
             for index in members:
-                post.held[index] = group
-                future = pools[chosen].submit(self._try, post, post.epoch, index)
-                future.add_done_callback(self._tell(post, post.epoch, index))
+                state.held[index] = group
+                future = pools[chosen].submit(self._try, state, state.epoch, index)
+                future.add_done_callback(self._tell(state, state.epoch, index))
 
-    def _try(self, post: Post, epoch: int, index: int) -> Completion | None:
+    def _try(self, state: ServerState, epoch: int, index: int) -> Response | None:
         """``None`` where it is not wanted any more."""
-        return self._work(post.server, index) if epoch == post.epoch and not self._ended.is_set() else None
+        return self._work(state.server, index) if epoch == state.epoch and not self._ended.is_set() else None
 
-    def _tell(self, post: Post, epoch: int, index: int) -> Callable[[Future[Completion | None]], None]:
-        def heard(future: Future[Completion | None]) -> None:
+    def _tell(self, state: ServerState, epoch: int, index: int) -> Callable[[Future[Response | None]], None]:
+        def heard(future: Future[Response | None]) -> None:
             if not future.cancelled():
-                self._events.put(lambda: self._received(post, epoch, index, future))
+                self._events.put(lambda: self._received(state, epoch, index, future))
 
         return heard
 
-    def _received(self, post: Post, epoch: int, index: int, future: Future[Completion | None]) -> None:
+    def _received(self, state: ServerState, epoch: int, index: int, future: Future[Response | None]) -> None:
         error = future.exception()
         if isinstance(error, Lost):
-            self._lost(post, epoch, str(error))
+            self._lost(state, epoch, str(error))
             return
         made = future.result()  # raises what else went wrong
         if made is None or index in self._done:
             return
         self._done[index] = made
-        if epoch == post.epoch:
-            post.held.pop(index, None)
-            post.failures = 0
+        if epoch == state.epoch:
+            state.held.pop(index, None)
+            state.failures = 0
         self._finished(index, made)
 
-    def _lost(self, post: Post, epoch: int, reason: str) -> None:
-        if epoch != post.epoch:
+    def _lost(self, state: ServerState, epoch: int, reason: str) -> None:
+        if epoch != state.epoch:
             return
-        post.epoch += 1
-        post.lose(reason, self._patience)
-        held, post.held = post.held, {}
+        state.epoch += 1
+        state.lose(reason, self._patience)
+        held, state.held = state.held, {}
         log.warning("lost %s with %d requests, which go to the others", reason, len(held))
         groups: dict[int, list[int]] = {}
         for index, group in held.items():
             if index not in self._done:
                 groups.setdefault(group, []).append(index)
                 self._losses[index] += 1
-        post.server.hang_up()
+        state.server.abort()
         worst = max(self._losses.values(), default=0)
         if worst > self._patience.losses:
             raise EngineFailure(f"{worst} servers were lost under the same request; the last: {reason}")
         self._waiting.extendleft(reversed(groups.items()))
 
-    def _mendable(self, place: int, post: Post) -> bool:
-        return not post.up and not post.out and place not in self._reviving
+    def _may_reconnect(self, place: int, state: ServerState) -> bool:
+        return not state.up and not state.out and place not in self._reconnecting
 
-    def _mend(self, menders: ThreadPoolExecutor) -> None:
-        """Try again whoever is due; give up where nobody is left to wait for."""
-        up = any(post.up for post in self._posts)
-        given_up = all(p.out or p.failures >= self._patience.tries for p in self._posts)
-        if not up and given_up and not self._reviving:
-            raise nobody(self._posts)
-        for place, post in enumerate(self._posts):
-            if self._mendable(place, post) and post.again <= time.monotonic():
-                self._reviving.add(place)
-                future = menders.submit(self._revive, post)
-                future.add_done_callback(self._mended(place))
+    def _reconnect_due(self, reconnects: ThreadPoolExecutor) -> None:
+        """Reconnect the servers whose wait is over; fail where none is left to wait for."""
+        up = any(state.up for state in self._states)
+        given_up = all(s.out or s.failures >= self._patience.tries for s in self._states)
+        if not up and given_up and not self._reconnecting:
+            raise none_left(self._states)
+        for place, state in enumerate(self._states):
+            if self._may_reconnect(place, state) and state.again <= time.monotonic():
+                self._reconnecting.add(place)
+                future = reconnects.submit(self._reconnect, state)
+                future.add_done_callback(self._reconnected(place))
 
-    def _mended(self, place: int) -> Callable[[Future[None]], None]:
+    def _reconnected(self, place: int) -> Callable[[Future[None]], None]:
         def heard(future: Future[None]) -> None:
             if not future.cancelled():
                 self._events.put(lambda: self._back(place, future))
@@ -232,19 +233,18 @@ class Dispatch:
         return heard
 
     def _back(self, place: int, future: Future[None]) -> None:
-        self._reviving.discard(place)
+        self._reconnecting.discard(place)
         future.result()
-        post = self._posts[place]
-        if post.up:
-            log.warning("back: %s", post.server.address)
+        state = self._states[place]
+        if state.up:
+            log.warning("back: %s", state.server.address)
 
-    def _watch(self, post: Post) -> None:
-        """Look at a server's health as long as the work goes on."""
+    def _watch(self, state: ServerState) -> None:
+        """Check a server's health as long as the work goes on."""
         while not self._ended.wait(self._patience.watch):
-            epoch = post.epoch
-            if post.up and post.held:
+            epoch = state.epoch
+            if state.up and state.held:
                 try:
-                    post.server.healthy()
+                    state.server.healthy()
                 except (Lost, EngineFailure) as error:
-                    reason = str(error)
-                    self._events.put(lambda epoch=epoch, reason=reason: self._lost(post, epoch, reason))  # type: ignore[misc]
+                    self._events.put(partial(self._lost, state, epoch, str(error)))

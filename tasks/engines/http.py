@@ -58,18 +58,18 @@ class Client:
         """The answer to ``body``; raises ``Lost`` or ``Refused``."""
         return self._ask("POST", path, json.dumps(body), seconds)
 
-    def hang_up(self) -> None:
+    def abort(self) -> None:
         """End every exchange under way: whoever waits for an answer gets ``Lost``."""
         with self._lock:
-            for line in self._open:
+            for sock in self._open:
                 with contextlib.suppress(OSError):
-                    line.shutdown(socket.SHUT_RDWR)
+                    sock.shutdown(socket.SHUT_RDWR)
 
     def _ask(self, method: str, path: str, body: str | None, seconds: float) -> Any:
         connection = self._kind(self._host, self._port, timeout=min(seconds, CONNECT_SECONDS))
         try:
             connection.connect()
-            with self._talking(connection.sock, seconds):
+            with self._registered(connection.sock, seconds):
                 connection.request(method, path, body, self._headers)
                 answer = connection.getresponse()
                 return self._content(path, answer.status, answer.read())
@@ -82,19 +82,19 @@ class Client:
             connection.close()
 
     @contextlib.contextmanager
-    def _talking(self, line: socket.socket, seconds: float) -> Iterator[None]:
-        line.settimeout(seconds)
-        line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    def _registered(self, sock: socket.socket, seconds: float) -> Iterator[None]:
+        sock.settimeout(seconds)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in KEEP_ALIVE:
             if hasattr(socket, option):
-                line.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
         with self._lock:
-            self._open.add(line)
+            self._open.add(sock)
         try:
             yield
         finally:
             with self._lock:
-                self._open.discard(line)
+                self._open.discard(sock)
 
     def _content(self, path: str, status: int, data: bytes) -> Any:
         try:

@@ -24,7 +24,7 @@ from params.base import BadInput
 from params.schema import Params
 from tasks.core.seeds import seed
 from tasks.engines import float8
-from tasks.engines.base import Completion, EngineFailure, Request, Sampling, identity, ignore, silent
+from tasks.engines.base import EngineFailure, Request, Response, Sampling, identity, ignore, silent
 from tasks.policy.policy import Policy
 
 PAGE = 32
@@ -64,10 +64,10 @@ class InProcess:
         requests: Sequence[Request],
         sampling: Sampling,
         tell: Callable[[int, int], None] = silent,
-        finished: Callable[[int, Completion], None] = ignore,
-    ) -> list[Completion]:
+        finished: Callable[[int, Response], None] = ignore,
+    ) -> list[Response]:
         """See ``Engine``."""
-        done: dict[int, Completion] = {}
+        done: dict[int, Response] = {}
         if not requests:
             return []
         config, families = self._plan(requests, sampling.max_tokens)
@@ -78,7 +78,7 @@ class InProcess:
                 output = manager.get_result(timeout=POLL_SECONDS)
                 if output is not None:
                     index = drawing.index[output.request_id]
-                    done[index] = _completion(output, sampling, drawing.told.pop(output.request_id))
+                    done[index] = _response(output, sampling, drawing.told.pop(output.request_id))
                     finished(index, done[index])
                 elif not manager.is_running():
                     raise EngineFailure(f"transformers: ended after {len(done)} of {len(requests)} responses")
@@ -144,7 +144,8 @@ class InProcess:
         """A manager at work on all requests. It has them before it starts: no batch depends on timing."""
         network = self._network
         devices = [network.device] if network.device.type == "cuda" else []
-        plain = GenerationConfig(  # the model's own would bring top-k, temperature and a length
+        # The model's own would bring top-k, temperature and a length.
+        plain = GenerationConfig(
             do_sample=True,
             temperature=1.0,
             top_k=0,
@@ -239,13 +240,13 @@ def _families(requests: Sequence[Request]) -> list[list[int]]:
     return [[index] for index in range(len(requests))]
 
 
-def _completion(output: GenerationOutput, sampling: Sampling, told: _Told) -> Completion:
+def _response(output: GenerationOutput, sampling: Sampling, told: _Told) -> Response:
     if output.error is not None:
         raise EngineFailure(f"transformers: {output.error}")
     tokens, logp = tuple(output.generated_tokens), tuple(output.logprobs)
     reason = "stop" if tokens and tokens[-1] in sampling.stop_ids else "length"
     likely, spread = tuple(told[0]), tuple(told[2])
-    made = Completion(tokens, logp, reason, likely, tuple(told[1]), spread)
+    made = Response(tokens, logp, reason, likely, tuple(told[1]), spread)
     if not made.complete(sampling):
         raise EngineFailure(
             f"transformers: {len(tokens)} tokens with {len(logp)} log-probabilities, {len(likely)} of likely "

@@ -58,7 +58,7 @@ def chosen_engines(settings: EngineSettings) -> tuple[str, ...]:
 
 def kept(job: Job) -> Engine:
     """The engine over this job's base model, started once a run."""
-    from tasks.policy.kept import kept as policy  # torch, which whoever asks for a name need not wait for
+    from tasks.policy.job_policy import job_policy  # torch, which whoever asks for a name need not wait for
 
     base, params = job.inputs["model"], job.params
     name = resolve(params.engine.name, params.engine.start_servers)
@@ -66,7 +66,7 @@ def kept(job: Job) -> Engine:
     def make() -> Engine:
         module = importlib.import_module(ENGINES[name].module)
         made: Engine = module.open_engine(
-            base.path, functools.partial(policy, job), params, job.context.scratch
+            base.path, functools.partial(job_policy, job), params, job.context.scratch
         )
         return made
 

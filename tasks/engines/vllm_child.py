@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from params.schema import Params
+from tasks.core.json_process import JsonProcess, ProcessFailure
 from tasks.engines import float8, probe, vllm_options
-from tasks.engines.base import BASE, Completion, EngineFailure, Request, Sampling, identity, ignore, silent
-from tasks.engines.json_process import Child
+from tasks.engines.base import BASE, EngineFailure, Request, Response, Sampling, identity, ignore, silent
 from tasks.policy.policy import Policy
 
 ROUNDED = "-float8"
@@ -39,9 +39,9 @@ class Vllm:
         self._adapters = 0
         self._held: str | None = None
         self._before = (torch.empty(0), torch.empty(0))  # scores of the probe: the engine's, the trainer's
-        self._child = self._start()
+        self._start()
         with contextlib.ExitStack() as otherwise:
-            otherwise.callback(self._child.close)
+            otherwise.callback(self._process.close)
             self._policy = policy()
             self._rounded = float8.Rounded(self._policy, params) if rounds else None
             self._probe = probe.Probe(self._policy.tokenizer, params.model.context)
@@ -53,10 +53,10 @@ class Vllm:
         Weights in float8 are merged and rounded here, and the trainer's scores are those of the same ones.
         """
         held = identity(policy) + (ROUNDED if self._rounded is not None else "")
-        if held == self._held and self._child.alive:
+        if held == self._held and self._process.alive:
             self._policy.restore(policy)
             return
-        if self._held is None or not self._child.alive:
+        if self._held is None or not self._process.alive:
             self._await_base()
         if held != self._held:
             self._policy.restore(policy)
@@ -72,11 +72,11 @@ class Vllm:
         requests: Sequence[Request],
         sampling: Sampling,
         tell: Callable[[int, int], None] = silent,
-        finished: Callable[[int, Completion], None] = ignore,
-    ) -> list[Completion]:
+        finished: Callable[[int, Response], None] = ignore,
+    ) -> list[Response]:
         """See ``Engine``."""
         prompts = {prompt: i for i, prompt in enumerate(dict.fromkeys(r.prompt_ids for r in requests))}
-        self._child.send(
+        self._send(
             {
                 "do": "generate",
                 "prompts": list(prompts),
@@ -89,25 +89,25 @@ class Vllm:
             },
             self._params.engine.reply_timeout,
         )
-        done: dict[int, Completion] = {}
-        while "ok" not in (message := self._child.receive(self._params.engine.reply_timeout)):
+        done: dict[int, Response] = {}
+        while "ok" not in (message := self._receive(self._params.engine.reply_timeout)):
             if "index" in message:
                 index = message["index"]
-                done[index] = _completion(message, sampling)
+                done[index] = _response(message, sampling)
                 finished(index, done[index])
             else:
                 tell(len(done), message["tokens"])
         if len(done) != len(requests):
             raise EngineFailure(f"vllm: {len(done)} of {len(requests)} responses came back")
-        tell(len(done), sum(len(completion.token_ids) for completion in done.values()))
+        tell(len(done), sum(len(response.token_ids) for response in done.values()))
         return [done[index] for index in range(len(requests))]
 
     def close(self) -> None:
         """End the process."""
-        self._child.close()
+        self._process.close()
 
-    def _start(self) -> Child:
-        child = Child(
+    def _start(self) -> None:
+        self._process = JsonProcess(
             "vllm",
             [sys.executable, "-m", "tasks.engines.vllm_worker", str(os.getpid())],
             vllm_options.environment(self._params),
@@ -116,13 +116,13 @@ class Vllm:
         architectures = json.loads((self._base / "config.json").read_text())["architectures"]
         options = vllm_options.arguments(self._base, self._params, self._adapts)
         opening = {"do": "open", "options": options, "architectures": architectures}
-        child.send(opening, self._params.engine.start_timeout)
-        return child
+        self._send(opening, self._params.engine.start_timeout)
 
     def _await_base(self) -> None:
         """Wait until the process serves the base model as it is; start another where it has died since."""
-        if not self._child.alive and self._held is not None:
-            self._child = self._start()
+        if not self._process.alive and self._held is not None:
+            self._process.close(0.0)
+            self._start()
         self._held = None
         self._reply(self._params.engine.start_timeout)
         self._policy.restore(None)
@@ -151,18 +151,30 @@ class Vllm:
         return engine, trainer
 
     def _ask(self, do: str, **arguments: Any) -> Any:
-        self._child.send({"do": do, **arguments}, self._params.engine.reply_timeout)
+        self._send({"do": do, **arguments}, self._params.engine.reply_timeout)
         return self._reply(self._params.engine.reply_timeout)
 
     def _reply(self, seconds: float) -> Any:
-        message = self._child.receive(seconds)
+        message = self._receive(seconds)
         if "ok" not in message:
             raise EngineFailure(f"vllm: expected a reply, got {message}")
         return message["ok"]
 
+    def _send(self, message: dict[str, Any], seconds: float) -> None:
+        try:
+            self._process.send(message, seconds)
+        except ProcessFailure as failure:
+            raise EngineFailure(str(failure)) from None
 
-def _completion(message: dict[str, Any], sampling: Sampling) -> Completion:
-    made = Completion(
+    def _receive(self, seconds: float) -> Any:
+        try:
+            return self._process.receive(seconds)
+        except ProcessFailure as failure:
+            raise EngineFailure(str(failure)) from None
+
+
+def _response(message: dict[str, Any], sampling: Sampling) -> Response:
+    made = Response(
         token_ids=tuple(message["ids"]),
         logp=tuple(message["logp"]),
         finish_reason=message["finish"],

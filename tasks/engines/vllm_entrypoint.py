@@ -1,7 +1,7 @@
 """vLLM's own server: ``python -m tasks.engines.vllm_entrypoint [--with-parent] ARGUMENTS``.
 
 With ``--with-parent`` it ends with whoever started it, as soon as its standard input does, and takes the
-processes that it started with it; what it prints goes to the log.
+other processes of its group with it; what it prints goes to the log.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ def main() -> None:
     """Serve until told to stop."""
     if WITH_PARENT in sys.argv:
         sys.argv.remove(WITH_PARENT)
-        os.setsid()
         os.dup2(2, 1)
         threading.Thread(target=_end_with_input, daemon=True).start()
     runpy.run_module(MODULE, run_name="__main__", alter_sys=True)

@@ -1,4 +1,4 @@
-"""The key of a vLLM server, asked for at every door: vLLM guards ``/v1`` and ``/inference`` alone, and
+"""The key of a vLLM server, asked for on every route: vLLM guards ``/v1`` and ``/inference`` alone, and
 whoever reaches ``/collective_rpc`` puts in other weights.
 """
 

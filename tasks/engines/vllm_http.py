@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.engines.base import Completion, EngineFailure, Request, Sampling
+from tasks.engines.base import EngineFailure, Request, Response, Sampling
 from tasks.engines.http import Client, Lost, Refused
 
 UNNAMED = "default"
@@ -20,7 +20,7 @@ HOW = "expected a server as `ostinato engine serve` starts it"
 FORGET_SECONDS = 10.0
 
 
-class Remote:
+class ServerClient:
     """The server at one address. All methods raise ``Lost`` and ``EngineFailure``."""
 
     def __init__(self, client: Client, health_seconds: float, reply_seconds: float) -> None:
@@ -85,7 +85,7 @@ class Remote:
             found += [entry[str(t)]["logprob"] for t, entry in zip(response, entries, strict=True)]
         return found
 
-    def sample(self, request: Request, sampling: Sampling, weights: str) -> Completion:
+    def sample(self, request: Request, sampling: Sampling, weights: str) -> Response:
         """One response, by the weights of this name and no others."""
         answer = self._generate(
             request.prompt_ids,
@@ -109,7 +109,7 @@ class Remote:
             for entry in sorted(place["top_logprobs"], key=lambda entry: int(entry["rank"]))
             if entry["rank"] <= sampling.top
         ]
-        made = Completion(
+        made = Response(
             token_ids=tuple(choice["token_ids"]),
             logp=tuple(place["logprob"] for place in places),
             finish_reason=choice["finish_reason"],
@@ -126,9 +126,9 @@ class Remote:
             )
         return made
 
-    def hang_up(self) -> None:
+    def abort(self) -> None:
         """End every exchange under way."""
-        self._client.hang_up()
+        self._client.abort()
 
     def _generate(self, ids: Sequence[int], sampling: dict[str, Any]) -> Any:
         asked = {"detokenize": False, **sampling}

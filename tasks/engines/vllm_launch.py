@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from params.schema import Params
+from tasks.core.json_process import JsonProcess
 from tasks.engines import vllm_options
 from tasks.engines.base import EngineFailure
 from tasks.engines.http import Client, Lost
-from tasks.engines.json_process import Child
 from tasks.engines.vllm_entrypoint import WITH_PARENT
 from tasks.engines.vllm_extension import Extension
 from tasks.engines.vllm_guard import KEY, Guard
@@ -28,7 +28,7 @@ LOOK_SECONDS = 0.25
 """Between two looks at a server that starts."""
 
 
-class Local:
+class LocalServer:
     """A server of ours: a process that ends with this one."""
 
     def __init__(self, name: str, command: list[str], env: Mapping[str, str], log: Path, start: int) -> None:
@@ -38,13 +38,13 @@ class Local:
         self._name, self._log, self._start_seconds, self._env = name, log, start, dict(env)
         self._command = [*command, "--port", str(self.port)]
         self._client = Client(self.address, os.environ.get(KEY))
-        self._child = self._start()
+        self._process = self._start()
         self._fresh, self._closed = True, False
 
     @property
     def pid(self) -> int:
         """Its process id."""
-        return self._child.pid
+        return self._process.pid
 
     def ensure(self) -> bool:
         """Wait until it serves, started anew where it died or hangs; whether it is a new one.
@@ -53,20 +53,19 @@ class Local:
         """
         if self._closed:
             raise EngineFailure(f"{self._name}: closed")
-        if not self._fresh and self._child.alive and not self._serves(HEALTH_SECONDS):
-            self._child.close()
-        if not self._child.alive and not self._fresh:
-            self._child, self._fresh = self._start(), True
+        if not self._fresh and not (self._process.alive and self._serves(HEALTH_SECONDS)):
+            self._process.close()
+            self._process, self._fresh = self._start(), True
         if not self._fresh:
             return False
         until = time.monotonic() + self._start_seconds
         while not self._serves(LOOK_SECONDS * 4):
-            if not self._child.alive:
+            if not self._process.alive:
                 self._fresh = False
-                self._child.receive(1.0)  # raises with its last words
+                raise EngineFailure(str(self._process.death()))
             if self._closed or time.monotonic() > until:
                 self._fresh = False
-                self._child.close()
+                self._process.close()
                 raise EngineFailure(
                     f"{self._name}: did not serve within {self._start_seconds} s (log: {self._log})"
                 )
@@ -77,7 +76,7 @@ class Local:
     def close(self) -> None:
         """End it, with the processes that it started, for good."""
         self._closed = True
-        self._child.close()
+        self._process.close()
 
     def _serves(self, seconds: float) -> bool:
         try:
@@ -86,16 +85,16 @@ class Local:
             return False
         return True
 
-    def _start(self) -> Child:
-        return Child(self._name, self._command, self._env, self._log)
+    def _start(self) -> JsonProcess:
+        return JsonProcess(self._name, self._command, self._env, self._log)
 
 
-def local_servers(base: Path, params: Params, scratch: Path) -> list[Local]:
+def local_servers(base: Path, params: Params, scratch: Path) -> list[LocalServer]:
     """``engine.start_servers`` servers, started; cores, GPUs and memory are split among them."""
     count = params.engine.start_servers
     adapts = torch.cuda.is_available() and params.update.adapter == "lora" and params.engine.dtype != "float8"
     return [
-        Local(
+        LocalServer(
             f"vllm server {place + 1}",
             command(base, shared(params, count), adapts, LOOPBACK, with_parent=True),
             {**environment(params), **own_part(place, count)},

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from params.schema import Params
+from tasks.core import json_process
 
-ROOT = Path(__file__).parents[2]
 PREFILL_TOKENS = 4096
 CPU_BLOCK = 32
 """Positions in a block of the key-value cache on CPU. Samples of a prompt share its whole blocks alone, so a
@@ -60,9 +60,7 @@ def arguments(base: Path, params: Params, adapts: bool) -> dict[str, Any]:
 
 def environment(params: Params) -> dict[str, str]:
     """The environment of vLLM's process."""
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     settings = {
-        "PYTHONPATH": path,
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_HOST_IP": "127.0.0.1",
@@ -81,4 +79,4 @@ def environment(params: Params) -> dict[str, str]:
         openmp = Path(sys.prefix) / "lib" / "libiomp5.so"
         if openmp.is_file():
             settings["LD_PRELOAD"] = ":".join([str(openmp), *filter(None, [os.environ.get("LD_PRELOAD")])])
-    return {**os.environ, **settings}
+    return json_process.environment(**settings)

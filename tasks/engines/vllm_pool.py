@@ -1,4 +1,4 @@
-"""Any number of vLLM servers, seen from a stage: one policy on all, the work spread over those that live."""
+"""Any number of vLLM servers, seen from a stage: one policy on all, the work spread over those that run."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from torch import Tensor
 
 from params.schema import Params
 from tasks.engines import float8, probe
-from tasks.engines.base import BASE, Completion, EngineFailure, Request, Sampling, identity, ignore, silent
-from tasks.engines.dispatch import Dispatch, Patience, Post, nobody
+from tasks.engines.base import BASE, EngineFailure, Request, Response, Sampling, identity, ignore, silent
+from tasks.engines.dispatch import Dispatch, Patience, ServerState, none_left
 from tasks.engines.http import Client, Lost
 from tasks.engines.vllm_child import ROUNDED
 from tasks.engines.vllm_guard import KEY
-from tasks.engines.vllm_http import Remote
-from tasks.engines.vllm_launch import Local, local_servers
+from tasks.engines.vllm_http import ServerClient
+from tasks.engines.vllm_launch import LocalServer, local_servers
 from tasks.policy.policy import Policy
 
 log = logging.getLogger(__name__)
@@ -46,11 +46,11 @@ class Weights:
 
 
 @dataclass
-class Known:
-    """What is known of one server."""
+class PooledServer:
+    """One server, and what is known of it."""
 
-    remote: Remote
-    local: Local | None
+    client: ServerClient
+    local: LocalServer | None
     adapts: bool = False
     held: str | None = None
     """The weights that it was last verified to hold; ``None``: nothing is known of it."""
@@ -60,13 +60,13 @@ class Known:
 
     @property
     def address(self) -> str:
-        return self.remote.address
+        return self.client.address
 
     def healthy(self) -> None:
-        self.remote.healthy()
+        self.client.healthy()
 
-    def hang_up(self) -> None:
-        self.remote.hang_up()
+    def abort(self) -> None:
+        self.client.abort()
 
 
 class Servers:
@@ -89,8 +89,8 @@ class Servers:
         shared = Path(engine.weights_folder).expanduser() if engine.weights_folder else scratch
         self._folder = shared / f"weights-{os.getpid()}-{time.time_ns():x}"
         locals_ = local_servers(base, params, scratch)
-        self._posts = [Post(Known(self._remote(local.address), local)) for local in locals_]
-        self._posts += [Post(Known(self._remote(address), None)) for address in engine.servers]
+        self._states = [ServerState(PooledServer(self._client(local.address), local)) for local in locals_]
+        self._states += [ServerState(PooledServer(self._client(address), None)) for address in engine.servers]
         try:
             self._policy = policy()
         except BaseException:
@@ -113,9 +113,9 @@ class Servers:
         self._policy.restore(policy)
         if old is None or name != old.name:
             self._wanted = self._made(policy, name)
-            for post in self._posts:
-                post.out, post.failures = False, 0
-        self._muster(everyone=old is None)
+            for state in self._states:
+                state.out, state.failures = False, 0
+        self._connect_all(everyone=old is None)
         self._sweep()
 
     def generate(
@@ -123,17 +123,17 @@ class Servers:
         requests: Sequence[Request],
         sampling: Sampling,
         tell: Callable[[int, int], None] = silent,
-        finished: Callable[[int, Completion], None] = ignore,
-    ) -> list[Completion]:
+        finished: Callable[[int, Response], None] = ignore,
+    ) -> list[Response]:
         """See ``Engine``. Fails only when no server is left."""
         if sampling.entropy:
             raise EngineFailure("server: tells of no entropies")
         done, tokens, told = 0, 0, time.monotonic()
 
-        def heard(index: int, completion: Completion) -> None:
+        def heard(index: int, response: Response) -> None:
             nonlocal done, tokens, told
-            done, tokens = done + 1, tokens + len(completion.token_ids)
-            finished(index, completion)
+            done, tokens = done + 1, tokens + len(response.token_ids)
+            finished(index, response)
             if time.monotonic() - told > TELL_SECONDS:
                 told = time.monotonic()
                 tell(done, tokens)
@@ -143,11 +143,11 @@ class Servers:
             raise EngineFailure("server: nothing is loaded")
         self._refresh(wanted)
         dispatch = Dispatch(
-            self._posts,
-            groups(requests, len(self._posts)),
+            self._states,
+            groups(requests, len(self._states)),
             self._params.engine.max_sequences,
-            lambda known, index: known.remote.sample(requests[index], sampling, wanted.name),
-            self._bring,
+            lambda server, index: server.client.sample(requests[index], sampling, wanted.name),
+            self._connect,
             self._patience,
         )
         made = dispatch.run(heard)
@@ -156,14 +156,14 @@ class Servers:
 
     def close(self) -> None:
         """End the servers that are ours; the others keep what they hold."""
-        for post in self._posts:
-            if post.server.local is not None:
-                post.server.local.close()
+        for state in self._states:
+            if state.server.local is not None:
+                state.server.local.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _remote(self, address: str) -> Remote:
+    def _client(self, address: str) -> ServerClient:
         engine = self._params.engine
-        return Remote(Client(address, os.environ.get(KEY)), engine.health_timeout, engine.reply_timeout)
+        return ServerClient(Client(address, os.environ.get(KEY)), engine.health_timeout, engine.reply_timeout)
 
     def _made(self, policy: Path | None, name: str) -> Weights:
         """The policy that the trainer holds, where servers can read it."""
@@ -182,98 +182,98 @@ class Servers:
             if self._params.engine.weights_folder:
                 adapter = folder.with_name(folder.name + "-adapter")
                 shutil.copytree(policy / "adapter", adapter, dirs_exist_ok=True)
-        if not (takes and all(post.server.adapts for post in self._posts)):
+        if not (takes and all(state.server.adapts for state in self._states)):
             (self._rounded or self._policy).merged(folder)
         return Weights(name, folder, adapter, expected)
 
-    def _muster(self, everyone: bool) -> None:
-        """Give the policy to ``everyone``, or to those that were up; wait for one where none is."""
-        chosen = [post for post in self._posts if everyone or post.up]
+    def _connect_all(self, everyone: bool) -> None:
+        """Give the policy to every server, or to those that were up; wait for one where none is."""
+        chosen = [state for state in self._states if everyone or state.up]
         while True:
-            with ThreadPoolExecutor(len(self._posts)) as pool:
-                list(pool.map(self._bring, chosen))
-            if any(post.up for post in self._posts):
+            with ThreadPoolExecutor(len(self._states)) as pool:
+                list(pool.map(self._connect, chosen))
+            if any(state.up for state in self._states):
                 return
-            chosen = [p for p in self._posts if not p.out and p.failures < self._patience.tries]
+            chosen = [s for s in self._states if not s.out and s.failures < self._patience.tries]
             if not chosen:
-                raise nobody(self._posts)
-            time.sleep(max(0.0, min(post.again for post in chosen) - time.monotonic()))
+                raise none_left(self._states)
+            time.sleep(max(0.0, min(state.again for state in chosen) - time.monotonic()))
 
     def _sweep(self) -> None:
         """Remove the weights of before, unless a server that comes back is reading them."""
         with contextlib.ExitStack() as held:
-            for post in self._posts:
-                if not post.server.lock.acquire(blocking=False):
+            for state in self._states:
+                if not state.server.lock.acquire(blocking=False):
                     return
-                held.callback(post.server.lock.release)
+                held.callback(state.server.lock.release)
             for folder in self._folder.glob("*"):
                 if self._wanted is None or folder not in (self._wanted.folder, self._wanted.adapter):
                     shutil.rmtree(folder, ignore_errors=True)
 
     def _refresh(self, wanted: Weights) -> None:
-        """Empty the prefix caches, and find out who has started anew since."""
+        """Empty the prefix caches, and find out which servers have started anew since."""
 
-        def look(post: Post) -> None:
+        def look(state: ServerState) -> None:
             try:
-                if post.server.remote.holds() != wanted.name:
-                    raise Lost(f"{post.server.address}: has started anew and holds no policy")
-                post.server.remote.forget()
+                if state.server.client.holds() != wanted.name:
+                    raise Lost(f"{state.server.address}: has started anew and holds no policy")
+                state.server.client.forget()
             except Lost as lost:
-                post.lose(str(lost), self._patience)
-                post.again = 0.0
+                state.lose(str(lost), self._patience)
+                state.again = 0.0
 
-        with ThreadPoolExecutor(len(self._posts)) as pool:
-            list(pool.map(look, [post for post in self._posts if post.up]))
+        with ThreadPoolExecutor(len(self._states)) as pool:
+            list(pool.map(look, [state for state in self._states if state.up]))
 
-    def _bring(self, post: Post) -> None:
+    def _connect(self, state: ServerState) -> None:
         """Give one server the policy and verify that it holds it: up, lost or left out afterwards."""
-        known: Known = post.server
-        with known.lock:
+        server: PooledServer = state.server
+        with server.lock:
             wanted = self._wanted
             assert wanted is not None
             try:
-                if known.local is not None and known.local.ensure():
-                    known.held = None
-                if post.up and known.held == wanted.name:
+                if server.local is not None and server.local.ensure():
+                    server.held = None
+                if state.up and server.held == wanted.name:
                     return
-                if known.held is None or not post.up:
-                    self._greet(known)
-                self._give(known, wanted)
+                if server.held is None or not state.up:
+                    self._handshake(server)
+                self._give(server, wanted)
             except Lost as lost:
-                known.held = None
-                if str(lost) != post.reason:  # once, however often it is tried
+                server.held = None
+                if str(lost) != state.reason:  # once, however often it is tried
                     log.warning("not reached: %s", lost)
-                post.lose(str(lost), self._patience)
+                state.lose(str(lost), self._patience)
             except EngineFailure as failure:
-                known.held = None
-                post.leave_out(str(failure))
+                server.held = None
+                state.leave_out(str(failure))
             else:
-                post.up, post.out, post.reason = self._wanted is wanted, False, ""
+                state.up, state.out, state.reason = self._wanted is wanted, False, ""
 
-    def _greet(self, known: Known) -> None:
+    def _handshake(self, server: PooledServer) -> None:
         """Make sure that it is a server of this model, from its base weights on."""
-        said = known.remote.hello()
-        check_settings(known.address, said, self._params)
-        known.adapts = bool(said["lora"])
-        known.held = None
+        said = server.client.hello()
+        check_settings(server.address, said, self._params)
+        server.adapts = bool(said["lora"])
+        server.held = None
         assert self._plain is not None
-        self._give(known, self._plain)
+        self._give(server, self._plain)
 
-    def _give(self, known: Known, weights: Weights) -> None:
-        if known.held == weights.name:
+    def _give(self, server: PooledServer, weights: Weights) -> None:
+        if server.held == weights.name:
             return
-        if known.adapts and (weights.adapter is not None or weights.folder == self._base):
-            known.remote.adapt(weights.adapter, weights.name)
+        if server.adapts and (weights.adapter is not None or weights.folder == self._base):
+            server.client.adapt(weights.adapter, weights.name)
         else:
-            known.remote.take(weights.folder, weights.name)
-        engine = torch.tensor(known.remote.score(self._probe.prompts, self._probe.responses))
+            server.client.take(weights.folder, weights.name)
+        engine = torch.tensor(server.client.score(self._probe.prompts, self._probe.responses))
         try:
             probe.check(engine, weights.expected, self._params.engine.probe_tolerance)
-            if known.held is not None:
-                probe.check_changed(engine, known.before[0], weights.expected, known.before[1])
+            if server.held is not None:
+                probe.check_changed(engine, server.before[0], weights.expected, server.before[1])
         except EngineFailure as failure:
-            raise EngineFailure(f"server {known.address}: {failure}") from None
-        known.held, known.before = weights.name, (engine, weights.expected)
+            raise EngineFailure(f"server {server.address}: {failure}") from None
+        server.held, server.before = weights.name, (engine, weights.expected)
 
 
 def groups(requests: Sequence[Request], servers: int) -> list[list[int]]:

@@ -8,14 +8,13 @@ goes to the log. An error ends the process; its last words stand in the log.
 from __future__ import annotations
 
 import gc
-import json
 import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any, TextIO
+from typing import Any
 
-from tasks.core.parent_death import die_with
+from tasks.core.json_worker import Parent
 from tasks.engines.vllm_extension import renew_tied_head
 
 PROGRESS_SECONDS = 0.25
@@ -23,29 +22,22 @@ PROGRESS_SECONDS = 0.25
 
 def main(parent: int) -> None:
     """Serve one line after the other until the input ends."""
-    die_with(parent)
-    replies = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
+    starter = Parent(parent)
     gc.disable()  # a quarter of the start would be spent looking for garbage among modules
-    worker = Worker(replies)
-    for line in sys.stdin:
-        request = json.loads(line)
+    worker = Worker(starter)
+    for request in starter:
         method = getattr(worker, request.pop("do"))
-        worker.say({"ok": method(**request)})
+        starter.send({"ok": method(**request)})
     os._exit(0)  # nothing to save, and the library takes seconds to say goodbye
 
 
 class Worker:
     """Holds one ``vllm.LLM``. The public methods are what a line may ask for."""
 
-    def __init__(self, replies: TextIO) -> None:
-        self._replies = replies
+    def __init__(self, parent: Parent) -> None:
+        self._parent = parent
         self._llm: Any = None
         self._adapter: Any = None
-
-    def say(self, message: dict[str, Any]) -> None:
-        """One line out."""
-        self._replies.write(json.dumps(message) + "\n")
 
     def open(self, options: dict[str, Any], architectures: list[str]) -> dict[str, str]:
         """Load the model that ``options``, the arguments of ``vllm.LLM``, name."""
@@ -126,11 +118,11 @@ class Worker:
             for output in engine.step():
                 if output.finished:
                     spread = vllm_entropy.take(int(output.request_id)) if entropy else []
-                    self.say(_finished(output, top, spread))
+                    self._parent.send(_finished(output, top, spread))
                     done += 1
             if time.monotonic() - told > PROGRESS_SECONDS:
                 told = time.monotonic()
-                self.say({"tokens": tokens})
+                self._parent.send({"tokens": tokens})
         return done
 
     def _forget(self) -> None:

@@ -14,13 +14,14 @@ from algorithms.geometric import between, divergences, eta_of
 from params.distil import Student
 from tasks.artefacts.artefact import write_json
 from tasks.artefacts.tables import read_table
+from tasks.core.numbers import finite
 from tasks.core.stage import Job
 from tasks.erpd import student_samples
 from tasks.erpd.teacher_signal import Views, look
-from tasks.erpd.training import Course, Material, finite, joined, minibatches
+from tasks.erpd.training import Material, PhaseTraining, joined, minibatches
 from tasks.erpd.trust_region import Region, copied, laid
-from tasks.policy.full_vocabulary import Target, approach, divergence, hold
-from tasks.policy.kept import kept
+from tasks.policy.full_vocabulary import Target, add_kl_gradient, kl, policy_states
+from tasks.policy.job_policy import job_policy
 from tasks.policy.memory import peak_memory
 from tasks.policy.policy import Policy, offsets
 
@@ -37,28 +38,28 @@ def distil(job: Job) -> dict[str, float]:
     ``distil.student.measured_answers``, and does not exceed ``distil.student.budget``.
     """
     began = time.perf_counter()
-    policy = kept(job)
-    phase = Phase.of(job, policy)
-    if phase.mode != "none":
-        phase.run()
+    policy = job_policy(job)
+    student = Distillation.of(job, policy)
+    if student.mode != "none":
+        student.run()
     policy.save(job.out)
-    write_json(job.out / "metrics.json", phase.metrics())
+    write_json(job.out / "metrics.json", student.metrics())
     seconds = time.perf_counter() - began
     return {
         "peak_memory_bytes": peak_memory(policy.device),
         "seconds": seconds,
-        "trained_tokens_per_second": phase.course.meter.tokens / seconds,
+        "trained_tokens_per_second": student.training.meter.tokens / seconds,
     }
 
 
 @dataclass
-class Phase:
+class Distillation:
     """The student, on its way."""
 
     job: Job
     policy: Policy
     config: Student
-    course: Course
+    training: PhaseTraining
     mode: str
     said: dict[str, Any]
     """What the signal's stage measured."""
@@ -71,13 +72,13 @@ class Phase:
     answers: int = 0
 
     @classmethod
-    def of(cls, job: Job, policy: Policy) -> Phase:
+    def of(cls, job: Job, policy: Policy) -> Distillation:
         """At the base."""
         assert job.params.distil is not None
         base = job.inputs.get("policy")
         policy.restore(base.path if base else None)
         config, said = job.params.distil.student, job.inputs["signal"].json("metrics.json")
-        return cls(job, policy, config, Course.begin(policy, job.params, config), said["mode"], said)
+        return cls(job, policy, config, PhaseTraining.begin(policy, job.params, config), said["mode"], said)
 
     def run(self) -> None:
         """Every pass over the round's answers, or over fresh ones, until the budget is spent."""
@@ -136,7 +137,7 @@ class Phase:
         scaled = power * joined(signal, members) / std
         pull = 1.0 / std if far else 0.0
         term = distillation_term(batch, scaled, joined(material.base_logp, members), self.config, pull)
-        return self.course.step(material, members, batch, [term])
+        return self.training.step(material, members, batch, [term])
 
     def _exact(self, material: Material, members: list[int], target: Target) -> bool:
         """A step towards the target over the whole vocabulary."""
@@ -144,8 +145,8 @@ class Phase:
         prompts = [material.prompts[i] for i in members]
         responses = [material.responses[i] for i in members]
         chosen = [places[i] for i in members]
-        meter = approach(self.policy, prompts, responses, chosen, target, self._temperature())
-        return self.course.take(meter)
+        meter = add_kl_gradient(self.policy, prompts, responses, chosen, target, self._temperature())
+        return self.training.take(meter)
 
     def _target(self, views: Views) -> Target:
         """Positions to log pi_eta there, for the budget."""
@@ -153,28 +154,28 @@ class Phase:
 
         def parts(index: Tensor | slice) -> tuple[Tensor, Tensor]:
             base = views.base.logp(index)
-            return base, views.slope(mode, factors, index, base)
+            return base, views.log_ratio(mode, factors, index, base)
 
         if self.config.spread == "state":
 
             @torch.no_grad()
             def each(index: Tensor) -> Tensor:
-                base, slope = parts(index)
-                return geometric_target(base, base + slope, self.config.budget, most)[0]
+                base, log_ratio = parts(index)
+                return geometric_target(base, base + log_ratio, self.config.budget, most)[0]
 
             return each
         etas = [most * share for share in ETAS]
         total, count = torch.zeros(len(etas), dtype=torch.float64), 0
         for at in views.base.chunks():
-            base, slope = parts(at)
-            found = divergences(base, base + slope, etas)
+            base, log_ratio = parts(at)
+            found = divergences(base, base + log_ratio, etas)
             total, count = total + found.sum(0).cpu(), count + len(found)
         eta = self.eta = eta_of(etas, (total / max(count, 1)).tolist(), self.config.budget)
 
         @torch.no_grad()
         def same(index: Tensor) -> Tensor:
-            base, slope = parts(index)
-            return between(base, slope, base.new_full(base.shape[:1], eta))
+            base, log_ratio = parts(index)
+            return between(base, log_ratio, base.new_full(base.shape[:1], eta))
 
         return same
 
@@ -187,11 +188,11 @@ class Phase:
         if views:
             base = views.base.of(material.responses, chosen)
         else:
-            base = hold(self.policy, prompts, responses, self._temperature())
+            base = policy_states(self.policy, prompts, responses, self._temperature())
 
         def measure() -> float:
-            student = hold(self.policy, prompts, responses, self._temperature())
-            return float(divergence(student, base).double().mean())
+            student = policy_states(self.policy, prompts, responses, self._temperature())
+            return float(kl(student, base).double().mean())
 
         origin = self.region.origin if self.region else copied(self.policy)
         return Region(self.policy, self.config.budget, measure, origin)
@@ -225,7 +226,7 @@ class Phase:
     def metrics(self) -> dict[str, Any]:
         """Of the steps, and where they led."""
         found: dict[str, Any] = {
-            **self.course.metrics(),
+            **self.training.summary(),
             "kl": finite(self.region.kl) if self.region else 0.0,
             "budget": self.config.budget,
             "measured": self.region.measured if self.region else 0,

@@ -14,7 +14,7 @@ from tasks.artefacts.tables import read_table, write_table
 from tasks.core.stage import Job
 from tasks.erpd.teacher_signal import Pair, choose, look
 from tasks.erpd.training import held_out
-from tasks.policy.kept import kept
+from tasks.policy.job_policy import job_policy
 
 SIGNALS = pa.schema(
     [
@@ -31,12 +31,12 @@ def signal(job: Job) -> dict[str, float]:
     """``model``, ``rollout``, the round's base ``policy``, ``teach`` and ``unlearn`` into ``signal.parquet``.
 
     A row for each row of the rollouts, in their order. ``metrics.json`` tells the mode, the evidence for it,
-    the teachers' divergences from the base (nats a token, over the whole vocabulary and the states of the
+    the teachers' divergences from the base (nats per token, over the whole vocabulary and the states of the
     answers), and by teacher its ``factors`` in the whole.
     """
     began = time.perf_counter()
     assert job.params.distil is not None
-    policy = kept(job)
+    policy = job_policy(job)
     table = read_table(job.inputs["rollout"].file("rollouts.parquet"))
     prompts, responses = table["prompt_ids"].to_pylist(), table["response_ids"].to_pylist()
     views = look(job, policy, prompts, responses)

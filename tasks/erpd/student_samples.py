@@ -67,9 +67,9 @@ def sampled(job: Job, policy: Policy, attempt: int) -> Material:
         job.context.tell("sampling", done, len(asked), {})
 
     options = Sampling(job.params.rollout.temperature, limit, policy.stop_ids)
-    completions = engine.generate(asked, options, tell)
+    sampled = engine.generate(asked, options, tell)
     shutil.rmtree(place)
-    responses = [list(completion.token_ids) for completion in completions]
+    responses = [list(response.token_ids) for response in sampled]
     group = torch.tensor(rows["group"].to_pylist(), dtype=torch.int64)
     return Material(columns[0], responses, group, torch.full((len(asked),), float("nan")), [], [])
 

@@ -13,8 +13,8 @@ from params.distil import Teacher
 from tasks.artefacts.artefact import write_json
 from tasks.artefacts.tables import read_table
 from tasks.core.stage import Job
-from tasks.erpd.training import Course, Material, held_out, joined, minibatches
-from tasks.policy.kept import kept
+from tasks.erpd.training import Material, PhaseTraining, held_out, joined, minibatches
+from tasks.policy.job_policy import job_policy
 from tasks.policy.memory import peak_memory
 from tasks.policy.policy import Policy
 
@@ -42,23 +42,23 @@ def folder(artefact: Path, teachers: dict[str, Teacher], name: str) -> Path:
 def _fit(job: Job, stage: str, flipped: bool) -> dict[str, float]:
     began = time.perf_counter()
     assert job.params.distil is not None
-    policy, base = kept(job), job.inputs.get("policy")
+    policy, base = job_policy(job), job.inputs.get("policy")
     said: dict[str, Any] = {}
     tokens = 0
     for place, (name, config) in enumerate(job.params.distil.teachers.items()):
         policy.restore(base.path if base else None)
         material, members = _material(job, policy)
-        course = Course.begin(policy, job.params, config)
-        _run(job, stage, course, material, members, config, flipped, place)
+        training = PhaseTraining.begin(policy, job.params, config)
+        _run(job, stage, training, material, members, config, flipped, place)
         target = folder(job.out, job.params.distil.teachers, name)
         target.mkdir(exist_ok=True)
         policy.save(target)
         said[name] = {
-            **course.metrics(),
+            **training.summary(),
             "answers": len(members),
             "held_out": len(material.prompts) - len(members),
         }
-        tokens += course.meter.tokens
+        tokens += training.meter.tokens
     write_json(job.out / "metrics.json", said)
     seconds = time.perf_counter() - began
     return {
@@ -71,7 +71,7 @@ def _fit(job: Job, stage: str, flipped: bool) -> dict[str, float]:
 def _run(
     job: Job,
     stage: str,
-    course: Course,
+    training: PhaseTraining,
     material: Material,
     members: list[int],
     config: Teacher,
@@ -86,7 +86,7 @@ def _run(
         for part in parts:
             batch = material.batch(part, limit)
             term = teacher_term(batch, joined(material.base_logp, part), config, flipped, by_std)
-            course.step(material, part, batch, [term])
+            training.step(material, part, batch, [term])
         job.context.tell(stage, place * config.epochs + epoch + 1, count * config.epochs, {})
 
 

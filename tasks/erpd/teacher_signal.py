@@ -15,9 +15,11 @@ from algorithms.erpd import deviation, ranking, token_signal
 from params.distil import Distil
 from tasks.core.stage import Job
 from tasks.erpd.teach import folder
-from tasks.policy.full_vocabulary import Held, hold
+from tasks.policy.full_vocabulary import PolicyStates, policy_states
 from tasks.policy.policy import Policy
 
+Index = Tensor | slice
+"""Positions."""
 MODES = ("strong", "weak")
 """What a mode compares the teachers with: the base, or unlearned teachers."""
 
@@ -36,9 +38,9 @@ class Pair:
 class Views:
     """The base, the teachers and the unlearned teachers of a round, at the same T tokens."""
 
-    base: Held
-    teachers: dict[str, Held]
-    unlearned: dict[str, Held]
+    base: PolicyStates
+    teachers: dict[str, PolicyStates]
+    unlearned: dict[str, PolicyStates]
     base_logp: Tensor
     """[T]."""
     pairs: dict[str, dict[str, Pair]]
@@ -53,7 +55,7 @@ class Views:
         centred = sum((factors[name] * pair.centred for name, pair in pairs.items()), torch.zeros(()))
         return Pair(raw, centred)
 
-    def slope(self, mode: str, factors: Mapping[str, float], index: Tensor | slice, base: Tensor) -> Tensor:
+    def log_ratio(self, mode: str, factors: Mapping[str, float], index: Index, base: Tensor) -> Tensor:
         """The same over the whole vocabulary [t, V], where ``base`` [t, V] is the base's."""
         found = torch.zeros_like(base)
         for name, factor in factors.items():
@@ -68,11 +70,11 @@ def look(job: Job, policy: Policy, prompts: list[list[int]], responses: list[lis
     names, temperature = job.params.distil.teachers, job.params.rollout.temperature
     base = job.inputs.get("policy")
 
-    def held(path: Path | None) -> Held:
+    def held(path: Path | None) -> PolicyStates:
         policy.restore(path)
-        return hold(policy, prompts, responses, temperature)
+        return policy_states(policy, prompts, responses, temperature)
 
-    def all_of(stage: str) -> dict[str, Held]:
+    def all_of(stage: str) -> dict[str, PolicyStates]:
         made = job.inputs.get(stage)
         return {n: held(folder(made.path, names, n)) for n in names} if made else {}
 
@@ -131,7 +133,7 @@ def factors(views: Views, mode: str, distil: Distil) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChosenSignal:
     """Which signal it is to be, and why."""
 
     mode: str
@@ -147,7 +149,7 @@ class Choice:
 
 def choose(
     views: Views, distil: Distil, reward: Tensor, group: Tensor, lengths: list[int], unseen: set[int]
-) -> Choice:
+) -> ChosenSignal:
     """The mode asked for, or that whose summed signal ranks the unseen answers best.
 
     ``reward`` [S] is NaN where there is none. The evidence: ``auc`` by mode, within problems, over the
@@ -167,7 +169,7 @@ def choose(
     asked = distil.signal.mode
     mode = _best(evidence["auc"], evidence["auc_error"]) if asked == "auto" else asked
     compared = "strong" if mode == "extrapolated" else mode
-    return Choice(mode, factors(views, compared, distil) if mode != "none" else {}, evidence)
+    return ChosenSignal(mode, factors(views, compared, distil) if mode != "none" else {}, evidence)
 
 
 def _best(auc: Mapping[str, float | None], error: float | None) -> str:

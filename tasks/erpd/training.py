@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +15,11 @@ from algorithms.terms import Batch, Term
 from params.distil import Student, Teacher
 from params.schema import Params, Update
 from tasks.core import seeds
-from tasks.policy.gradient import Meter, Step, accumulate
+from tasks.core.numbers import finite
+from tasks.policy.gradient import Step
 from tasks.policy.optimiser import Optimiser
 from tasks.policy.policy import Policy
+from tasks.policy.training import Training
 
 
 @dataclass(frozen=True)
@@ -52,60 +54,29 @@ class Material:
         )
 
 
-@dataclass
-class Course:
-    """Optimiser steps of a phase: AdamW from rest."""
-
-    policy: Policy
-    optimiser: Optimiser
-    temperature: float
-    meter: Meter = field(default_factory=Meter)
-    norms: list[float] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-    refused: int = 0
+class PhaseTraining(Training):
+    """Steps of one of ERPD's phases: AdamW from rest, on fixed answers."""
 
     @classmethod
-    def begin(cls, policy: Policy, params: Params, phase: Teacher | Student) -> Course:
+    def begin(cls, policy: Policy, params: Params, phase: Teacher | Student) -> PhaseTraining:
         """For one phase's options."""
         rate = phase.learning_rate or params.update.learning_rate
         warm = phase.warmup_steps if isinstance(phase, Student) else 0
         settings: Update = params.update.model_copy(update={"learning_rate": rate, "warmup_steps": warm})
-        optimiser = Optimiser(policy.weights.masters, settings)
-        return cls(policy, optimiser, params.rollout.temperature)
+        return cls(policy, Optimiser(policy.weights.masters, settings), params.rollout.temperature)
 
     def step(self, material: Material, members: Sequence[int], batch: Batch, terms: Sequence[Term]) -> bool:
         """One step on the terms' loss; False where there was nothing to learn or it was refused."""
         prompts = [material.prompts[i] for i in members]
         responses = [material.responses[i] for i in members]
-        step = Step(prompts, responses, batch, terms)
-        return bool(step.live()) and self.take(accumulate(self.policy, step, self.temperature)[0])
+        made = self.gradient(Step(prompts, responses, batch, terms))
+        return made is not None and self.take(made[0])
 
-    def take(self, meter: Meter) -> bool:
-        """One step on gradients that are there already."""
-        norm = self.optimiser.step(meter.loss)
-        if norm is None:
-            self.refused += 1
-            return False
-        self.policy.stepped()
-        self.meter.merge(meter)
-        self.norms.append(norm)
-        self.losses.append(meter.loss)
-        return True
-
-    def metrics(self) -> dict[str, float | int | None]:
-        """Means over the steps, the first and the last loss; None where there was no step."""
-        taken = len(self.norms)
-        found: dict[str, float | int | None] = {
-            **self.meter.means(),
-            "loss": sum(self.losses) / taken if taken else None,
-            "first_loss": self.losses[0] if taken else None,
-            "last_loss": self.losses[-1] if taken else None,
-            "grad_norm": sum(self.norms) / taken if taken else None,
-            "steps": taken,
-            "refused_steps": self.refused,
-            "trained_tokens": self.meter.tokens,
-        }
-        return {name: finite(value) for name, value in found.items()}
+    def summary(self) -> dict[str, float | None]:
+        """The metrics, with the first and the last loss; None where there was no step."""
+        ends = {"first_loss": self.losses[0], "last_loss": self.losses[-1]} if self.losses else {}
+        known = {"first_loss": None, "last_loss": None, **self.metrics(), **ends}
+        return {name: finite(value) for name, value in known.items()}
 
 
 def minibatches(
@@ -133,8 +104,3 @@ def held_out(params: Params, round: int, rollouts: pa.Table) -> set[int]:
 def joined(values: Sequence[Tensor], members: Sequence[int]) -> Tensor:
     """Those responses' tokens, end to end."""
     return torch.cat([values[i] for i in members])
-
-
-def finite(value: float | int | None) -> float | int | None:
-    """None for what JSON has no number for."""
-    return value if value is not None and math.isfinite(value) else None

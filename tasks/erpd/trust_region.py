@@ -32,7 +32,7 @@ class Region:
 
     policy: Policy
     budget: float
-    """Largest divergence from the base, in nats a token."""
+    """Largest divergence from the base, in nats per token."""
     measure: Callable[[], float]
     """The divergence of the weights that ``policy`` holds."""
     origin: Weights

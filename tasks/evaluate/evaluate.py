@@ -1,4 +1,4 @@
-"""``evaluate``: what a policy makes of the held-out problems, at the rollout temperature and greedily."""
+"""The stage ``evaluate``: a policy's answers to the held-out problems, sampled and greedy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tasks.artefacts.artefact import write_json
 from tasks.artefacts.tables import read_table, write_table
 from tasks.core.stage import Job
 from tasks.evaluate.scores import ANSWERS, scores
-from tasks.policy import kept
+from tasks.policy.job_policy import job_policy
 from tasks.rollout.sampling import sample
 
 
@@ -23,7 +23,7 @@ def evaluate(job: Job) -> dict[str, float]:
     """``model``, ``problems`` and a ``policy``, if any, into ``scores.json`` and ``answers.parquet``.
 
     Without a policy the base model is measured, whose KL to the base is exactly 0. ``answers.parquet`` holds
-    ``evaluate.samples_per_problem`` answers a problem, then one greedy answer each.
+    ``evaluate.samples_per_problem`` answers per problem, then one greedy answer each.
     """
     began = time.perf_counter()
     held_out = read_table(job.inputs["problems"].file("held_out.parquet"))
@@ -31,12 +31,13 @@ def evaluate(job: Job) -> dict[str, float]:
     sampled = sample(job, "evaluate", held_out, job.params.evaluate.samples_per_problem, temperature)
     greedy = sample(job, "evaluate", held_out, 1, 0.0)
     scoring = time.perf_counter()
-    figures = token_figures(job, sampled.answers)
+    tokens = token_means(job, sampled.answers)
     scored = time.perf_counter()
-    told = [_told(job, held_out, part, g) for part, g in ((sampled.answers, False), (greedy.answers, True))]
-    answers = pa.concat_tables(told)
+    answers = pa.concat_tables(
+        [_readable(job, held_out, sampled.answers, False), _readable(job, held_out, greedy.answers, True)]
+    )
     write_table(job.out / "answers.parquet", answers)
-    write_json(job.out / "scores.json", scores(answers, figures, job.params, job.round))
+    write_json(job.out / "scores.json", scores(answers, tokens, job.params, job.round))
     return {
         **sampled.measured,
         "greedy_seconds": greedy.measured["sampling_seconds"] + greedy.measured["judging_seconds"],
@@ -45,13 +46,13 @@ def evaluate(job: Job) -> dict[str, float]:
     }
 
 
-def token_figures(job: Job, answers: pa.Table) -> dict[str, Any]:
+def token_means(job: Job, answers: pa.Table) -> dict[str, Any]:
     """Means over the tokens of the answers to ``evaluate.scored_problems``, by the trainer's forward pass at
     the rollout temperature: full-vocabulary entropy, the three largest probabilities, and KL to the base (k3)
     in nats."""
-    answers = _spread(answers, job.params.evaluate.scored_problems)
+    answers = _of_some_problems(answers, job.params.evaluate.scored_problems)
     current = job.inputs.get("policy")
-    trainer = kept.kept(job)
+    trainer = job_policy(job)
     trainer.restore(current.path if current else None)
     prompts = answers["prompt_ids"].to_pylist()
     responses = answers["response_ids"].to_pylist()
@@ -75,7 +76,7 @@ def token_figures(job: Job, answers: pa.Table) -> dict[str, Any]:
     }
 
 
-def _spread(answers: pa.Table, count: int | None) -> pa.Table:
+def _of_some_problems(answers: pa.Table, count: int | None) -> pa.Table:
     """The answers to ``count`` of the problems, evenly spread over all."""
     groups = pc.unique(answers["group"]).to_numpy()
     if count is None or count >= len(groups):
@@ -84,14 +85,14 @@ def _spread(answers: pa.Table, count: int | None) -> pa.Table:
     return answers.filter(pc.is_in(answers["group"], pa.array(chosen, answers["group"].type)))
 
 
-def _told(job: Job, held_out: pa.Table, answers: pa.Table, greedy: bool) -> pa.Table:
+def _readable(job: Job, held_out: pa.Table, answers: pa.Table, greedy: bool) -> pa.Table:
     """The answers with what a reader needs: question, gold answer, level, text."""
-    tokenizer = kept.kept(job).tokenizer
-    asked = held_out.select(["question", "answer", "level"]).take(answers["group"])
+    tokenizer = job_policy(job).tokenizer
+    problems = held_out.select(["question", "answer", "level"]).take(answers["group"])
     texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in answers["response_ids"].to_pylist()]
     columns = {
         **{name: answers[name] for name in answers.column_names},
-        **{name: asked[name] for name in asked.column_names},
+        **{name: problems[name] for name in problems.column_names},
         "response": texts,
         "greedy": pa.repeat(greedy, len(answers)),
     }

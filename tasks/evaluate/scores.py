@@ -1,4 +1,4 @@
-"""What a table of judged answers says of the policy that gave them: ``scores.json``."""
+"""Accuracy and other scores of a policy from a table of its judged answers: ``scores.json``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
+from algorithms.correct import CORRECT
 from algorithms.diagnostics import pass_at_k
 from params.schema import Params
 from tasks.artefacts.tables import ROLLOUTS
@@ -26,14 +27,14 @@ ANSWERS = pa.schema(
         pa.field("answer", pa.string(), nullable=False),  # the gold answer
         pa.field("level", pa.int32(), nullable=False),
         pa.field("response", pa.string(), nullable=False),  # decoded, without special tokens
-        pa.field("greedy", pa.bool_(), nullable=False),  # one a problem; the others are at the temperature
+        pa.field("greedy", pa.bool_(), nullable=False),  # one per problem; others are sampled
     ]
 )
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Judged answers and right ones, a value a problem; problems without a judged answer are not in it."""
+    """Judged and right answers, one value per problem; problems without a judged answer are not in it."""
 
     level: NDArray[np.int64]
     judged: NDArray[np.int64]
@@ -41,9 +42,9 @@ class Counts:
 
     @classmethod
     def of(cls, answers: pa.Table) -> Counts:
-        """Count the answers whose reward is not null; one is right when its reward is at least 1."""
+        """Count the answers whose reward is not null; one is right when ``algorithms.correct`` says so."""
         judged = answers.filter(pc.is_valid(answers["reward"]))
-        right = pc.cast(pc.greater_equal(judged["reward"], pa.scalar(1.0, pa.float32())), pa.int64())
+        right = pc.cast(pc.greater_equal(judged["reward"], CORRECT), pa.int64())
         grouped = (
             judged.select(["problem_id", "level"])
             .append_column("right", right)
@@ -53,11 +54,11 @@ class Counts:
         return cls(*(grouped[name].to_numpy() for name in ("level_min", "right_count", "right_sum")))
 
     def accuracy(self) -> NDArray[np.float64]:
-        """Share of right answers, a value a problem."""
+        """The share of right answers, one value per problem."""
         return self.right / self.judged
 
     def pass_at(self, k: int) -> NDArray[np.float64]:
-        """Unbiased pass@k, a value for each problem with at least ``k`` judged answers."""
+        """Unbiased pass@k, one value per problem with at least ``k`` judged answers."""
         enough = self.judged >= k
         right, judged = torch.as_tensor(self.right[enough]), self.judged[enough]
         found = np.zeros(len(judged))
@@ -67,11 +68,11 @@ class Counts:
         return found
 
 
-def scores(answers: pa.Table, token_figures: dict[str, Any], params: Params, round: int) -> dict[str, Any]:
-    """Every figure of one evaluation, determined by its arguments.
+def scores(answers: pa.Table, token_means: dict[str, Any], params: Params, round: int) -> dict[str, Any]:
+    """All scores of one evaluation.
 
     Accuracy is over the answers that the judge could judge; ``unjudged`` counts the others. Length,
-    truncation and the token figures are over all sampled answers, since no judge is needed for them.
+    truncation and the means over tokens are over all sampled answers, since no judge is needed for them.
     """
     sampled = answers.filter(pc.invert(answers["greedy"]))
     reasons = [reason[:REASON_CHARACTERS] for reason in answers["reward_error"].drop_null().to_pylist()]
@@ -102,11 +103,11 @@ def scores(answers: pa.Table, token_figures: dict[str, Any], params: Params, rou
             pc.cast(pc.equal(sampled["finish_reason"], pa.scalar("length")), pa.float64())
         ).as_py(),
         "reward_errors": dict(sorted(Counter(reasons).items())),
-        **token_figures,
+        **token_means,
     }
 
 
 def _interval(values: NDArray[np.float64], params: Params, round: int) -> Interval:
-    """Every figure sees the same resampled problems, so that equal figures have equal intervals."""
+    """All scores resample the same problems, so that equal scores have equal intervals."""
     generator = numpy_generator(params.seed, "evaluate", round, "bootstrap")
     return mean_interval(values, params.evaluate.confidence, params.evaluate.bootstrap_samples, generator)

@@ -24,6 +24,7 @@ from params.base import BadInput
 from params.schema import Params
 from tasks.core import seeds
 from tasks.policy import distributed
+from tasks.policy.load import head_weight
 from tasks.policy.trained_weights import TrainedWeights
 
 FOLDER = "adapter"
@@ -76,7 +77,7 @@ class AdapterWeights(TrainedWeights):
                 bound = 1.0 / math.sqrt(weight.shape[1])
                 generator = torch.Generator().manual_seed(seeds.seed(self._seed, "adapter", 0, name))
                 drawn = torch.empty(weight.shape).uniform_(-bound, bound, generator=generator)
-                weight.copy_(distributed.like(drawn, weight))
+                weight.copy_(distributed.placed_like(drawn, weight))
 
     def read(self, folder: Path) -> None:
         """Take the weights of ``folder/adapter``; raises ``BadInput`` where they do not fit."""
@@ -88,11 +89,11 @@ class AdapterWeights(TrainedWeights):
             raise BadInput(f"{path}: does not fit this model with update.lora_rank {self._config.r}")
         with torch.no_grad():
             for name, weight in self.masters.items():
-                weight.copy_(distributed.like(stored[name], weight))
+                weight.copy_(distributed.placed_like(stored[name], weight))
 
     def write(self, folder: Path) -> None:
         """``folder/adapter`` in peft's format."""
-        weights = distributed.gathered(self.masters)
+        weights = distributed.gather_full(self.masters)
         if not weights:
             return
         target = folder / FOLDER
@@ -147,8 +148,10 @@ class FusedLinear(PeftLinear):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """[..., in] to [..., out]."""
         if self.disable_adapters or self.merged:
-            return self.base_layer(x, *args, **kwargs)
-        return _LoraProduct.apply(x, *self.parts(), self.base_layer.bias, self.scale())
+            out: Tensor = self.base_layer(x, *args, **kwargs)
+            return out
+        apply: Callable[..., Tensor] = _LoraProduct.apply
+        return apply(x, *self.parts(), self.base_layer.bias, self.scale())
 
 
 class _LoraProduct(torch.autograd.Function):
@@ -179,8 +182,8 @@ class _LoraProduct(torch.autograd.Function):
 
 def _linear_layers(network: PreTrainedModel) -> list[str]:
     """Full names of all linear layers except the head, sorted."""
-    head = network.get_output_embeddings()
-    names = [n for n, m in network.named_modules() if isinstance(m, nn.Linear) and m is not head]
+    head = head_weight(network)
+    names = [n for n, m in network.named_modules() if isinstance(m, nn.Linear) and m.weight is not head]
     if not names:
         raise BadInput(
             f"{type(network).__name__}: has no linear layers for LoRA; expected update.adapter full"

@@ -1,9 +1,9 @@
-"""The processes that share one update: what each does, and what they tell each other.
+"""The ranks that share one update: which micro-batches each computes, and what they exchange.
 
-A process that nobody launched is rank 0 of 1, and everything here costs nothing. Otherwise each rank holds a
+A process without a launcher is rank 0 of 1, and everything here costs nothing. Otherwise each rank holds a
 shard of every layer's weights, gathers a layer's before it computes with it and adds up the layer's gradients
-over all ranks (FSDP2, ``torch.distributed.fsdp.fully_shard``). Passes are therefore in lock step: a rank that
-has run out of micro-batches goes through a filler's, which counts for nothing.
+over all ranks (FSDP2, ``torch.distributed.fsdp.fully_shard``). All ranks therefore make the same number of
+passes: a rank that has run out of micro-batches computes a dummy micro-batch, whose results are dropped.
 
 Gradients are summed, not averaged: a term has fixed its denominator over the whole step.
 """
@@ -31,62 +31,66 @@ T = TypeVar("T")
 N = TypeVar("N", bound=nn.Module)
 
 
-class Turn(NamedTuple):
-    """One place of a rank's work, and whether what it gives counts."""
+class Assignment(NamedTuple):
+    """A micro-batch that a rank computes, by its place in the plan; ``dummy`` where the result is dropped."""
 
-    place: int
-    counts: bool
+    micro_batch: int
+    dummy: bool
 
 
-def join(meeting: str, seconds: int) -> None:
-    """Become one of the ranks that the launcher started; they meet in the file ``meeting``.
+def join(rendezvous: str, timeout_seconds: int) -> None:
+    """Join the process group of the ranks that the launcher started; they find each other through the file
+    ``rendezvous``.
 
-    A rank that waits for the others for more than ``seconds`` fails. On GPUs each rank takes one.
+    A rank that waits for the others for longer than the timeout fails. On GPUs each rank takes one.
     """
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"
-    store = dist.FileStore(meeting, size)
+    store = dist.FileStore(rendezvous, size)
     dist.init_process_group(
-        backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=seconds)
+        backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout_seconds)
     )
 
 
 def leave() -> None:
-    """Say goodbye, once nobody needs anything any more."""
+    """Leave the process group, once every rank has come this far."""
     dist.barrier()
     dist.destroy_process_group()
 
 
-def count() -> int:
-    """How many ranks there are."""
+def world_size() -> int:
+    """The number of ranks."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def this() -> int:
-    """Which one this process is, from 0."""
+def rank() -> int:
+    """The rank of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def share(work: int) -> list[Turn]:
-    """Which of so many places this rank does, as many for every rank; n ranks take places in turn."""
-    places = range(this(), -(-work // count()) * count(), count())
-    return [Turn(place, True) if place < work else Turn(0, False) for place in places]
+def assigned(count: int) -> list[Assignment]:
+    """This rank's part of ``count`` micro-batches, round robin; equally many for every rank."""
+    indices = range(rank(), -(-count // world_size()) * world_size(), world_size())
+    return [Assignment(i, False) if i < count else Assignment(0, True) for i in indices]
 
 
-def in_order(mine: Sequence[T]) -> list[T]:
-    """What all ranks have of ``share``, which JSON can hold, in the order of the work, fillers at its end."""
-    if count() == 1:
+def gather_in_order(mine: Sequence[T]) -> list[T]:
+    """All ranks' results for what they were ``assigned``, in the order of the plan, dummies last.
+
+    A result is what JSON can hold.
+    """
+    if world_size() == 1:
         return list(mine)
-    turns = itertools.zip_longest(*_exchanged(list(mine)))
-    return [one for turn in turns for one in turn]
+    rounds = itertools.zip_longest(*_all_gather(list(mine)))
+    return [result for each in rounds for result in each]
 
 
-def joined(values: Tensor) -> Tensor:
-    """``values`` on the CPU, of which each rank knows a part and has NaN elsewhere, with all ranks' parts."""
-    if count() > 1:
+def reduce_known(values: Tensor) -> Tensor:
+    """All ranks' parts of ``values``, a CPU tensor of which each rank knows some and has NaN elsewhere."""
+    if world_size() > 1:
         known = ~values.isnan()
         values = values.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
         counts = known.to(torch.int32)
@@ -97,13 +101,13 @@ def joined(values: Tensor) -> Tensor:
 
 
 def shard(network: N, device: torch.device) -> N:
-    """Leave this rank its shard of the weights, on ``device``; ``within`` then brings them together.
+    """Leave this rank its shard of the weights, on ``device``; ``forward`` gathers them a layer at a time.
 
     Raises ``BadInput`` for a model that has no list of layers.
     """
-    if count() == 1:
+    if world_size() == 1:
         return network
-    mesh = init_device_mesh(device.type, (count(),))
+    mesh = init_device_mesh(device.type, (world_size(),))
     exact = MixedPrecisionPolicy(reduce_dtype=torch.float32)
     root = _Root(network)
     for layer in _layers(network):
@@ -117,15 +121,15 @@ def shard(network: N, device: torch.device) -> N:
     return network
 
 
-def within(network: nn.Module, work: Callable[[], T]) -> T:
-    """``work``, a forward pass of ``network``; it gives a tuple whose tensors may take part in a loss."""
+def forward(network: nn.Module, work: Callable[[], T]) -> T:
+    """Run ``work``, a forward pass of ``network``, its weights gathered; it returns tensors in a tuple."""
     root = getattr(network, ROOT, None)
     return work() if root is None else root(work)
 
 
 def gradients(loss: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tensor | None]:
-    """Of the loss with respect to the leaves; of leaves in shards, of all ranks' losses together."""
-    if count() == 1:
+    """Of the loss with respect to the leaves; where leaves are sharded, of the sum of all ranks' losses."""
+    if world_size() == 1:
         return torch.autograd.grad(loss, leaves, allow_unused=True)
     loss.backward()
     found = [leaf.grad for leaf in leaves]
@@ -134,31 +138,31 @@ def gradients(loss: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tensor | None]
     return found
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor without its shards, which all ranks must ask for."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """A sharded tensor whole again; every rank must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def gathered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Whole copies on the CPU, by name, for rank 0 to write; the others help and get nothing."""
+def gather_full(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Whole copies on the CPU, by name, for rank 0; the other ranks must call this too and get nothing."""
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        one = whole(tensor.detach())
-        if this() == 0:
+        one = full_tensor(tensor.detach())
+        if rank() == 0:
             found[name] = one.cpu().contiguous()
     return found
 
 
-def like(tensor: Tensor, held: Tensor) -> Tensor:
-    """A whole ``tensor`` on the device of ``held``, or this rank's shard of it where that is one."""
-    if isinstance(tensor, DTensor) or not isinstance(held, DTensor):
-        return tensor.to(held.device)
-    moved = tensor.to(held.device)
-    return distribute_tensor(moved, held.device_mesh, held.placements, src_data_rank=None)
+def placed_like(tensor: Tensor, target: Tensor) -> Tensor:
+    """A whole ``tensor`` on the device of ``target``; where that is sharded, this rank's shard of it."""
+    moved = tensor.to(target.device)
+    if isinstance(tensor, DTensor) or not isinstance(target, DTensor):
+        return moved
+    return distribute_tensor(moved, target.device_mesh, target.placements, src_data_rank=None)
 
 
 class _Root(nn.Module):
-    """What FSDP takes for the model: any computation with its weights is a forward pass."""
+    """The module that FSDP wraps: any computation with the network's weights is its forward pass."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -176,15 +180,15 @@ def _layers(network: nn.Module) -> Iterable[nn.Module]:
     return max(lists, key=len)
 
 
-def _exchanged(value: Any) -> list[Any]:
+def _all_gather(value: Any) -> list[Any]:
     """Every rank's value, by rank."""
     text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
-    lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(count())]
+    lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(world_size())]
     dist.all_gather(lengths, torch.tensor([len(text)]))
     longest = int(max(lengths))
     padded = torch.zeros(longest, dtype=torch.uint8)
     padded[: len(text)] = text
-    texts = [torch.empty(longest, dtype=torch.uint8) for _ in range(count())]
+    texts = [torch.empty(longest, dtype=torch.uint8) for _ in range(world_size())]
     dist.all_gather(texts, padded)
     return [
         json.loads(bytes(text[: int(length)].tolist())) for text, length in zip(texts, lengths, strict=True)

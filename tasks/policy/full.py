@@ -38,7 +38,7 @@ class FullWeights(TrainedWeights):
     ) -> None:
         self.model: Any = network
         self.network = distributed.shard(network, device)
-        self._load = lambda: distributed.shard(load(), device)
+        self._load: Callable[[], PreTrainedModel] = lambda: distributed.shard(load(), device)
         self._base: PreTrainedModel | None = None
         self._tokenizer = tokenizer
         self._live: dict[str, nn.Parameter] = dict(sorted(network.named_parameters()))
@@ -65,7 +65,7 @@ class FullWeights(TrainedWeights):
 
     def write(self, folder: Path) -> None:
         """``folder/weights``: a Hugging Face folder that holds the masters."""
-        weights = distributed.gathered(self.masters)
+        weights = distributed.gather_full(self.masters)
         if weights:
             save_folder(self.network, self._tokenizer, weights, folder / FOLDER)
 
@@ -97,5 +97,5 @@ class FullWeights(TrainedWeights):
     def _take(self, weights: dict[str, Any]) -> None:
         with torch.no_grad():
             for name, master in self.masters.items():
-                master.copy_(distributed.like(weights[name], master))
+                master.copy_(distributed.placed_like(weights[name], master))
         self.publish()

@@ -1,9 +1,8 @@
-"""What policies say of the whole vocabulary at the same positions: kept as hidden states, made a chunk at a
-time.
+"""Several policies' log-probabilities over the whole vocabulary at the same positions, and KL between them.
 
-A policy holds one set of weights at a time; divergences between two policies need both. Their hidden states
-[T, H] are kept in the processor's memory, 2 T H bytes each in bfloat16, and the log-probabilities [t, V] of a
-few positions are made when they are needed.
+A ``Policy`` holds one set of weights at a time; a divergence between two policies needs both. Their hidden
+states [T, H] are kept in the host's memory, 2 T H bytes each in bfloat16, and the log-probabilities [t, V] of
+a chunk of positions are computed when they are needed.
 """
 
 from __future__ import annotations
@@ -19,67 +18,68 @@ from torch.utils.checkpoint import checkpoint
 
 from tasks.policy import packing, threads
 from tasks.policy.gradient import Meter
-from tasks.policy.hidden_states import states
+from tasks.policy.hidden_states import batch_states
+from tasks.policy.load import head_weight
 from tasks.policy.policy import Policy, offsets
 
 CHUNK_BYTES = 16 << 20
-"""Log-probabilities of one policy at a chunk of positions on a CPU."""
+"""Size of one policy's log-probabilities at a chunk of positions, on a CPU."""
 GPU_CHUNK_BYTES = 256 << 20
 
 Target = Callable[[Tensor], Tensor]
-"""Positions [t] to log-probabilities [t, V]."""
+"""Places [t] of positions to log-probabilities [t, V] there."""
 
 
 @dataclass(frozen=True)
-class Held:
-    """One policy at T positions."""
+class PolicyStates:
+    """One policy's hidden states at T positions, from which its log-probabilities follow."""
 
     hidden: Tensor
     """[T, H] in the base type, on the CPU."""
     weight: Tensor
-    """[V, H] the head's."""
+    """[V, H], the head's."""
     temperature: float
 
     def logp(self, index: Tensor | slice) -> Tensor:
-        """Log-probabilities [t, V] of those positions, float32, where the head is."""
+        """Log-probabilities [t, V] at some positions, float32, on the head's device."""
         hidden = self.hidden[index].to(self.weight.device)
         return _logp(hidden, self.weight, self.temperature)
 
-    def of(self, responses: Sequence[packing.Ids], chosen: Sequence[int]) -> Held:
-        """The same at some of the responses that it was made for."""
-        parts = self.hidden.split([len(response) for response in responses])
-        return Held(torch.cat([parts[i] for i in chosen]), self.weight, self.temperature)
+    def of(self, responses: Sequence[packing.Ids], chosen: Sequence[int]) -> PolicyStates:
+        """The states of some of the ``responses`` that it was made for, by place."""
+        parts = torch.split(self.hidden, [len(response) for response in responses])
+        return PolicyStates(torch.cat([parts[i] for i in chosen]), self.weight, self.temperature)
 
     def chunks(self) -> Iterator[slice]:
-        """All positions, a few at a time."""
+        """All positions, a chunk at a time."""
         size = _chunk(self.weight)
         return (slice(i, min(i + size, len(self.hidden))) for i in range(0, len(self.hidden), size))
 
 
 @torch.no_grad()
-def hold(
+def policy_states(
     policy: Policy, prompts: Sequence[packing.Ids], responses: Sequence[packing.Ids], temperature: float
-) -> Held:
-    """The policy as it is now, at every token of the responses laid end to end."""
-    head = policy.network.get_output_embeddings().weight
+) -> PolicyStates:
+    """The states of the policy as it is now, at every token of the responses laid end to end."""
+    head = head_weight(policy.network)
     lengths = [len(response) for response in responses]
     starts = offsets(lengths)
     hidden = torch.empty(sum(lengths), head.shape[1], dtype=head.dtype)
 
-    def seen(chosen: list[packing.Row]) -> tuple[Tensor, Tensor]:
+    def states_of(chosen: list[packing.Row]) -> tuple[Tensor, Tensor]:
         batch = packing.build(chosen, responses, starts, policy.layout.flat)
         return batch.index, _states(policy, batch).cpu()
 
     with policy.passes():
-        work = [functools.partial(seen, chosen) for chosen in policy.plan(prompts, responses)]
-        for index, part in threads.in_order(policy.lanes, work):
+        jobs = [functools.partial(states_of, chosen) for chosen in policy.plan(prompts, responses)]
+        for index, part in threads.map_in_order(policy.thread_count, jobs):
             hidden[index] = part
-    return Held(hidden, head.detach().clone() if head.requires_grad else head, temperature)
+    return PolicyStates(hidden, head.detach().clone() if head.requires_grad else head, temperature)
 
 
 @torch.no_grad()
-def divergence(one: Held, other: Held) -> Tensor:
-    """KL(one | other) at each position [T], float32, over the whole vocabulary."""
+def kl(one: PolicyStates, other: PolicyStates) -> Tensor:
+    """KL(one | other) in nats at each position [T], float32, over the whole vocabulary."""
     parts = []
     for at in one.chunks():
         logp = one.logp(at)
@@ -87,7 +87,7 @@ def divergence(one: Held, other: Held) -> Tensor:
     return torch.cat(parts).clamp(min=0.0) if parts else torch.empty(0)
 
 
-def approach(
+def add_kl_gradient(
     policy: Policy,
     prompts: Sequence[packing.Ids],
     responses: Sequence[packing.Ids],
@@ -97,22 +97,23 @@ def approach(
 ) -> Meter:
     """Add the gradient of mean KL(policy | target) over the responses' positions to the policy's masters.
 
-    ``target`` is asked with places of the positions: response i's begin at ``places[i]``.
+    ``target`` gets the positions' places, where those of response i begin at ``places[i]``. The meter has the
+    sum of ``distance``, KL in nats; the pass stops early when the loss is no longer finite.
     """
     meter = Meter()
     count = sum(len(response) for response in responses)
 
-    def work(chosen: list[packing.Row]) -> tuple[Meter, Sequence[Tensor | None]]:
+    def forward_backward(chosen: list[packing.Row]) -> tuple[Meter, Sequence[Tensor | None]]:
         batch = packing.build(chosen, responses, places, policy.layout.flat)
         part = Meter(tokens=len(batch.index), positions=batch.input_ids.numel())
         hidden = _states(policy, batch)
-        weight = policy.network.get_output_embeddings().weight
+        weight = head_weight(policy.network)
         size = _chunk(weight)
         total = hidden.new_zeros((), dtype=torch.float32)
         for first in range(0, len(hidden), size):
             at = slice(first, first + size)
-            goal = target(batch.index[at])
-            found = checkpoint(_distance, hidden[at], weight, goal, temperature, use_reentrant=False)
+            wanted = target(batch.index[at])
+            found = checkpoint(_distance, hidden[at], weight, wanted, temperature, use_reentrant=False)
             part.add("distance", found.cpu())
             total = total + found.sum() / count
         part.loss = float(total.detach())
@@ -121,8 +122,8 @@ def approach(
         return part, policy.weights.gradients(total)
 
     with policy.passes():
-        plan = [functools.partial(work, chosen) for chosen in policy.plan(prompts, responses)]
-        for part, gradients in threads.in_order(policy.lanes, plan):
+        jobs = [functools.partial(forward_backward, chosen) for chosen in policy.plan(prompts, responses)]
+        for part, gradients in threads.map_in_order(policy.thread_count, jobs):
             meter.merge(part)
             if not math.isfinite(meter.loss):
                 break
@@ -143,7 +144,7 @@ def _logp(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
 def _states(policy: Policy, batch: packing.MicroBatch) -> Tensor:
     """The hidden states [t, H] from which a micro-batch's response tokens are predicted."""
     moved = batch.to(policy.device)
-    return states(policy.network, moved, policy.by_flex).flatten(0, 1).index_select(0, moved.at)
+    return batch_states(policy.network, moved, policy.by_flex).flatten(0, 1).index_select(0, moved.predictor)
 
 
 def _chunk(weight: Tensor) -> int:

@@ -1,4 +1,4 @@
-"""One optimiser step's gradient: the terms' sum over micro-batches, whatever the split."""
+"""The gradient of one optimiser step: the loss's terms summed over micro-batches, however these are cut."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Step:
     terms: Sequence[Term]
 
     def live(self) -> dict[int, int]:
-        """Responses with a token on which some term has a scale, each with the count of its tokens up to the
-        last such one; no others can change the gradient."""
+        """The responses that can change the gradient, those with a token on which some term's scale is not 0,
+        by place; each with the number of its tokens up to the last such one."""
         scaled = torch.zeros(len(self.batch.sequence), dtype=torch.bool)
         for term in self.terms:
             scaled |= term.scale != 0
@@ -39,10 +39,15 @@ class Step:
 
 @dataclass
 class Meter:
-    """Per-token values added up: means, and the largest for names that end in ``_max``."""
+    """Sums of per-token values by name, for their means; maxima for names that end in ``_max``.
+
+    ``tokens`` counts response tokens, ``positions`` all positions of the forward passes, padding included.
+    """
 
     sums: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    drift: dict[str, list[float]] = field(default_factory=dict)
+    """By age in rounds: the sum of replayed tokens' divergences, and how many."""
     tokens: int = 0
     positions: int = 0
     loss: float = 0.0
@@ -58,8 +63,18 @@ class Meter:
             self.sums[name] = self.sums.get(name, 0.0) + float(exact.sum())
         self.counts[name] = self.counts.get(name, 0) + len(values)
 
+    def add_drift(self, values: Tensor, ages: Tensor) -> None:
+        """Take in divergences [t] of responses that are ``ages`` [t] rounds old."""
+        for age in torch.unique(ages).tolist():
+            mine = values[ages == age].detach().double()
+            total, count = self.drift.get(str(age), [0.0, 0.0])
+            self.drift[str(age)] = [total + float(mine.sum()), count + len(mine)]
+
     def merge(self, other: Meter) -> None:
         """Take in another meter's values."""
+        for age, (total, count) in other.drift.items():
+            mine = self.drift.get(age, [0.0, 0.0])
+            self.drift[age] = [mine[0] + total, mine[1] + count]
         for name, value in other.sums.items():
             largest = name.endswith("_max")
             before = self.sums.get(name, -math.inf if largest else 0.0)
@@ -68,6 +83,10 @@ class Meter:
         self.tokens += other.tokens
         self.positions += other.positions
         self.loss += other.loss
+
+    def drift_by_age(self) -> dict[str, float]:
+        """The mean divergence by age, the youngest first."""
+        return {age: self.drift[age][0] / self.drift[age][1] for age in sorted(self.drift, key=int)}
 
     def means(self) -> dict[str, float]:
         """By name: the mean over tokens, or the largest."""
@@ -81,14 +100,15 @@ def accumulate(
     tell: Callable[[int], None] = lambda responses: None,
     apart: bool = False,
 ) -> tuple[Meter, Tensor]:
-    """Add the gradient of the step's loss to the policy's masters; what was met, and log-probabilities [T].
+    """Add the gradient of the step's loss to the policy's masters; its metrics, and log-probabilities [T].
 
     The latter are NaN where no forward pass was needed. Stops early when the loss is no longer finite. With
-    ``apart`` the meter also has each term's own gradient: ``TERM.grad_norm``, and ``TERM.grad_share`` of the
-    sum of these norms.
+    ``apart`` the gradient of each term is measured apart from the others': ``TERM.grad_norm``, and
+    ``TERM.grad_share`` of the sum of these norms. After each micro-batch ``tell`` gets its
+    count of responses.
     """
     meter = Meter()
-    parts: dict[str, list[Tensor]] = {term.name: [] for term in step.terms} if apart else {}
+    by_term: dict[str, list[Tensor]] = {term.name: [] for term in step.terms} if apart else {}
     logp = torch.full((len(step.batch.sequence),), math.nan)
     live = step.live()
     responses = [step.responses[i][:end] for i, end in live.items()]
@@ -96,34 +116,31 @@ def accumulate(
     starts = [places[i] for i in live]
     with policy.passes():
         plan = policy.plan([step.prompts[i] for i in live], responses)
-        turns = distributed.share(len(plan))
-        one = functools.partial(_pass, policy, step, temperature, responses, starts, apart)
-        work = [functools.partial(one, plan[turn.place], turn.counts) for turn in turns]
-        met: list[Meter] = []
-        for turn, part in zip(turns, threads.in_order(policy.lanes, work), strict=True):
-            if turn.counts:
+        mine = distributed.assigned(len(plan))
+        one = functools.partial(_forward_backward, policy, step, temperature, responses, starts, apart)
+        jobs = [functools.partial(one, plan[each.micro_batch], each.dummy) for each in mine]
+        meters: list[Meter] = []
+        for each, part in zip(mine, threads.map_in_order(policy.thread_count, jobs), strict=True):
+            if not each.dummy:
                 logp[part.index] = part.logp
-            met.append(part.meter)
-            if not math.isfinite(part.meter.loss) and distributed.count() == 1:
+            meters.append(part.meter)
+            if not math.isfinite(part.meter.loss) and distributed.world_size() == 1:
                 break
             policy.weights.add_gradients(part.gradients)
-            for name, gradients in part.apart.items():
-                _add(parts[name], gradients)
-            tell(_members(plan, turn))
-    for known in distributed.in_order([asdict(one) for one in met]):
+            for name, gradients in part.by_term.items():
+                _add(by_term[name], gradients)
+            tell(_responses_done(plan, each))
+    for known in distributed.gather_in_order([asdict(one) for one in meters]):
         meter.merge(Meter(**known))
-    _note_norms(meter, parts)
-    return meter, distributed.joined(logp)
+    _add_norms(meter, by_term)
+    return meter, distributed.reduce_known(logp)
 
 
-def _members(plan: Sequence[Sequence[packing.Row]], turn: distributed.Turn) -> int:
-    """Responses that all ranks together have done in this turn."""
-    first = (
-        turn.place - distributed.this()
-        if turn.counts
-        else len(plan) // distributed.count() * distributed.count()
-    )
-    return sum(len(row.members) for chosen in plan[first : first + distributed.count()] for row in chosen)
+def _responses_done(plan: Sequence[Sequence[packing.Row]], mine: distributed.Assignment) -> int:
+    """Responses in the micro-batches that all ranks together computed while this rank computed ``mine``."""
+    ranks = distributed.world_size()
+    first = len(plan) // ranks * ranks if mine.dummy else mine.micro_batch - distributed.rank()
+    return sum(len(row.members) for chosen in plan[first : first + ranks] for row in chosen)
 
 
 def _add(sums: list[Tensor], gradients: Sequence[Tensor | None]) -> None:
@@ -135,8 +152,8 @@ def _add(sums: list[Tensor], gradients: Sequence[Tensor | None]) -> None:
             sums[place] = sums[place].to(gradient.device) + gradient.double()
 
 
-def _note_norms(meter: Meter, parts: dict[str, list[Tensor]]) -> None:
-    norms = {name: math.sqrt(sum(float(x.square().sum()) for x in sums)) for name, sums in parts.items()}
+def _add_norms(meter: Meter, by_term: dict[str, list[Tensor]]) -> None:
+    norms = {name: math.sqrt(sum(float(x.square().sum()) for x in sums)) for name, sums in by_term.items()}
     for name, norm in norms.items():
         meter.add(f"{name}.grad_norm", torch.tensor([norm]))
         if any(norms.values()):
@@ -144,18 +161,18 @@ def _note_norms(meter: Meter, parts: dict[str, list[Tensor]]) -> None:
 
 
 @dataclass(frozen=True)
-class _Part:
-    """What one micro-batch gives: its tokens' places and log-probabilities [t], and its gradients."""
+class _Result:
+    """What a micro-batch of t tokens gives; ``index`` [t] are their places among all tokens."""
 
     index: Tensor
     logp: Tensor
     meter: Meter
     gradients: Sequence[Tensor | None]
-    apart: dict[str, Sequence[Tensor | None]]
-    """Each term's own, where wanted."""
+    by_term: dict[str, Sequence[Tensor | None]]
+    """The gradients of each term alone, where asked for."""
 
 
-def _pass(
+def _forward_backward(
     policy: Policy,
     step: Step,
     temperature: float,
@@ -163,29 +180,29 @@ def _pass(
     starts: Sequence[int],
     apart: bool,
     chosen: list[packing.Row],
-    counts: bool,
-) -> _Part:
-    """Forward and backward pass over one micro-batch; one that does not count only keeps step."""
+    dummy: bool,
+) -> _Result:
+    """Forward and backward pass over one micro-batch; the gradients of a dummy are zero."""
     wants_entropy = any(term.needs_entropy and bool(term.scale.any()) for term in step.terms)
-    words = step.batch.top if any(term.needs_top for term in step.terms) else None
+    top = step.batch.top if any(term.needs_top for term in step.terms) else None
     batch = packing.build(chosen, responses, starts, policy.layout.flat)
-    others = None if words is None else words.ids[batch.index]
+    others = None if top is None else top.ids[batch.index]
     out = policy.forward(batch, temperature, entropy=True, entropy_gradient=wants_entropy, others=others)
-    entropy, top = (None if x is None else x.cpu() for x in (out.entropy, out.others))
-    signals = Signals(out.logp.cpu(), entropy, top)
-    if not counts:
-        return _Part(
-            batch.index, signals.logp, Meter(), policy.weights.gradients(0.0 * signals.logp.sum()), {}
-        )
+    entropy, top_logp = (None if x is None else x.cpu() for x in (out.entropy, out.others))
+    signals = Signals(out.logp.cpu(), entropy, top_logp)
+    if dummy:
+        nothing = policy.weights.gradients(0.0 * signals.logp.sum())
+        return _Result(batch.index, signals.logp, Meter(), nothing, {})
     meter = Meter(tokens=len(batch.index), positions=batch.input_ids.numel())
-    losses = _losses(step.terms, signals, batch.index, meter)
+    losses = _losses(step, signals, batch.index, meter)
     loss = sum(losses.values(), signals.logp.new_zeros((), dtype=torch.float32))
     meter.loss = float(loss.detach())
     if entropy is not None:
         meter.add("entropy", entropy[step.batch.fresh[step.batch.sequence[batch.index]]])
     gradients: Sequence[Tensor | None] = ()
     own: dict[str, Sequence[Tensor | None]] = {}
-    if math.isfinite(meter.loss) or distributed.count() > 1:  # the others wait for this rank's backward pass
+    # Other ranks wait for this one's backward pass.
+    if math.isfinite(meter.loss) or distributed.world_size() > 1:
         leaves = policy.weights.leaves()
         if apart and len(losses) > 1:
             for name, part in losses.items():
@@ -193,14 +210,16 @@ def _pass(
         gradients = policy.weights.gradients(loss)
         if apart and not own:
             own = dict.fromkeys(losses, gradients)
-    return _Part(batch.index, signals.logp.detach().float(), meter, gradients, own)
+    return _Result(batch.index, signals.logp.detach().float(), meter, gradients, own)
 
 
-def _losses(terms: Sequence[Term], signals: Signals, index: Tensor, meter: Meter) -> dict[str, Tensor]:
-    """The micro-batch's part of each term's loss, of those that have one. The first term's metrics keep their
-    names, others are prefixed."""
+def _losses(step: Step, signals: Signals, index: Tensor, meter: Meter) -> dict[str, Tensor]:
+    """By term: the micro-batch's part of its loss, for terms that have a token in it.
+
+    The first term's metrics keep their names, the others' are prefixed with the term's.
+    """
     found: dict[str, Tensor] = {}
-    for place, term in enumerate(terms):
+    for place, term in enumerate(step.terms):
         scale = term.scale[index]
         own = scale.nonzero().squeeze(1)
         if not len(own):
@@ -212,4 +231,6 @@ def _losses(terms: Sequence[Term], signals: Signals, index: Tensor, meter: Meter
         found[term.name] = found[term.name] + part if term.name in found else part
         for name, value in metrics.items():
             meter.add(name if place == 0 else f"{term.name}.{name}", value)
+        if term.drift is not None and step.batch.age is not None:
+            meter.add_drift(metrics[term.drift], step.batch.age[step.batch.sequence[index[own]]])
     return found

@@ -1,34 +1,41 @@
-"""What the head sees of a micro-batch, in either layout of its rows."""
+"""The hidden states that a model's head reads, of plain input or of a micro-batch in either layout."""
 
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from tasks.policy import prefix_attention, prefix_attention_cpu, prefix_attention_flex
-from tasks.policy.load import hidden_states
 from tasks.policy.packing import MicroBatch
 
 
-def states(network: PreTrainedModel, batch: MicroBatch, by_flex: bool = False) -> Tensor:
-    """Hidden states [B, L, H]; of flat rows inside ``tree.attention_of``. Masks are made once, not in every
-    layer."""
-    if batch.tree is not None:
-        kernel = prefix_attention_cpu.products(batch.tree)
+def hidden_states(network: PreTrainedModel, **inputs: Any) -> Tensor:
+    """[B, L, H], for the arguments of the model's own forward pass."""
+    states: Tensor = network.base_model(use_cache=False, **inputs).last_hidden_state
+    return states
+
+
+def batch_states(network: PreTrainedModel, batch: MicroBatch, by_flex: bool = False) -> Tensor:
+    """[B, L, H] of a micro-batch; a flat one inside ``prefix_attention.use_prefix_attention``.
+
+    ``by_flex``: attend by FlexAttention. Masks are made once, not in every layer.
+    """
+    inputs: dict[str, Tensor] = {"input_ids": batch.input_ids}
+    if batch.prefix_rows is not None:
+        kernel = prefix_attention_cpu.kernel(batch.prefix_rows)
         if by_flex:
             mask = prefix_attention_flex.block_mask(
-                batch.tree, batch.input_ids.shape[1], batch.input_ids.device
+                batch.prefix_rows, batch.input_ids.shape[1], batch.input_ids.device
             )
             kernel = functools.partial(prefix_attention_flex.attend, mask)
-        with prefix_attention.using(kernel):
-            return hidden_states(network, input_ids=batch.input_ids, position_ids=batch.position_ids)
-    if batch.mask is None:
-        return hidden_states(network, input_ids=batch.input_ids)
-    shut = torch.zeros(batch.mask.shape, dtype=network.dtype, device=batch.mask.device)
-    shut.masked_fill_(~batch.mask, -torch.inf)
-    return hidden_states(
-        network, input_ids=batch.input_ids, position_ids=batch.position_ids, attention_mask=shut
-    )
+        with prefix_attention.use_kernel(kernel):
+            return hidden_states(network, **inputs, position_ids=batch.position_ids)
+    if batch.mask is not None:
+        added = torch.zeros(batch.mask.shape, dtype=network.dtype, device=batch.mask.device)
+        added.masked_fill_(~batch.mask, -torch.inf)
+        inputs |= {"position_ids": batch.position_ids, "attention_mask": added}
+    return hidden_states(network, **inputs)

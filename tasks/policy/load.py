@@ -1,4 +1,4 @@
-"""Opening a base model: a Hugging Face folder, checked at the door."""
+"""Opening a base model, a Hugging Face folder: what is wrong with it is said in one line."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ def load_model(base: Path, params: Params, device: torch.device) -> PreTrainedMo
         "local_files_only": True,
     }
     try:
-        model = AutoModelForCausalLM.from_pretrained(base, **options)
+        model: Any = AutoModelForCausalLM.from_pretrained(base, **options)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise BadInput(f"{base}: not a causal language model that loads: {_first_line(error)}") from error
-    return model.requires_grad_(False).eval().to(device)
+    frozen: PreTrainedModel = model.requires_grad_(False).eval().to(device)
+    return frozen
 
 
 def load_tokenizer(base: Path, params: Params) -> Any:
@@ -58,9 +59,10 @@ def stop_ids(model: PreTrainedModel, tokenizer: Any) -> tuple[int, ...]:
     return tuple(sorted(int(i) for i in ids | {tokenizer.eos_token_id} if i is not None))
 
 
-def hidden_states(network: PreTrainedModel, **inputs: Any) -> torch.Tensor:
-    """What the head sees: [B, L, H]."""
-    return network.base_model(use_cache=False, **inputs).last_hidden_state
+def head_weight(network: PreTrainedModel) -> torch.Tensor:
+    """[V, H], the output embeddings."""
+    weight: torch.Tensor = network.get_output_embeddings().weight
+    return weight
 
 
 def _first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""What this process held at most."""
+"""The peak memory of this process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 def peak_memory(device: torch.device) -> float:
-    """The largest memory that the process ever held, in bytes; on a GPU, that of the GPU."""
+    """In bytes, since the process began; where the device is a GPU, of its memory."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
     unit = 1 if sys.platform == "darwin" else 1024

@@ -1,4 +1,4 @@
-"""What a model can do, asked of the model: whether prompts can be shared, and whether its head is plain."""
+"""What a model supports, found by trying: whether prompts can be shared, and whether its head is plain."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from transformers import PreTrainedModel
 
 from params.base import BadInput
 from tasks.policy import packing, prefix_attention
-from tasks.policy.hidden_states import states
-from tasks.policy.load import hidden_states
+from tasks.policy.hidden_states import batch_states, hidden_states
+from tasks.policy.load import head_weight
+
+Sharing = Literal["attention", "mask", "none"]
 
 PROBE_PROMPT = (1, 2, 3, 2)
 PROBE_RESPONSES = ((3, 1, 2, 2, 3, 1, 1), (2, 2, 1, 3, 1, 2, 1))
 
 
 @torch.no_grad()
-def sharing(network: PreTrainedModel, device: torch.device) -> Literal["tree", "mask", "none"]:
-    """How the responses of a prompt can share it and still get the states that each has alone.
+def sharing(network: PreTrainedModel, device: torch.device) -> Sharing:
+    """How the responses to a prompt can share it and still get the hidden states that each has alone.
 
-    ``tree``: through our own attention; ``mask``: through the model's, under a dense mask. ``none`` for
-    sliding windows, recurrent or linear attention, and positions that neither can move. Raises ``BadInput``
+    ``attention``: by shared-prefix attention; ``mask``: by the model's own, under a dense mask; ``none`` for
+    sliding windows, recurrent or linear attention, and positions that cannot be given. Raises ``BadInput``
     for a model whose logits are more than a product with its head's weights.
     """
     _require_plain_head(network, device)
@@ -35,7 +37,7 @@ def sharing(network: PreTrainedModel, device: torch.device) -> Literal["tree", "
     apart = _float(hidden_states(network, input_ids=alone.to(device)))
     expected = torch.cat([apart[0], apart[1, len(PROBE_PROMPT) :]])
     tolerance = 1e-3 if network.dtype == torch.float32 else 0.1
-    ways: tuple[Literal["tree", "mask"], ...] = ("tree", "mask")
+    ways: tuple[Sharing, ...] = ("attention", "mask")
     for way in ways:
         found = _shared(network, device, way)
         if found is None:
@@ -48,14 +50,15 @@ def sharing(network: PreTrainedModel, device: torch.device) -> Literal["tree", "
 
 
 def _shared(network: PreTrainedModel, device: torch.device, way: str) -> Tensor | None:
-    """States [L, H] of the probe's responses behind one prompt; None where the model's attention refuses."""
+    """Hidden states [L, H] of the probe's responses behind one prompt; None where the kernel does not support
+    what the model asks for."""
     lengths = [len(response) for response in PROBE_RESPONSES]
     row = packing.Row(PROBE_PROMPT, (0, 1), len(PROBE_PROMPT) + sum(lengths) - 2)
-    batch = packing.build([row], PROBE_RESPONSES, [0, lengths[0]], flat=way == "tree").to(device)
-    ours = prefix_attention.attention_of(network) if way == "tree" else contextlib.nullcontext()
+    batch = packing.build([row], PROBE_RESPONSES, [0, lengths[0]], flat=way == "attention").to(device)
+    ours = prefix_attention.use_prefix_attention(network) if way == "attention" else contextlib.nullcontext()
     try:
         with ours:
-            return _float(states(network, batch)[0])
+            return _float(batch_states(network, batch)[0])
     except prefix_attention.Unsupported:
         return None
 
@@ -77,9 +80,8 @@ def _only_full_attention(network: PreTrainedModel) -> bool:
 
 def _require_plain_head(network: PreTrainedModel, device: torch.device) -> None:
     ids = torch.tensor([PROBE_PROMPT], device=device)
-    embeddings = network.get_output_embeddings()
     logits = network(input_ids=ids, use_cache=False).logits.float()
-    plain = (hidden_states(network, input_ids=ids) @ embeddings.weight.T).float()
+    plain = (hidden_states(network, input_ids=ids) @ head_weight(network).T).float()
     if not torch.allclose(logits, plain, rtol=0.05, atol=0.05 * float(plain.abs().max())):
         raise BadInput(
             f"{type(network).__name__}: its logits are not a product with its head's weights "

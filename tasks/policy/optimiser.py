@@ -61,7 +61,7 @@ class Optimiser:
             if master.grad is None:
                 master.grad = torch.zeros_like(master)
         clipped = torch.nn.utils.clip_grad_norm_(self._masters.values(), self._settings.clip_norm)
-        norm = float(distributed.whole(clipped))
+        norm = float(distributed.full_tensor(clipped))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self.refuse(f"loss {loss}, gradient norm {norm}")
             return None
@@ -90,8 +90,8 @@ class Optimiser:
             for key, value in self._adamw.state.get(master, {}).items():
                 if key != "step":
                     moments[f"{name}.{key}"] = value
-        moments = distributed.gathered(moments)
-        if distributed.this():
+        moments = distributed.gather_full(moments)
+        if distributed.rank():
             return
         save_file(moments, folder / MOMENTS)
         write_json(folder / STATE, {"steps": self.steps, "refused_in_a_row": self.refused_in_a_row})
@@ -109,6 +109,6 @@ class Optimiser:
                 raise BadInput(f"{folder / MOMENTS}: does not fit the weights that train: {name}")
             self._adamw.state[master] = {
                 "step": torch.tensor(float(self.steps), device=master.device),
-                "exp_avg": distributed.like(first, master),
-                "exp_avg_sq": distributed.like(second, master),
+                "exp_avg": distributed.placed_like(first, master),
+                "exp_avg_sq": distributed.placed_like(second, master),
             }

@@ -1,4 +1,4 @@
-"""A policy: a base model plus a LoRA adapter or full weights, and what it says of responses."""
+"""A policy: a base model plus a LoRA adapter or full weights, and its log-probabilities of responses."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from params.schema import Params
 from tasks.artefacts.artefact import MANIFEST, Artefact
 from tasks.policy import distributed, model_checks, packing, prefix_attention, rms_norm, threads
 from tasks.policy.folder import save_folder
-from tasks.policy.hidden_states import states
+from tasks.policy.hidden_states import batch_states
 from tasks.policy.lm_head import HeadOutput, head
-from tasks.policy.load import load_model, load_tokenizer, stop_ids
+from tasks.policy.load import head_weight, load_model, load_tokenizer, stop_ids
 from tasks.policy.weights import open_weights
 
 log = logging.getLogger(__name__)
@@ -40,11 +40,11 @@ class Scores:
     lengths: tuple[int, ...]
     """Tokens of each response."""
     others: Tensor | None = None
-    """[T, n] log-probabilities of the words that were asked for."""
+    """[T, n] log-probabilities of the other tokens that were asked for."""
 
     def split(self, values: Tensor) -> tuple[Tensor, ...]:
-        """``values`` [T, ...] cut into one tensor a response."""
-        return values.split(list(self.lengths))
+        """``values`` [T, ...] cut into one tensor per response."""
+        return torch.split(values, list(self.lengths))
 
 
 class Policy:
@@ -58,19 +58,18 @@ class Policy:
         self.device = device
         self._params = params
         self.tokenizer = load_tokenizer(base, params)
-        host = (
-            device if distributed.count() == 1 else torch.device("cpu")
-        )  # where it lies before it is sharded
+        sharded = distributed.world_size() > 1
+        host = torch.device("cpu") if sharded else device  # where the model is loaded, before it is sharded
         load = functools.partial(_load, base, params, host, device)
         self.network = load()
         self.stop_ids = stop_ids(self.network, self.tokenizer)
         sharing = model_checks.sharing(self.network, host)
         if sharing == "none":
-            log.warning("%s cannot share prompts: every response gets a row", type(self.network).__name__)
-        self.layout = packing.Layout(sharing != "none", sharing == "tree", _cost(self.network))
+            log.warning("%s cannot share prompts: one row per response", type(self.network).__name__)
+        self.layout = packing.Layout(sharing != "none", sharing == "attention", _cost(self.network))
         self.weights = open_weights(params.update.adapter, self.network, load, self.tokenizer, params, device)
         self._held: str | None = None
-        self.lanes = threads.count(device) if distributed.count() == 1 else 1
+        self.thread_count = 1 if sharded else threads.thread_count(device)
         self._chunk = params.update.head_chunk
         self.by_flex = params.update.attention == "flex"
 
@@ -89,7 +88,7 @@ class Policy:
     def restore(self, folder: Path | None) -> None:
         """Hold the policy of this artefact's directory; ``None``: the base policy.
 
-        Costs nothing when it is held already. Raises ``BadInput`` where the weights do not fit.
+        Nothing is read when it is held already. Raises ``BadInput`` where the weights do not fit.
         """
         name = _identity(folder)
         if name is not None and name == self._held:
@@ -102,7 +101,7 @@ class Policy:
         self._held = name
 
     def stepped(self) -> None:
-        """The optimiser moved the masters: put them into the model and forget which policy this was."""
+        """To be called after an optimiser step: put the masters into the model, a policy not on disk."""
         self._held = None
         self.weights.publish()
 
@@ -117,15 +116,16 @@ class Policy:
     def plan(
         self, prompts: Sequence[packing.Ids], responses: Sequence[packing.Ids]
     ) -> list[list[packing.Row]]:
-        """How these responses lie in micro-batches under ``update.tokens_per_micro_batch``."""
+        """The rows of each micro-batch, of at most ``update.tokens_per_micro_batch`` positions."""
         budget = self._params.update.tokens_per_micro_batch
-        return packing.plan(prompts, responses, budget, self.layout, max(self.lanes, distributed.count()))
+        workers = max(self.thread_count, distributed.world_size())
+        return packing.plan(prompts, responses, budget, self.layout, workers)
 
     @contextlib.contextmanager
     def passes(self, network: PreTrainedModel | None = None) -> Iterator[None]:
-        """Around every ``forward`` and its backward pass."""
+        """Every ``forward`` and its backward pass must run inside this block."""
         with (
-            prefix_attention.attention_of(network or self.network)
+            prefix_attention.use_prefix_attention(network or self.network)
             if self.layout.flat
             else contextlib.nullcontext()
         ):
@@ -144,16 +144,16 @@ class Policy:
     ) -> HeadOutput:
         """Score a micro-batch's t response tokens, in the order of ``batch.index``; inside ``passes``.
 
-        ``others`` [t, n]: words whose log-probabilities are wanted too.
+        ``others`` [t, n]: further token ids whose log-probabilities are wanted too.
         """
         network = network or self.network
         batch = batch.to(self.device)
 
         def scored() -> HeadOutput:
-            hidden = states(network, batch, self.by_flex)
+            hidden = batch_states(network, batch, self.by_flex)
             return head(
-                hidden.flatten(0, 1).index_select(0, batch.at),
-                network.get_output_embeddings().weight,
+                hidden.flatten(0, 1).index_select(0, batch.predictor),
+                head_weight(network),
                 batch.target,
                 temperature,
                 self._chunk,
@@ -163,7 +163,7 @@ class Policy:
                 others=None if others is None else others.to(self.device),
             )
 
-        return distributed.within(network, scored)
+        return distributed.forward(network, scored)
 
     @torch.no_grad()
     def score(
@@ -178,13 +178,16 @@ class Policy:
         reference: bool = False,
         network: PreTrainedModel | None = None,
     ) -> Scores:
-        """What the policy, or with ``reference`` its base model, or a ``network`` that is given, says of each
-        token of ``responses[i]`` after ``prompts[i]``; ``others`` [T, n] are further words at each token.
-        Raises ``BadInput`` when a sequence exceeds the token budget."""
+        """Log-probabilities of the tokens of ``responses[i]`` after ``prompts[i]``, and more where asked for.
+
+        Those of the policy, or with ``reference`` of its base model, or of a ``network`` that is given.
+        ``others`` [T, n]: further token ids at each token. Raises ``BadInput`` when a sequence exceeds the
+        token budget.
+        """
         lengths = tuple(len(response) for response in responses)
         starts = offsets(lengths)
         logp = _unknown(sum(lengths))
-        spread = _unknown(sum(lengths)) if entropy else None
+        entropies = _unknown(sum(lengths)) if entropy else None
         top = _unknown(sum(lengths), ranks) if ranks else None
         more = None if others is None else _unknown(*others.shape)
         used = self.weights.reference() if reference else contextlib.nullcontext(network or self.network)
@@ -192,23 +195,24 @@ class Policy:
 
             def scored(chosen: list[packing.Row]) -> tuple[Tensor, HeadOutput]:
                 batch = packing.build(chosen, responses, starts, self.layout.flat)
-                words = None if others is None else others[batch.index]
+                tokens = None if others is None else others[batch.index]
                 return batch.index, self.forward(
-                    batch, temperature, entropy=entropy, ranks=ranks, others=words, network=scorer
+                    batch, temperature, entropy=entropy, ranks=ranks, others=tokens, network=scorer
                 )
 
             plan = self.plan(prompts, responses)
-            turns = distributed.share(len(plan))
-            work = [functools.partial(scored, plan[turn.place]) for turn in turns]
-            for turn, (index, out) in zip(turns, threads.in_order(self.lanes, work), strict=True):
-                if not turn.counts:
+            mine = distributed.assigned(len(plan))
+            jobs = [functools.partial(scored, plan[each.micro_batch]) for each in mine]
+            for each, (index, out) in zip(mine, threads.map_in_order(self.thread_count, jobs), strict=True):
+                if each.dummy:
                     continue
                 logp[index] = out.logp.cpu()
-                for kept, found in ((spread, out.entropy), (top, out.ranks), (more, out.others)):
-                    if kept is not None and found is not None:
-                        kept[index] = found.cpu()
-        spread, top, more = (None if x is None else distributed.joined(x) for x in (spread, top, more))
-        return Scores(distributed.joined(logp), spread, top, lengths, more)
+                for values, found in ((entropies, out.entropy), (top, out.ranks), (more, out.others)):
+                    if values is not None and found is not None:
+                        values[index] = found.cpu()
+        wanted = (None if x is None else distributed.reduce_known(x) for x in (entropies, top, more))
+        entropies, top, more = wanted
+        return Scores(distributed.reduce_known(logp), entropies, top, lengths, more)
 
     def close(self) -> None:
         """Free the weights."""
@@ -229,21 +233,21 @@ def offsets(lengths: Sequence[int]) -> list[int]:
 def _load(base: Path, params: Params, host: torch.device, device: torch.device) -> PreTrainedModel:
     network = load_model(base, params, host)
     if device.type == "cpu":
-        rms_norm.hasten(network)
+        rms_norm.speed_up(network)
     return network
 
 
 def _cost(network: PreTrainedModel) -> packing.Cost:
-    """What attention and the head cost beside the linear layers, in multiplications a position."""
-    embeddings = network.get_output_embeddings().weight
-    linear = sum(w.numel() for n, w in network.named_parameters() if w.ndim == 2) - embeddings.numel()
+    """The computation of attention and the head, relative to the linear layers' for one position."""
+    head_size = head_weight(network).numel()
+    linear = sum(w.numel() for w in network.parameters() if w.ndim == 2) - head_size
     config = network.config.get_text_config()
     pair = 2.0 * config.num_hidden_layers * config.hidden_size
-    return packing.Cost(pair / max(linear, 1), embeddings.numel() / max(linear, 1))
+    return packing.Cost(pair / max(linear, 1), head_size / max(linear, 1))
 
 
 def _identity(folder: Path | None) -> str | None:
-    """What a policy is by content; None where that is not known."""
+    """The content digest of a policy's artefact; None where the folder has no manifest."""
     if folder is None:
         return "base"
     return Artefact.open(folder, check=False).digest if (folder / MANIFEST).is_file() else None

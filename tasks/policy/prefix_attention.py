@@ -1,7 +1,8 @@
-"""What sees what where responses share a prompt, and how a model's attention is made to compute just that.
+"""Shared-prefix attention: the responses to a prompt stand behind one copy of it, and do not see each other.
 
-A row is a prompt of P positions and then N positions of G branches. Prompt positions see the prompt causally;
-branch positions see the whole prompt and, causally, their own branch.
+A row is a prompt of P positions and then N positions of G branches, a response each. Prompt positions see the
+prompt causally; a branch's positions see the whole prompt and, causally, their own branch. This module says
+which rows a sequence holds, and has a model of transformers attend by a kernel that knows them.
 """
 
 from __future__ import annotations
@@ -16,46 +17,49 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 
-NAME = "ostinato_tree"
+NAME = "ostinato_prefix"
 
 
 @dataclass(frozen=True)
-class Branches:
-    """One row: ``prompt`` positions from ``start`` on, then ``responses`` positions in G branches."""
+class PrefixRow:
+    """One row: ``prompt`` positions from ``start`` on, then ``responses`` positions in G branches.
+
+    The longest branch has R positions; a shorter one is padded to them.
+    """
 
     start: int
     prompt: int
     responses: int
-    slots: Tensor
-    """[G, R] int64: the branches' positions, counted from the prompt's end; repeats where one is shorter."""
-    places: Tensor
-    """[N] int64: where position n stands in ``slots``, flat."""
+    padded: Tensor
+    """[G, R] int64: the branches' positions, counted from the prompt's end; 0 for padding."""
+    unpadded: Tensor
+    """[N] int64: where position n stands in ``padded``, flat."""
 
     @classmethod
-    def of(cls, start: int, prompt: int, lengths: Sequence[int]) -> Branches:
+    def of(cls, start: int, prompt: int, lengths: Sequence[int]) -> PrefixRow:
         """From the branches' lengths; a branch of no positions is left out."""
         lengths = [n for n in lengths if n]
         longest = max(lengths, default=0)
-        slots = torch.zeros(len(lengths), longest, dtype=torch.int64)
-        places: list[int] = []
+        padded = torch.zeros(len(lengths), longest, dtype=torch.int64)
+        unpadded: list[int] = []
         begin = 0
         for b, n in enumerate(lengths):
-            slots[b, :n] = torch.arange(begin, begin + n)
-            places += range(b * longest, b * longest + n)
+            padded[b, :n] = torch.arange(begin, begin + n)
+            unpadded += range(b * longest, b * longest + n)
             begin += n
-        return cls(start, prompt, begin, slots, torch.tensor(places, dtype=torch.int64))
+        return cls(start, prompt, begin, padded, torch.tensor(unpadded, dtype=torch.int64))
 
 
 @dataclass(frozen=True)
-class Tree:
+class PrefixRows:
     """The rows of one sequence, end to end."""
 
-    rows: tuple[Branches, ...]
+    rows: tuple[PrefixRow, ...]
 
-    def to(self, device: torch.device) -> Tree:
+    def to(self, device: torch.device) -> PrefixRows:
         """The same on another device."""
-        moved = (replace(r, slots=r.slots.to(device), places=r.places.to(device)) for r in self.rows)
-        return Tree(tuple(moved))
+        moved = (replace(r, padded=r.padded.to(device), unpadded=r.unpadded.to(device)) for r in self.rows)
+        return PrefixRows(tuple(moved))
 
 
 class Unsupported(ValueError):
@@ -74,8 +78,8 @@ _current = _Current()
 
 
 @contextmanager
-def attention_of(network: PreTrainedModel) -> Iterator[None]:
-    """Inside the block, the attention of ``network`` is this file's, in every thread: see ``using``."""
+def use_prefix_attention(network: PreTrainedModel) -> Iterator[None]:
+    """Inside the block, every thread's passes of ``network`` attend by the kernel of ``use_kernel``."""
     config = network.config.get_text_config()
     before, config._attn_implementation = config._attn_implementation, NAME
     try:
@@ -86,8 +90,8 @@ def attention_of(network: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
-def using(kernel: Kernel) -> Iterator[None]:
-    """Inside the block, what this thread attends to is computed by ``kernel``."""
+def use_kernel(kernel: Kernel) -> Iterator[None]:
+    """Inside the block, this thread's attention is computed by ``kernel``."""
     _current.kernel = kernel
     try:
         yield
@@ -113,7 +117,9 @@ def attention(
         name for name in ("sliding_window", "softcap", "s_aux", "position_bias") if more.get(name) is not None
     ]
     if extras or dropout or attention_mask is not None or _current.kernel is None:
-        raise Unsupported(f"tree attention: no {', '.join(extras) or 'dropout, mask or use outside a tree'}")
+        raise Unsupported(
+            f"shared-prefix attention: no {', '.join(extras) or 'dropout, mask or use outside use_kernel'}"
+        )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     return _current.kernel(query, key, value, scale).transpose(1, 2), None
 
@@ -123,8 +129,10 @@ AttentionInterface.register(NAME, attention)
 
 @contextmanager
 def _exact_products(dtype: torch.dtype) -> Iterator[None]:
-    """On a CPU, multiply float32 matrices as bf16 with float32 sums and results: of the values of a bf16
-    model, which only scores take to float32, nothing is lost. For the whole process."""
+    """On a CPU, multiply float32 matrices as bfloat16 with float32 sums and results, in the whole process.
+
+    A bfloat16 model's queries and keys lose nothing by it: they are float32 only for the scores.
+    """
     if dtype != torch.bfloat16:
         yield
         return

@@ -1,4 +1,4 @@
-"""Attention over a tree as products of the parts that are seen.
+"""Shared-prefix attention on a CPU: matrix products over the parts that positions see, and no others.
 
 Prompts are taken in blocks of queries, so that most of the upper triangle is skipped; branch positions have
 one softmax over the prompt and their own branch. With S = s Q K^T on those parts,
@@ -6,20 +6,21 @@ one softmax over the prompt and their own branch. With S = s Q K^T on those part
     P = softmax(S),   O = P V,   dP = g V^T,   dS = s P * (dP - rowsum(g * O)),
     dV = P^T g,       dQ = dS K,   dK = dS^T Q
 
-Scores are float32 at least; the other products run in the type of the inputs. Heads that share a key are
-folded into its queries.
+Scores are float32 at least; the other products run in the type of the inputs. Query heads
+that share a key head (h of them) are laid side by side as further queries of it.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from tasks.policy.prefix_attention import Branches, Kernel, Tree
+from tasks.policy.prefix_attention import Kernel, PrefixRow, PrefixRows
 
 BLOCK = 128
 """Queries of a prompt taken at once: the upper triangle is skipped but for the blocks on the diagonal."""
@@ -28,222 +29,219 @@ KEPT_BYTES = 8 << 20
 """Probabilities of one layer's row up to this size are kept for the backward pass, larger ones recomputed."""
 
 
-def products(tree: Tree) -> Kernel:
-    """The kernel of this file."""
+def kernel(rows: PrefixRows) -> Kernel:
+    """The kernel for a sequence of these rows."""
 
-    def kernel(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        return _Attention.apply(query[0], key[0], value[0], tree, scale)[None]
+    def attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        apply: Callable[..., Tensor] = _Attention.apply
+        return apply(query[0], key[0], value[0], rows, scale)[None]
 
-    return kernel
+    return attend
 
 
 class _Attention(torch.autograd.Function):
-    """Inside, tensors are [K, L * h, D]: by key head, then position, then the query heads of that key."""
+    """Queries inside are [K, L * h, D]: by key head, then position, then the query heads of that key head."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, tree: Tree, scale: float) -> Tensor:
-        kinds, fold = len(key), len(query) // len(key)
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, rows: PrefixRows, scale: float
+    ) -> Tensor:
+        key_heads, per_key = len(key), len(query) // len(key)
         exact = torch.promote_types(query.dtype, torch.float32)
-        q, k = _fold(query, kinds).to(exact), key.to(exact)
+        q, k = _fold(query, key_heads).to(exact), key.to(exact)
         out = torch.empty(q.shape, dtype=query.dtype, device=query.device)
         kept: list[Tensor] = []
         keep = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        for part in _parts(tree, fold):
-            p = part.weights(q, k, scale, query.dtype)
+        for part in _parts(rows, per_key):
+            p = part.probabilities(q, k, scale, query.dtype)
             part.write(out, p, value)
             if keep:
                 small = sum(x.nbytes for x in p) <= KEPT_BYTES
                 kept += p if small else [x.new_empty(0) for x in p]
         ctx.save_for_backward(query, key, value, out, *kept)
-        ctx.tree, ctx.scale = tree, scale
+        ctx.rows, ctx.scale = rows, scale
         return _unfold(out, query)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         query, key, value, out, *kept = ctx.saved_tensors
-        kinds, fold = len(key), len(query) // len(key)
+        key_heads, per_key = len(key), len(query) // len(key)
         exact = torch.promote_types(query.dtype, torch.float32)
-        q, g = _fold(query, kinds), _fold(grad, kinds)
-        along = (g.to(exact) * out.to(exact)).sum(-1, keepdim=True)  # rowsum(g * O)
-        inputs = _Inputs(q, key, value, g, along)
+        q, g = _fold(query, key_heads), _fold(grad, key_heads)
+        row_dot = (g.to(exact) * out.to(exact)).sum(-1, keepdim=True)  # rowsum(g * O)
+        inputs = _Inputs(q, key, value, g, row_dot)
         to = _Gradients(torch.empty_like(q), torch.zeros_like(key), torch.zeros_like(value))
-        for part in _parts(ctx.tree, fold):
-            p, kept = kept[: part.pieces], kept[part.pieces :]
+        for part in _parts(ctx.rows, per_key):
+            p, kept = kept[: part.matrices], kept[part.matrices :]
             if not p[0].numel():
-                p = part.weights(q.to(exact), key.to(exact), ctx.scale, query.dtype)
-            part.turn_back(p, inputs, to)
+                p = part.probabilities(q.to(exact), key.to(exact), ctx.scale, query.dtype)
+            part.backward(p, inputs, to)
         return _unfold(to.query.mul_(ctx.scale), query), to.key.mul_(ctx.scale), to.value, None, None
 
 
-@dataclass(frozen=True)
-class _Inputs:
-    """Of the backward pass: ``query`` and ``g`` [K, L * h, D], ``key`` and ``value`` [K, L, D], ``along``
-    [K, L * h, 1], which is rowsum(g * O)."""
+class _Inputs(NamedTuple):
+    """What the backward pass reads: ``query`` and ``g`` [K, L * h, D], ``key`` and ``value`` [K, L, D],
+    ``row_dot`` [K, L * h, 1], which is rowsum(g * O)."""
 
     query: Tensor
     key: Tensor
     value: Tensor
     g: Tensor
-    along: Tensor
+    row_dot: Tensor
 
 
-@dataclass(frozen=True)
-class _Gradients:
-    """Of query, key and value, in their shapes."""
+class _Gradients(NamedTuple):
+    """What it writes: the gradients of query, key and value, in their shapes."""
 
     query: Tensor
     key: Tensor
     value: Tensor
 
 
-def _fold(x: Tensor, kinds: int) -> Tensor:
-    """[H, L, D] to [K, L * H/K, D]."""
-    return x.view(kinds, -1, *x.shape[1:]).transpose(1, 2).flatten(1, 2)
+def _fold(x: Tensor, key_heads: int) -> Tensor:
+    """[H, L, D] to [K, L * h, D], h = H / K."""
+    return x.view(key_heads, -1, *x.shape[1:]).transpose(1, 2).flatten(1, 2)
 
 
 def _unfold(x: Tensor, like: Tensor) -> Tensor:
-    """The reverse; a view."""
+    """[K, L * h, D] to [H, L, D], a view."""
     return x.view(len(x), like.shape[1], -1, like.shape[2]).transpose(1, 2).flatten(0, 1)
 
 
-def _parts(tree: Tree, fold: int) -> list[_Stem | _Twigs]:
-    parts: list[_Stem | _Twigs] = []
-    for row in tree.rows:
-        parts += _stems(row, fold)
+def _parts(rows: PrefixRows, per_key: int) -> list[_PromptBlock | _ResponseBranches]:
+    parts: list[_PromptBlock | _ResponseBranches] = []
+    for row in rows.rows:
+        for first in range(0, row.prompt, BLOCK):
+            parts.append(_PromptBlock(row.start, first, min(first + BLOCK, row.prompt), per_key))
         if row.responses:
-            parts.append(_Twigs(row, fold))
+            parts.append(_ResponseBranches(row, per_key))
     return parts
 
 
-def _stems(row: Branches, fold: int) -> list[_Stem]:
-    return [
-        _Stem(row.start, first, min(first + BLOCK, row.prompt), fold) for first in range(0, row.prompt, BLOCK)
-    ]
-
-
-def _bend(p: Tensor, products: Tensor, along: Tensor) -> Tensor:
+def _score_gradient(p: Tensor, products: Tensor, row_dot: Tensor) -> Tensor:
     """P * (g V^T - rowsum(g * O)): dS without its scale, in P's type."""
-    return products.to(along.dtype).sub_(along).mul_(p).to(p.dtype)
+    return products.to(row_dot.dtype).sub_(row_dot).mul_(p).to(p.dtype)
 
 
 @dataclass(frozen=True)
-class _Stem:
+class _PromptBlock:
     """Queries ``first`` to ``last`` of a prompt at ``start``, and the keys up to them."""
 
     start: int
     first: int
     last: int
-    fold: int
-    pieces = 1
+    per_key: int
+    matrices = 1
 
-    def _mine(self, x: Tensor) -> Tensor:
-        return x[:, (self.start + self.first) * self.fold : (self.start + self.last) * self.fold]
+    def _queries(self, x: Tensor) -> Tensor:
+        return x[:, (self.start + self.first) * self.per_key : (self.start + self.last) * self.per_key]
 
-    def _seen(self, x: Tensor) -> Tensor:
+    def _keys(self, x: Tensor) -> Tensor:
         return x[:, self.start : self.start + self.last]
 
-    def weights(self, q: Tensor, key: Tensor, scale: float, kind: torch.dtype) -> list[Tensor]:
+    def probabilities(self, q: Tensor, key: Tensor, scale: float, kind: torch.dtype) -> list[Tensor]:
         """P [K, m * h, j]."""
-        scores = _scores(self._mine(q), self._seen(key), scale)
+        scores = _scores(self._queries(q), self._keys(key), scale)
         count = self.last - self.first
-        own = scores.view(len(scores), count, self.fold, self.last)[..., self.first :]
+        own = scores.view(len(scores), count, self.per_key, self.last)[..., self.first :]
         own += _causal(count, scores)
         return [scores.softmax(-1).to(kind)]
 
     def write(self, out: Tensor, p: list[Tensor], value: Tensor) -> None:
-        """P V into its places of ``out``."""
-        self._mine(out).copy_(p[0] @ self._seen(value))
+        """Write P V into the part of ``out`` that is of these queries."""
+        self._queries(out).copy_(p[0] @ self._keys(value))
 
-    def turn_back(self, p: list[Tensor], x: _Inputs, to: _Gradients) -> None:
+    def backward(self, p: list[Tensor], x: _Inputs, to: _Gradients) -> None:
         """Write dQ and add dK, dV; dQ and dK still without the scale."""
-        g, (weights,) = self._mine(x.g), p
-        self._seen(to.value).add_(weights.transpose(1, 2) @ g)
-        bend = _bend(weights, g @ self._seen(x.value).transpose(1, 2), self._mine(x.along))
-        self._mine(to.query).copy_(bend @ self._seen(x.key))
-        self._seen(to.key).add_(bend.transpose(1, 2) @ self._mine(x.query))
+        g, (weights,) = self._queries(x.g), p
+        self._keys(to.value).add_(weights.transpose(1, 2) @ g)
+        ds = _score_gradient(weights, g @ self._keys(x.value).transpose(1, 2), self._queries(x.row_dot))
+        self._queries(to.query).copy_(ds @ self._keys(x.key))
+        self._keys(to.key).add_(ds.transpose(1, 2) @ self._queries(x.query))
 
 
 @dataclass(frozen=True)
-class _Twigs:
-    """All branch positions of a row: weights over the prompt, and over the own branch.
+class _ResponseBranches:
+    """All branch positions of a row: probabilities over the prompt, and over the own branch.
 
-    The latter are by branch, [K * G, R * h, R], zero in the rows by which a branch is shorter than R.
+    The latter are by branch, [K * G, R * h, R], and zero in the rows of its padding.
     """
 
-    row: Branches
-    fold: int
-    pieces = 2
+    row: PrefixRow
+    per_key: int
+    matrices = 2
 
-    def _mine(self, x: Tensor) -> Tensor:
+    def _queries(self, x: Tensor) -> Tensor:
         first = self.row.start + self.row.prompt
-        return x[:, first * self.fold : (first + self.row.responses) * self.fold]
+        return x[:, first * self.per_key : (first + self.row.responses) * self.per_key]
 
-    def _keys(self, x: Tensor) -> Tensor:
+    def _own_keys(self, x: Tensor) -> Tensor:
         first = self.row.start + self.row.prompt
         return x[:, first : first + self.row.responses]
 
-    def _stem(self, x: Tensor) -> Tensor:
+    def _prompt(self, x: Tensor) -> Tensor:
         return x[:, self.row.start : self.row.start + self.row.prompt]
 
-    def _spread(self, x: Tensor, fold: int) -> Tensor:
-        """[K, N * f, d] to branches [K * G, R * f, d]; where they are shorter, what stands there is idle."""
-        (count, longest), wide = self.row.slots.shape, fold * x.shape[-1]
-        found = x.reshape(len(x), -1, wide).index_select(1, self.row.slots.view(-1))
-        return found.view(len(x) * count, longest * fold, x.shape[-1])
+    def _pad(self, x: Tensor, per_key: int) -> Tensor:
+        """[K, N * f, d] to padded branches [K * G, R * f, d]; what stands in the padding is not used."""
+        (count, longest), wide = self.row.padded.shape, per_key * x.shape[-1]
+        found = x.reshape(len(x), -1, wide).index_select(1, self.row.padded.view(-1))
+        return found.view(len(x) * count, longest * per_key, x.shape[-1])
 
-    def _gather(self, x: Tensor, kinds: int, fold: int) -> Tensor:
+    def _unpad(self, x: Tensor, key_heads: int, per_key: int) -> Tensor:
         """The reverse: [K * G, R * f, d] to [K, N * f, d]."""
-        found = x.reshape(kinds, -1, fold * x.shape[-1]).index_select(1, self.row.places)
-        return found.view(kinds, -1, x.shape[-1])
+        found = x.reshape(key_heads, -1, per_key * x.shape[-1]).index_select(1, self.row.unpadded)
+        return found.view(key_heads, -1, x.shape[-1])
 
-    def weights(self, q: Tensor, key: Tensor, scale: float, kind: torch.dtype) -> list[Tensor]:
+    def probabilities(self, q: Tensor, key: Tensor, scale: float, kind: torch.dtype) -> list[Tensor]:
         """[K, N * h, P] and [K * G, R * h, R]."""
-        kinds, (count, longest) = len(key), self.row.slots.shape
-        own = self._mine(q)
-        near = _scores(self._spread(own, self.fold), self._spread(self._keys(key), 1), scale)
-        near.view(-1, longest, self.fold, longest).add_(_causal(longest, near))
-        scores = q.new_empty(kinds, own.shape[1], self.row.prompt + longest)
-        _scores(own, self._stem(key), scale, scores[..., : self.row.prompt])
-        scores[..., self.row.prompt :] = self._gather(near, kinds, self.fold)
+        key_heads, (count, longest) = len(key), self.row.padded.shape
+        own = self._queries(q)
+        to_own = _scores(self._pad(own, self.per_key), self._pad(self._own_keys(key), 1), scale)
+        to_own.view(-1, longest, self.per_key, longest).add_(_causal(longest, to_own))
+        scores = q.new_empty(key_heads, own.shape[1], self.row.prompt + longest)
+        _scores(own, self._prompt(key), scale, scores[..., : self.row.prompt])
+        scores[..., self.row.prompt :] = self._unpad(to_own, key_heads, self.per_key)
         p = scores.softmax(-1)
-        wide = self.fold * longest
-        padded = torch.zeros(kinds, count * longest, wide, dtype=kind, device=p.device)
-        mine = p[..., self.row.prompt :].reshape(kinds, -1, wide).to(kind)
-        padded.index_copy_(1, self.row.places, mine)
-        return [p[..., : self.row.prompt].to(kind), padded.view(-1, longest * self.fold, longest)]
+        wide = self.per_key * longest
+        padded = torch.zeros(key_heads, count * longest, wide, dtype=kind, device=p.device)
+        own_weights = p[..., self.row.prompt :].reshape(key_heads, -1, wide).to(kind)
+        padded.index_copy_(1, self.row.unpadded, own_weights)
+        return [p[..., : self.row.prompt].to(kind), padded.view(-1, longest * self.per_key, longest)]
 
     def write(self, out: Tensor, p: list[Tensor], value: Tensor) -> None:
-        """P V into its places of ``out``."""
-        far, near = p
-        own = near @ self._spread(self._keys(value), 1)
-        torch.add(far @ self._stem(value), self._gather(own, len(value), self.fold), out=self._mine(out))
+        """Write P V into the part of ``out`` that is of these queries."""
+        to_prompt, to_own = p
+        own = self._unpad(to_own @ self._pad(self._own_keys(value), 1), len(value), self.per_key)
+        torch.add(to_prompt @ self._prompt(value), own, out=self._queries(out))
 
-    def turn_back(self, p: list[Tensor], x: _Inputs, to: _Gradients) -> None:
+    def backward(self, p: list[Tensor], x: _Inputs, to: _Gradients) -> None:
         """Write dQ and add dK, dV; dQ and dK still without the scale."""
-        (far, near), g, along, q = p, self._mine(x.g), self._mine(x.along), self._mine(x.query)
-        self._stem(to.value).add_(far.transpose(1, 2) @ g)
-        bend = _bend(far, g @ self._stem(x.value).transpose(1, 2), along)
-        self._stem(to.key).add_(bend.transpose(1, 2) @ q)
-        to_query, kinds = self._mine(to.query), len(x.key)
-        to_query.copy_(bend @ self._stem(x.key))
+        to_prompt, to_own = p
+        g, row_dot, q = (self._queries(each) for each in (x.g, x.row_dot, x.query))
+        self._prompt(to.value).add_(to_prompt.transpose(1, 2) @ g)
+        ds = _score_gradient(to_prompt, g @ self._prompt(x.value).transpose(1, 2), row_dot)
+        self._prompt(to.key).add_(ds.transpose(1, 2) @ q)
+        to_query, key_heads = self._queries(to.query), len(x.key)
+        to_query.copy_(ds @ self._prompt(x.key))
 
-        spread = self._spread(g, self.fold)
-        values = near.transpose(1, 2) @ spread
-        self._keys(to.value).add_(self._gather(values, kinds, 1))
-        products = spread @ self._spread(self._keys(x.value), 1).transpose(1, 2)
-        bend = _bend(near, products, self._spread(along, self.fold))
-        keys = bend.transpose(1, 2) @ self._spread(q, self.fold)
-        self._keys(to.key).add_(self._gather(keys, kinds, 1))
-        to_query.add_(self._gather(bend @ self._spread(self._keys(x.key), 1), kinds, self.fold))
+        padded = self._pad(g, self.per_key)
+        values = to_own.transpose(1, 2) @ padded
+        self._own_keys(to.value).add_(self._unpad(values, key_heads, 1))
+        products = padded @ self._pad(self._own_keys(x.value), 1).transpose(1, 2)
+        ds = _score_gradient(to_own, products, self._pad(row_dot, self.per_key))
+        keys = ds.transpose(1, 2) @ self._pad(q, self.per_key)
+        self._own_keys(to.key).add_(self._unpad(keys, key_heads, 1))
+        to_query.add_(self._unpad(ds @ self._pad(self._own_keys(x.key), 1), key_heads, self.per_key))
 
 
 def _causal(count: int, like: Tensor) -> Tensor:
     """[m, 1, m] to be added to scores: -inf where a key comes after its query."""
-    shut = torch.full((count, count), -math.inf, dtype=like.dtype, device=like.device).triu_(1)
-    return shut[:, None]
+    mask = torch.full((count, count), -math.inf, dtype=like.dtype, device=like.device).triu_(1)
+    return mask[:, None]
 
 
 def _scores(q: Tensor, key: Tensor, scale: float, out: Tensor | None = None) -> Tensor:
-    """s Q K^T."""
-    blank = torch.zeros((), dtype=q.dtype, device=q.device)
-    return torch.baddbmm(blank, q, key.transpose(1, 2), beta=0.0, alpha=scale, out=out)
+    """s Q K^T [K, m, j]."""
+    ignored = torch.zeros((), dtype=q.dtype, device=q.device)
+    return torch.baddbmm(ignored, q, key.transpose(1, 2), beta=0.0, alpha=scale, out=out)

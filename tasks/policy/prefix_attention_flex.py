@@ -1,6 +1,6 @@
-"""Attention over a tree by torch's FlexAttention: one kernel on a GPU that skips the blocks nobody sees.
+"""Shared-prefix attention by torch's FlexAttention: one kernel on a GPU, which skips fully masked blocks.
 
-On a CPU it runs without compilation, as a plain matrix of scores: to be compared with, not to be used.
+On a CPU it runs without compilation, as a plain matrix of scores: for comparison only.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from tasks.policy.prefix_attention import Tree
+from tasks.policy.prefix_attention import PrefixRows
 
 
-def block_mask(tree: Tree, length: int, device: torch.device) -> BlockMask:
-    """What sees what among ``length`` positions."""
+def block_mask(rows: PrefixRows, length: int, device: torch.device) -> BlockMask:
+    """Which of ``length`` positions sees which."""
     row = torch.empty(length, dtype=torch.int32)
     branch = torch.zeros(length, dtype=torch.int32)
-    for number, held in enumerate(tree.rows):
+    for number, held in enumerate(rows.rows):
         first = held.start + held.prompt
         row[held.start : first + held.responses] = number
         if held.responses:
-            own = torch.div(held.places.cpu(), held.slots.shape[1], rounding_mode="floor")
+            own = torch.div(held.unpadded.cpu(), held.padded.shape[1], rounding_mode="floor")
             branch[first : first + held.responses] = own.int() + 1
     row, branch = row.to(device), branch.to(device)
 

@@ -8,16 +8,17 @@ Sums are float32 at least; h is rounded to the type of x before it is scaled, as
 from __future__ import annotations
 
 import types
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
-def hasten(network: nn.Module) -> int:
-    """Give every RMS norm of a model on a CPU this forward pass; how many there were.
+def speed_up(network: nn.Module) -> int:
+    """Replace the forward pass of every RMS norm of a model on a CPU by this one; the number replaced.
 
-    A module counts when its class is named so and it gives the same values as this one does.
+    A module is one when its class name says so and it gives the same values as this one.
     """
     changed = 0
     for module in network.modules():
@@ -37,7 +38,8 @@ def _is_plain(module: Any) -> bool:
 
 
 def _forward(module: Any, x: Tensor) -> Tensor:
-    return _RMSNorm.apply(x, module.weight, module.variance_epsilon)
+    apply: Callable[..., Tensor] = _RMSNorm.apply
+    return apply(x, module.weight, module.variance_epsilon)
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -59,6 +61,6 @@ class _RMSNorm(torch.autograd.Function):
             to_weight = (grad * exact).flatten(0, -2).sum(0).to(weight.dtype)
         if ctx.needs_input_grad[0]:
             to_unit = (grad * weight).to(scale.dtype)
-            along = torch.linalg.vecdot(to_unit, exact)[..., None].div_(exact.shape[-1])
-            to_x = to_unit.addcmul_(exact, along, value=-1.0).mul_(scale).to(unit.dtype)
+            projection = torch.linalg.vecdot(to_unit, exact)[..., None].div_(exact.shape[-1])
+            to_x = to_unit.addcmul_(exact, projection, value=-1.0).mul_(scale).to(unit.dtype)
         return to_x, to_weight, None

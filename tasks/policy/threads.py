@@ -1,8 +1,8 @@
-"""Micro-batches side by side: on a CPU, a few threads that share the cores, each with its own micro-batch.
+"""Micro-batches side by side: on a CPU, a few threads share the cores, each with a micro-batch of its own.
 
 Small operations, of which a pass has thousands, gain little from a second core: their threads wait for each
-other at every one. Whole micro-batches do not wait. Results come in the order of the work, so that sums are
-the same whatever finishes first.
+other at every one. Whole micro-batches do not wait. Results come in the order of the jobs, so that sums are
+the same whichever finishes first.
 """
 
 from __future__ import annotations
@@ -13,35 +13,38 @@ from typing import TypeVar
 
 import torch
 
-MOST = 4
-"""Lanes: each holds the activations of a micro-batch; where there are more cores, a lane gets several."""
+MAX_THREADS = 4
+"""Each thread holds the activations of a micro-batch; where there are more cores, a thread gets several."""
 
 T = TypeVar("T")
 
 
-def count(device: torch.device) -> int:
-    """How many micro-batches this process should have under way at once."""
-    return min(torch.get_num_threads(), MOST) if device.type == "cpu" else 1
+def thread_count(device: torch.device) -> int:
+    """How many micro-batches this process should compute at once."""
+    return min(torch.get_num_threads(), MAX_THREADS) if device.type == "cpu" else 1
 
 
-def in_order(lanes: int, work: Sequence[Callable[[], T]]) -> Iterator[T]:
-    """The result of each, in order. Whoever stops listening stops the work that has not begun."""
-    lanes = min(lanes, len(work))
-    if lanes < 2:
-        yield from (job() for job in work)
+def map_in_order(count: int, jobs: Sequence[Callable[[], T]]) -> Iterator[T]:
+    """The result of each job, in order, from ``count`` threads.
+
+    Closing the iterator cancels the jobs that have not begun.
+    """
+    count = min(count, len(jobs))
+    if count < 2:
+        yield from (job() for job in jobs)
         return
-    threads = torch.get_num_threads()
-    share = max(threads // lanes, 1)
-    pool = ThreadPoolExecutor(lanes, "lane", initializer=torch.set_num_threads, initargs=(share,))
+    cores = torch.get_num_threads()
+    share = max(cores // count, 1)
+    pool = ThreadPoolExecutor(count, "micro-batch", initializer=torch.set_num_threads, initargs=(share,))
     try:
-        yield from pool.map(_with_grad_mode(torch.is_grad_enabled()), work)
+        yield from pool.map(_with_grad_mode(torch.is_grad_enabled()), jobs)
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)  # a lane's setting reaches some libraries of the whole process
+        torch.set_num_threads(cores)  # a thread's setting reaches some libraries of the whole process
 
 
 def _with_grad_mode(enabled: bool) -> Callable[[Callable[[], T]], T]:
-    """Gradients are recorded or not by thread."""
+    """Runs a job with the caller's gradient mode, which each thread has for itself."""
 
     def run(job: Callable[[], T]) -> T:
         with torch.set_grad_enabled(enabled):

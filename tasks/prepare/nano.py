@@ -1,4 +1,4 @@
-"""``nano``: a Llama of about a million parameters that reads characters, for experiments in minutes."""
+"""``nano``: a Llama of about a million parameters whose tokens are characters, for experiments in minutes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CHAT_TEMPLATE = (
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """One token a character; whatever is not printable ASCII is ``<unk>``."""
+    """One token per character; whatever is not printable ASCII is ``<unk>``."""
     vocabulary = {token: i for i, token in enumerate([*SPECIAL, *CHARACTERS])}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
@@ -37,7 +37,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def create(seed: int, hidden: int = 128, layers: int = 4, heads: int = 4) -> LlamaForCausalLM:
-    """A freshly initialised model; the seed is used without touching the global generator."""
+    """A freshly initialised model; torch's global generator stays as it was."""
     words = tokenizer()
     config = LlamaConfig(
         vocab_size=len(words),

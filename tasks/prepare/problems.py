@@ -18,10 +18,10 @@ def problems(job: Job) -> dict[str, float]:
     task = job.params.task
     source = find_source(task.problems.name, "task.problems.name")
     config = task.problems.resolve(source.Config, "task.problems")
-    if hasattr(source, "write"):
+    if source.write:
         train, held_out = source.write(config, task, job.params.seed, job.out)
     else:
-        train, held_out = source.read(config, task, job.params.seed)
+        train, held_out = source.tables(config, task, job.params.seed)
     write_table(job.out / "train.parquet", train)
     write_table(job.out / "held_out.parquet", held_out)
     levels = collections.Counter(train["level"].to_pylist() + held_out["level"].to_pylist())

@@ -61,7 +61,8 @@ def warm_started(params: Params, tell: Callable[[int, int, float], None]) -> Lla
             tell(step + 1, steps, loss.item())
     finally:
         torch.set_num_threads(threads)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def spoil(answer: str, rng: random.Random) -> str:
@@ -94,7 +95,7 @@ def _batches(params: Params, steps: int) -> list[list[Example]]:
 def _examples(params: Params, rows: list[dict[str, Any]], spoilt: float) -> list[Example]:
     rng = random.Random(seeds.seed(params.seed, "warm_start_answers", 0))
     source = find_source(params.task.problems.name, "task.problems.name")
-    wrong = getattr(source, "spoil", spoil)
+    wrong = source.spoil or spoil
     words = nano.tokenizer()
     examples: list[Example] = []
     for row in rows:
@@ -114,8 +115,8 @@ def _practice(params: Params, count: int) -> pa.Table:
     choice = params.task.problems
     source = find_source(choice.name, "task.problems.name")
     config = choice.resolve(source.Config, "task.problems")
-    train, held_out = source.read(config, params.task, params.seed)
-    if hasattr(source, "practice"):
+    train, held_out = source.tables(config, params.task, params.seed)
+    if source.practice:
         without = {normalised(question) for question in held_out["question"].to_pylist()}
         return source.practice(config, count, params.seed, without)
     order = [i for _ in range(math.ceil(count / train.num_rows)) for i in range(train.num_rows)]

@@ -1,4 +1,4 @@
-"""Arithmetic without end: seeded generators of ``reasoning-gym``, in five levels.
+"""Arithmetic problems, as many as wanted, from the seeded generators of ``reasoning-gym`` at five levels.
 
 A question is a noun phrase (``3 + 4``, ``the greatest common divisor of 12 and 18``), so that one
 instruction, ``What is {question}?``, suits them all.
@@ -6,7 +6,6 @@ instruction, ``What is {question}?``, suits them all.
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -17,9 +16,9 @@ from pydantic import Field, field_validator
 import params.base
 from params.base import BadInput, nearest
 from params.schema import Task
-from tasks.artefacts.tables import PROBLEMS
 from tasks.core import seeds
 from tasks.problems.contract import normalised
+from tasks.problems.rows import digest, shares, table
 
 Level = Annotated[int, Field(ge=1, le=5)]
 
@@ -73,7 +72,7 @@ class Config(params.base.Config):
     """Which problems to make."""
 
     generators: Annotated[tuple[str, ...], Field(min_length=1)] = ("chain_sum",)
-    """Generators, each of which makes an equal share."""
+    """Generators, each of which makes an equal share of the problems."""
     level: Level = 1
     """How hard: 1 is two terms of one digit, 5 is several terms of up to four digits."""
     held_out_level: Level | None = None
@@ -99,7 +98,7 @@ def read(config: Config, task: Task, seed: int) -> tuple[pa.Table, pa.Table]:
     held_out = _share(config.generators, held_out_level, task.held_out_count, key, set())
     taken = {normalised(row["question"]) for row in held_out}
     train = _share(config.generators, config.level, task.train_count, key + 1, taken)
-    return _table(train), _table(held_out)
+    return table(train), table(held_out)
 
 
 def practice(config: Config, count: int, seed: int, without: set[str]) -> pa.Table:
@@ -112,7 +111,7 @@ def practice(config: Config, count: int, seed: int, without: set[str]) -> pa.Tab
         row = next(streams[len(rows) % len(streams)])
         if normalised(row["question"]) not in without:
             rows.append(row)
-    return _table(rows)
+    return table(rows)
 
 
 def _share(
@@ -120,8 +119,7 @@ def _share(
 ) -> list[dict[str, Any]]:
     """``count`` distinct problems, split evenly over the generators and shuffled; ``taken`` grows by them."""
     rows: list[dict[str, Any]] = []
-    for place, name in enumerate(names):
-        wanted = (count + len(names) - 1 - place) // len(names)
+    for name, wanted in zip(names, shares(count, len(names)), strict=True):
         rows += _distinct(name, level, wanted, seed, taken)
     random.Random(seed).shuffle(rows)
     return rows
@@ -149,7 +147,7 @@ def _distinct(name: str, level: int, wanted: int, seed: int, taken: set[str]) ->
 
 
 def _stream(name: str, level: int, seed: int) -> Iterator[dict[str, Any]]:
-    """Endless problems of one generator."""
+    """Problems of one generator, without end."""
     dataset, levels = _GENERATORS[name]
     import reasoning_gym  # a second, for which a run that finds its problems in the cache need not wait
 
@@ -159,9 +157,9 @@ def _stream(name: str, level: int, seed: int) -> Iterator[dict[str, Any]]:
         item = problems[index]
         index += 1
         question = _question(name, item["metadata"])
-        digest = hashlib.sha256(f"{name}\n{normalised(question)}".encode()).hexdigest()[:12]
+        key = f"{name}\n{normalised(question)}"
         yield {
-            "problem_id": f"{name}-{level}-{digest}",
+            "problem_id": f"{name}-{level}-{digest(key)}",
             "question": question,
             "answer": item["answer"],
             "level": level,
@@ -174,7 +172,3 @@ def _question(name: str, facts: dict[str, Any]) -> str:
         return str(facts["expression"])
     words = {"gcd": "the greatest common divisor", "lcm": "the least common multiple"}
     return f"{words[name]} of {' and '.join(str(number) for number in facts['numbers'])}"
-
-
-def _table(rows: list[dict[str, Any]]) -> pa.Table:
-    return pa.Table.from_pylist(rows, schema=PROBLEMS)

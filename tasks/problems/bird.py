@@ -1,7 +1,7 @@
 """BIRD (Li et al. 2023, arXiv:2305.03111) from its published folders.
 
 ``train/``: ``train.json``, ``train_tables.json``, ``train_databases/ID/ID.sqlite``; ``dev/``: the same names
-with ``dev``. A question's evidence, what one must know to answer it, stands in the prompt.
+with ``dev``. A question's evidence, facts that its answer needs, stands in the prompt.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import pyarrow as pa
 from params.base import BadInput
 from params.schema import Task
 from tasks.problems import sql_benchmark, sql_rows
-from tasks.problems.sql_benchmark import Benchmark, Layout, Split
+from tasks.problems.sql_benchmark import Benchmark, RowFormat, Split
 
 shown_answer = sql_rows.shown_answer
 _HARDNESS = ("simple", "moderate", "challenging")
 
 
 class Config(Benchmark):
-    """Where it lies."""
+    """Where the files are, and what a prompt shows."""
 
     train: str = "train/train"
     """Start of the names of the training files: ``_tables.json``, ``_databases`` and ``.json`` follow."""
@@ -33,12 +33,12 @@ class Config(Benchmark):
 
 def read(config: Config, task: Task, seed: int) -> tuple[pa.Table, pa.Table]:
     """Training and held-out problems, drawn by the seed. Raises ``BadInput``."""
-    return sql_benchmark.both_sides(config, _layout(config), *_splits(config), task, seed, None)
+    return sql_benchmark.read_splits(config, _row_format(config), *_splits(config), task, seed, None)
 
 
 def write(config: Config, task: Task, seed: int, out: Path) -> tuple[pa.Table, pa.Table]:
-    """The same, with where the databases lie, and how many problems were left out."""
-    return sql_benchmark.both_sides(config, _layout(config), *_splits(config), task, seed, out)
+    """The same; writes where the databases are and how many problems were left out into ``out``."""
+    return sql_benchmark.read_splits(config, _row_format(config), *_splits(config), task, seed, out)
 
 
 def files(config: Config) -> list[Path]:
@@ -55,7 +55,7 @@ def _split(config: Config, start: str) -> Split:
     return Split((folder / f"{name}.json",), folder / f"{name}_databases", folder / f"{name}_tables.json")
 
 
-def _layout(config: Config) -> Layout:
+def _row_format(config: Config) -> RowFormat:
     def row(row: dict[str, Any], place: str) -> tuple[int, str]:
         evidence = row.get("evidence") or ""
         if not isinstance(evidence, str):
@@ -63,4 +63,4 @@ def _layout(config: Config) -> Layout:
         hint = " ".join(evidence.split()) if config.evidence else ""
         return sql_benchmark.level(row.get("difficulty"), _HARDNESS), hint
 
-    return Layout("bird", "SQL", row)
+    return RowFormat("bird", "SQL", row)

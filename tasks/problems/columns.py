@@ -1,4 +1,4 @@
-"""Sums worked out column by column, a line each: right answers of several steps, for methods that cut them.
+"""Sums worked out column by column, one line per column: right answers in steps, for methods that use steps.
 
 A question is ``47+85`` and its right answer 132; what ``nano`` is warm-started on leads there digit by digit,
 
@@ -11,9 +11,8 @@ with the carry as a third summand. A level is the count of digits of both summan
 
 from __future__ import annotations
 
-import hashlib
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import pyarrow as pa
@@ -22,9 +21,11 @@ from pydantic import Field
 import params.base
 from params.base import BadInput
 from params.schema import Task
-from tasks.artefacts.tables import PROBLEMS
 from tasks.core import seeds
 from tasks.problems.contract import normalised
+from tasks.problems.rows import digest, shares, table
+
+__all__ = ["worked"]
 
 SLIP = 0.04
 """Chance that a line of a spoilt answer goes wrong, and all that follows from it."""
@@ -46,15 +47,14 @@ def read(config: Config, task: Task, seed: int) -> tuple[pa.Table, pa.Table]:
     lengths = config.held_out_digits
     taken: set[str] = set()
     held_out: list[dict[str, Any]] = []
-    for place, digits in enumerate(lengths):
-        wanted = (task.held_out_count + len(lengths) - 1 - place) // len(lengths)
+    for digits, wanted in zip(lengths, shares(task.held_out_count, len(lengths)), strict=True):
         held_out += _distinct(digits, wanted, seeds.seed(seed, "problems", 0, "held_out", digits), taken)
     train = _distinct(config.digits, task.train_count, seeds.seed(seed, "problems", 0, "train"), taken)
-    return _table(train), _table(held_out)
+    return table(train), table(held_out)
 
 
 def practice(config: Config, count: int, seed: int, without: set[str]) -> pa.Table:
-    """``count`` problems with worked answers, of each length in turn, none normalised to one ``without``."""
+    """``count`` problems with worked answers, of each length in turn, none with a question in ``without``."""
     lengths = sorted({config.digits, *config.held_out_digits})
     streams = [_stream(digits, seeds.seed(seed, "practice", 0, digits)) for digits in lengths]
     rows: list[dict[str, Any]] = []
@@ -63,7 +63,7 @@ def practice(config: Config, count: int, seed: int, without: set[str]) -> pa.Tab
         row = _row(first, second)
         if normalised(row["question"]) not in without:
             rows.append({**row, "answer": worked(first, second)})
-    return _table(rows)
+    return table(rows)
 
 
 def spoil(answer: str, rng: random.Random) -> str:
@@ -86,7 +86,7 @@ def worked(first: str, second: str, slip: Callable[[], int] = lambda: 0) -> str:
 
 
 def _stream(digits: int, seed: int) -> Iterator[tuple[str, str]]:
-    """Endless pairs of summands without leading zeros."""
+    """Pairs of summands without leading zeros, without end."""
     rng = random.Random(seed)
     least = 10 ** (digits - 1)
     while True:
@@ -115,15 +115,10 @@ def _distinct(digits: int, wanted: int, seed: int, taken: set[str]) -> list[dict
 
 def _row(first: str, second: str) -> dict[str, Any]:
     question = f"{first}+{second}"
-    digest = hashlib.sha256(question.encode()).hexdigest()[:12]
     return {
-        "problem_id": f"columns-{len(first)}-{digest}",
+        "problem_id": f"columns-{len(first)}-{digest(question)}",
         "question": question,
         "answer": str(int(first) + int(second)),
         "level": len(first),
         "source": "columns",
     }
-
-
-def _table(rows: Sequence[dict[str, Any]]) -> pa.Table:
-    return pa.Table.from_pylist(list(rows), schema=PROBLEMS)

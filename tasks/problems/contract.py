@@ -1,26 +1,53 @@
 """Where questions come from. One source, one file: a frozen ``Config`` and a ``read``.
 
-``read(config, task, seed)`` gives the training and the held-out problems (``tables.PROBLEMS``), which share
-no question; equal arguments give equal tables. A source may also have
-
-* ``practice(config, count, seed, without)``: further problems, none of whose questions is in ``without``;
-* ``spoil(answer, rng)``: a plausible wrong answer, where the warm start's own are not;
-* ``write(config, task, seed, out)``: as ``read``, and puts into the directory ``out`` what the judge needs
-  beside the tables, such as databases;
-* ``shown_answer(answer)``: the right answer as people read it, where the judge reads something else;
-* ``files(config)``: the local files that ``read`` reads, whose contents belong into the stage's fingerprint.
+All that a source's module may have is a field of ``ProblemSource``. A dotted name, ``package.module``, is a
+module of the user's own.
 """
 
 from __future__ import annotations
 
-from types import ModuleType
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from params.base import find_module
+import pyarrow as pa
+
+from params.parts import Part, find_part
+from params.schema import Task
+
+Tables = tuple[pa.Table, pa.Table]
+"""Training and held-out problems (``tables.PROBLEMS``), which share no question."""
 
 
-def find_source(name: str, where: str) -> ModuleType:
+@dataclass(frozen=True)
+class ProblemSource(Part):
+    """What a source's module offers; None where it has no such hook."""
+
+    read: Callable[[Any, Task, int], Tables] | None = None
+    """``read(config, task, seed)``, which every source has; equal arguments give equal tables."""
+    write: Callable[[Any, Task, int, Path], Tables] | None = None
+    """``write(config, task, seed, out)``: as ``read``, and puts into the directory ``out`` what the judge
+    needs beside the tables, such as databases."""
+    practice: Callable[[Any, int, int, set[str]], pa.Table] | None = None
+    """``practice(config, count, seed, without)``: further problems, without these questions, normalised."""
+    spoil: Callable[[str, random.Random], str] | None = None
+    """``spoil(answer, rng)``: a plausible wrong answer, where the warm start's own are not."""
+    shown_answer: Callable[[str], str] | None = None
+    """``shown_answer(answer)``: the right answer as people read it, where the judge reads something else."""
+    files: Callable[[Any], Sequence[Path]] | None = None
+    """``files(config)``: the local files that ``read`` reads, whose contents belong into the fingerprint."""
+
+    def tables(self, config: Any, task: Task, seed: int) -> Tables:
+        """What it reads."""
+        assert self.read is not None
+        return self.read(config, task, seed)
+
+
+def find_source(name: str, where: str) -> ProblemSource:
     """The problem source that is called ``name``; raises ``BadInput``."""
-    return find_module("tasks.problems", name, "read", where)
+    return find_part(ProblemSource, "tasks.problems", name, "read", where)
 
 
 def normalised(question: str) -> str:

@@ -6,7 +6,6 @@ A question is ``3 7 12 > 33``; its right answer is one solution of many, ``3*7+1
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Iterator
 from fractions import Fraction
@@ -18,9 +17,9 @@ from pydantic import Field, PositiveInt, model_validator
 import params.base
 from params.base import BadInput
 from params.schema import Task
-from tasks.artefacts.tables import PROBLEMS
 from tasks.core import seeds
 from tasks.problems.contract import normalised
+from tasks.problems.rows import digest, table
 from tasks.rewards.countdown import Unreadable, numbers, tokens, value
 
 _BINDS = {"+": 1, "-": 1, "*": 2, "/": 2}
@@ -66,7 +65,7 @@ def read(config: Config, task: Task, seed: int) -> tuple[pa.Table, pa.Table]:
         if len(found) == wanted:
             break
     rows = list(found.values())
-    return _table(rows[task.held_out_count :]), _table(rows[: task.held_out_count])
+    return table(rows[task.held_out_count :]), table(rows[: task.held_out_count])
 
 
 def practice(config: Config, count: int, seed: int, without: set[str]) -> pa.Table:
@@ -77,36 +76,35 @@ def practice(config: Config, count: int, seed: int, without: set[str]) -> pa.Tab
             rows.append(row)
         if len(rows) == count:
             break
-    return _table(rows)
+    return table(rows)
 
 
 def spoil(answer: str, rng: random.Random) -> str:
-    """Another expression of the same numbers that is worth something else."""
+    """Another expression of the same numbers, with another value."""
     found = tokens(answer)
     target, given = value(found), numbers(found)
     while True:
         wrong = _expression(given, rng)
-        if _worth(wrong) not in (None, target):
+        if _value_of(wrong) not in (None, target):
             return wrong
 
 
 def _stream(config: Config, seed: int) -> Iterator[dict[str, Any]]:
-    """Endless problems. Raises ``BadInput`` where chance never meets the targets."""
+    """Problems without end. Raises ``BadInput`` where random expressions never meet the targets."""
     rng = random.Random(seed)
     missed = 0
     while missed < 10_000:
         drawn = sorted(rng.randint(config.smallest, config.largest) for _ in range(config.numbers))
         solution = _expression([str(number) for number in drawn], rng)
-        target = _worth(solution)
+        target = _value_of(solution)
         reached = target is not None and config.target_smallest <= target <= config.target_largest
         if target is None or not reached or target.denominator > 1:
             missed += 1
             continue
         missed = 0
         question = f"{' '.join(map(str, drawn))} > {target}"
-        digest = hashlib.sha256(question.encode()).hexdigest()[:12]
         yield {
-            "problem_id": f"countdown-{config.numbers}-{digest}",
+            "problem_id": f"countdown-{config.numbers}-{digest(question)}",
             "question": question,
             "answer": solution,
             "level": config.numbers,
@@ -129,12 +127,12 @@ def _joined(left: Written, operator: str, right: Written) -> Written:
     binds = _BINDS[operator]
     first = left[0] if left[1] >= binds else f"({left[0]})"
     loose = right[1] < binds or (right[1] == binds and operator in "-/")
-    # a*(b/c) and (a*b)/c are worth the same in exact arithmetic, as are a+(b-c) and (a+b)-c.
+    # a*(b/c) and (a*b)/c have the same value in exact arithmetic, as are a+(b-c) and (a+b)-c.
     return f"{first}{operator}{f'({right[0]})' if loose else right[0]}", binds
 
 
-def _worth(expression: str) -> Fraction | None:
-    """None where it divides by zero."""
+def _value_of(expression: str) -> Fraction | None:
+    """Its value; None where it divides by zero."""
     try:
         return value(tokens(expression))
     except Unreadable:
@@ -146,7 +144,3 @@ def _too_few(found: int, wanted: int) -> NoReturn:
         f"task.problems: these numbers and targets have only {found} distinct problems; expected {wanted}: "
         "lower task.train_count or held_out_count, or widen task.problems.largest or target_largest"
     )
-
-
-def _table(rows: list[dict[str, Any]]) -> pa.Table:
-    return pa.Table.from_pylist(rows, schema=PROBLEMS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,10 +16,12 @@ from pydantic import Field, model_validator
 import params.base
 from params.base import BadInput, nearest
 from params.schema import Task
-from tasks.artefacts.tables import PROBLEMS
 from tasks.core import seeds
 from tasks.problems.contract import normalised
 from tasks.problems.final_answers import Unclear, final_answer, number_in
+from tasks.problems.rows import digest, table
+
+__all__ = ["rows_of"]
 
 Row = tuple[str, Any]
 """Where a row stands, for messages, and what it holds."""
@@ -90,13 +91,13 @@ def read(config: Config, task: Task, seed: int) -> tuple[pa.Table, pa.Table]:
         counts = f"task.train_count {task.train_count} and task.held_out_count {task.held_out_count}"
         chosen = _draw(pool, wanted, counts, config, seed, "both")
         aside_count = -(-len(chosen) * task.held_out_count // wanted)
-        return _table(chosen[aside_count:]), _table(chosen[:aside_count])
+        return table(chosen[aside_count:]), table(chosen[:aside_count])
     aside = _problems(_rows(config, held_out=True), config)
     counts = f"task.held_out_count {task.held_out_count}"
     held_out = _draw(aside, task.held_out_count, counts, config, seed, "held_out")
     rest = {key: row for key, row in pool.items() if key not in aside}
     counts = f"task.train_count {task.train_count}"
-    return _table(_draw(rest, task.train_count, counts, config, seed, "train")), _table(held_out)
+    return table(_draw(rest, task.train_count, counts, config, seed, "train")), table(held_out)
 
 
 def files(config: Config) -> list[Path]:
@@ -131,9 +132,9 @@ def _problems(rows: Iterable[Row], config: Config) -> dict[str, dict[str, Any]]:
         except Unclear as error:
             raise BadInput(f"{place}: '{config.answer}': {error}") from None
         key = normalised(question)
-        digest = hashlib.sha256(f"{name}\n{key}".encode(errors="replace")).hexdigest()[:12]
         values = {"question": question, "answer": answer, "level": level, "source": name}
-        found.setdefault(key, {"problem_id": f"{Path(name).stem}-{digest}", **values})
+        number = digest(f"{name}\n{key}")
+        found.setdefault(key, {"problem_id": f"{Path(name).stem}-{number}", **values})
     if not found:
         raise BadInput(f"{config.where}: no rows; expected questions with answers")
     return found
@@ -209,10 +210,10 @@ def _csv(path: Path) -> Iterator[Row]:
 
 def _parquet(path: Path) -> Iterator[Row]:
     try:
-        table = pq.ParquetFile(path).read()
+        content = pq.ParquetFile(path).read()
     except (pa.ArrowException, OSError) as error:
         raise BadInput(f"{path}: not Parquet ({str(error).splitlines()[0]})") from None
-    for number, row in enumerate(table.to_pylist(), start=1):
+    for number, row in enumerate(content.to_pylist(), start=1):
         yield f"{path}: row {number}", row
 
 
@@ -235,7 +236,3 @@ def _hub_rows(name: str, subset: str | None, revision: str | None, split: str) -
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _table(rows: list[dict[str, Any]]) -> pa.Table:
-    return pa.Table.from_pylist(rows, schema=PROBLEMS)

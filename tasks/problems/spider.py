@@ -14,13 +14,13 @@ from pydantic import Field
 
 from params.schema import Task
 from tasks.problems import sql_benchmark, sql_rows
-from tasks.problems.sql_benchmark import Benchmark, Layout, Split
+from tasks.problems.sql_benchmark import Benchmark, RowFormat, Split
 
 shown_answer = sql_rows.shown_answer
 
 
 class Config(Benchmark):
-    """Where it lies, and which of its files are read."""
+    """Which of the folder's files are read, and what a prompt shows."""
 
     train: Annotated[tuple[str, ...], Field(min_length=1)] = ("train_spider.json", "train_others.json")
     """Files of training questions."""
@@ -34,12 +34,12 @@ class Config(Benchmark):
 
 def read(config: Config, task: Task, seed: int) -> tuple[pa.Table, pa.Table]:
     """Training and held-out problems, drawn by the seed. Raises ``BadInput``."""
-    return sql_benchmark.both_sides(config, _LAYOUT, *_splits(config), task, seed, None)
+    return sql_benchmark.read_splits(config, _ROW_FORMAT, *_splits(config), task, seed, None)
 
 
 def write(config: Config, task: Task, seed: int, out: Path) -> tuple[pa.Table, pa.Table]:
-    """The same, with where the databases lie, and how many problems were left out."""
-    return sql_benchmark.both_sides(config, _LAYOUT, *_splits(config), task, seed, out)
+    """The same; writes where the databases are and how many problems were left out into ``out``."""
+    return sql_benchmark.read_splits(config, _ROW_FORMAT, *_splits(config), task, seed, out)
 
 
 def files(config: Config) -> list[Path]:
@@ -58,4 +58,4 @@ def _row(row: dict[str, Any], place: str) -> tuple[int, str]:
     return 1, ""
 
 
-_LAYOUT = Layout("spider", "query", _row)
+_ROW_FORMAT = RowFormat("spider", "query", _row)

@@ -1,7 +1,7 @@
-"""Text-to-SQL without end: generated SQLite databases, and questions with gold queries in five levels.
+"""Text-to-SQL problems, as many as wanted: generated SQLite databases, and questions with gold queries.
 
-1 selects, 2 aggregates, 3 joins, groups and orders, 4 nests, 5 unites, intersects and subtracts. Training and
-held-out problems are about different domains, so no schema is in both.
+Level 1 selects, 2 aggregates, 3 joins, groups and orders, 4 nests, 5 unites, intersects and subtracts.
+Training and held-out problems are about different domains, so no schema is in both.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from params.base import BadInput
 from params.schema import Task
 from tasks.core import seeds
 from tasks.problems import sql_rows, sql_schema
+from tasks.problems.rows import shares, table
 from tasks.problems.sql_rows import Prompt
 from tasks.problems.sql_synthetic import databases, joined, nested, simple
 from tasks.problems.sql_synthetic.databases import Database
@@ -27,7 +28,7 @@ from tasks.problems.sql_synthetic.phrases import Draft, worth_asking
 
 _LEVELS = {**simple.LEVELS, **joined.LEVELS, **nested.LEVELS}
 _HELD_OUT = 4
-"""Every so many domains, one is held out."""
+"""One in so many domains is held out."""
 _TRIES = 60
 
 shown_answer = sql_rows.shown_answer
@@ -54,7 +55,7 @@ class Config(Prompt):
 
 
 @dataclass(frozen=True)
-class _Open:
+class _Opened:
     """A database, and what a prompt shows of it."""
 
     database: Database
@@ -72,13 +73,13 @@ def read(config: Config, task: Task, seed: int) -> tuple[pa.Table, pa.Table]:
 
 
 def write(config: Config, task: Task, seed: int, out: Path) -> tuple[pa.Table, pa.Table]:
-    """The same, with the databases."""
+    """The same, and the databases with ``databases.json`` into ``out``."""
     opened = [each.database for side in _databases(config, seed) for each in side]
     sql_rows.write_bytes(out, {each.id: each.connection.serialize() for each in opened})
     return read(config, task, seed)
 
 
-def _databases(config: Config, seed: int) -> tuple[list[_Open], list[_Open]]:
+def _databases(config: Config, seed: int) -> tuple[list[_Opened], list[_Opened]]:
     names = list(databases.domains())
     random.Random(seeds.seed(seed, "problems", 0, "domains")).shuffle(names)
     aside = len(names) // _HELD_OUT
@@ -88,23 +89,22 @@ def _databases(config: Config, seed: int) -> tuple[list[_Open], list[_Open]]:
     )
 
 
-def _open(config: Config, names: Sequence[str], index: int, seed: int) -> _Open:
+def _open(config: Config, names: Sequence[str], index: int, seed: int) -> _Opened:
     name, number = names[index % len(names)], index // len(names) + 1
     key = seeds.seed(seed, "problems", 0, "database", name, number)
     database = databases.make(name, number, config.tables, key)
-    found = sql_schema.tables(database.connection, config.example_rows)
-    schema, shown = sql_schema.shown(found, config.example_rows, config.schema_tokens)
-    return _Open(database, schema, shown)
+    found = sql_schema.read_tables(database.connection, config.example_rows)
+    schema, shown = sql_schema.prompt_schema(found, config.example_rows, config.schema_tokens)
+    return _Opened(database, schema, shown)
 
 
-def _problems(config: Config, opened: list[_Open], wanted: int, seed: int, use: str) -> pa.Table:
+def _problems(config: Config, opened: list[_Opened], wanted: int, seed: int, use: str) -> pa.Table:
     """Distinct problems, split evenly over the levels and about evenly over the databases, and shuffled."""
     rng = random.Random(seeds.seed(seed, "problems", 0, use))
     rows: list[dict[str, Any]] = []
     taken: set[tuple[str, str]] = set()
     places = count()
-    for place, level in enumerate(config.levels):
-        share = (wanted + len(config.levels) - 1 - place) // len(config.levels)
+    for level, share in zip(config.levels, shares(wanted, len(config.levels)), strict=True):
         found = missed = 0
         while found < share:
             one = opened[next(places) % len(opened)]
@@ -117,11 +117,11 @@ def _problems(config: Config, opened: list[_Open], wanted: int, seed: int, use: 
             rows.append(row)
             found, missed = found + 1, 0
     rng.shuffle(rows)
-    return sql_rows.table(rows)
+    return table(rows)
 
 
 def _problem(
-    rng: random.Random, one: _Open, level: int, taken: set[tuple[str, str]]
+    rng: random.Random, one: _Opened, level: int, taken: set[tuple[str, str]]
 ) -> dict[str, Any] | None:
     """A problem that is not taken, and now is; None where chance finds none."""
     makers, weights = zip(*_LEVELS[level], strict=True)
@@ -133,7 +133,7 @@ def _problem(
         marks = {(database.id, draft.question), (database.id, draft.query)}
         if marks & taken or not worth_asking(draft, database.connection):
             continue
-        if sql_schema.needed(database.connection, draft.query) <= one.shown:
+        if sql_schema.tables_read(database.connection, draft.query) <= one.shown:
             taken |= marks
             return sql_rows.row(database.id, draft.query, one.schema, draft.question, level, "sql")
     return None

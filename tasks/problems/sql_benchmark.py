@@ -1,4 +1,4 @@
-"""What Spider and BIRD have in common: question files and a database a folder, read where they lie."""
+"""What Spider and BIRD have in common: files of questions, and one folder per database, read in place."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from params.schema import Task
 from tasks.artefacts.artefact import write_json
 from tasks.core import seeds
 from tasks.problems import sql_rows, sql_schema
+from tasks.problems.jsonl import rows_of
+from tasks.problems.rows import table
 from tasks.problems.sql_rows import Prompt
 from tasks.problems.sql_schema import ForeignKeys
 
@@ -24,7 +26,7 @@ LEFT_OUT = "left_out.json"
 
 
 class Benchmark(Prompt):
-    """What the ``Config`` of both holds."""
+    """What both sources' ``Config`` begins with."""
 
     folder: str
     """The benchmark's folder, as it is published."""
@@ -38,7 +40,7 @@ class Benchmark(Prompt):
 
 @dataclass(frozen=True)
 class Split:
-    """One side of a benchmark: where its questions, databases and tables' descriptions are."""
+    """The files of one split: its questions, the folder of its databases, and what describes their tables."""
 
     questions: tuple[Path, ...]
     databases: Path
@@ -46,18 +48,18 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How a benchmark writes its rows."""
+class RowFormat:
+    """How a benchmark writes a row, that is a question."""
 
     name: str
     query: str
-    """Key of the gold query."""
+    """The key of a row's gold query."""
     row: Callable[[dict[str, Any], str], tuple[int, str]]
-    """Level and evidence of a row at a place."""
+    """A row and where it stands, for messages, to its level and its evidence."""
 
 
 @dataclass
-class _Side:
+class _Problems:
     """The problems of one split, and which databases they are about."""
 
     problems: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
@@ -65,18 +67,18 @@ class _Side:
     left_out: dict[str, int] = field(default_factory=lambda: {"schema_too_long": 0, "query_refused": 0})
 
 
-def both_sides(
-    config: Benchmark, layout: Layout, train: Split, held_out: Split, task: Task, seed: int, out: Path | None
+def read_splits(
+    config: Benchmark, form: RowFormat, train: Split, held_out: Split, task: Task, seed: int, out: Path | None
 ) -> tuple[pa.Table, pa.Table]:
     """Training and held-out problems, drawn by the seed, none in both; with ``out``, ``databases.json`` and
     ``left_out.json`` too. Raises ``BadInput``."""
-    aside = _side(config, layout, held_out)
-    rest = _side(config, layout, train)
+    aside = _problems(config, form, held_out)
+    rest = _problems(config, form, train)
     for key in aside.problems.keys() & rest.problems.keys():
         del rest.problems[key]
     tables = (
-        _drawn(rest, task.train_count, "train_count", layout, seed),
-        _drawn(aside, task.held_out_count, "held_out_count", layout, seed),
+        _drawn(rest, task.train_count, "train_count", form, seed),
+        _drawn(aside, task.held_out_count, "held_out_count", form, seed),
     )
     if out is not None:
         used = {json.loads(text)["database"] for table in tables for text in table["answer"].to_pylist()}
@@ -105,47 +107,47 @@ def level(value: Any, names: Sequence[str]) -> int:
     return names.index(value) + 1 if value in names else 1
 
 
-def _side(config: Benchmark, layout: Layout, split: Split) -> _Side:
-    side = _Side()
+def _problems(config: Benchmark, form: RowFormat, split: Split) -> _Problems:
+    found = _Problems()
     keys = _foreign_keys(split.tables)
     schemas: dict[str, tuple[sqlite3.Connection, str, frozenset[str]]] = {}
     for path in split.questions:
         for place, row in _rows(path):
-            name, query = _text(row, "db_id", place), _text(row, layout.query, place)
+            name, query = _text(row, "db_id", place), _text(row, form.query, place)
             question = _text(row, "question", place)
             if config.databases is not None and name not in config.databases:
                 continue
             if name not in schemas:
                 schemas[name] = _opened(config, split, name, keys, place)
-                side.files[name] = split.databases / name / f"{name}.sqlite"
+                found.files[name] = split.databases / name / f"{name}.sqlite"
             connection, schema, shown = schemas[name]
             try:
-                fits = sql_schema.needed(connection, query.rstrip("; \n")) <= shown
+                fits = sql_schema.tables_read(connection, query.rstrip("; \n")) <= shown
             except (sqlite3.Error, sqlite3.Warning):
-                side.left_out["query_refused"] += 1
+                found.left_out["query_refused"] += 1
                 continue
             if not fits:
-                side.left_out["schema_too_long"] += 1
+                found.left_out["schema_too_long"] += 1
                 continue
-            hardness, evidence = layout.row(row, place)
-            made = sql_rows.row(name, query, schema, question, hardness, layout.name, evidence)
-            side.problems.setdefault((name, " ".join(f"{question} {evidence}".split()).casefold()), made)
+            hardness, evidence = form.row(row, place)
+            problem = sql_rows.row(name, query, schema, question, hardness, form.name, evidence)
+            found.problems.setdefault((name, " ".join(f"{question} {evidence}".split()).casefold()), problem)
     for connection, *_ in schemas.values():
         connection.close()
-    return side
+    return found
 
 
-def _drawn(side: _Side, wanted: int, option: str, layout: Layout, seed: int) -> pa.Table:
-    if len(side.problems) < wanted:
-        long, refused = side.left_out["schema_too_long"], side.left_out["query_refused"]
+def _drawn(found: _Problems, wanted: int, option: str, form: RowFormat, seed: int) -> pa.Table:
+    if len(found.problems) < wanted:
+        long, refused = found.left_out["schema_too_long"], found.left_out["query_refused"]
         raise BadInput(
-            f"{layout.name}: {len(side.problems)} distinct problems, without {long} whose tables do not fit "
-            f"into task.problems.schema_tokens and {refused} whose query SQLite refuses; expected {wanted} "
-            f"(task.{option})"
+            f"{form.name}: {len(found.problems)} distinct problems, without {long} whose tables do not "
+            f"fit into task.problems.schema_tokens and {refused} whose query SQLite refuses; expected "
+            f"{wanted} (task.{option})"
         )
-    rows = sorted(side.problems.values(), key=lambda row: str(row["problem_id"]))
+    rows = sorted(found.problems.values(), key=lambda row: str(row["problem_id"]))
     order = seeds.numpy_generator(seed, "problems", 0, option).permutation(len(rows))
-    return sql_rows.table(rows[i] for i in order[:wanted])
+    return table(rows[i] for i in order[:wanted])
 
 
 def _opened(
@@ -159,10 +161,10 @@ def _opened(
         raise BadInput(f"{place}: {path}: no such file; expected the database '{name}' there")
     connection = sql_schema.connect(path)
     try:
-        found = sql_schema.tables(connection, config.example_rows, keys[name])
+        found = sql_schema.read_tables(connection, config.example_rows, keys[name])
     except sqlite3.Error as error:
         raise BadInput(f"{path}: not a database that SQLite reads ({error})") from None
-    return connection, *sql_schema.shown(found, config.example_rows, config.schema_tokens)
+    return connection, *sql_schema.prompt_schema(found, config.example_rows, config.schema_tokens)
 
 
 def _foreign_keys(path: Path) -> dict[str, ForeignKeys]:
@@ -186,18 +188,10 @@ def _foreign_keys(path: Path) -> dict[str, ForeignKeys]:
 
 def _rows(path: Path) -> Iterable[tuple[str, dict[str, Any]]]:
     """Each object of a JSON list, with where it stands. Raises ``BadInput``."""
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file (task.problems.folder)") from None
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"{path}: not JSON ({error}); expected a list of objects") from None
-    if not isinstance(content, list):
-        raise BadInput(f"{path}: expected a list of objects, found {type(content).__name__}")
-    for number, row in enumerate(content, start=1):
+    for place, row in rows_of(path, "task.problems.folder"):
         if not isinstance(row, dict):
-            raise BadInput(f"{path}: row {number}: expected an object, found {type(row).__name__}")
-        yield f"{path}: row {number}", row
+            raise BadInput(f"{place}: expected an object, found {type(row).__name__}")
+        yield place, row
 
 
 def _text(row: dict[str, Any], key: str, place: str) -> str:

@@ -1,7 +1,7 @@
-"""What every source of SQL problems hands to prompt and judge: rows of the problem table, and the databases.
+"""What every source of SQL problems writes: rows of the problems' table, and where the databases are.
 
 A row's ``answer`` is canonical JSON, ``{"database": ID, "query": SELECT ...}``. ``databases.json`` beside the
-tables says where each database lies: ``{ID: {"path", "sha256", "bytes"}}``, with a path inside the
+tables says where each database is: ``{ID: {"path", "sha256", "bytes"}}``, with a path inside the
 artefact, or an absolute one to a file of the user's.
 """
 
@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import pyarrow as pa
 from pydantic import Field, PositiveInt
 
 import params.base
 from tasks.artefacts.artefact import file_digest, write_json
-from tasks.artefacts.tables import PROBLEMS
+from tasks.problems.rows import digest
 
 DATABASES = "databases.json"
 
@@ -35,21 +34,16 @@ class Prompt(params.base.Config):
 def row(
     database: str, query: str, schema: str, question: str, level: int, source: str, evidence: str = ""
 ) -> dict[str, Any]:
-    """One problem."""
-    digest = hashlib.sha256(f"{source}\n{database}\n{question}\n{query}".encode()).hexdigest()[:12]
+    """One row of ``tables.PROBLEMS``; the evidence, if any, follows the question as a hint."""
+    key = digest(f"{source}\n{database}\n{question}\n{query}")
     hint = f"\nHint: {evidence}" if evidence else ""
     return {
-        "problem_id": f"{database}-{digest}",
+        "problem_id": f"{database}-{key}",
         "question": f"{schema}\n\nQuestion: {question}{hint}",
-        "answer": answer(database, query),
+        "answer": json.dumps({"database": database, "query": query}, sort_keys=True, ensure_ascii=False),
         "level": level,
         "source": source,
     }
-
-
-def answer(database: str, query: str) -> str:
-    """The right answer as the judge reads it."""
-    return json.dumps({"database": database, "query": query}, sort_keys=True, ensure_ascii=False)
 
 
 def shown_answer(text: str) -> str:
@@ -58,7 +52,7 @@ def shown_answer(text: str) -> str:
 
 
 def write_bytes(out: Path, databases: Mapping[str, bytes]) -> None:
-    """Databases into the artefact, with ``databases.json``."""
+    """Write databases, by name, into the artefact ``out``, with ``databases.json``."""
     (out / "databases").mkdir()
     listed = {}
     for name, data in sorted(databases.items()):
@@ -69,14 +63,9 @@ def write_bytes(out: Path, databases: Mapping[str, bytes]) -> None:
 
 
 def write_paths(out: Path, databases: Mapping[str, Path]) -> None:
-    """``databases.json`` over files that stay where they are."""
+    """Write ``databases.json`` about files that stay where they are."""
     listed = {
         name: {"path": str(path.resolve()), "sha256": file_digest(path), "bytes": path.stat().st_size}
         for name, path in sorted(databases.items())
     }
     write_json(out / DATABASES, listed)
-
-
-def table(rows: Iterable[dict[str, Any]]) -> pa.Table:
-    """``tables.PROBLEMS``."""
-    return pa.Table.from_pylist(list(rows), schema=PROBLEMS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ LONGEST_CELL = 40
 """Characters of a cell that an example row shows."""
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PIECE = re.compile(r" ?(?:[A-Z]+(?![a-z])|[A-Z]?[a-z]+)|\s+|.", re.DOTALL)
-# Those of SQL's words that a name in a database is likely to be.
+# Reserved words of SQL that are likely as names in a database.
 _RESERVED = """
 add all alter and as asc between by case check column commit constraint create cross current_date
 default delete desc distinct drop else end escape except exists for foreign from full glob group having
@@ -26,7 +26,7 @@ ForeignKeys = Mapping[tuple[str, str], tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class Shown:
+class TableText:
     """One table as a prompt may show it."""
 
     name: str
@@ -48,23 +48,26 @@ def connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def tables(connection: sqlite3.Connection, rows: int, keys: ForeignKeys | None = None) -> list[Shown]:
-    """Every table of the database, in the order of its making, with its first ``rows`` rows.
+def read_tables(
+    connection: sqlite3.Connection, rows: int, keys: ForeignKeys | None = None
+) -> list[TableText]:
+    """Every table of the database, in the order of creation, with its first ``rows`` rows.
 
     Raises ``sqlite3.Error``.
     """
     own = "type = 'table' AND substr(name, 1, 7) <> 'sqlite_'"
     names = connection.execute(f"SELECT name FROM sqlite_master WHERE {own} ORDER BY rowid").fetchall()  # noqa: S608
     return [
-        Shown(name, _create(connection, name, keys or {}), _rows(connection, name, rows)) for (name,) in names
+        TableText(name, _create(connection, name, keys or {}), _rows(connection, name, rows))
+        for (name,) in names
     ]
 
 
-def shown(found: Sequence[Shown], rows: int, budget: int) -> tuple[str, frozenset[str]]:
+def prompt_schema(found: Sequence[TableText], rows: int, budget: int) -> tuple[str, frozenset[str]]:
     """The schema within ``budget`` tokens as ``tokens`` counts them, and which tables it holds.
 
-    Example rows go first, one of each table at a time; then whole tables, the last ones first. What the
-    question needs is not looked at: the prompt must not tell it.
+    Example rows are dropped first, one of each table at a time; then whole tables, the last ones first. Which
+    of them the question needs plays no part: the prompt must not tell.
     """
     for kept in range(rows, -1, -1):
         text = _text(found, kept)
@@ -85,7 +88,7 @@ def tokens(text: str) -> int:
     return sum(_piece(match[0]) for match in _PIECE.finditer(text))
 
 
-def needed(connection: sqlite3.Connection, query: str) -> frozenset[str]:
+def tables_read(connection: sqlite3.Connection, query: str) -> frozenset[str]:
     """The tables that a query reads, in lower case. It is compiled and not run. Raises ``sqlite3.Error``."""
     found: set[str] = set()
 
@@ -109,7 +112,7 @@ def _piece(piece: str) -> int:
     return 1 if piece.isspace() else len(piece.encode(errors="replace"))
 
 
-def _text(found: Iterable[Shown], rows: int) -> str:
+def _text(found: Iterable[TableText], rows: int) -> str:
     return "\n".join("\n".join([table.create, *table.rows[:rows]]) for table in found)
 
 
@@ -145,8 +148,3 @@ def _cell(value: object) -> str:
         return "NULL"
     text = f"<{len(value)} bytes>" if isinstance(value, bytes) else " ".join(str(value).split())
     return text if len(text) <= LONGEST_CELL else text[: LONGEST_CELL - 1] + "…"
-
-
-def missing(wanted: Collection[str], among: Collection[str]) -> list[str]:
-    """Which of the wanted tables are not among those shown."""
-    return sorted(set(wanted) - set(among))

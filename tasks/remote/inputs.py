@@ -15,7 +15,7 @@ from tasks.remote.parts import entity_tag
 from tasks.remote.progress import Progress, Tell
 
 
-class Input:
+class RemoteInput:
     """A file, or all that lies below a prefix. Raises ``BadInput`` where there is nothing."""
 
     def __init__(self, settings: Settings, url: str) -> None:

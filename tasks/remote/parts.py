@@ -7,6 +7,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from tasks.artefacts.artefact import sync_directory
@@ -42,15 +43,18 @@ class Partial:
 
     def __enter__(self) -> Partial:
         self._place.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            self._descriptor = os.open(self._data, os.O_RDWR | os.O_CREAT, 0o644)
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-            if self._current():
-                break
-            os.close(self._descriptor)  # its owner finished it while we waited
-        if self._place.exists():
-            self.finished = True
-            self._data.unlink()
+        with ExitStack() as otherwise:
+            while True:
+                self._descriptor = os.open(self._data, os.O_RDWR | os.O_CREAT, 0o644)
+                otherwise.callback(os.close, self._descriptor)
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+                if self._current():
+                    break
+                otherwise.close()  # its owner finished it while we waited
+            if self._place.exists():
+                self.finished = True
+                self._data.unlink()
+            otherwise.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:

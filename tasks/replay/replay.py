@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from algorithms.drawing import drift_by_age
 from algorithms.replay_buffer import Evicted, ReplayBuffer
 from params.schema import Replay
 from tasks.artefacts.artefact import Artefact, write_json
@@ -64,13 +63,12 @@ class Measured:
         """From the inputs of the stage."""
         rules, before, update = job.params.replay, job.inputs.get("replay"), job.inputs.get("update")
         said = update.json("metrics.json") if update else {}
-        numbers = {name: value for name, value in said.items() if isinstance(value, int | float)}
-        last = job.round - 1
-        drift = {last - age: value for age, value in drift_by_age(numbers).items()}
+        found, last = said.get("drift_by_age", {}), job.round - 1
+        drift = {last - int(age): value for age, value in found.items() if value is not None}
         reference = before.json(STATE)["reference_entropy"] if before else None
         return cls(
             drift if rules.sizing == "drift" else {},
-            numbers.get("entropy") if rules.sizing == "entropy" else None,
+            said.get("entropy") if rules.sizing == "entropy" else None,
             reference,
         )
 

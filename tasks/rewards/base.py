@@ -1,4 +1,4 @@
-"""What a judge says of one answer, and within which bounds it may work."""
+"""The verdict of a judge on one answer, and the limits that it works under."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Bounds(Config):
     """What every judge's ``Config`` begins with."""
 
     timeout_seconds: PositiveFloat = 5.0
-    """Time for one answer; a judge that takes longer is killed and replaced."""
+    """Time for one answer; a process that takes longer is killed and replaced."""
     memory_mib: PositiveInt = 1024
     """Address space of a judging process."""
 
@@ -39,10 +39,10 @@ _listener: Callable[[], None] = _nobody
 
 
 def answer_begins() -> None:
-    """Called by a judge that turns from its own preparations to what the answer makes it do.
+    """To be called by a judge when its own preparations end and it begins to run what the answer says.
 
-    A process that is killed for its time after this gives a reward of 0: the answer took too long. Before,
-    or without such a call, the judge did.
+    A process that is killed for its time after this gives a reward of 0: the answer took too long. Before, or
+    without such a call, the judge took too long and there is no reward.
     """
     _listener()
 

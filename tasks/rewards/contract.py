@@ -1,25 +1,39 @@
 """What decides whether an answer is right. One judge, one file: a frozen ``Config`` and a ``judge``.
 
-``judge(gold, answer, config)`` gives a ``Verdict``. It runs in processes of its own (``tasks.rewards.judge``)
-and may hang, crash or eat memory there: nobody else notices. Such a module must not import torch. It may have
-
-- ``enter(root, config)``, called once in each process before anything is judged and before its limits hold;
-  ``root`` is the directory of the problems (their artefact), or None where there is none;
-- ``confine()``, called once in each process after that: limits beyond those that hold for every judge.
-
-A name with a colon, ``package.module:function``, is a function of the user's own (``tasks.rewards.custom``).
+All that a judge's module may have is a field of ``Reward``. It runs in processes of its own
+(``tasks.rewards.judge``) and may hang, crash or eat memory there: nobody else notices. Such a module must not
+import torch. A name with a colon, ``package.module:function``, is a function of the user's own
+(``tasks.rewards.custom``).
 """
 
 from __future__ import annotations
 
-from types import ModuleType
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from params.base import find_module
+from params.parts import Part, find_part
+from tasks.rewards.base import Verdict
 from tasks.rewards.custom import Custom
 
 
-def find_reward(name: str, where: str) -> ModuleType | Custom:
+@dataclass(frozen=True)
+class Reward(Part):
+    """What a judge's module offers; None where it has no such hook."""
+
+    judge: Callable[[str, str, Any], Verdict] | None = None
+    """``judge(gold, answer, config)``, which every judge has."""
+    enter: Callable[[Path | None, Any], None] | None = None
+    """``enter(root, config)``, called once in each process before anything is judged and before its limits
+    hold; ``root`` is the directory of the problems (their artefact), or None where there is none."""
+    confine: Callable[[], None] | None = None
+    """``confine()``, called once in each process after that: limits beyond those of every judge."""
+
+
+def find_reward(name: str, where: str) -> Reward:
     """The judge that is called ``name``; raises ``BadInput``."""
-    if ":" in name:
-        return Custom.named(name, where)
-    return find_module("tasks.rewards", name, "judge", where)
+    if ":" in name or "." in name:
+        mine = Custom.named(name, where)
+        return Reward(name, mine.file, mine.Config, judge=mine.judge, enter=mine.enter)
+    return find_part(Reward, "tasks.rewards", name, "judge", where)

@@ -15,6 +15,8 @@ from pydantic import PositiveInt
 
 from tasks.rewards.base import Bounds, Verdict
 
+__all__ = ["numbers", "tokens", "value"]
+
 _TOKEN = re.compile(r"\s*(?:([0-9]+)|([-+*/()]))")
 _SIGNS = str.maketrans("×·÷−", "**/-")
 _DEEPEST = 40

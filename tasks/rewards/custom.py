@@ -8,15 +8,12 @@ anything runs.
 from __future__ import annotations
 
 import ast
-import importlib
-import importlib.util
 import math
-import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from params import user_code
 from params.base import BadInput, nearest
 from tasks.rewards.base import Bounds, Verdict
 
@@ -26,7 +23,8 @@ class Custom:
 
     Config = Bounds
 
-    def __init__(self, module: str, function: str) -> None:
+    def __init__(self, module: str, function: str, file: Path) -> None:
+        self.file = file
         self._module, self._function = module, function
         self._reward: Callable[[str, str], Any] | None = None
 
@@ -41,12 +39,11 @@ class Custom:
             raise BadInput(f"{where}: {path}:{error.lineno}: not Python ({error.msg})") from None
         if function not in defined and "*" not in defined:
             raise BadInput(f"{where}: no '{function}' in {path}{nearest(function, defined)}")
-        return cls(module, function)
+        return cls(module, function, path)
 
     def enter(self, root: Path | None, config: Bounds) -> None:
         """Import the function, in a judging process."""
-        sys.path[:] = [*(entry for entry in search_path() if entry not in sys.path), *sys.path]
-        self._reward = getattr(importlib.import_module(self._module), self._function)
+        self._reward = getattr(user_code.load(self._module, "task.reward"), self._function)
 
     def judge(self, gold: str, answer: str, config: Bounds) -> Verdict:
         """What the function says; anything that is no reward is the judge's failure."""
@@ -72,20 +69,7 @@ def source(name: str, where: str = "task.reward") -> Path:
     module, _, function = name.partition(":")
     if not all(part.isidentifier() for part in [*module.split("."), function]):
         raise BadInput(f"{where}: '{name}'; expected package.module:function")
-    for entry in [*search_path(), *sys.path]:
-        stem = Path(entry).joinpath(*module.split("."))
-        for path in (stem.with_suffix(".py"), stem / "__init__.py"):
-            if path.is_file():
-                return path.resolve()
-    raise BadInput(
-        f"{where}: no module '{module}'; expected {module.replace('.', '/')}.py in the current directory or "
-        "on PYTHONPATH"
-    )
-
-
-def search_path() -> list[str]:
-    """Where a user's modules are looked for first: the current directory, then ``PYTHONPATH``."""
-    return [os.getcwd(), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    return user_code.source(module, where)
 
 
 def _defined(tree: ast.Module) -> set[str]:

@@ -18,6 +18,8 @@ from sympy.core.expr import UnevaluatedExpr
 
 from tasks.rewards.base import Bounds, Verdict
 
+__all__ = ["extracted"]
+
 # math-verify warns that its alarms are off. They cannot interrupt C code and work in no thread but
 # the first; the process that calls ``judge`` is bounded from outside instead.
 logging.getLogger("math_verify").setLevel(logging.ERROR)

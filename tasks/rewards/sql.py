@@ -58,8 +58,8 @@ class Config(Bounds, Limits):
         return self
 
 
-class _Bench:
-    """What one process keeps: open databases and results."""
+class _Databases:
+    """The databases that one process has open, and the results that it keeps."""
 
     def __init__(self, root: Path, config: Config) -> None:
         self._root, self._config = root, config
@@ -78,7 +78,7 @@ class _Bench:
         return found
 
     def given(self, database: str, query: str) -> Result:
-        """The answer's, which may be known to fail."""
+        """The result of an answer's query. Raises ``QueryError``, a kept one too, and ``DatabaseTrouble``."""
         found = self._given.get((database, query))
         if found is None:
             opened = self._database(database)
@@ -109,7 +109,7 @@ class _Bench:
         if name not in self._listed:
             raise DatabaseTrouble(f"not in {DATABASES}")
         entry = self._listed[name]
-        path = self._root / entry["path"]
+        path: Path = self._root / entry["path"]
         try:
             size = path.stat().st_size
             if size != entry["bytes"]:
@@ -123,24 +123,24 @@ class _Bench:
         return path
 
 
-_bench: _Bench | None = None
+_databases: _Databases | None = None
 
 
 def enter(root: Path | None, config: Config) -> None:
-    """Told once to each judging process, before anything is judged: where the databases are listed."""
-    global _bench
-    _bench = _Bench(root, config) if root is not None else None
+    """Called once in each judging process, before anything is judged: ``root`` has the list of databases."""
+    global _databases
+    _databases = _Databases(root, config) if root is not None else None
 
 
 def confine() -> None:
-    """Bounds that hold for a whole process, beyond those of every judge: few files, no processes."""
+    """Limits for the whole process, beyond those of every judge: few files, no processes."""
     for kind, most in ((resource.RLIMIT_NOFILE, _FILES_AT_ONCE), (resource.RLIMIT_NPROC, 0)):
         resource.setrlimit(kind, (most, most))
 
 
 def judge(gold: str, answer: str, config: Config) -> Verdict:
     """Whether ``answer`` holds a query with the result of the one in ``gold``."""
-    if _bench is None:
+    if _databases is None:
         return Verdict(None, "no databases: the judge was given no directory of problems")
     try:
         database, right = _read_gold(gold)
@@ -151,22 +151,26 @@ def judge(gold: str, answer: str, config: Config) -> Verdict:
         return Verdict(0.0, "no query in the answer")
     if len(given) > config.max_query_characters:
         return Verdict(0.0, f"a query of more than {config.max_query_characters} characters")
+    try:
+        return _compared(_databases, database, right, given, config)
+    except DatabaseTrouble as trouble:
+        return Verdict(None, f"database {database}: {trouble}")
+
+
+def _compared(databases: _Databases, database: str, right: str, given: str, config: Config) -> Verdict:
+    """Run both queries. Raises ``DatabaseTrouble``."""
     if config.comparison == "spider":
         right, given = _as_spider(right, config), _as_spider(given, config)
     try:
-        expected = _bench.gold(database, right)
+        expected = databases.gold(database, right)
     except QueryError as error:
         return Verdict(None, f"the gold query fails on database {database}: {error}")
-    except DatabaseTrouble as trouble:
-        return Verdict(None, f"database {database}: {trouble}")
     if (refused := problem_of(given)) is not None:
         return Verdict(0.0, refused)
     try:
-        return Verdict(float(_equal(expected, _bench.given(database, given), right, config)))
+        return Verdict(float(_equal(expected, databases.given(database, given), right, config)))
     except QueryError as error:
         return Verdict(0.0, str(error))
-    except DatabaseTrouble as trouble:
-        return Verdict(None, f"database {database}: {trouble}")
 
 
 def _equal(gold: Result, given: Result, query: str, config: Config) -> bool:

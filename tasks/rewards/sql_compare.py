@@ -61,7 +61,7 @@ def bird_equal(gold: Sequence[Row], given: Sequence[Row]) -> bool:
 
 
 class _Classes:
-    """Equal numbers by tolerance, as one representative each."""
+    """Classes of numbers that are equal within the tolerance, each with one representative."""
 
     def __init__(self, rows: Sequence[Row], tolerance: float) -> None:
         values = {value for row in rows for value in row if isinstance(value, int | float)}

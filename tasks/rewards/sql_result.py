@@ -24,7 +24,7 @@ class Limits(Config):
     max_rows: PositiveInt = 100_000
     """Rows of a result."""
     result_mib: PositiveInt = 32
-    """A result in memory, in MiB: 64 bytes a value, and the length of its texts and blobs."""
+    """A result in memory, in MiB: 64 bytes per value, and the length of its texts and blobs."""
     max_value_bytes: Annotated[int, Field(ge=1000, le=2**30)] = 2**20
     """Longest text, blob or row that a query may read or make, in bytes."""
     max_query_characters: PositiveInt = 20_000

@@ -1,4 +1,4 @@
-"""Running a query that nobody trusts on a SQLite database: it reads that database and does nothing else.
+"""Running an untrusted query on a SQLite database: it reads that database and does nothing else.
 
 The connection is read-only and immutable, refuses to write (``query_only``), and asks an authorizer before
 anything is prepared: reading the database's own tables and calling functions from a list are allowed, all
@@ -33,7 +33,7 @@ FUNCTIONS = frozenset(_NAMES.split())
 
 _TABLE_FUNCTIONS = frozenset({"json_each", "json_tree"})
 _SCHEMAS = frozenset({"sqlite_master", "sqlite_schema", "sqlite_temp_master", "sqlite_temp_schema"})
-_STEPS_A_LOOK = 5_000
+_STEPS_PER_CHECK = 5_000
 _LIMITS = {
     sqlite3.SQLITE_LIMIT_EXPR_DEPTH: 200,
     sqlite3.SQLITE_LIMIT_COMPOUND_SELECT: 50,
@@ -73,7 +73,7 @@ class Database:
             raise DatabaseTrouble(str(error)) from error
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._connection.close()
 
     def run(self, query: str) -> Result:
@@ -114,14 +114,14 @@ class Database:
         return Result(columns, rows, size)
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        """Set what only an unlocked connection can, then lock it."""
+        """Set what the authorizer would deny, then set the limits and the authorizer."""
         heap = self._limits.heap_mib * 2**20
         for setting in (
             "query_only = 1", "temp_store = 2", "trusted_schema = 0", "cell_size_check = 1", "mmap_size = 0",
             "cache_size = -4096", f"soft_heap_limit = {heap // 2}", f"hard_heap_limit = {heap}",
         ):  # fmt: skip
             connection.execute(f"PRAGMA {setting}").close()
-        for function in _TABLE_FUNCTIONS:  # declared once a connection, which the authorizer would deny
+        for function in _TABLE_FUNCTIONS:  # declared once per connection, which the authorizer would deny
             connection.execute(f"SELECT 1 FROM {function}('[]')").close()  # noqa: S608
         names = connection.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")
         tables = frozenset(name.lower() for (name,) in names)
@@ -132,7 +132,7 @@ class Database:
             connection.setlimit(limit, most)
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, self._limits.max_value_bytes)
         connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, 4 * self._limits.max_query_characters)
-        connection.set_progress_handler(self._timer.look, _STEPS_A_LOOK)
+        connection.set_progress_handler(self._timer.check, _STEPS_PER_CHECK)
         connection.set_authorizer(_Authorizer(tables, modules_here))
 
 
@@ -167,11 +167,11 @@ class _Timer:
         self.start()
 
     def start(self) -> None:
-        self._looks = 0
+        self._checks = 0
         self._began = time.thread_time()
 
-    def look(self) -> int:
-        self._looks += 1
+    def check(self) -> int:
+        self._checks += 1
         return int(self._too_many() or self._too_long())
 
     def verdict(self) -> QueryError:
@@ -180,7 +180,7 @@ class _Timer:
         return QueryError(f"more than {self._limits.query_seconds:g} s", certain=False)
 
     def _too_many(self) -> bool:
-        return self._looks * _STEPS_A_LOOK > self._limits.max_steps
+        return self._checks * _STEPS_PER_CHECK > self._limits.max_steps
 
     def _too_long(self) -> bool:
         return time.thread_time() - self._began > self._limits.query_seconds

@@ -6,67 +6,50 @@ time by its parent, and by its own alarm should the parent be gone.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import resource
 import signal
 import sys
 from pathlib import Path
-from types import ModuleType
-from typing import TextIO
+from typing import Any
 
+from tasks.core.json_worker import Parent
 from tasks.rewards import contract
 from tasks.rewards.base import Bounds, Verdict, listen
-from tasks.rewards.custom import Custom
-
-_PR_SET_PDEATHSIG = 1
+from tasks.rewards.contract import Reward
 
 
 def main(name: str, options: str, parent: int, root: str = "") -> None:
     """Judge one line after the other until the input ends."""
-    _die_with(parent)
+    starter = Parent(parent)
     module = contract.find_reward(name, "task.reward")
-    config = module.Config(**json.loads(options))
-    if hasattr(module, "enter"):
+    config: Any = module.Config(**json.loads(options))
+    if module.enter:
         module.enter(Path(root) if root else None, config)
-    replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
-    _say(replies, {"ready": True})
+    starter.send({"ready": True})
     _silence()
     _bound(config)
-    if hasattr(module, "confine"):
+    if module.confine:
         module.confine()
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    listen(lambda: _say(replies, {"begun": True}))
-    for line in sys.stdin:
-        gold, answer = json.loads(line)
+    listen(lambda: starter.send({"begun": True}))
+    for gold, answer in starter:
         signal.setitimer(signal.ITIMER_REAL, config.timeout_seconds + 1.0)
         verdict, last = _judge(module, gold, answer, config)
         signal.setitimer(signal.ITIMER_REAL, 0.0)
-        _say(replies, {"reward": verdict.reward, "error": verdict.error, "last": last})
+        starter.send({"reward": verdict.reward, "error": verdict.error, "last": last})
 
 
-def _judge(module: ModuleType | Custom, gold: str, answer: str, config: Bounds) -> tuple[Verdict, bool]:
+def _judge(module: Reward, gold: str, answer: str, config: Bounds) -> tuple[Verdict, bool]:
     """The verdict, and whether this process should be replaced after it."""
     try:
+        assert module.judge is not None
         return module.judge(gold, answer, config), False
     except MemoryError:
         return Verdict(None, f"judge ran out of memory ({config.memory_mib} MiB)"), True
     except Exception as error:  # whatever a judge raises concerns this answer alone, and is reported with it
         return Verdict(None, f"judge failed: {type(error).__name__}: {str(error)[:200]}"), False
-
-
-def _say(replies: TextIO, message: dict[str, object]) -> None:
-    replies.write(json.dumps(message) + "\n")
-    replies.flush()
-
-
-def _die_with(parent: int) -> None:
-    """End when the parent does, however it ends: also while this process computes and reads no input."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit("the parent is gone")
 
 
 def _silence() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from algorithms import contract
-from algorithms.drawing import Asked
+from algorithms.drawing import ReplayedProblems
 from tasks.artefacts.tables import read_table
 from tasks.core import seeds
 from tasks.core.stage import Job
@@ -21,24 +21,24 @@ def split(job: Job, problems: list[str], chosen: list[int]) -> tuple[list[int], 
     """
     if "replay" not in job.inputs:
         return chosen, []
-    asked = _asked(job, len(chosen))
+    said = _chosen(job, len(chosen))
     place = {problem: position for position, problem in enumerate(problems)}
-    back = [place[problem] for problem in asked.replayed]
+    back = [place[problem] for problem in said.replayed]
     more = dynamic_sampling.further(
         job.params.seed, job.round, 0, len(problems), chosen, len(problems)
     ).tolist()
-    usual = [p for p in (*chosen, *more) if problems[p] not in asked.retired and p not in set(back)]
+    usual = [p for p in (*chosen, *more) if problems[p] not in said.retired and p not in set(back)]
     if not usual and not back:
         return chosen, []
     return usual[: len(chosen) - len(back)], back
 
 
-def _asked(job: Job, count: int) -> Asked:
+def _chosen(job: Job, count: int) -> ReplayedProblems:
     choice, snapshot = job.params.method.replay, job.inputs["replay"]
     assert choice is not None
-    module = contract.find(choice.name, "problems", "method.replay.name")
-    config = choice.resolve(module.Config, "method.replay")
+    part = contract.find(choice.name, "draw", "method.replay")
+    config = choice.resolve(part.Config, "method.replay")
+    assert part.problems is not None
     seed = seeds.seed(job.params.seed, "rollout", job.round, "replay")
     rows, results = (read_table(snapshot.file(name)) for name in ("buffer.parquet", "results.parquet"))
-    asked: Asked = module.problems(rows, results, count, config, torch.Generator().manual_seed(seed))
-    return asked
+    return part.problems(rows, results, count, config, torch.Generator().manual_seed(seed))

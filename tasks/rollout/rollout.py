@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from algorithms.correct import CORRECT
 from tasks.artefacts.artefact import write_json
 from tasks.artefacts.tables import read_table, write_table
 from tasks.core.seeds import numpy_generator
@@ -93,7 +94,7 @@ def metrics(answers: pa.Table) -> dict[str, Any]:
     return {
         "responses": answers.num_rows,
         "reward_mean": float(rewards.astype(np.float64).mean()) if len(rewards) else None,
-        "solved": float((rewards >= 1.0).mean()) if len(rewards) else None,
+        "solved": float((rewards >= CORRECT).mean()) if len(rewards) else None,
         "constant_groups": _constant_groups(answers),
         "unjudged": answers["reward"].null_count / answers.num_rows,
         "reward_errors": dict(sorted(errors.items())),

@@ -16,8 +16,8 @@ from tasks.core.errors import StageFailure
 from tasks.core.seeds import seed
 from tasks.core.stage import Job
 from tasks.engines import selection
-from tasks.engines.base import Completion, Request, Sampling
-from tasks.policy import kept
+from tasks.engines.base import Request, Response, Sampling
+from tasks.policy.job_policy import job_policy
 from tasks.rewards.base import Verdict
 from tasks.rewards.judge import Judge, JudgeFailure
 
@@ -50,7 +50,7 @@ def sample(
     """
     params, current = job.params, job.inputs.get("policy")
     engine = selection.kept(job)
-    trainer = kept.kept(job)
+    trainer = job_policy(job)
     given, workers = job.inputs["problems"], params.task.reward_workers
     judge = job.context.keep(
         ("judge", params.task.reward, workers, given.digest),
@@ -70,17 +70,17 @@ def sample(
         speed = tokens / (time.perf_counter() - began)
         job.context.tell("sampling", done, len(asked), {"tokens_per_second": speed})
 
-    def submit(index: int, completion: Completion) -> None:
-        answer = trainer.tokenizer.decode(completion.token_ids, skip_special_tokens=True)
+    def submit(index: int, response: Response) -> None:
+        answer = trainer.tokenizer.decode(response.token_ids, skip_special_tokens=True)
         verdicts[index] = judge.submit(rows[index // samples]["answer"], answer)
 
     engine.load(current.path if current else None)
     began = time.perf_counter()
     sampling = Sampling(temperature, params.rollout.max_response_tokens, trainer.stop_ids, top, entropy)
-    completions = engine.generate(asked, sampling, tell, submit)
+    responses = engine.generate(asked, sampling, tell, submit)
     sampled = time.perf_counter()
     judged = _verdicts([verdicts[index] for index in range(len(asked))])
-    tokens = sum(len(completion.token_ids) for completion in completions)
+    tokens = sum(len(response.token_ids) for response in responses)
     measured = {
         "sampled_tokens": float(tokens),
         "tokens_per_second": tokens / (sampled - began),
@@ -88,7 +88,7 @@ def sample(
         "judging_seconds": time.perf_counter() - sampled,
     }
     sampler = (current or job.inputs["model"]).digest
-    answers = _table(rows, asked, completions, judged, sampler, job.round, samples, sampling)
+    answers = _table(rows, asked, responses, judged, sampler, job.round, samples, sampling)
     return Sampled(answers, measured)
 
 
@@ -121,7 +121,7 @@ def _verdicts(futures: list[Future[Verdict]]) -> list[Verdict]:
 def _table(
     rows: list[dict[str, Any]],
     asked: list[Request],
-    completions: list[Completion],
+    responses: list[Response],
     verdicts: list[Verdict],
     sampler: str,
     round: int,
@@ -135,17 +135,17 @@ def _table(
         "group": groups,
         "sample": [index % samples for index in range(len(asked))],
         "prompt_ids": [request.prompt_ids for request in asked],
-        "response_ids": [completion.token_ids for completion in completions],
-        "behaviour_logp": [completion.logp for completion in completions],
-        "finish_reason": [completion.finish_reason for completion in completions],
+        "response_ids": [response.token_ids for response in responses],
+        "behaviour_logp": [response.logp for response in responses],
+        "finish_reason": [response.finish_reason for response in responses],
         "reward": [verdict.reward for verdict in verdicts],
         "reward_error": [verdict.error for verdict in verdicts],
         "policy": [sampler] * len(asked),
         "round": [round] * len(asked),
         "seed": [request.seed for request in asked],
-        "top_ids": [completion.top_ids if top else None for completion in completions],
-        "top_logp": [completion.top_logp if top else None for completion in completions],
-        "entropy": [completion.entropy if sampling.entropy else None for completion in completions],
+        "top_ids": [response.top_ids if top else None for response in responses],
+        "top_logp": [response.top_logp if top else None for response in responses],
+        "entropy": [response.entropy if sampling.entropy else None for response in responses],
     }
     return pa.table(columns, schema=ROLLOUTS)
 

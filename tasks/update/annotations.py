@@ -7,43 +7,45 @@ import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from algorithms.contract import Hooks
 from algorithms.terms import Boundary
 from params.base import BadInput, Config
 from tasks.core import seeds
 from tasks.core.stage import Job
 from tasks.policy.policy import Policy
-from tasks.update.responses import Answers
+from tasks.update.responses import Responses
 
-Parts = Sequence[tuple[ModuleType, Config]]
-"""The modules of a method's terms, with their options."""
+Parts = Sequence[tuple[Hooks, Config]]
+"""A method's terms, with their options."""
+
+Wish = TypeVar("Wish")
 
 
-def annotated(answers: Answers, terms: Parts, job: Job, policy: Policy) -> Answers:
-    """The same answers with what ``terms`` ask for, and no work where none asks.
+def annotated(given: Responses, terms: Parts, job: Job, policy: Policy) -> Responses:
+    """The same responses with what ``terms`` ask for, and no work where none asks.
 
     Raises ``BadInput`` where the rollouts hold no entropies, or two terms ask for different things.
     """
     found: dict[str, Any] = {}
-    closes = _asked("boundary", terms)
+    closes = _agreed("boundary", [p.boundary(c) for p, c in terms if p.boundary])
     if closes is not None:
-        found["boundary"] = _boundaries(answers, boundary_table(policy.tokenizer, closes))
-    source = _asked("entropy_from", terms)
+        found["boundary"] = _boundaries(given, boundary_table(policy.tokenizer, closes))
+    source = _agreed("entropy_from", [p.entropy_from(c) for p, c in terms if p.entropy_from])
     if source == "stored":
-        found["entropy"] = _stored(answers, job.inputs["rollout"].file("rollouts.parquet"))
+        found["entropy"] = _stored(given, job.inputs["rollout"].file("rollouts.parquet"))
     elif source == "policy":
-        found["entropy"] = _scored(answers, terms, policy, job.params.rollout.temperature)
-    if _asked("draws", terms):
-        found["chance"] = _draws(answers, job)
-    if _asked("reference", terms):
-        found["reference_logp"] = _references(answers, policy, job.params.rollout.temperature)
-    return dataclasses.replace(answers, **found) if found else answers
+        found["entropy"] = _scored(given, terms, policy, job.params.rollout.temperature)
+    if any(p.draws(c) for p, c in terms if p.draws):
+        found["chance"] = _draws(given, job)
+    if any(p.reference(c) for p, c in terms if p.reference):
+        found["reference_logp"] = _references(given, policy, job.params.rollout.temperature)
+    return dataclasses.replace(given, **found) if found else given
 
 
 @functools.lru_cache(maxsize=4)
@@ -61,33 +63,32 @@ def boundary_table(tokenizer: Any, closes: Boundary) -> Tensor:
     return torch.tensor(table, dtype=torch.bool)
 
 
-def _asked(what: str, terms: Parts) -> Any:
+def _agreed(what: str, wishes: Sequence[Wish | None]) -> Wish | None:
     """What the terms want of this kind, which they must agree on; None where none wants any."""
-    wishes = {getattr(module, what)(config) for module, config in terms if hasattr(module, what)}
-    wishes -= {None, False}
-    if len(wishes) > 1:
+    known = {wish for wish in wishes if wish is not None}
+    if len(known) > 1:
         raise BadInput(f"method.terms: two of them differ in {what}; expected one for all")
-    return wishes.pop() if wishes else None
+    return known.pop() if known else None
 
 
-def _boundaries(answers: Answers, table: Tensor) -> list[Tensor]:
+def _boundaries(given: Responses, table: Tensor) -> list[Tensor]:
     """A word beyond the tokenizer's closes nothing."""
     known = torch.cat([table, torch.zeros(1, dtype=torch.bool)])
-    words = [torch.tensor(response, dtype=torch.int64) for response in answers.responses]
+    words = [torch.tensor(response, dtype=torch.int64) for response in given.responses]
     return [known[response.clamp(max=len(table))] for response in words]
 
 
-def _references(answers: Answers, policy: Policy, temperature: float) -> list[Tensor]:
+def _references(given: Responses, policy: Policy, temperature: float) -> list[Tensor]:
     """What the base model of the run says of every response."""
-    scores = policy.score(answers.prompts, answers.responses, temperature, reference=True)
+    scores = policy.score(given.prompts, given.responses, temperature, reference=True)
     return list(scores.split(scores.logp))
 
 
-def _unknown(answers: Answers) -> list[Tensor]:
-    return [torch.full((len(response),), math.nan) for response in answers.responses]
+def _unknown(given: Responses) -> list[Tensor]:
+    return [torch.full((len(response),), math.nan) for response in given.responses]
 
 
-def _stored(answers: Answers, path: Path) -> list[Tensor]:
+def _stored(given: Responses, path: Path) -> list[Tensor]:
     """The fresh responses' entropies, which stand in the table in the same order."""
     table = pq.ParquetFile(path).read(columns=["reward", "entropy"])
     column = table.filter(table["reward"].is_valid())["entropy"]
@@ -96,22 +97,22 @@ def _stored(answers: Answers, path: Path) -> list[Tensor]:
             f"{path}: holds no entropies; expected them for a term with entropy: stored "
             "(rollout.entropy: true keeps them; entropy: policy does without)"
         )
-    found = _unknown(answers)
+    found = _unknown(given)
     for place, values in enumerate(column.to_pylist()):
         found[place] = torch.tensor(values, dtype=torch.float32)
     return found
 
 
-def _scored(answers: Answers, terms: Parts, policy: Policy, temperature: float) -> list[Tensor]:
+def _scored(given: Responses, terms: Parts, policy: Policy, temperature: float) -> list[Tensor]:
     """Those of the policy before the update, for the responses that the terms name."""
-    named = torch.zeros(len(answers.responses), dtype=torch.bool)
-    for module, config in terms:
-        if hasattr(module, "entropy_from") and module.entropy_from(config) == "policy":
-            named |= module.candidates(answers.reward, answers.group, answers.fresh, config)
+    named = torch.zeros(len(given.responses), dtype=torch.bool)
+    for part, config in terms:
+        if part.candidates and part.entropy_from and part.entropy_from(config) == "policy":
+            named |= part.candidates(given.reward, given.group, given.fresh, config)
     members = named.nonzero().squeeze(1).tolist()
-    found = _unknown(answers)
+    found = _unknown(given)
     if members:
-        prompts, responses = [answers.prompts[i] for i in members], [answers.responses[i] for i in members]
+        prompts, responses = [given.prompts[i] for i in members], [given.responses[i] for i in members]
         scores = policy.score(prompts, responses, temperature, entropy=True)
         assert scores.entropy is not None
         for place, values in zip(members, scores.split(scores.entropy), strict=True):
@@ -119,8 +120,8 @@ def _scored(answers: Answers, terms: Parts, policy: Policy, temperature: float) 
     return found
 
 
-def _draws(answers: Answers, job: Job) -> Tensor:
+def _draws(given: Responses, job: Job) -> Tensor:
     """For each response a number in [0, 1) of (run seed, round, problem, sample)."""
-    parts = zip(answers.problem, answers.sample, strict=True)
+    parts = zip(given.problem, given.sample, strict=True)
     drawn = [seeds.seed(job.params.seed, "update", job.round, "draw", p, s) >> 10 for p, s in parts]
     return torch.tensor(drawn, dtype=torch.float64) / 2.0**53

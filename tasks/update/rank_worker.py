@@ -14,31 +14,27 @@ from typing import Any
 
 import torch
 
-from params.base import BadInput
 from params.schema import Params
 from tasks.artefacts.artefact import Artefact, write_json
 from tasks.core.context import Context
-from tasks.core.errors import StageFailure
-from tasks.core.parent_death import die_with
+from tasks.core.json_worker import Parent
 from tasks.core.stage import Job
 from tasks.policy import distributed
-from tasks.update.ranks import COMPLAINT, JOB
+from tasks.update.ranks import COMPLAINT, ERRORS, JOB
 from tasks.update.update import train
 
 
 def main(folder: Path) -> None:
     """Train this rank's shard."""
-    die_with(os.getppid())
-    lines = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
+    parent = Parent(os.getppid())
     facts = json.loads((folder / JOB).read_text())
     params = Params.model_validate(facts["params"])
     torch.set_num_threads(max(1, (params.threads or os.cpu_count() or 1) // params.update.ranks))
     distributed.join(str(folder / "meeting"), params.update.rank_timeout)
 
     def say(**message: Any) -> None:
-        if distributed.this() == 0:
-            lines.write(json.dumps(message) + "\n")
+        if distributed.rank() == 0:
+            parent.send(message)
 
     def tell(*progress: Any) -> None:
         say(tell=progress)
@@ -47,8 +43,8 @@ def main(folder: Path) -> None:
     with Context(scratch=folder, tell=tell) as context:
         try:
             measured = train(Job(params, facts["round"], inputs, Path(facts["out"]), context))
-        except (BadInput, StageFailure) as error:
-            kind = "BadInput" if isinstance(error, BadInput) else "StageFailure"
+        except tuple(ERRORS.values()) as error:
+            kind = next(name for name, each in ERRORS.items() if isinstance(error, each))
             write_json(folder / COMPLAINT, {"kind": kind, "message": str(error)})
             sys.exit(1)
         say(measured=measured)

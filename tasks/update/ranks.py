@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -19,7 +18,9 @@ import torch
 from params.base import BadInput
 from tasks.artefacts.artefact import write_json
 from tasks.core.errors import StageFailure
+from tasks.core.json_process import JsonProcess, ProcessFailure, ending, environment
 from tasks.core.stage import Job
+from tasks.policy.optimiser import NotFinite
 
 JOB = "job.json"
 LOG = "ranks.log"
@@ -28,8 +29,12 @@ DEATH = "death.json"
 COMPLAINT = "complaint.json"
 """What a rank had to say that ends in one line."""
 
-_ROOT = Path(__file__).parents[2]
-_ERRORS = {"BadInput": BadInput, "StageFailure": StageFailure}
+ERRORS: dict[str, type[Exception]] = {
+    "BadInput": BadInput,
+    "NotFinite": NotFinite,
+    "StageFailure": StageFailure,
+}
+"""What ends a rank in one line, by the names in its complaint: the narrower first."""
 
 
 def launched(job: Job) -> dict[str, float]:
@@ -53,49 +58,38 @@ def launched(job: Job) -> dict[str, float]:
     write_json(folder / JOB, facts)
     measured: dict[str, float] = {}
     command = [sys.executable, "-m", "tasks.update.rank_agent", str(os.getpid()), str(count), str(folder)]
-    with (
-        (folder / LOG).open("ab") as log,
-        subprocess.Popen(
-            command, env=_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log
-        ) as agent,
-    ):
-        try:
-            assert agent.stdout is not None
-            for line in agent.stdout:
-                message = json.loads(line)
-                if "tell" in message:
-                    job.context.tell(*message["tell"])
-                else:
-                    measured = message["measured"]
-            agent.wait()
-        finally:
-            agent.kill()  # the ranks die with it
-    if agent.returncode or not measured:
-        raise _failure(folder, count, agent.returncode)
-    return measured
+    launcher = JsonProcess("update", command, _environment(), folder / LOG)
+    try:
+        while True:
+            message = launcher.receive()
+            if "tell" in message:
+                job.context.tell(*message["tell"])
+            else:
+                measured = message["measured"]
+    except ProcessFailure as end:
+        if end.code != 0 or not measured:
+            raise _failure(folder, count, end) from None
+        return measured
+    finally:
+        launcher.close(0.0)  # the ranks die with it
 
 
 def _environment() -> dict[str, str]:
-    path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     loopback = "lo0" if sys.platform == "darwin" else "lo"
     ours = {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback, "OMP_NUM_THREADS": "1"}
     no_store = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # it would listen on every interface
-    return {**ours, **os.environ, **no_store, "PYTHONPATH": path}
+    return {**ours, **environment(**no_store)}
 
 
-def _failure(folder: Path, count: int, code: int) -> Exception:
+def _failure(folder: Path, count: int, end: ProcessFailure) -> Exception:
     complaint, death = (_read(folder / name) for name in (COMPLAINT, DEATH))
     if complaint:
-        return _ERRORS[complaint["kind"]](complaint["message"])
+        return ERRORS[complaint["kind"]](complaint["message"])
     if not death:
-        return StageFailure(f"update: the launcher ended with {_ending(code)} (log: {folder / LOG})")
+        return StageFailure(f"update: the launcher ended with {end.ended} (log: {folder / LOG})")
     return StageFailure(
-        f"update: rank {death['rank']} of {count} ended with {_ending(death['code'])} (log: {folder / LOG})"
+        f"update: rank {death['rank']} of {count} ended with {ending(death['code'])} (log: {folder / LOG})"
     )
-
-
-def _ending(code: int) -> str:
-    return f"exit code {code}" if code >= 0 else f"signal {-code}"
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from types import ModuleType
 
 import pyarrow as pa
 import torch
 from torch import Tensor
 
+from algorithms.contract import Hooks
 from algorithms.drawing import Drawn, Fresh
 from params.base import Config
 from tasks.artefacts.tables import read_table
@@ -17,15 +17,16 @@ from tasks.core import seeds
 from tasks.core.stage import Job
 from tasks.policy.policy import Policy
 from tasks.replay.replay import opened
-from tasks.update.responses import Answers
+from tasks.update.responses import Responses
 
 
-def draw(job: Job, method: tuple[ModuleType, Config], policy: Policy) -> Drawn | None:
+def draw(job: Job, method: tuple[Hooks, Config], policy: Policy) -> Drawn | None:
     """What ``method`` draws from ``pool``, or else from the snapshot ``replay``; None for nothing."""
     buffer = opened(job.inputs.get("pool") or job.inputs.get("replay"))
     if not len(buffer):
         return None
-    module, config = method
+    part, config = method
+    assert part.draw is not None
     seed = seeds.seed(job.params.seed, "update", job.round, "replay")
     generator = torch.Generator().manual_seed(seed)
 
@@ -35,26 +36,26 @@ def draw(job: Job, method: tuple[ModuleType, Config], policy: Policy) -> Drawn |
         assert scores.entropy is not None
         return torch.stack([part.mean() for part in scores.split(scores.entropy)])
 
-    found: Drawn = module.draw(_fresh(job), buffer, config, generator, entropy)
+    found = part.draw(_fresh(job), buffer, config, generator, entropy)
     return found if found.rows.num_rows else None
 
 
-def anchored(answers: Answers, policy: Policy, temperature: float) -> Answers:
-    """The same answers, the stored log-probabilities of the replayed ones replaced by the policy's.
+def anchored(given: Responses, policy: Policy, temperature: float) -> Responses:
+    """The same responses, the stored log-probabilities of the replayed ones replaced by the policy's.
 
     Only of those with an advantage: no other has a ratio.
     """
-    stale = (~answers.fresh & (answers.advantage != 0)).nonzero().squeeze(1).tolist()
-    words = torch.cat([answers.top[i][0] for i in stale]) if answers.top and stale else None
-    prompts, responses = [answers.prompts[i] for i in stale], [answers.responses[i] for i in stale]
+    stale = (~given.fresh & (given.advantage != 0)).nonzero().squeeze(1).tolist()
+    words = torch.cat([given.top[i][0] for i in stale]) if given.top and stale else None
+    prompts, responses = [given.prompts[i] for i in stale], [given.responses[i] for i in stale]
     scores = policy.score(prompts, responses, temperature, others=words)
-    logp, top = list(answers.engine_logp), answers.top and list(answers.top)
+    logp, top = list(given.engine_logp), given.top and list(given.top)
     for place, own in zip(stale, scores.split(scores.logp), strict=True):
         logp[place] = own
     if top and scores.others is not None:
         for place, own in zip(stale, scores.split(scores.others), strict=True):
             top[place] = (top[place][0], own)
-    return dataclasses.replace(answers, engine_logp=logp, top=top)
+    return dataclasses.replace(given, engine_logp=logp, top=top)
 
 
 def _fresh(job: Job) -> Fresh:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from algorithms.advantages import group_advantage, overlong_penalty
+from algorithms.correct import CORRECT
 from algorithms.divergence import log_ratio
 from algorithms.drawing import Drawn
-from algorithms.replay_buffer import CORRECT
 from algorithms.terms import Aggregation, Batch, TopWords
 from params.base import BadInput
 from params.schema import Params
@@ -21,7 +21,7 @@ from tasks.artefacts.tables import read_table
 
 
 @dataclass(frozen=True)
-class Answers:
+class Responses:
     """S responses in the order of their table: the fresh ones, then those from the replay buffer."""
 
     problem: list[str]
@@ -58,7 +58,7 @@ class Answers:
     """[tokens] nats, of the base model; where a term asks."""
 
     @classmethod
-    def read(cls, path: Path, params: Params, drawn: Drawn | None = None, round: int = 0) -> Answers:
+    def read(cls, path: Path, params: Params, drawn: Drawn | None = None, round: int = 0) -> Responses:
         """From the rollout table of ``round``, and the rows that the method ``drawn`` from the buffer; a
         response whose reward is null is left out of its group.
 

@@ -1,4 +1,4 @@
-"""What the terms of an update singled out: told in its metrics, written as ``clips.parquet``."""
+"""What the terms of an update singled out: told in its metrics, written as ``spans.parquet``."""
 
 from __future__ import annotations
 
@@ -10,60 +10,60 @@ from typing import Any
 
 import pyarrow as pa
 
-from algorithms.terms import Clip, Term
-from tasks.artefacts.tables import CLIPS, write_table
-from tasks.update.responses import Answers
+from algorithms.terms import Span, Term
+from tasks.artefacts.tables import SPANS, write_table
+from tasks.update.responses import Responses
 
-FILE = "clips.parquet"
+FILE = "spans.parquet"
 KEPT = ("start", "stop", "step_start", "step_stop", "entropy", "selection")
 TEXTS = ("before", "step", "after", "beyond")
-"""Parts of a response, in order: up to the chosen step, the step, the rest of the clip, what is left out."""
+"""Parts of a response, in order: up to the chosen step, the step, the rest of the span, what is left out."""
 
 
-class Clips:
-    """Gathers the clips of an update. A later pass over the same responses makes the same ones."""
+class Spans:
+    """Gathers the spans of an update. A later pass over the same responses makes the same ones."""
 
-    def __init__(self, answers: Answers) -> None:
-        self._answers = answers
-        self._found: dict[tuple[str, int], Clip] = {}
+    def __init__(self, given: Responses) -> None:
+        self._given = given
+        self._found: dict[tuple[str, int], Span] = {}
 
     def add(self, terms: Sequence[Term], members: Sequence[int]) -> None:
         """Take in what the terms found in a batch of these responses."""
         for term in terms:
-            for clip in term.clips:
-                self._found[term.name, members[clip.response]] = clip
+            for span in term.spans:
+                self._found[term.name, members[span.response]] = span
 
     def metrics(self) -> dict[str, float]:
         """By term: how many, and the means of their length in tokens, of the share of the response that this
         is, and of the chosen step's entropy (nats). Nothing where there is none."""
         said: dict[str, float] = {}
         for name in sorted({name for name, _ in self._found}):
-            mine = {response: clip for (term, response), clip in self._found.items() if term == name}
-            lengths = {response: clip.stop - clip.start for response, clip in mine.items()}
+            mine = {response: span for (term, response), span in self._found.items() if term == name}
+            lengths = {response: span.stop - span.start for response, span in mine.items()}
             said |= {
-                f"{name}.clips": len(mine),
-                f"{name}.clip_length": fmean(lengths.values()),
-                f"{name}.clip_share": fmean(n / len(self._answers.responses[r]) for r, n in lengths.items()),
-                f"{name}.clip_entropy": fmean(clip.entropy for clip in mine.values()),
+                f"{name}.spans": len(mine),
+                f"{name}.span_length": fmean(lengths.values()),
+                f"{name}.span_share": fmean(n / len(self._given.responses[r]) for r, n in lengths.items()),
+                f"{name}.span_entropy": fmean(span.entropy for span in mine.values()),
             }
         return said
 
     def write(self, folder: Path, decode: Callable[[list[int]], str]) -> None:
-        """``clips.parquet``, unless there is none, in the order of the answers; ``decode``: words to text."""
+        """``spans.parquet``, unless there is none, in the responses' order; ``decode``: words to text."""
         if self._found:
             rows = [self._row(name, response, decode) for name, response in sorted(self._found)]
-            write_table(folder / FILE, pa.Table.from_pylist(rows, schema=CLIPS))
+            write_table(folder / FILE, pa.Table.from_pylist(rows, schema=SPANS))
 
     def _row(self, term: str, response: int, decode: Callable[[list[int]], str]) -> dict[str, Any]:
-        clip, answers = self._found[term, response], self._answers
-        words = answers.responses[response]
-        cuts = (clip.start, clip.step_start, clip.step_stop, clip.stop, len(words))
+        span, given = self._found[term, response], self._given
+        words = given.responses[response]
+        cuts = (span.start, span.step_start, span.step_stop, span.stop, len(words))
         return {
             "term": term,
-            "problem_id": answers.problem[response],
-            "group": int(answers.group[response]),
-            "sample": answers.sample[response],
-            **{name: getattr(clip, name) for name in KEPT},
+            "problem_id": given.problem[response],
+            "group": int(given.group[response]),
+            "sample": given.sample[response],
+            **{name: getattr(span, name) for name in KEPT},
             "tokens": len(words),
             **{n: decode(words[a:b]) for n, (a, b) in zip(TEXTS, itertools.pairwise(cuts), strict=True)},
         }

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from algorithms import dyjr
 from algorithms.divergence import jensen_shannon
-from algorithms.drawing import drift_by_age
 from algorithms.dyjr import Config
 from algorithms.terms import Signals
 from tests.algorithms.replay_cases import FRESH, batch, chance, fresh, no_entropy, slope, stored, values
@@ -107,18 +106,14 @@ def test_fresh_tokens_and_the_number_of_responses_do_not_matter() -> None:
     assert not dyjr.term(batch(), Config(coefficient=0.0)).scale.any()
 
 
-def test_the_metrics_hold_the_drift_of_each_age() -> None:
+def test_its_drift_is_the_divergence_whatever_the_form() -> None:
     x = torch.where(batch().sequence == 2, 0.3, 0.9).double()
     index = REPLAYED.nonzero()[:, 0]
     logp = shifted(x)
-    _, metrics = dyjr.term(batch(), Config(form="binary")).token_loss(Signals(logp[index]), index)
-    drift = drift_by_age({f"dyjr.{name}": float(value.mean()) for name, value in metrics.items()})
-    zero = torch.zeros(1, dtype=torch.float64)
-    assert drift == {
-        2: pytest.approx(float(jensen_shannon(zero + 0.3, zero))),
-        5: pytest.approx(float(jensen_shannon(zero + 0.9, zero))),
-    }
-    assert [len(metrics[name]) for name in ("js", "drift_age_2", "drift_age_5")] == [9, 4, 5]
+    term = dyjr.term(batch(), Config(form="binary"))
+    _, metrics = term.token_loss(Signals(logp[index]), index)
+    assert term.drift is not None
+    assert torch.allclose(metrics[term.drift], jensen_shannon(x[index], torch.zeros_like(x[index])))
 
 
 def test_it_draws_a_share_of_the_fresh_responses_uniformly() -> None:

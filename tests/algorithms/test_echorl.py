@@ -31,7 +31,7 @@ def groups(draw: st.DrawFn) -> tuple[list[list[float]], list[list[bool]], list[f
     return entropies, boundaries, rewards
 
 
-def clip(case: Any, **more: Any) -> tuple[int, int] | None:
+def span(case: Any, **more: Any) -> tuple[int, int] | None:
     entropies, boundaries, rewards = case
     found = chosen_step(entropies, [steps(b) for b in boundaries], rewards, **more)
     return None if found is None else (found.sample, found.step[1])
@@ -56,7 +56,7 @@ def test_a_boundary_closes_its_own_step_and_a_tail_is_one() -> None:
 @given(groups())
 def test_the_clip_ends_at_the_end_of_a_right_answers_most_uncertain_step(case: Any) -> None:
     entropies, boundaries, rewards = case
-    found = clip(case)
+    found = span(case)
     right = [i for i, reward in enumerate(rewards) if reward == 1.0]
     assert (found is None) == (not right)
     if found is None:
@@ -72,10 +72,10 @@ def test_the_clip_ends_at_the_end_of_a_right_answers_most_uncertain_step(case: A
 def test_the_order_of_the_answers_decides_nothing_but_ties(case: Any, chance: Any) -> None:
     order = list(range(len(case[0])))
     chance.shuffle(order)
-    one, two = clip(case), clip(tuple([part[i] for i in order] for part in case))
+    one, two = span(case), span(tuple([part[i] for i in order] for part in case))
     assert (one is None) == (two is None)
     if one is not None and two is not None:
-        alone = [clip(([e], [b], [1.0])) for e, b in zip(case[0], case[1], strict=True)]
+        alone = [span(([e], [b], [1.0])) for e, b in zip(case[0], case[1], strict=True)]
         best = [_highest(e, b) for e, b in zip(case[0], case[1], strict=True)]
         assert best[order[two[0]]] == best[one[0]]
         assert (0, two[1]) == alone[order[two[0]]]
@@ -90,29 +90,29 @@ def _highest(entropies: list[float], boundary: list[bool]) -> float:
 @given(groups(), dyadic)
 def test_a_constant_on_all_entropies_changes_nothing(case: Any, constant: float) -> None:
     raised = [[value + constant for value in row] for row in case[0]]
-    assert clip((raised, *case[1:])) == clip(case)
+    assert span((raised, *case[1:])) == span(case)
 
 
 def test_no_delimiter_is_the_whole_answer_and_no_success_no_clip() -> None:
-    assert clip(([[1.0, 2.0, 3.0]], [[False] * 3], [1.0])) == (0, 3)
-    assert clip(([[1.0, 2.0]], [[True, True]], [0.0])) is None
-    assert clip(([], [], [])) is None
-    assert clip(([[math.nan, 2.0]], [[False] * 2], [1.0])) is None
+    assert span(([[1.0, 2.0, 3.0]], [[False] * 3], [1.0])) == (0, 3)
+    assert span(([[1.0, 2.0]], [[True, True]], [0.0])) is None
+    assert span(([], [], [])) is None
+    assert span(([[math.nan, 2.0]], [[False] * 2], [1.0])) is None
 
 
 def test_failures_are_left_out_and_triggers_differ() -> None:
     case: Any = ([[9.0, 9.0], [1.0, 2.0]], [[True, True]] * 2, [0.0, 1.0])
-    assert clip(case) == (1, 2)
-    assert clip(case, trigger="all_success") is None
-    assert clip((*case[:2], [1.0, 1.0]), trigger="all_success") == (0, 1)
-    assert clip(case, lowest=True) == (1, 1)
+    assert span(case) == (1, 2)
+    assert span(case, trigger="all_success") is None
+    assert span((*case[:2], [1.0, 1.0]), trigger="all_success") == (0, 1)
+    assert span(case, lowest=True) == (1, 1)
 
 
 def test_short_steps_can_be_passed_over() -> None:
     case: Any = ([[1.0, 1.0, 5.0, 2.0, 2.0]], [[False, True, True, False, True]], [1.0])
-    assert clip(case) == (0, 3)
-    assert clip(case, min_step_tokens=2) == (0, 5)
-    assert clip(case, min_step_tokens=3) is None
+    assert span(case) == (0, 3)
+    assert span(case, min_step_tokens=2) == (0, 5)
+    assert span(case, min_step_tokens=3) is None
 
 
 # Two problems: responses 0 to 2 of the first (the last is wrong), 3 of the second; 4 is a replayed one.
@@ -142,27 +142,27 @@ def batch(**more: Any) -> Batch:
     return Batch(**{**facts, **more})
 
 
-def clips(**options: Any) -> list[tuple[int, int]]:
-    return [(c.response, c.stop) for c in term(batch(), Config(**options)).clips]
+def spans(**options: Any) -> list[tuple[int, int]]:
+    return [(c.response, c.stop) for c in term(batch(), Config(**options)).spans]
 
 
 def test_every_selection_of_a_batch() -> None:
-    assert clips() == [(1, 4), (3, 2)]
-    assert clips(select="min_entropy") == [(0, 2), (3, 4)]
-    assert clips(select="whole") == [(1, 5), (3, 4)]
-    assert clips(select="random_clip") == [(0, 4), (3, 2)]
-    assert clips(trigger="all_success") == [(3, 2)]
-    assert clips(coefficient=0.0) == []
-    chosen = term(batch(), Config()).clips[0]
+    assert spans() == [(1, 4), (3, 2)]
+    assert spans(select="min_entropy") == [(0, 2), (3, 4)]
+    assert spans(select="whole") == [(1, 5), (3, 4)]
+    assert spans(select="random_clip") == [(0, 4), (3, 2)]
+    assert spans(trigger="all_success") == [(3, 2)]
+    assert spans(coefficient=0.0) == []
+    chosen = term(batch(), Config()).spans[0]
     assert (chosen.start, chosen.step_start, chosen.step_stop) == (0, 2, 4)
     assert chosen.entropy == pytest.approx(1.5)
 
 
 def test_a_random_clip_is_as_long_and_is_drawn_by_the_answers_own_number() -> None:
     other = batch(chance=torch.tensor([0.1, 0.9, 0.0, 0.5, 0.0], dtype=torch.float64))
-    assert [(c.response, c.stop) for c in term(other, Config(select="random_clip")).clips] == [(1, 4), (3, 2)]
+    assert [(c.response, c.stop) for c in term(other, Config(select="random_clip")).spans] == [(1, 4), (3, 2)]
     short = batch(chance=torch.tensor([0.9, 0.1, 0.0, 0.5, 0.0], dtype=torch.float64), entropy=_late())
-    assert [(c.response, c.stop) for c in term(short, Config(select="random_clip")).clips] == [(1, 5), (3, 2)]
+    assert [(c.response, c.stop) for c in term(short, Config(select="random_clip")).spans] == [(1, 5), (3, 2)]
 
 
 def _late() -> Tensor:
@@ -181,7 +181,7 @@ def test_the_gradient_on_the_logits() -> None:
     loss, metrics = values(echo, logits.log_softmax(-1).gather(1, token).squeeze(1))
     (found,) = torch.autograd.grad(loss, logits)
     expected = torch.zeros(22, 7, dtype=torch.float64)
-    for first, length in ((4, 4), (12, 2)):  # the clips (1, 4) and (3, 2), of two problems
+    for first, length in ((4, 4), (12, 2)):  # the spans (1, 4) and (3, 2), of two problems
         inside = slice(first, first + length)
         onehot = torch.nn.functional.one_hot(token[inside, 0], 7)
         expected[inside] = coefficient * (logits[inside].softmax(-1) - onehot) / (length * 2)

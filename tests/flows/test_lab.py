@@ -6,7 +6,6 @@ import contextlib
 import io
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +16,10 @@ import pytest
 import yaml
 from rich.console import Console
 
+from flows.experiments import worker_pool
 from flows.experiments.display import Terminal
 from flows.experiments.worker import _kind
-from flows.experiments.worker_pool import Crew, Run
+from flows.experiments.worker_pool import Run, WorkerPool
 from params.base import BadInput
 from params.lab import read_lab, trials
 from params.load import PRESETS, read_yaml
@@ -135,26 +135,19 @@ for line in sys.stdin:
 
 
 def test_a_process_that_dies_fails_its_run_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def start(self: Crew, index: int) -> subprocess.Popen[str]:
-        with self._log(index).open("w") as log:
-            return subprocess.Popen(
-                [sys.executable, "-c", FAKE],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
-
-    monkeypatch.setattr(Crew, "_start", start)
+    monkeypatch.setattr(worker_pool, "COMMAND", (sys.executable, "-c", FAKE))
     name, lab = read_lab("smoke")
     runs = [Run(trial) for trial in trials(name, lab)]
     screen = io.StringIO()
     shown = Terminal(name, runs, 1, Console(file=screen, width=110))
-    with Crew(tmp_path, name, runs, 1) as crew:
-        for run, event in crew.events():
+    with WorkerPool(tmp_path, name, runs, 1) as pool:
+        for run, event in pool.events():
             shown.tell(run, event)
     assert [run.outcome for run in runs] == ["finished", "failed", "finished", "finished"]
     assert "its process died (exit code 1): out of luck (see " in runs[1].why
+    (kept,) = (tmp_path / ".ostinato" / "labs" / name).glob("died-*.log")
+    assert kept.read_text() == "out of luck\n"
+    assert str(kept) in runs[1].why
     assert "smoke-slow-s1: failed (its process died" in screen.getvalue()
     assert "smoke: 4 of 4 runs, 4 of 8 rounds" in shown._picture().plain
 

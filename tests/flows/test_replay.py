@@ -115,7 +115,7 @@ def test_the_methods_run(go: Go) -> None:
     )
     update = said(dyjr, "round-03/update")
     assert update["replayed"] > 0
-    assert update["dyjr.drift_age_1"] >= 0
+    assert update["drift_by_age"]["1"] >= 0
     dropped = said(dyjr, "round-03/replay")["cohorts"]["1"]
     assert dropped["dropped"].get("drift", 0) > 0
     assert dropped["drift"] > 1e-7

@@ -14,10 +14,7 @@ from tasks.problems.contract import find_source
 def _problem_files(params: Params) -> Sequence[Path]:
     chosen = params.task.problems
     source = find_source(chosen.name, "task.problems")
-    if not hasattr(source, "files"):
-        return ()
-    found: Sequence[Path] = source.files(chosen.resolve(source.Config, "task.problems"))
-    return found
+    return source.files(chosen.resolve(source.Config, "task.problems")) if source.files else ()
 
 
 def _model_files(params: Params) -> Sequence[Path]:

@@ -31,9 +31,7 @@ def _pools(params: Params) -> bool:
 def _chooses(params: Params) -> bool:
     """Whether the replay method has a say in which problems are asked."""
     chosen = params.method.replay
-    return chosen is not None and hasattr(
-        contract.find(chosen.name, "draw", "method.replay.name"), "problems"
-    )
+    return chosen is not None and contract.find(chosen.name, "draw", "method.replay").problems is not None
 
 
 ROWS = (

@@ -11,7 +11,7 @@ from datetime import date, timedelta
 from functools import cache
 
 from tasks.problems.sql_schema import quoted
-from tasks.problems.sql_synthetic import words as words
+from tasks.problems.sql_synthetic import words
 from tasks.problems.sql_synthetic.domains import DOMAINS
 
 NUMBERS = ("count", "money", "int", "real")
@@ -79,6 +79,7 @@ class Table:
 
     @property
     def key(self) -> Column:
+        """The primary key."""
         return self.columns[0]
 
     @property
@@ -92,7 +93,8 @@ class Table:
         return next((c for c in self.columns if c.label), self.key)
 
     def of_kind(self, *kinds: str) -> list[Column]:
-        return [c for c in self.facts if c.kind in kinds]
+        """The facts of these kinds that are never NULL and by which no row is called."""
+        return [c for c in self.facts if c.kind in kinds and not c.nullable and not c.label]
 
     def values(self, column: Column) -> list[object]:
         """The column's cells that are not NULL, in the order of the rows."""
@@ -110,6 +112,7 @@ class Database:
     connection: sqlite3.Connection
 
     def table(self, one: str) -> Table:
+        """The table whose row is called so."""
         return next(t for t in self.tables if t.one == one)
 
     def links(self) -> list[tuple[Table, Column, Table]]:
@@ -147,6 +150,7 @@ def make(domain: str, number: int, most_tables: int, seed: int) -> Database:
 
 @cache
 def domains() -> tuple[str, ...]:
+    """The names of all domains."""
     return tuple(_worlds())
 
 

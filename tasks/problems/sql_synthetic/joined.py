@@ -4,55 +4,51 @@ from __future__ import annotations
 
 import random
 
-from tasks.problems.sql_synthetic.databases import CATEGORIES, NUMBERS, Column, Database, Table
-from tasks.problems.sql_synthetic.phrases import Draft, Maker, asked, condition, has, listing, selected
+from tasks.problems.sql_synthetic.databases import CATEGORIES, NUMBERS, Column, Table
+from tasks.problems.sql_synthetic.phrases import (
+    Draft,
+    Maker,
+    asked,
+    condition,
+    has,
+    listing,
+    of_column,
+    of_link,
+    selected,
+)
 
 # ruff: noqa: S608 - these queries are what is made here
 
-_ALIASES = ("T1", "T2")
 
-
-def joined(rng: random.Random, db: Database) -> Draft | None:
+@of_link
+def joined(rng: random.Random, child: Table, link: Column, parent: Table) -> Draft | None:
     """Columns of rows whose other table's row meets a condition."""
-    links = db.links()
-    if not links:
-        return None
-    child, link, parent = rng.choice(links)
     columns = asked(rng, child)
     found = condition(rng, parent)
     if found is None:
         return None
-    c, p = _ALIASES
-    plain = f"SELECT {selected(columns, c)} FROM {child.sql} AS {c}"
-    tie = f" JOIN {parent.sql} AS {p} ON {c}.{link.sql} = {p}.{parent.key.sql}"
+    plain = f"SELECT {selected(columns, 'T1')} FROM {child.sql} AS T1"
+    tie = f" JOIN {parent.sql} AS T2 ON T1.{link.sql} = T2.{parent.key.sql}"
     question = listing(rng, child, columns, f"{has(link)} {found.words}")
-    return Draft(question, f"{plain}{tie} WHERE {found.on(p)}", (plain,))
+    return Draft(question, f"{plain}{tie} WHERE {found.on('T2')}", (plain,))
 
 
-def joined_count(rng: random.Random, db: Database) -> Draft | None:
+@of_link
+def joined_count(rng: random.Random, child: Table, link: Column, parent: Table) -> Draft | None:
     """How many rows there are whose other table's row meets a condition."""
-    links = db.links()
-    if not links:
-        return None
-    child, link, parent = rng.choice(links)
     found = condition(rng, parent)
     if found is None:
         return None
-    c, p = _ALIASES
-    plain = f"SELECT COUNT(*) FROM {child.sql} AS {c}"
-    tie = f" JOIN {parent.sql} AS {p} ON {c}.{link.sql} = {p}.{parent.key.sql}"
+    plain = f"SELECT COUNT(*) FROM {child.sql} AS T1"
+    tie = f" JOIN {parent.sql} AS T2 ON T1.{link.sql} = T2.{parent.key.sql}"
     question = f"How many {child.many} {has(link)} {found.words} are there?"
-    return Draft(question, f"{plain}{tie} WHERE {found.on(p)}", (plain,))
+    return Draft(question, f"{plain}{tie} WHERE {found.on('T2')}", (plain,))
 
 
-def together(rng: random.Random, db: Database) -> Draft | None:
+@of_link
+def together(rng: random.Random, child: Table, link: Column, parent: Table) -> Draft | None:
     """A column of each row beside one of the row that it refers to."""
-    links = db.links()
-    if not links:
-        return None
-    child, link, parent = rng.choice(links)
     mine, theirs = rng.choice(child.facts), parent.label
-    c, p = _ALIASES
     found = condition(rng, child, [mine]) if rng.random() < 0.6 else None
     words = f" {found.words}" if found else ""
     whose = f"the {theirs.phrase} of its {link.phrase}"
@@ -63,19 +59,16 @@ def together(rng: random.Random, db: Database) -> Draft | None:
         ]
     )
     plain = (
-        f"SELECT {c}.{mine.sql}, {p}.{theirs.sql} FROM {child.sql} AS {c} "
-        f"JOIN {parent.sql} AS {p} ON {c}.{link.sql} = {p}.{parent.key.sql}"
+        f"SELECT T1.{mine.sql}, T2.{theirs.sql} FROM {child.sql} AS T1 "
+        f"JOIN {parent.sql} AS T2 ON T1.{link.sql} = T2.{parent.key.sql}"
     )
-    return Draft(question, f"{plain} WHERE {found.on(c)}", (plain,)) if found else Draft(question, plain)
+    return Draft(question, f"{plain} WHERE {found.on('T1')}", (plain,)) if found else Draft(question, plain)
 
 
-def grouped(rng: random.Random, db: Database) -> Draft | None:
+@of_column(*CATEGORIES)
+def grouped(rng: random.Random, table: Table, column: Column) -> Draft | None:
     """A count or an aggregate for each value of a column."""
-    picked = _group(rng, db)
-    if picked is None:
-        return None
-    table, column = picked
-    numbers = [each for each in table.of_kind(*NUMBERS) if not each.nullable]
+    numbers = table.of_kind(*NUMBERS)
     if numbers and rng.random() < 0.5:
         number = rng.choice(numbers)
         name, function = rng.choice([("average", "AVG"), ("highest", "MAX"), ("lowest", "MIN")])
@@ -91,12 +84,9 @@ def grouped(rng: random.Random, db: Database) -> Draft | None:
     return Draft(question, f"SELECT {column.sql}, {value} FROM {table.sql} GROUP BY {column.sql}")
 
 
-def having(rng: random.Random, db: Database) -> Draft | None:
+@of_column(*CATEGORIES)
+def having(rng: random.Random, table: Table, column: Column) -> Draft | None:
     """The values of a column that enough rows have."""
-    picked = _group(rng, db)
-    if picked is None:
-        return None
-    table, column = picked
     least = rng.randint(2, 9)
     question = rng.choice(
         [
@@ -108,13 +98,10 @@ def having(rng: random.Random, db: Database) -> Draft | None:
     return Draft(question, f"{plain} HAVING COUNT(*) >= {least}", (plain,))
 
 
-def best(rng: random.Random, db: Database) -> Draft | None:
+@of_column(*NUMBERS, "date", "year")
+def best(rng: random.Random, table: Table, column: Column) -> Draft | None:
     """The row, or the few rows, with the highest or lowest value."""
-    table = rng.choice(db.tables)
-    columns = [each for each in table.of_kind(*NUMBERS, "date", "year") if not each.nullable]
-    if not columns:
-        return None
-    column, top, down = rng.choice(columns), rng.choice([1, 1, 2, 3, 5]), rng.random() < 0.6
+    top, down = rng.choice([1, 1, 2, 3, 5]), rng.random() < 0.6
     dated = column.kind in ("date", "year")
     end = ("latest" if down else "earliest") if dated else ("highest" if down else "lowest")
     order = f"{column.sql}{' DESC' if down else ''}"
@@ -137,13 +124,10 @@ def best(rng: random.Random, db: Database) -> Draft | None:
     return Draft(question, query, (query.replace(where, ""),) if found else (), ranking, top)
 
 
-def ordered(rng: random.Random, db: Database) -> Draft | None:
+@of_column(*NUMBERS, "date", "year")
+def ordered(rng: random.Random, table: Table, column: Column) -> Draft | None:
     """A column of every row that meets a condition, in order."""
-    table = rng.choice(db.tables)
-    columns = [each for each in table.of_kind(*NUMBERS, "date", "year") if not each.nullable]
-    if not columns:
-        return None
-    column, down = rng.choice(columns), rng.random() < 0.5
+    down = rng.random() < 0.5
     found = condition(rng, table, [column])
     if found is None:
         return None
@@ -160,16 +144,12 @@ def ordered(rng: random.Random, db: Database) -> Draft | None:
     return Draft(question, f"SELECT {table.label.sql} {where}", (plain,), f"SELECT {column.sql} {where}")
 
 
-def counted(rng: random.Random, db: Database) -> Draft | None:
+@of_link
+def counted(rng: random.Random, child: Table, link: Column, parent: Table) -> Draft | None:
     """How many rows refer to each row of another table, or which of those most of them refer to."""
-    links = db.links()
-    if not links:
-        return None
-    child, link, parent = rng.choice(links)
-    c, p = _ALIASES
     tie = (
-        f"FROM {parent.sql} AS {p} JOIN {child.sql} AS {c} ON {c}.{link.sql} = {p}.{parent.key.sql} "
-        f"GROUP BY {p}.{parent.key.sql}"
+        f"FROM {parent.sql} AS T2 JOIN {child.sql} AS T1 ON T1.{link.sql} = T2.{parent.key.sql} "
+        f"GROUP BY T2.{parent.key.sql}"
     )
     name = parent.label
     if rng.random() < 0.5:
@@ -177,17 +157,11 @@ def counted(rng: random.Random, db: Database) -> Draft | None:
             f"For each {parent.one} with at least one {child.one}, "
             f"show its {name.phrase} and the number of its {child.many}."
         )
-        return Draft(question, f"SELECT {p}.{name.sql}, COUNT(*) {tie}")
+        return Draft(question, f"SELECT T2.{name.sql}, COUNT(*) {tie}")
     ranking = f"SELECT COUNT(*) {tie} ORDER BY COUNT(*) DESC"
     question = f"Which {parent.one} has the most {child.many}? Give its {name.phrase}."
-    query = f"SELECT {p}.{name.sql} {tie} ORDER BY COUNT(*) DESC LIMIT 1"
+    query = f"SELECT T2.{name.sql} {tie} ORDER BY COUNT(*) DESC LIMIT 1"
     return Draft(question, query, (), ranking, 1)
-
-
-def _group(rng: random.Random, db: Database) -> tuple[Table, Column] | None:
-    table = rng.choice(db.tables)
-    columns = [each for each in table.of_kind(*CATEGORIES) if not each.label and not each.nullable]
-    return (table, rng.choice(columns)) if columns else None
 
 
 LEVELS: dict[int, list[tuple[Maker, int]]] = {

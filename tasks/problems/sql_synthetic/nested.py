@@ -11,6 +11,8 @@ from tasks.problems.sql_synthetic.phrases import (
     condition,
     listing,
     literal,
+    of_column,
+    of_link,
     selected,
     spelt,
     with_article,
@@ -18,14 +20,13 @@ from tasks.problems.sql_synthetic.phrases import (
 
 # ruff: noqa: S608 - these queries are what is made here
 
+_SHARED_KINDS = ("city", "country", "person", "date")
 
-def beyond_average(rng: random.Random, db: Database) -> Draft | None:
+
+@of_column(*NUMBERS)
+def beyond_average(rng: random.Random, table: Table, column: Column) -> Draft | None:
     """Rows above or below the average of all."""
-    table = rng.choice(db.tables)
-    columns = [each for each in table.of_kind(*NUMBERS) if not each.nullable]
-    if not columns:
-        return None
-    column, above = rng.choice(columns), rng.random() < 0.6
+    above = rng.random() < 0.6
     side = "above" if above else "below"
     words = f"whose {column.phrase} is {side} the average {column.phrase} of all {table.many}"
     plain = f"SELECT {table.label.sql} FROM {table.sql}"
@@ -33,12 +34,9 @@ def beyond_average(rng: random.Random, db: Database) -> Draft | None:
     return Draft(listing(rng, table, [table.label], words), query, (plain,))
 
 
-def without_any(rng: random.Random, db: Database) -> Draft | None:
+@of_link
+def without_any(rng: random.Random, child: Table, link: Column, parent: Table) -> Draft | None:
     """Rows that no row of another table refers to, or some row that meets a condition."""
-    links = db.links()
-    if not links:
-        return None
-    child, link, parent = rng.choice(links)
     plain = f"SELECT {parent.label.sql} FROM {parent.sql}"
     inner = f"SELECT {link.sql} FROM {child.sql}"
     if rng.random() < 0.5:
@@ -55,7 +53,7 @@ def without_any(rng: random.Random, db: Database) -> Draft | None:
 def like_that_one(rng: random.Random, db: Database) -> Draft | None:
     """Rows that share a value with a named one, or exceed it."""
     table = rng.choice([each for each in db.tables if each.label.label] or db.tables)
-    columns = [each for each in table.of_kind(*NUMBERS, *CATEGORIES) if not each.nullable and not each.label]
+    columns = table.of_kind(*NUMBERS, *CATEGORIES)
     if not columns or not table.label.label:
         return None
     column, name = rng.choice(columns), rng.choice(table.values(table.label))
@@ -72,13 +70,10 @@ def like_that_one(rng: random.Random, db: Database) -> Draft | None:
     return Draft(question, f"{plain} WHERE {column.sql} = {inner}{where}", (plain,))
 
 
-def of_the_best(rng: random.Random, db: Database) -> Draft | None:
+@of_link
+def of_the_best(rng: random.Random, child: Table, link: Column, parent: Table) -> Draft | None:
     """Rows that refer to the one with the highest or lowest value."""
-    links = db.links()
-    if not links:
-        return None
-    child, link, parent = rng.choice(links)
-    columns = [each for each in parent.of_kind(*NUMBERS) if not each.nullable]
+    columns = parent.of_kind(*NUMBERS)
     if not columns:
         return None
     column, down = rng.choice(columns), rng.random() < 0.5
@@ -93,26 +88,18 @@ def of_the_best(rng: random.Random, db: Database) -> Draft | None:
     return Draft(listing(rng, child, wanted, words), query, (), ranking, 1)
 
 
-def average_count(rng: random.Random, db: Database) -> Draft | None:
+@of_column(*CATEGORIES)
+def average_count(rng: random.Random, table: Table, column: Column) -> Draft | None:
     """An aggregate over the counts of groups."""
-    table = rng.choice(db.tables)
-    columns = [each for each in table.of_kind(*CATEGORIES) if not each.label and not each.nullable]
-    if not columns:
-        return None
-    column = rng.choice(columns)
     name, function = rng.choice([("average", "AVG"), ("largest", "MAX"), ("smallest", "MIN")])
     question = f"What is the {name} number of {table.many} that share one {column.phrase}?"
     inner = f"SELECT COUNT(*) AS n FROM {table.sql} GROUP BY {column.sql}"
     return Draft(question, f"SELECT {function}(n) FROM ({inner})")
 
 
-def in_both(rng: random.Random, db: Database) -> Draft | None:
+@of_column(*CATEGORIES)
+def in_both(rng: random.Random, table: Table, column: Column) -> Draft | None:
     """The values of a column that rows of two kinds have, or those of one kind and not of the other."""
-    table = rng.choice(db.tables)
-    columns = [each for each in table.of_kind(*CATEGORIES) if not each.label and not each.nullable]
-    if not columns:
-        return None
-    column = rng.choice(columns)
     pair = _two(rng, table, column)
     if pair is None:
         return None
@@ -146,13 +133,10 @@ def either_kind(rng: random.Random, db: Database) -> Draft | None:
     return Draft(question, query, (plain + first.sql, plain + second.sql))
 
 
-def linked_both(rng: random.Random, db: Database) -> Draft | None:
+@of_link
+def linked_both(rng: random.Random, child: Table, link: Column, parent: Table) -> Draft | None:
     """Rows that two kinds of rows refer to, or one kind and not the other."""
-    links = db.links()
-    if not links:
-        return None
-    child, link, parent = rng.choice(links)
-    columns = [each for each in child.of_kind(*CATEGORIES) if not each.nullable and not each.label]
+    columns = child.of_kind(*CATEGORIES)
     if not columns:
         return None
     pair = _two(rng, child, None, rng.choice(columns))
@@ -171,9 +155,7 @@ def linked_both(rng: random.Random, db: Database) -> Draft | None:
 
 def in_two_tables(rng: random.Random, db: Database) -> Draft | None:
     """The values that columns of the same kind in two tables hold: all, the common ones, the difference."""
-    places = [
-        (t, c) for t in db.tables for c in t.of_kind("city", "country", "person", "date") if not c.nullable
-    ]
+    places = [(t, c) for t in db.tables for c in t.facts if c.kind in _SHARED_KINDS and not c.nullable]
     pairs = [(a, b) for a in places for b in places if a[0] is not b[0] and a[1].kind == b[1].kind]
     if not pairs:
         return None
@@ -193,11 +175,7 @@ def _two(
     rng: random.Random, table: Table, but: Column | None, same: Column | None = None
 ) -> tuple[tuple[str, str], tuple[str, str]] | None:
     """Two conditions on one column of the table, in words and SQL."""
-    columns = (
-        [same]
-        if same
-        else [c for c in table.of_kind(*CATEGORIES) if c is not but and not c.label and not c.nullable]
-    )
+    columns = [same] if same else [c for c in table.of_kind(*CATEGORIES) if c is not but]
     if columns:
         column = rng.choice(columns)
         values = sorted({str(value) for value in table.values(column)})

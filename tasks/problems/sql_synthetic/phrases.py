@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from tasks.problems.sql_synthetic.databases import CATEGORIES, NUMBERS, Column, Database, Table
@@ -32,6 +32,33 @@ Maker = Callable[[random.Random, Database], Draft | None]
 """Makes a draft, or None where this database has nothing to ask of that kind."""
 
 
+def of_link(make: Callable[[random.Random, Table, Column, Table], Draft | None]) -> Maker:
+    """A maker that asks about rows, their foreign key and the table that it refers to."""
+
+    def maker(rng: random.Random, db: Database) -> Draft | None:
+        links = db.links()
+        return make(rng, *rng.choice(links)) if links else None
+
+    return maker
+
+
+ColumnMaker = Callable[[random.Random, Table, Column], Draft | None]
+
+
+def of_column(*kinds: str) -> Callable[[ColumnMaker], Maker]:
+    """A maker that asks about a column of these kinds, one that may be computed or grouped with."""
+
+    def decorate(make: ColumnMaker) -> Maker:
+        def maker(rng: random.Random, db: Database) -> Draft | None:
+            table = rng.choice(db.tables)
+            columns = table.of_kind(*kinds)
+            return make(rng, table, rng.choice(columns)) if columns else None
+
+        return maker
+
+    return decorate
+
+
 @dataclass(frozen=True)
 class Condition:
     """A condition on the rows of one table."""
@@ -43,6 +70,7 @@ class Condition:
     column: Column
 
     def on(self, alias: str) -> str:
+        """The same over the table's alias."""
         return self.sql.replace(self.column.sql, f"{alias}.{self.column.sql}", 1)
 
 
@@ -72,6 +100,7 @@ def asked(rng: random.Random, table: Table, most: int = 2) -> list[Column]:
 
 
 def selected(columns: Sequence[Column], alias: str = "") -> str:
+    """What stands behind SELECT."""
     return ", ".join(f"{alias}.{column.sql}" if alias else column.sql for column in columns)
 
 
@@ -113,9 +142,9 @@ def condition(rng: random.Random, table: Table, but: Sequence[Column] = ()) -> C
     return _text(rng, table, column)
 
 
-def both(words: object) -> str:
+def both(words: Iterable[str]) -> str:
     """``a``, ``a and b``, ``a, b and c``."""
-    *first, last = [str(word) for word in words]  # type: ignore[attr-defined]
+    *first, last = words
     return f"{', '.join(first)} and {last}" if first else last
 
 
@@ -135,6 +164,7 @@ def has(link: Column) -> str:
 
 
 def with_article(words: str) -> str:
+    """``a city``, ``an hour``."""
     return f"{'an' if words[0] in 'aeio' or words.startswith('hour') else 'a'} {words}"
 
 

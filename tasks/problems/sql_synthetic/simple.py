@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import random
 
-from tasks.problems.sql_synthetic.databases import CATEGORIES, NUMBERS, Database
-from tasks.problems.sql_synthetic.phrases import SUMMABLE, Draft, Maker, asked, condition, listing, selected
+from tasks.problems.sql_synthetic.databases import CATEGORIES, NUMBERS, Column, Database, Table
+from tasks.problems.sql_synthetic.phrases import (
+    SUMMABLE,
+    Draft,
+    Maker,
+    asked,
+    condition,
+    listing,
+    of_column,
+    selected,
+)
 
 # ruff: noqa: S608 - these queries are what is made here
 
@@ -44,13 +53,9 @@ def filtered_twice(rng: random.Random, db: Database) -> Draft | None:
     return Draft(question, query, (plain + first.sql, plain + second.sql))
 
 
-def distinct(rng: random.Random, db: Database) -> Draft | None:
+@of_column(*CATEGORIES)
+def distinct(rng: random.Random, table: Table, column: Column) -> Draft | None:
     """The different values of a column."""
-    table = rng.choice(db.tables)
-    columns = [column for column in table.of_kind(*CATEGORIES) if not column.label and not column.nullable]
-    if not columns:
-        return None
-    column = rng.choice(columns)
     found = condition(rng, table, [column]) if rng.random() < 0.4 else None
     words = f" {found.words}" if found else ""
     where = f" WHERE {found.sql}" if found else ""
@@ -87,13 +92,9 @@ _ENDS = {"MAX": ["highest", "maximum"], "MIN": ["lowest", "minimum"]}
 _DATES = {"MAX": ["latest"], "MIN": ["earliest"]}
 
 
-def aggregate(rng: random.Random, db: Database) -> Draft | None:
+@of_column(*NUMBERS, "date", "year")
+def aggregate(rng: random.Random, table: Table, column: Column) -> Draft | None:
     """One aggregate of a column: average, total, highest or lowest."""
-    table = rng.choice(db.tables)
-    columns = [column for column in table.of_kind(*NUMBERS, "date", "year") if not column.nullable]
-    if not columns:
-        return None
-    column = rng.choice(columns)
     names = dict(_DATES if column.kind in ("date", "year") else _ENDS)
     if column.kind in NUMBERS:
         names["AVG"] = ["average", "mean"]
@@ -114,13 +115,9 @@ def aggregate(rng: random.Random, db: Database) -> Draft | None:
     return Draft(question, f"{plain} WHERE {found.sql}", (plain,)) if found else Draft(question, plain)
 
 
-def two_aggregates(rng: random.Random, db: Database) -> Draft | None:
+@of_column(*NUMBERS)
+def two_aggregates(rng: random.Random, table: Table, column: Column) -> Draft | None:
     """Two aggregates of a column side by side."""
-    table = rng.choice(db.tables)
-    columns = [column for column in table.of_kind(*NUMBERS) if not column.nullable]
-    if not columns:
-        return None
-    column = rng.choice(columns)
     pairs = [
         ("lowest and the highest {}", "MIN({0}), MAX({0})"),
         ("highest and the average {}", "MAX({0}), AVG({0})"),
@@ -133,9 +130,7 @@ def two_aggregates(rng: random.Random, db: Database) -> Draft | None:
 def count_distinct(rng: random.Random, db: Database) -> Draft | None:
     """How many different values a column holds."""
     table = rng.choice(db.tables)
-    columns = [
-        column for column in table.facts if not column.label and column.kind in (*CATEGORIES, "person")
-    ]
+    columns = [c for c in table.facts if not c.label and c.kind in (*CATEGORIES, "person")]
     if not columns:
         return None
     column = rng.choice(columns)

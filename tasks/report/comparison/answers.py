@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from algorithms.correct import CORRECT
 from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.tables import read_table
 from tasks.report.comparison.stats import Comparison
@@ -81,7 +82,7 @@ def _column(name: str, rows: Rows) -> Column:
 
 def _story(rows: Sequence[Rows]) -> str:
     """Whether the methods' greedy answers are right."""
-    right = [any(row["greedy"] and (row["reward"] or 0) >= 1 for row in each) for each in rows]
+    right = [any(row["greedy"] and (row["reward"] or 0) >= CORRECT for row in each) for each in rows]
     return "solved" if all(right) else "split" if any(right) else "missed"
 
 

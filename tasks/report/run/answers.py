@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from algorithms.correct import CORRECT
 from params.schema import Params
 from tasks.problems.contract import find_source
 from tasks.report.run.data import Evaluation, RunData, accuracy_by_problem
@@ -110,8 +111,7 @@ def visible(text: str) -> str:
 def gold_reader(params: Params) -> Callable[[str], str]:
     """How people read a right answer: as the source of the problems says, or as it is."""
     source = find_source(params.task.problems.name, "task.problems.name")
-    read: Callable[[str], str] = getattr(source, "shown_answer", str)
-    return read
+    return source.shown_answer or str
 
 
 def rows_by_problem(evaluation: Evaluation) -> dict[str, list[dict[str, Any]]]:
@@ -139,7 +139,7 @@ def _story(rows: list[list[dict[str, Any]]]) -> str:
     """What became of the problem's greedy answer."""
     if len(rows) < 2:
         return "base"
-    before, after = (any(r["greedy"] and (r["reward"] or 0) >= 1 for r in each) for each in rows)
+    before, after = (any(r["greedy"] and (r["reward"] or 0) >= CORRECT for r in each) for each in rows)
     return {(False, True): "learnt", (False, False): "missed", (True, False): "lost", (True, True): "kept"}[
         before, after
     ]
@@ -182,7 +182,7 @@ def column_of(evaluation: Evaluation, rows: Iterable[dict[str, Any]]) -> Column:
 def _answer(
     times: int, greedy: bool, text: str, reward: float | None, error: str | None, truncated: bool
 ) -> Answer:
-    outcome = "error" if reward is None or error else "right" if reward >= 1 else "wrong"
+    outcome = "error" if reward is None or error else "right" if reward >= CORRECT else "wrong"
     shown = re.sub(r"\s+\Z", "", visible(text[:LONGEST]))
     return Answer(
         text=shown,

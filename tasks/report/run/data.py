@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from algorithms.correct import CORRECT
 from params.base import validate
 from params.schema import Params
 from tasks.artefacts.artefact import Artefact, Damaged, file_digest
@@ -18,9 +19,6 @@ from tasks.artefacts.record import Record, Step
 from tasks.artefacts.tables import read_table
 from tasks.core.seeds import numpy_generator
 from tasks.stats.intervals import NOTHING, Interval, mean_interval
-
-RIGHT = pa.scalar(1.0, pa.float32())
-"""An answer is right when its reward is at least this."""
 
 Row = dict[str, float | int | None]
 
@@ -171,10 +169,26 @@ def paired_change(before: Evaluation, after: Evaluation, params: Params) -> Inte
 def accuracy_by_problem(answers: pa.Table) -> dict[str, float]:
     """Share of right answers among the sampled ones that the judge could judge, by problem."""
     sampled = answers.filter(pc.and_(pc.invert(answers["greedy"]), pc.is_valid(answers["reward"])))
-    right = pc.cast(pc.greater_equal(sampled["reward"], RIGHT), pa.float64())
+    right = pc.cast(pc.greater_equal(sampled["reward"], CORRECT), pa.float64())
     counted = sampled.select(["problem_id"]).append_column("right", right)
     means = counted.group_by("problem_id", use_threads=False).aggregate([("right", "mean")])
     return dict(zip(means["problem_id"].to_pylist(), means["right_mean"].to_pylist(), strict=True))
+
+
+def told_by(data: RunData, stage: str) -> list[tuple[int, dict[str, Any]]]:
+    """``metrics.json`` of a stage by round, as far as it is at hand; raises ``Damaged``."""
+    return sorted(
+        (each.step.round, read_json(each.artefact, "metrics.json"))
+        for each in data.done
+        if each.step.stage == stage and each.artefact and "metrics.json" in each.artefact.manifest.files
+    )
+
+
+def metrics_of(data: RunData, stage: str) -> list[tuple[int, dict[str, float]]]:
+    """The numbers in them."""
+    return [
+        (n, {k: v for k, v in said.items() if isinstance(v, int | float)}) for n, said in told_by(data, stage)
+    ]
 
 
 def read_json(artefact: Artefact, name: str) -> Any:

@@ -21,7 +21,7 @@ from tasks.report.charts import (
     svg,
 )
 from tasks.report.format import count, duration, number, percent
-from tasks.report.run.data import RunData
+from tasks.report.run.data import RunData, metrics_of
 
 Dash = tuple[int, ...]
 SOLID: Dash = ()
@@ -51,7 +51,7 @@ def figures(data: RunData) -> dict[str, Figure]:
     """Every chart for which the run has figures, by key."""
     small = replace(NUMBERS, sizes=THIRD)
     rare = replace(small, axis=".1%", show=percent)
-    mismatch = "mean difference in log-probability, nats a token"
+    mismatch = "mean difference in log-probability, nats per token"
     made = [
         _accuracy(data),
         _pass_at(data),
@@ -59,12 +59,13 @@ def figures(data: RunData) -> dict[str, Figure]:
         _entropy(data),
         _ranks(data),
         _line(
-            data, "kl_to_base", "Distance from the base", "KL to the base model, nats a token (k3)", NUMBERS
+            data, "kl_to_base", "Distance from the base", "KL to the base model, nats per token (k3)", NUMBERS
         ),
         _line(data, "response_length", "Response length", "tokens a training answer", NUMBERS),
         _line(data, "clip_fraction", "Clipped", "share of tokens whose ratio was clipped", rare),
         _line(data, "gradient_norm", "Gradient norm", "before clipping, mean over the round's steps", small),
         _line(data, "mismatch", "Engine against trainer", mismatch, small),
+        _agreeing(data),
         _time(data),
     ]
     return {figure.key: figure for figure in made if figure is not None}
@@ -106,7 +107,7 @@ def _entropy(data: RunData) -> Figure | None:
         series("Entropy, held-out", COLOURS[0], data.rounds, "entropy", dots=True),
         series("Surprisal, training", COLOURS[1], data.rounds, "surprisal", dash=DOTTED),
     ]
-    says = "Nats a token: how undecided the policy still is."
+    says = "Nats per token: how undecided the policy still is."
     return lines_figure("entropy", "Entropy", says, drawn, NUMBERS, data.rounds, ["entropy", "surprisal"])
 
 
@@ -118,6 +119,21 @@ def _ranks(data: RunData) -> Figure | None:
     says = "Mean probability of the first, second and third choice of token."
     table = ["rank_1", "rank_2", "rank_3"]
     return lines_figure("ranks", "Rank-1, 2, 3 probability", says, drawn, SHARES, data.rounds, table)
+
+
+def _agreeing(data: RunData) -> Figure | None:
+    """Groups that teach the objective nothing."""
+    names = {"all_right_groups": ("all right", SOLID), "all_wrong_groups": ("all wrong", DASHED)}
+    said = metrics_of(data, "update")
+    drawn = [
+        Series(name, COLOURS[place], tuple(Point(n, row[key]) for n, row in said if key in row), dash=dash)
+        for place, (key, (name, dash)) in enumerate(names.items())
+    ]
+    rows = [{"round": n, **{name: row.get(key) for key, (name, _) in names.items()}} for n, row in said]
+    says = "Shares of the groups whose answers were all right, and all wrong: nothing for the objective."
+    columns = [name for name, _ in names.values()]
+    look = replace(SHARES, sizes=THIRD)
+    return lines_figure("agreeing", "Groups that agree", says, drawn, look, rows, columns)
 
 
 def _line(data: RunData, column: str, title: str, says: str, look: Look) -> Figure | None:

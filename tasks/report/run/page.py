@@ -19,13 +19,13 @@ from markupsafe import Markup
 
 from tasks.artefacts.artefact import write_json
 from tasks.report import format
-from tasks.report.charts import Figure
 from tasks.report.run import words
 from tasks.report.run.answers import STORIES, shown_problems
 from tasks.report.run.data import COLUMNS, Done, Row, RunData, collect
-from tasks.report.run.echo import echo_figures, shown_clips
 from tasks.report.run.figures import figures
 from tasks.report.run.replay import replay_figures
+from tasks.report.run.spans import shown_spans
+from tasks.report.run.terms import term_figures
 
 __all__ = ["RunData", "collect", "rounds_table", "summary", "write"]
 
@@ -34,9 +34,10 @@ GROUPS = (
     ("learning", "Learning", ("accuracy", "pass", "gains")),
     ("policy", "Policy", ("entropy", "ranks", "kl_to_base", "response_length")),
     ("replay", "Replay", ("buffer", "drift", "replayed")),
-    ("updates", "Updates", ("clip_fraction", "gradient_norm", "mismatch", "agreeing", "clips")),
+    ("updates", "Updates", ("clip_fraction", "gradient_norm", "mismatch", "agreeing")),
 )
-"""Sections of the page that are made of charts: anchor, name, the charts. One without a chart is left out."""
+"""Sections of the page that are made of charts: anchor, name, the charts. One without a chart is left out.
+A last one has the charts of the method's own metrics."""
 
 
 def write(directory: Path) -> Path:
@@ -79,7 +80,9 @@ def rounds_table(data: RunData) -> list[Row]:
 def page(data: RunData) -> str:
     """The whole page."""
     script = (HERE.parent / "answers.js").read_text()
-    drawn = figures(data) | {each.key: each for each in _further(data) if each is not None}
+    of_terms = {each.key: each for each in term_figures(data) if each is not None}
+    drawn = figures(data) | {each.key: each for each in replay_figures(data) if each is not None} | of_terms
+    groups = (*GROUPS, ("terms", "Method", tuple(of_terms)))
     environment = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,
@@ -103,9 +106,9 @@ def page(data: RunData) -> str:
         cautions=words.cautions(data),
         headline=headline(data),
         figures=drawn,
-        groups=[(anchor, name, [k for k in keys if k in drawn]) for anchor, name, keys in GROUPS],
+        groups=[(anchor, name, [k for k in keys if k in drawn]) for anchor, name, keys in groups],
         problems=shown_problems(data),
-        clips=shown_clips(data),
+        spans=shown_spans(data),
         stories=STORIES,
         sections=_sections(data.params.model_dump(mode="json")),
         lineage=_lineage(data),
@@ -114,10 +117,6 @@ def page(data: RunData) -> str:
         script=Markup(script),  # noqa: S704 - our own file
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
-
-
-def _further(data: RunData) -> list[Figure | None]:
-    return [*replay_figures(data), *echo_figures(data)]
 
 
 def headline(data: RunData) -> list[dict[str, str]]:
@@ -129,9 +128,9 @@ def headline(data: RunData) -> list[dict[str, str]]:
     names = {
         "accuracy": f"Accuracy, mean@{n}",
         "greedy": "Greedy accuracy",
-        "entropy": "Entropy, nats a token",
+        "entropy": "Entropy, nats per token",
     }
-    names |= {"kl_to_base": "KL to the base, nats a token", "response_length": "Response length, tokens"}
+    names |= {"kl_to_base": "KL to the base, nats per token", "response_length": "Response length, tokens"}
     names |= {f"pass_at_{k}": f"Pass@{k}" for k in data.pass_at}
     for name, values in summary(data).items():
         if name in names and name != "pass_at_1" and "before" in values:

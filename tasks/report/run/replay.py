@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from algorithms.drawing import drift_by_age
 from tasks.report.charts import HALF, HERO, Figure, Point, Series, stacked, svg
 from tasks.report.format import count, number
-from tasks.report.run.data import RunData, read_json
+from tasks.report.run.data import RunData, told_by
 from tasks.report.run.figures import COLOURS, DASHED, DOTTED, SHARES, SOLID, Look, lines_figure
 
 AGES = ((0, 0, "this round"), (1, 2, "1–2 rounds"), (3, 5, "3–5 rounds"), (6, 1 << 30, "6 and more"))
@@ -21,21 +20,10 @@ def replay_figures(data: RunData) -> list[Figure | None]:
     return [_buffer(data), _drift(data), _replayed(data)]
 
 
-def _said(data: RunData, stage: str) -> list[tuple[int, dict[str, Any]]]:
-    """``metrics.json`` of every round of a stage."""
-    return sorted(
-        (each.step.round, read_json(each.artefact, "metrics.json"))
-        for each in data.done
-        if each.step.stage == stage
-        and each.artefact is not None
-        and "metrics.json" in each.artefact.manifest.files
-    )
-
-
 def _buffer(data: RunData) -> Figure | None:
     rows = []
     sizes = []
-    for round, said in _said(data, "replay"):
+    for round, said in told_by(data, "replay"):
         sizes.append(said["rows"])
         for order, (least, most, name) in enumerate(AGES):
             kept = [c["kept"] for c in said["cohorts"].values() if least <= c["age"] <= most]
@@ -60,7 +48,7 @@ def _buffer(data: RunData) -> Figure | None:
 
 
 def _drift(data: RunData) -> Figure | None:
-    found = {round: drift_by_age(_numbers(said)) for round, said in _said(data, "update")}
+    found = {round: _ages(said) for round, said in told_by(data, "update")}
     drawn = []
     for position, age in enumerate(SHOWN):
         points = tuple(Point(round, by_age[age]) for round, by_age in found.items() if age in by_age)
@@ -70,14 +58,18 @@ def _drift(data: RunData) -> Figure | None:
         {"round": round, **{f"age {age}": by_age.get(age) for age in SHOWN}}
         for round, by_age in found.items()
     ]
-    says = "Jensen-Shannon divergence of the policy from replayed responses, nats a token, by their age."
+    says = "Jensen-Shannon divergence of the policy from replayed responses, nats per token, by their age."
     look = Look("~g", number, sizes=HALF)
     return lines_figure("drift", "Drift by age", says, drawn, look, rows, [f"age {age}" for age in SHOWN])
 
 
+def _ages(said: dict[str, Any]) -> dict[int, float]:
+    return {int(age): value for age, value in said.get("drift_by_age", {}).items() if value is not None}
+
+
 def _replayed(data: RunData) -> Figure | None:
     rows: list[dict[str, Any]] = []
-    for round, said in _said(data, "update"):
+    for round, said in told_by(data, "update"):
         replayed = said.get("replayed_tokens", 0)
         rows.append({"round": round, "replayed": replayed / max(said.get("tokens", 0) + replayed, 1)})
     if not any(row["replayed"] for row in rows):
@@ -85,7 +77,3 @@ def _replayed(data: RunData) -> Figure | None:
     line = Series("replayed", COLOURS[0], tuple(Point(row["round"], row["replayed"]) for row in rows))
     says = "Share of the update's response tokens that came from the buffer."
     return lines_figure("replayed", "Replayed tokens", says, [line], SHARES, rows, ["replayed"])
-
-
-def _numbers(said: dict[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in said.items() if isinstance(value, int | float)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ import pyarrow as pa
 from params.lab import Lab, Metric
 from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.record import Record, Step
+from tasks.core.numbers import finite
 from tasks.report.run.data import read_json
 from tasks.stats.paired_tests import Change, holm, paired, student
 
@@ -79,11 +79,11 @@ def flattened(prefix: str, value: Any) -> Iterator[tuple[str, float | None]]:
     if _is_interval(value):
         value = value["value"]
     if value is None or isinstance(value, bool | int | float):
-        yield prefix, _finite(value)
+        yield prefix, None if value is None else finite(float(value))
     elif isinstance(value, list):
         for place, item in enumerate(value, start=1):
             if isinstance(item, int | float):
-                yield f"{prefix}.{place}", _finite(item)
+                yield f"{prefix}.{place}", finite(float(item))
     elif isinstance(value, dict):
         inside = "." in prefix
         for key, item in value.items():
@@ -102,10 +102,6 @@ def _figures(directory: Path, step: Step) -> Iterator[tuple[str, float | None]]:
         if name in artefact.manifest.files:
             yield from flattened(step.stage, read_json(artefact, name))
     yield from flattened(f"{step.stage}.measured", artefact.manifest.measured)
-
-
-def _finite(value: float | None) -> float | None:
-    return float(value) if value is not None and math.isfinite(value) else None
 
 
 class Study:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from params.schema import Engine
 from tasks.artefacts.artefact import Artefact
-from tasks.engines.base import Completion, EngineFailure, Request, Sampling
+from tasks.engines.base import EngineFailure, Request, Response, Sampling
 from tasks.engines.dispatch import Patience
 from tasks.engines.vllm_pool import Servers, groups
 from tasks.policy.policy import Policy
@@ -82,17 +82,17 @@ def requests(problems: int = 6, samples: int = 4) -> list[Request]:
     return [Request(prompt, 1000 * p + s) for p, prompt in enumerate(prompts) for s in range(samples)]
 
 
-def expected(engine: Servers, asked: list[Request]) -> Callable[[list[Completion]], None]:
-    """Whether completions are those of the seeds, scored by the policy that the trainer holds."""
+def expected(engine: Servers, asked: list[Request]) -> Callable[[list[Response]], None]:
+    """Whether responses are those of the seeds, scored by the policy that the trainer holds."""
 
-    def check(completions: list[Completion]) -> None:
-        assert len(completions) == len(asked)
-        for request, completion in zip(asked, completions, strict=True):
+    def check(responses: list[Response]) -> None:
+        assert len(responses) == len(asked)
+        for request, response in zip(asked, responses, strict=True):
             generator = torch.Generator().manual_seed(request.seed)
-            assert list(completion.token_ids) == torch.randint(4, 90, (6,), generator=generator).tolist()
-        prompts, responses = [r.prompt_ids for r in asked], [c.token_ids for c in completions]
-        scored = engine._policy.score(prompts, responses, SAMPLING.temperature).logp
-        ours = torch.tensor([logp for completion in completions for logp in completion.logp])
+            assert list(response.token_ids) == torch.randint(4, 90, (6,), generator=generator).tolist()
+        prompts, ids = [r.prompt_ids for r in asked], [r.token_ids for r in responses]
+        scored = engine._policy.score(prompts, ids, SAMPLING.temperature).logp
+        ours = torch.tensor([logp for response in responses for logp in response.logp])
         torch.testing.assert_close(ours, scored, atol=1e-5, rtol=0.0)
 
     return check
@@ -107,7 +107,7 @@ def test_the_policy_is_on_all_and_the_work_is_spread_by_groups(world: World) -> 
     engine, policy = world.start(3), world.policy()
     engine.load(policy.path)
     asked = requests()
-    heard: dict[int, Completion] = {}
+    heard: dict[int, Response] = {}
     told: list[tuple[int, int]] = []
     made = engine.generate(asked, SAMPLING, lambda *facts: told.append(facts), heard.__setitem__)
     expected(engine, asked)(made)
@@ -158,7 +158,7 @@ def test_a_server_that_comes_back_in_the_middle_works_on(world: World) -> None:
     engine.load(policy.path)
     asked, (first, second) = requests(30), world.servers
 
-    def disturb(index: int, completion: Completion) -> None:
+    def disturb(index: int, response: Response) -> None:
         if disturbed.append(index) is None and len(disturbed) == 10:
             second.stop()
             second.prompts.clear()

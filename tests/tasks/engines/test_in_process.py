@@ -12,7 +12,7 @@ import torch
 from params.base import BadInput
 from params.schema import Engine, Params
 from tasks.artefacts.artefact import Artefact
-from tasks.engines.base import Completion, EngineFailure, Request, Sampling
+from tasks.engines.base import EngineFailure, Request, Response, Sampling
 from tasks.engines.in_process import InProcess
 from tasks.policy.policy import Policy
 from tests.conftest import as_artefact
@@ -79,7 +79,7 @@ def test_a_response_depends_on_its_prompt_and_seed_alone(
     narrow = with_options(policy, params, max_sequences=2).generate(requests(), sampling())
     poor = with_options(policy, params, kv_cache_gib=1e-4).generate(requests(), sampling())
     for other, expected in ((backwards, whole), (uneven, whole[1:8]), (narrow, whole), (poor, whole)):
-        assert [c.token_ids for c in other] == [c.token_ids for c in expected]
+        assert [r.token_ids for r in other] == [r.token_ids for r in expected]
         for ours, theirs in zip(other, expected, strict=True):
             assert ours.logp == pytest.approx(theirs.logp, abs=1e-5)
 
@@ -88,15 +88,15 @@ def test_seeds_make_the_difference(engine: InProcess) -> None:
     twins = engine.generate([Request(PROMPTS[0], 5), Request(PROMPTS[0], 5)], sampling())
     assert twins[0].token_ids == twins[1].token_ids
     others = engine.generate([Request(PROMPTS[0], seed) for seed in range(20)], sampling())
-    assert len({completion.token_ids for completion in others}) > 10
+    assert len({response.token_ids for response in others}) > 10
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_log_probabilities_are_the_trainers(engine: InProcess, policy: Policy, temperature: float) -> None:
     asked = requests()
-    completions = engine.generate(asked, sampling(temperature))
-    scored = policy.score([r.prompt_ids for r in asked], [c.token_ids for c in completions], temperature)
-    ours = torch.tensor([logp for completion in completions for logp in completion.logp])
+    responses = engine.generate(asked, sampling(temperature))
+    scored = policy.score([r.prompt_ids for r in asked], [r.token_ids for r in responses], temperature)
+    ours = torch.tensor([logp for response in responses for logp in response.logp])
     torch.testing.assert_close(ours, scored.logp, atol=1e-4, rtol=0.0)
 
 
@@ -106,19 +106,19 @@ def test_the_likeliest_tokens_of_every_position(
 ) -> None:
     asked, top = requests(), 5
     plain = engine.generate(asked, sampling(temperature))
-    completions = engine.generate(asked, sampling(temperature, top=top))
-    assert [(c.token_ids, c.logp) for c in completions] == [(c.token_ids, c.logp) for c in plain]
+    responses = engine.generate(asked, sampling(temperature, top=top))
+    assert [(r.token_ids, r.logp) for r in responses] == [(r.token_ids, r.logp) for r in plain]
     assert {(c.top_ids, c.top_logp) for c in plain} == {((), ())}
     scored = policy.score(
-        [r.prompt_ids for r in asked], [c.token_ids for c in completions], temperature or 1.0, ranks=top
+        [r.prompt_ids for r in asked], [r.token_ids for r in responses], temperature or 1.0, ranks=top
     )
     assert scored.ranks is not None
-    logp = torch.tensor([value for c in completions for value in c.top_logp]).view(-1, top)
+    logp = torch.tensor([value for r in responses for value in r.top_logp]).view(-1, top)
     torch.testing.assert_close(logp.exp(), scored.ranks, atol=1e-5, rtol=0.0)
-    for completion in completions:
-        for place, (token, value) in enumerate(zip(completion.token_ids, completion.logp, strict=True)):
+    for response in responses:
+        for place, (token, value) in enumerate(zip(response.token_ids, response.logp, strict=True)):
             here = slice(place * top, (place + 1) * top)
-            likely = dict(zip(completion.top_ids[here], completion.top_logp[here], strict=True))
+            likely = dict(zip(response.top_ids[here], response.top_logp[here], strict=True))
             assert len(likely) == top
             assert likely.get(token, value) == value
             assert token in likely or value <= min(likely.values())
@@ -139,35 +139,35 @@ def test_tokens_come_with_their_probabilities(engine: InProcess, policy: Policy)
 
 def test_the_entropy_of_every_position(engine: InProcess, policy: Policy) -> None:
     asked, plain = requests(), sampling()
-    completions = engine.generate(asked, dataclasses.replace(plain, entropy=True))
-    assert [c.token_ids for c in completions] == [c.token_ids for c in engine.generate(asked, plain)]
-    prompts, responses = [r.prompt_ids for r in asked], [c.token_ids for c in completions]
-    scored = policy.score(prompts, responses, plain.temperature, entropy=True)
+    responses = engine.generate(asked, dataclasses.replace(plain, entropy=True))
+    assert [r.token_ids for r in responses] == [r.token_ids for r in engine.generate(asked, plain)]
+    prompts, ids = [r.prompt_ids for r in asked], [r.token_ids for r in responses]
+    scored = policy.score(prompts, ids, plain.temperature, entropy=True)
     assert scored.entropy is not None
-    told = torch.tensor([value for completion in completions for value in completion.entropy])
+    told = torch.tensor([value for response in responses for value in response.entropy])
     torch.testing.assert_close(told, scored.entropy, atol=1e-4, rtol=0.0)
 
 
 def test_greedy_takes_the_most_likely_token(engine: InProcess, policy: Policy) -> None:
     asked = [Request(prompt, seed) for prompt in PROMPTS for seed in (0, 1)]
-    completions = engine.generate(asked, sampling(0.0, stop=()))
-    for one, two in zip(completions[::2], completions[1::2], strict=True):
+    responses = engine.generate(asked, sampling(0.0, stop=()))
+    for one, two in zip(responses[::2], responses[1::2], strict=True):
         assert one.token_ids == two.token_ids
-    logp = policy.score([PROMPTS[0]], [completions[0].token_ids], 1.0, ranks=1)
+    logp = policy.score([PROMPTS[0]], [responses[0].token_ids], 1.0, ranks=1)
     assert logp.ranks is not None
     torch.testing.assert_close(logp.logp.exp(), logp.ranks[:, 0], atol=1e-6, rtol=0.0)
-    assert completions[0].logp == pytest.approx(logp.logp.tolist(), abs=1e-4)
+    assert responses[0].logp == pytest.approx(logp.logp.tolist(), abs=1e-4)
 
 
 def test_stops_on_a_stop_token_and_keeps_it(engine: InProcess) -> None:
-    completions = engine.generate(requests(), sampling(1.0, stop=tuple(range(50, 100)), tokens=20))
-    assert {c.finish_reason for c in completions} <= {"stop", "length"}
-    assert any(c.finish_reason == "stop" for c in completions)
-    for completion in completions:
-        assert all(token < 50 for token in completion.token_ids[:-1])
-        stopped = completion.token_ids[-1] >= 50
-        assert completion.finish_reason == ("stop" if stopped else "length")
-        assert stopped or len(completion.token_ids) == 20
+    responses = engine.generate(requests(), sampling(1.0, stop=tuple(range(50, 100)), tokens=20))
+    assert {r.finish_reason for r in responses} <= {"stop", "length"}
+    assert any(r.finish_reason == "stop" for r in responses)
+    for response in responses:
+        assert all(token < 50 for token in response.token_ids[:-1])
+        stopped = response.token_ids[-1] >= 50
+        assert response.finish_reason == ("stop" if stopped else "length")
+        assert stopped or len(response.token_ids) == 20
 
 
 def test_the_models_own_generation_config_changes_nothing(engine: InProcess, policy: Policy) -> None:
@@ -190,16 +190,16 @@ def test_the_trainers_model_is_left_as_it_was(engine: InProcess, policy: Policy)
     assert torch.equal(before, policy.score([PROMPTS[0]], [(5, 6, 7)], 1.0).logp)
 
 
-def test_each_completion_is_told_once_and_progress_grows(engine: InProcess) -> None:
-    told: dict[int, Completion] = {}
+def test_each_response_is_told_once_and_progress_grows(engine: InProcess) -> None:
+    told: dict[int, Response] = {}
     steps: list[tuple[int, int]] = []
 
-    def finished(index: int, completion: Completion) -> None:
+    def finished(index: int, response: Response) -> None:
         assert index not in told
-        told[index] = completion
+        told[index] = response
 
-    completions = engine.generate(requests(), sampling(), lambda *step: steps.append(step), finished)
-    assert [told[index] for index in range(len(completions))] == completions
+    responses = engine.generate(requests(), sampling(), lambda *step: steps.append(step), finished)
+    assert [told[index] for index in range(len(responses))] == responses
     assert steps == sorted(steps)
     assert engine.generate([], sampling()) == []
 
@@ -243,16 +243,16 @@ def test_float8_samples_from_rounded_weights_and_leaves_the_trainers_alone(
     seen = []
     for folder in (None, artefact.path, None):
         narrow.load(folder)
-        completions = narrow.generate(asked, sampling())
+        responses = narrow.generate(asked, sampling())
         assert policy.network.dtype == torch.float32
-        ours = torch.tensor([logp for completion in completions for logp in completion.logp])
-        responses = [completion.token_ids for completion in completions]
+        ours = torch.tensor([logp for response in responses for logp in response.logp])
+        ids = [response.token_ids for response in responses]
         assert narrow._rounded is not None
-        own = narrow._rounded.score(prompts, responses, 0.7).logp
-        trainer = policy.score(prompts, responses, 0.7).logp
+        own = narrow._rounded.score(prompts, ids, 0.7).logp
+        trainer = policy.score(prompts, ids, 0.7).logp
         assert float((ours - own).abs().mean()) < 0.3 * float((ours - trainer).abs().mean())
-        assert narrow.generate(asked, sampling()) == completions
+        assert narrow.generate(asked, sampling()) == responses
         precise.load(folder)
-        assert precise.generate(asked, sampling()) != completions
-        seen.append(completions)
+        assert precise.generate(asked, sampling()) != responses
+        seen.append(responses)
     assert seen[0] == seen[2] != seen[1]

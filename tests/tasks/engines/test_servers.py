@@ -13,7 +13,7 @@ import torch
 
 from params.schema import Engine, Params, Update
 from tasks.artefacts.artefact import Artefact
-from tasks.engines.base import Completion, EngineFailure, Request, Sampling
+from tasks.engines.base import EngineFailure, Request, Response, Sampling
 from tasks.engines.dispatch import Patience
 from tasks.engines.vllm_pool import Servers
 from tasks.policy.policy import Policy
@@ -77,17 +77,17 @@ def requests() -> list[Request]:
     return [Request(prompt, 2**62 + 100 * p + s) for p, prompt in enumerate(prompts) for s in range(SAMPLES)]
 
 
-def agree(engine: Servers, completions: list[Completion]) -> None:
+def agree(engine: Servers, responses: list[Response]) -> None:
     """The log-probabilities are the trainer's."""
-    prompts, responses = [r.prompt_ids for r in requests()], [c.token_ids for c in completions]
-    scored = engine._policy.score(prompts, responses, SAMPLING.temperature).logp
-    ours = torch.tensor([logp for completion in completions for logp in completion.logp])
+    prompts, ids = [r.prompt_ids for r in requests()], [r.token_ids for r in responses]
+    scored = engine._policy.score(prompts, ids, SAMPLING.temperature).logp
+    ours = torch.tensor([logp for response in responses for logp in response.logp])
     torch.testing.assert_close(ours, scored, atol=1e-3, rtol=0.0)
 
 
-def same(ones: list[Completion], others: list[Completion]) -> None:
+def same(ones: list[Response], others: list[Response]) -> None:
     """The same tokens, and log-probabilities but for the rounding of another batch."""
-    assert [c.token_ids for c in ones] == [c.token_ids for c in others]
+    assert [r.token_ids for r in ones] == [r.token_ids for r in others]
     assert [c.finish_reason for c in ones] == [c.finish_reason for c in others]
     for one, other in zip(ones, others, strict=True):
         assert one.logp == pytest.approx(other.logp, abs=1e-4)
@@ -96,28 +96,28 @@ def same(ones: list[Completion], others: list[Completion]) -> None:
 
 def test_one_policy_on_all_and_one_server_killed_in_the_middle(engine: Servers, tmp_path: Path) -> None:
     engine.load(None)
-    assert [post.up for post in engine._posts] == [True, True]
+    assert [state.up for state in engine._states] == [True, True]
     base = engine.generate(requests(), SAMPLING)
     agree(engine, base)
     policy = trained(engine, tmp_path / "policy", 1)
     engine.load(policy.path)
     undisturbed = engine.generate(requests(), SAMPLING)
     agree(engine, undisturbed)
-    assert [c.logp for c in undisturbed] != [c.logp for c in base]
+    assert [r.logp for r in undisturbed] != [r.logp for r in base]
 
-    local = engine._posts[1].server.local
+    local = engine._states[1].server.local
     assert local is not None
-    heard: dict[int, Completion] = {}
+    heard: dict[int, Response] = {}
 
-    def kill_after_some(index: int, completion: Completion) -> None:
-        heard[index] = completion
+    def kill_after_some(index: int, response: Response) -> None:
+        heard[index] = response
         if len(heard) == 6:
             os.kill(local.pid, signal.SIGKILL)
 
     disturbed = engine.generate(requests(), SAMPLING, finished=kill_after_some)
     same(disturbed, undisturbed)
     assert [heard[index] for index in range(len(disturbed))] == disturbed
-    assert engine._posts[1].epoch == 1
+    assert engine._states[1].epoch == 1
 
     engine.load(None)
     same(engine.generate(requests(), SAMPLING), base)
@@ -127,11 +127,11 @@ def test_a_server_that_comes_back_gets_the_policy_first(engine: Servers, tmp_pat
     policy = trained(engine, tmp_path / "policy", 2)
     engine.load(policy.path)
     first = engine.generate(requests(), SAMPLING)
-    for post in engine._posts:
-        if post.server.local.pid and post.up:
-            os.kill(post.server.local.pid, signal.SIGKILL)
+    for state in engine._states:
+        if state.server.local.pid and state.up:
+            os.kill(state.server.local.pid, signal.SIGKILL)
     same(engine.generate(requests(), SAMPLING), first)
-    assert any(post.up for post in engine._posts)
+    assert any(state.up for state in engine._states)
 
 
 def test_what_a_server_refuses_is_one_line(engine: Servers) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from params.schema import Engine, Params, Update
 from tasks.artefacts.artefact import Artefact
-from tasks.engines.base import Completion, EngineFailure, Request, Sampling
+from tasks.engines.base import EngineFailure, Request, Response, Sampling
 from tasks.engines.vllm_child import Vllm
 from tasks.policy.policy import Policy
 from tasks.prepare import nano
@@ -76,44 +76,44 @@ def requests() -> list[Request]:
     return [Request(prompt, 2**62 + 100 * p + s) for p, prompt in enumerate(PROMPTS) for s in range(SAMPLES)]
 
 
-def agree(engine: Vllm, asked: list[Request], sampling: Sampling) -> list[Completion]:
-    """Completions whose log-probabilities are the trainer's."""
-    completions = engine.generate(asked, sampling)
-    prompts, responses = [r.prompt_ids for r in asked], [c.token_ids for c in completions]
-    scored = engine._policy.score(prompts, responses, sampling.temperature or 1.0).logp
-    ours = torch.tensor([logp for completion in completions for logp in completion.logp])
+def agree(engine: Vllm, asked: list[Request], sampling: Sampling) -> list[Response]:
+    """Responses whose log-probabilities are the trainer's."""
+    responses = engine.generate(asked, sampling)
+    prompts, ids = [r.prompt_ids for r in asked], [r.token_ids for r in responses]
+    scored = engine._policy.score(prompts, ids, sampling.temperature or 1.0).logp
+    ours = torch.tensor([logp for response in responses for logp in response.logp])
     torch.testing.assert_close(ours, scored, atol=1e-3, rtol=0.0)
-    return completions
+    return responses
 
 
 def test_sampling(engine: Vllm) -> None:
     engine.load(None)
-    told: dict[int, Completion] = {}
+    told: dict[int, Response] = {}
     asked = requests()
     first = agree(engine, asked, SAMPLING)
     assert engine.generate(asked, SAMPLING, finished=told.__setitem__) == first
     assert [told[index] for index in range(len(asked))] == first
     backwards = engine.generate(asked[::-1], SAMPLING)[::-1]
-    assert [c.token_ids for c in backwards] == [c.token_ids for c in first]
-    assert len({c.token_ids for c in first[:SAMPLES]}) > 1
-    for completion in first:
-        stopped = completion.token_ids[-1] in SAMPLING.stop_ids
-        assert completion.finish_reason == ("stop" if stopped else "length")
-        assert not set(completion.token_ids[:-1]) & set(SAMPLING.stop_ids)
-        assert stopped or len(completion.token_ids) == SAMPLING.max_tokens
+    assert [r.token_ids for r in backwards] == [r.token_ids for r in first]
+    assert len({r.token_ids for r in first[:SAMPLES]}) > 1
+    for response in first:
+        stopped = response.token_ids[-1] in SAMPLING.stop_ids
+        assert response.finish_reason == ("stop" if stopped else "length")
+        assert not set(response.token_ids[:-1]) & set(SAMPLING.stop_ids)
+        assert stopped or len(response.token_ids) == SAMPLING.max_tokens
 
 
 def test_the_entropy_of_every_position(engine: Vllm) -> None:
     engine.load(None)
     asked = requests()
-    completions = engine.generate(asked, dataclasses.replace(SAMPLING, entropy=True))
+    responses = engine.generate(asked, dataclasses.replace(SAMPLING, entropy=True))
     plain = engine.generate(asked, SAMPLING)
-    assert [c.token_ids for c in completions] == [c.token_ids for c in plain]
+    assert [r.token_ids for r in responses] == [r.token_ids for r in plain]
     assert not any(c.entropy for c in plain)
-    prompts, responses = [r.prompt_ids for r in asked], [c.token_ids for c in completions]
-    scored = engine._policy.score(prompts, responses, SAMPLING.temperature, entropy=True)
+    prompts, ids = [r.prompt_ids for r in asked], [r.token_ids for r in responses]
+    scored = engine._policy.score(prompts, ids, SAMPLING.temperature, entropy=True)
     assert scored.entropy is not None
-    told = torch.tensor([value for completion in completions for value in completion.entropy])
+    told = torch.tensor([value for response in responses for value in response.entropy])
     torch.testing.assert_close(told, scored.entropy, atol=1e-3, rtol=0.0)
     assert float(told.std()) > 1e-3
 
@@ -121,19 +121,19 @@ def test_the_entropy_of_every_position(engine: Vllm) -> None:
 def test_the_likeliest_tokens_of_every_position(engine: Vllm) -> None:
     engine.load(None)
     asked, top = requests(), 20
-    completions = engine.generate(asked, dataclasses.replace(SAMPLING, top=top))
+    responses = engine.generate(asked, dataclasses.replace(SAMPLING, top=top))
     plain = engine.generate(asked, SAMPLING)
-    assert [c.token_ids for c in completions] == [c.token_ids for c in plain]
-    prompts, responses = [r.prompt_ids for r in asked], [c.token_ids for c in completions]
-    scored = engine._policy.score(prompts, responses, SAMPLING.temperature, ranks=top)
+    assert [r.token_ids for r in responses] == [r.token_ids for r in plain]
+    prompts, ids = [r.prompt_ids for r in asked], [r.token_ids for r in responses]
+    scored = engine._policy.score(prompts, ids, SAMPLING.temperature, ranks=top)
     assert scored.ranks is not None
-    logp = torch.tensor([value for c in completions for value in c.top_logp]).view(-1, top)
+    logp = torch.tensor([value for r in responses for value in r.top_logp]).view(-1, top)
     torch.testing.assert_close(logp.exp(), scored.ranks, atol=1e-3, rtol=0.0)
     outside = 0
-    for completion in completions:
-        for place, (token, value) in enumerate(zip(completion.token_ids, completion.logp, strict=True)):
+    for response in responses:
+        for place, (token, value) in enumerate(zip(response.token_ids, response.logp, strict=True)):
             here = slice(place * top, (place + 1) * top)
-            likely = dict(zip(completion.top_ids[here], completion.top_logp[here], strict=True))
+            likely = dict(zip(response.top_ids[here], response.top_logp[here], strict=True))
             assert len(likely) == top
             assert likely.get(token, value) == value
             outside += token not in likely
@@ -153,7 +153,7 @@ def test_new_weights(engine: Vllm, tmp_path: Path) -> None:
     for seed in (1, 2):
         policy = trained(engine, tmp_path / str(seed), seed)
         engine.load(policy.path)
-        assert [c.logp for c in agree(engine, requests(), SAMPLING)] != [c.logp for c in base]
+        assert [r.logp for r in agree(engine, requests(), SAMPLING)] != [r.logp for r in base]
     engine.load(None)
     assert engine.generate(requests(), SAMPLING) == base
 
@@ -186,7 +186,7 @@ def test_a_killed_process_is_an_engine_failure_and_the_next_load_starts_another(
     policy = trained(engine, tmp_path / "policy", 5)
     engine.load(policy.path)
     before = engine.generate(requests(), SAMPLING)
-    os.kill(engine._child.pid, signal.SIGKILL)
+    os.kill(engine._process.pid, signal.SIGKILL)
     with pytest.raises(EngineFailure, match="vllm: ended with signal 9"):
         engine.generate(requests(), SAMPLING)
     engine.load(policy.path)
@@ -215,12 +215,12 @@ def test_float8_weights_are_the_ones_that_the_trainer_expects(
         for folder in (None, policy.path):
             engine.load(folder)
             asked = requests()
-            completions = engine.generate(asked, SAMPLING)
-            prompts, responses = [r.prompt_ids for r in asked], [c.token_ids for c in completions]
-            ours = torch.tensor([logp for completion in completions for logp in completion.logp])
+            responses = engine.generate(asked, SAMPLING)
+            prompts, ids = [r.prompt_ids for r in asked], [r.token_ids for r in responses]
+            ours = torch.tensor([logp for response in responses for logp in response.logp])
             assert engine._rounded is not None
-            own = engine._rounded.score(prompts, responses, SAMPLING.temperature).logp
-            trainer = engine._policy.score(prompts, responses, SAMPLING.temperature).logp
+            own = engine._rounded.score(prompts, ids, SAMPLING.temperature).logp
+            trainer = engine._policy.score(prompts, ids, SAMPLING.temperature).logp
             assert float((ours - own).abs().mean()) < 0.5 * float((ours - trainer).abs().mean())
         stale = trained(engine, tmp_path / "stale", 8, scale=0.02)
         with monkeypatch.context() as patch:

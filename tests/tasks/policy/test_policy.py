@@ -18,7 +18,7 @@ from params.schema import Update
 from tasks.artefacts.artefact import Artefact
 from tasks.core.context import Context
 from tasks.core.stage import Job
-from tasks.policy.kept import kept
+from tasks.policy.job_policy import job_policy
 from tasks.policy.policy import Policy
 from tests.conftest import as_artefact
 from tests.tasks.rollout_rows import parameters
@@ -151,7 +151,7 @@ def test_restoring_what_is_held_reads_nothing(
 
 def test_a_run_opens_a_model_once(tiny_model: Artefact, tmp_path: Path, context: Context) -> None:
     jobs = [Job(parameters(), r, {"model": tiny_model}, tmp_path, context) for r in (1, 2)]
-    assert kept(jobs[0]) is kept(jobs[1])
+    assert job_policy(jobs[0]) is job_policy(jobs[1])
 
 
 def spoilt(tiny_model: Artefact, folder: Path, kind: str) -> Path:

@@ -1,4 +1,4 @@
-"""Attention over a tree equals torch's own under the dense mask, in value and in gradient."""
+"""Shared-prefix attention equals torch's own under the dense mask, in value and in gradient."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from torch.nn import functional
 
 from tasks.artefacts.artefact import Artefact
 from tasks.policy import prefix_attention, prefix_attention_cpu
-from tasks.policy.packing import tree_mask
+from tasks.policy.packing import prefix_mask
 from tasks.policy.policy import Policy
 from tests.tasks.rollout_rows import parameters
 
 ROWS = st.lists(st.tuples(st.integers(1, 9), st.lists(st.integers(0, 5), max_size=4)), min_size=1, max_size=3)
 
 
-def laid(rows: list[tuple[int, list[int]]]) -> tuple[prefix_attention.Tree, torch.Tensor]:
-    """The tree of these rows, and the same as a mask [L, L] to be added."""
+def laid(rows: list[tuple[int, list[int]]]) -> tuple[prefix_attention.PrefixRows, torch.Tensor]:
+    """These rows, and the same as a mask [L, L] to be added."""
     start, branches, blocks = 0, [], []
     for prompt, lengths in rows:
-        branches.append(prefix_attention.Branches.of(start, prompt, lengths))
+        branches.append(prefix_attention.PrefixRow.of(start, prompt, lengths))
         branch = torch.tensor([0] * prompt + [b for b, n in enumerate(lengths, 1) for _ in range(n)])
-        blocks.append(tree_mask(branch[None])[0, 0])
+        blocks.append(prefix_mask(branch[None])[0, 0])
         start += len(branch)
-    return prefix_attention.Tree(tuple(branches)), torch.block_diag(*blocks).bool()
+    return prefix_attention.PrefixRows(tuple(branches)), torch.block_diag(*blocks).bool()
 
 
 def both(
@@ -89,5 +89,5 @@ def test_the_model_keeps_its_own_attention_outside(tiny_model: Artefact) -> None
     before = policy.network.config._attn_implementation
     policy.score([[5, 6]], [[7]], 1.0)
     assert policy.network.config._attn_implementation == before != prefix_attention.NAME
-    with pytest.raises(prefix_attention.Unsupported, match="outside a tree"):
+    with pytest.raises(prefix_attention.Unsupported, match="outside use_kernel"):
         prefix_attention.attention(None, *(torch.zeros(1, 1, 1, 4) for _ in range(3)), None)

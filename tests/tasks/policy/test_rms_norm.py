@@ -24,7 +24,7 @@ def made(kind: type[nn.Module], width: int, dtype: torch.dtype) -> nn.Module:
 @settings(max_examples=40, deadline=None)
 def test_values_and_gradients_are_the_models_own(rows: int, width: int, size: float, twice: bool) -> None:
     plain, quick = (made(LlamaRMSNorm, width, torch.float32) for _ in range(2))
-    assert rms_norm.hasten(quick) == 1
+    assert rms_norm.speed_up(quick) == 1
     shape = (2, rows, width) if twice else (rows, width)
     x = size * torch.randn(shape, generator=torch.Generator().manual_seed(rows * 10 + width))
     push = torch.linspace(-1.0, 1.0, x.numel()).view(shape)
@@ -40,7 +40,7 @@ def test_values_and_gradients_are_the_models_own(rows: int, width: int, size: fl
 
 def test_bfloat16_rounds_where_the_model_does() -> None:
     plain, quick = (made(LlamaRMSNorm, 64, torch.bfloat16) for _ in range(2))
-    rms_norm.hasten(quick)
+    rms_norm.speed_up(quick)
     x = torch.randn(7, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
     torch.testing.assert_close(quick(x), plain(x), rtol=0.01, atol=0.0)
 
@@ -48,4 +48,4 @@ def test_bfloat16_rounds_where_the_model_does() -> None:
 @pytest.mark.parametrize("kind", [GemmaRMSNorm, nn.LayerNorm])
 def test_other_norms_stay(kind: type[nn.Module]) -> None:
     """Gemma scales by 1 + w."""
-    assert rms_norm.hasten(made(kind, 8, torch.float32)) == 0
+    assert rms_norm.speed_up(made(kind, 8, torch.float32)) == 0

@@ -115,7 +115,7 @@ def test_bad_options(options: dict[str, object], expected: str) -> None:
 
 
 def test_a_source_is_found_by_its_name() -> None:
-    assert find_source("arithmetic", "task.problems.name") is arithmetic
+    assert find_source("arithmetic", "task.problems.name").read is arithmetic.read
     with pytest.raises(
         BadInput, match=r"task\.problems\.name: no 'arithmatic' .*; did you mean 'arithmetic'\?"
     ):

@@ -245,12 +245,12 @@ def test_text_that_is_not_utf8_and_empty_or_wide_databases(tmp_path: Path) -> No
     script = f"CREATE TABLE a (x); INSERT INTO a VALUES {values};"
     database(tmp_path, "odd", script)
     connection = sql_schema.connect(tmp_path / "odd" / "odd.sqlite")
-    (table,) = sql_schema.tables(connection, 5)
+    (table,) = sql_schema.read_tables(connection, 5)
     assert table.create == "CREATE TABLE a (x);"
     assert table.rows[:2] == ("-- \ufffdA", "-- <2 bytes>")
     assert len(table.rows[2]) == 3 + sql_schema.LONGEST_CELL
-    assert sql_schema.needed(connection, "SELECT count(*) FROM a AS b") == {"a"}
-    assert sql_schema.needed(connection, "WITH c AS (SELECT x FROM a) SELECT * FROM c") == {"a"}
+    assert sql_schema.tables_read(connection, "SELECT count(*) FROM a AS b") == {"a"}
+    assert sql_schema.tables_read(connection, "WITH c AS (SELECT x FROM a) SELECT * FROM c") == {"a"}
     connection.close()
 
 

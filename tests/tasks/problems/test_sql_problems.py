@@ -179,7 +179,7 @@ def test_a_prompt_holds_its_tables_within_its_room_and_does_not_tell_which_are_n
         assert question
         assert sql_schema.tokens(schema) <= 256
         shown = {found.strip('"').lower() for found in re.findall(r'CREATE TABLE ("[^"]+"|\S+) ', schema)}
-        assert sql_schema.needed(opened[name].connection, query) <= shown
+        assert sql_schema.tables_read(opened[name].connection, query) <= shown
         schemas.setdefault(name, set()).add(schema)
     assert {len(found) for found in schemas.values()} == {1}
 
@@ -188,8 +188,8 @@ def test_a_prompt_holds_its_tables_within_its_room_and_does_not_tell_which_are_n
 @settings(max_examples=40, deadline=None)
 def test_rows_go_before_tables_and_tables_from_the_end(budget: int) -> None:
     database = databases.make("cinema", 1, 3, 7)
-    found = sql_schema.tables(database.connection, 3)
-    text, shown = sql_schema.shown(found, 3, budget)
+    found = sql_schema.read_tables(database.connection, 3)
+    text, shown = sql_schema.prompt_schema(found, 3, budget)
     assert sql_schema.tokens(text) <= budget
     assert [table.name.lower() in shown for table in found] == sorted(
         (table.name.lower() in shown for table in found), reverse=True

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import random
 import shutil
 from pathlib import Path
 
+import psutil
 import pytest
 
 from params.base import BadInput, validate
@@ -206,6 +208,24 @@ def test_a_wrong_part_of_a_broken_download_is_not_trusted(bucket: Bucket, here: 
         sha = made.manifest.files["large"].sha256
         (there.downloads() / f"{sha}.part").write_bytes(bytes(6 * MIB))
         (there.downloads() / f"{sha}.parts").write_text(f"{6 * MIB} {5 * MIB}\n0\n{5 * MIB}\n")
+        assert tree(pulled(remote, made, there).path) == tree(made.path)
+
+
+def test_a_file_system_without_locks_is_an_error_that_leaves_no_file_open(
+    bucket: Bucket, here: Store, there: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = artefact(here, {"a": b"a"})
+
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with Remote(bucket.settings(attempts=1)) as remote:
+        remote.push([made])
+        with monkeypatch.context() as patch:
+            patch.setattr("fcntl.flock", refuse)
+            with pytest.raises(OSError, match="No locks available"):
+                pulled(remote, made, there)
+        assert not [file.path for file in psutil.Process().open_files() if file.path.endswith(".part")]
         assert tree(pulled(remote, made, there).path) == tree(made.path)
 
 

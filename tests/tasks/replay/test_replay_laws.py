@@ -210,7 +210,7 @@ def test_cohorts_that_drifted_leave(nano: Nano, tmp_path: Any) -> None:
     rules = Replay(admit="all", sizing="drift", drift_bound=1e-3, max_age=9)
     params = nano_parameters().model_copy(update={"replay": rules})
     made = snapshots(nano, rules)[-2]
-    said = told(tmp_path / "u", **{"dyjr.drift_age_1": 4e-4, "dyjr.drift_age_2": 2e-3, "js": 0.5})
+    said = told(tmp_path / "u", drift_by_age={"1": 4e-4, "2": 2e-3, "3": None})
     after = nano.run(replay, params, 4, rollout=nano.rollouts[3], replay=made, update=said)
     cohorts = after.json("metrics.json")["cohorts"]
     assert cohorts["1"]["dropped"] == {"drift": 8}

@@ -246,7 +246,7 @@ class SyntheticRun:
         }
         if self.replays and round > 1:
             figures |= {"tokens": 900, "replayed_tokens": 100}
-            figures |= {f"dyjr.drift_age_{age}": 0.002 * age for age in range(1, min(round, 4))}
+            figures["drift_by_age"] = {str(age): 0.002 * age for age in range(1, min(round, 4))}
         write_json(out / "metrics.json", figures)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from types import ModuleType
+from pathlib import Path
 
 from tasks.rewards import contract, worker
 from tasks.rewards.base import Bounds, Verdict, answer_begins
@@ -37,8 +37,7 @@ def judge(gold: str, answer: str, config: Bounds) -> Verdict:
 
 
 if __name__ == "__main__":
-    hostile = ModuleType("hostile")
-    hostile.judge, hostile.Config = judge, Config  # type: ignore[attr-defined]
+    hostile = contract.Reward("hostile", Path(__file__), Config, judge=judge)
     contract.find_reward = lambda name, where: hostile
     if sys.argv[1] == "stillborn":
         raise SystemExit("no judge today")

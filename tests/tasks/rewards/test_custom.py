@@ -81,6 +81,7 @@ def test_what_is_no_reward_is_its_failure(mine: Path) -> None:
         ("house.rules:rewrd", r"no 'rewrd' in .*rules\.py; did you mean 'reward'\?"),
         ("house.rule:reward", r"no module 'house\.rule'; expected house/rule\.py in the current directory"),
         ("house.rules:", "expected package.module:function"),
+        ("house.rules", "expected package.module:function"),
         ("house/rules:reward", "expected package.module:function"),
         ("a:b:c", "expected package.module:function"),
         ("house.broken:reward", r"broken\.py:1: not Python"),

@@ -23,7 +23,7 @@ from tasks.policy.policy import Policy
 from tasks.rewards.base import Verdict
 from tasks.rewards.judge import Judge, JudgeFailure
 from tasks.rollout.rollout import metrics, problems_of, rollout
-from tasks.update.responses import Answers
+from tasks.update.responses import Responses
 from tasks.update.update import update
 from tests.conftest import RunStage, as_artefact
 from tests.tasks.rollout_rows import parameters
@@ -160,7 +160,7 @@ def test_the_likeliest_tokens_are_stored_end_to_end(
     without = read_table(plain.file("rollouts.parquet"))
     assert without["top_ids"].null_count == without["top_logp"].null_count == without.num_rows
     assert answers.drop_columns(["top_ids", "top_logp"]).equals(without.drop_columns(["top_ids", "top_logp"]))
-    read = Answers.read(made.file("rollouts.parquet"), asked)
+    read = Responses.read(made.file("rollouts.parquet"), asked)
     assert read.top is not None
     for (ids, logp), response, own in zip(read.top, read.responses, read.engine_logp, strict=True):
         assert ids.shape == logp.shape == (len(response), 4)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
+from algorithms.contract import Recipe
 from algorithms.echorl import steps
 from algorithms.terms import Boundary
 from flows.execution.validation import settled
@@ -27,8 +28,8 @@ from tasks.prepare import nano
 from tasks.replay.replay import replay
 from tasks.rollout.rollout import rollout
 from tasks.update.annotations import annotated, boundary_table
-from tasks.update.responses import Answers
-from tasks.update.update import Recipe, update
+from tasks.update.responses import Responses
+from tasks.update.update import update
 from tests.conftest import RunStage
 from tests.tasks.conftest import Nano, nano_parameters
 from tests.tasks.rollout_rows import parameters, rollout_artefact, rows
@@ -72,7 +73,7 @@ def prepared(model: Artefact, artefact: Artefact, method: Method) -> tuple[Polic
     params = parameters(full, method)
     policy = Policy.open(model.path, params)
     recipe = Recipe.of(method)
-    answers = Answers.read(artefact.file("rollouts.parquet"), params)
+    answers = Responses.read(artefact.file("rollouts.parquet"), params)
     answers = annotated(answers, recipe.terms, _Job(params, artefact), policy)  # type: ignore[arg-type]
     batch = answers.batch(range(len(answers.responses)), 8, None, math.inf)
     return policy, Step(answers.prompts, answers.responses, batch, recipe.on(batch))
@@ -83,21 +84,21 @@ class _Job:
         self.params, self.inputs, self.round = params, {"rollout": rollout}, 1
 
 
-def test_the_whole_gradient_of_groups_that_are_all_right_is_the_clips_likelihood(
+def test_the_whole_gradient_of_groups_that_are_all_right_is_the_spans_likelihood(
     tiny_model: Artefact, rollouts: Make
 ) -> None:
     policy, step = prepared(tiny_model, rollouts(RIGHT), echo())
-    clips = step.terms[1].clips
-    assert len(clips) == 2
-    assert any(clip.stop < len(step.responses[clip.response]) for clip in clips)
+    spans = step.terms[1].spans
+    assert len(spans) == 2
+    assert any(span.stop < len(step.responses[span.response]) for span in spans)
     meter, _ = accumulate(policy, step, 1.0)
     found = [w.grad for w in policy.weights.masters.values() if w.grad is not None]
     loss = torch.zeros(())
-    for clip in clips:
-        prompt, answer = list(step.prompts[clip.response]), list(step.responses[clip.response])[: clip.stop]
+    for span in spans:
+        prompt, answer = list(step.prompts[span.response]), list(step.responses[span.response])[: span.stop]
         logs = policy.network(input_ids=torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
         logp = logs[len(prompt) - 1 : -1].gather(1, torch.tensor(answer)[:, None])
-        loss = loss - 0.5 * logp.mean() / len(clips)
+        loss = loss - 0.5 * logp.mean() / len(spans)
     expected = torch.autograd.grad(loss, list(policy.weights.masters.values()))
     assert len(found) == len(expected)
     for one, two in zip(found, expected, strict=True):
@@ -147,16 +148,16 @@ def test_groups_that_are_all_right_move_only_with_an_echo(
     assert plain.json("metrics.json")["steps"] == 0
     on = run_stage(update, parameters(method=echo()), model=tiny_model, rollout=rollouts(RIGHT))
     assert on.json("metrics.json")["steps"] == 1
-    told = read_table(on.file("clips.parquet"))["stop"].to_pylist()
-    assert on.json("metrics.json")["trained_tokens"] == sum(told)  # nothing behind a clip is computed
+    told = read_table(on.file("spans.parquet"))["stop"].to_pylist()
+    assert on.json("metrics.json")["trained_tokens"] == sum(told)  # nothing behind a span is computed
     moved = load_file(on.file("adapter/adapter_model.safetensors"))
     assert any(bool(t.any()) for n, t in moved.items() if ".lora_B." in n)
     wrong = run_stage(update, parameters(method=echo()), model=tiny_model, rollout=rollouts([[0.0, 0.0]]))
     assert wrong.json("metrics.json")["steps"] == 0
-    assert "clips.parquet" not in wrong.manifest.files
+    assert "spans.parquet" not in wrong.manifest.files
 
 
-def test_what_the_update_tells_of_its_clips(
+def test_what_the_update_tells_of_its_spans(
     tiny_model: Artefact, rollouts: Make, run_stage: RunStage
 ) -> None:
     artefact = rollouts()
@@ -165,9 +166,9 @@ def test_what_the_update_tells_of_its_clips(
     said = made.json("metrics.json")
     assert said["all_right_groups"] == pytest.approx(1 / 3)
     assert said["all_wrong_groups"] == pytest.approx(1 / 3)
-    told = {row["problem_id"]: row for row in read_table(made.file("clips.parquet")).to_pylist()}
+    told = {row["problem_id"]: row for row in read_table(made.file("spans.parquet")).to_pylist()}
     table = read_table(artefact.file("rollouts.parquet")).to_pylist()
-    assert said["echorl.clips"] == len(told) == 2
+    assert said["echorl.spans"] == len(told) == 2
     for problem, row in told.items():
         best = max(
             (sum(answer["entropy"][a:b]) / (b - a), answer["sample"], b, len(answer["response_ids"]))
@@ -177,8 +178,8 @@ def test_what_the_update_tells_of_its_clips(
         )
         assert (row["sample"], row["start"], row["stop"], row["step_stop"]) == (best[1], 0, best[2], best[2])
         assert row["entropy"] == pytest.approx(best[0], rel=1e-6)
-    assert said["echorl.clip_length"] == sum(row["stop"] for row in told.values()) / 2
-    assert 0 < said["echorl.clip_share"] <= 1
+    assert said["echorl.span_length"] == sum(row["stop"] for row in told.values()) / 2
+    assert 0 < said["echorl.span_share"] <= 1
     assert said["echorl.nll"] > 0
     assert 0 < said["echorl.grad_share"] < 1
 
@@ -186,7 +187,7 @@ def test_what_the_update_tells_of_its_clips(
 def chosen(run: RunStage, model: Artefact, artefact: Artefact, minibatches: int, round: int = 1) -> Any:
     settings = Update(tokens_per_micro_batch=64, lora_rank=2, minibatches=minibatches)
     made = run(update, parameters(settings, echo(select="random_clip")), round, model=model, rollout=artefact)
-    return read_table(made.file("clips.parquet")).to_pylist()
+    return read_table(made.file("spans.parquet")).to_pylist()
 
 
 def test_a_random_clip_depends_on_the_round_and_not_on_the_minibatches(
@@ -205,13 +206,13 @@ def test_entropies_of_the_policy_need_none_in_the_rollouts(
     method = echo(entropy="policy")
     made = run_stage(update, parameters(method=method), model=tiny_model, rollout=artefact)
     policy = Policy.open(tiny_model.path, parameters())
-    answers = Answers.read(artefact.file("rollouts.parquet"), parameters())
+    answers = Responses.read(artefact.file("rollouts.parquet"), parameters())
     scores = policy.score(answers.prompts, answers.responses, 1.0, entropy=True)
     assert scores.entropy is not None
     entropies = dict(
         zip(zip(answers.problem, answers.sample, strict=True), scores.split(scores.entropy), strict=True)
     )
-    for row in read_table(made.file("clips.parquet")).to_pylist():
+    for row in read_table(made.file("spans.parquet")).to_pylist():
         mine = entropies[row["problem_id"], row["sample"]][row["step_start"] : row["step_stop"]]
         assert row["entropy"] == pytest.approx(float(mine.mean()), rel=1e-4)
     with pytest.raises(BadInput, match=r"holds no entropies; expected .*rollout.entropy: true"):
@@ -238,9 +239,9 @@ def test_the_preset_keeps_entropies_and_chooses_by_them(nano: Nano) -> None:
         nano.run(update, p, 1, model=nano.model, rollout=r)
         for p, r in ((params, sampled), (other, nano.rollouts[0]))
     )
-    clips = [read_table(a.file("clips.parquet")).drop(["sample", "entropy"]) for a in (one, two)]
-    assert clips[0].num_rows > 0
-    assert clips[0].equals(clips[1])
+    spans = [read_table(a.file("spans.parquet")).drop(["sample", "entropy"]) for a in (one, two)]
+    assert spans[0].num_rows > 0
+    assert spans[0].equals(spans[1])
 
 
 @pytest.mark.parametrize("method", ["dyjr", "drpo", "rlep"])
@@ -253,11 +254,11 @@ def test_the_echo_joins_other_methods(nano: Nano, method: str) -> None:
     given = {"model": nano.model, "rollout": nano.rollouts[3], "replay": buffer}
     made, plain = (nano.run(update, p, 4, **given) for p in (params, nano_parameters(method)))
     said = made.json("metrics.json")
-    assert said["echorl.clips"] > 0
+    assert said["echorl.spans"] > 0
     assert weights(made) != weights(plain)
     right = nano.rollouts[3].file("rollouts.parquet")
     fresh = {(r["problem_id"], r["sample"]) for r in read_table(right).to_pylist() if r["reward"] == 1.0}
-    told = read_table(made.file("clips.parquet")).to_pylist()
+    told = read_table(made.file("spans.parquet")).to_pylist()
     assert {(row["problem_id"], row["sample"]) for row in told} <= fresh
     assert len({row["group"] for row in told}) == len(told)
     if params.method.replay:

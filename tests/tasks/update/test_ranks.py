@@ -25,6 +25,7 @@ from params.schema import Method, Params, Update
 from tasks.artefacts.artefact import Artefact
 from tasks.core.errors import StageFailure
 from tasks.policy import distributed
+from tasks.policy.optimiser import NotFinite
 from tasks.update.update import update
 from tests.conftest import RunStage
 from tests.tasks.rollout_rows import parameters, rollout_artefact, rows
@@ -76,7 +77,7 @@ def off(one: Artefact, two: Artefact) -> float:
     "more",
     [
         {"adapter": "lora"},
-        # In most steps one micro-batch: the second rank keeps step with the first and has nothing of its own.
+        # In most steps one micro-batch: the second rank only computes dummies beside the first.
         {"adapter": "full", "minibatches": 4, "tokens_per_micro_batch": 4096},
     ],
     ids=["lora", "full"],
@@ -106,7 +107,7 @@ def family(folder: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
-        if any(str(folder) in word for word in words) and any("tasks.rank_" in word for word in words):
+        if any(str(folder) in word for word in words) and any("tasks.update.rank_" in word for word in words):
             found.append(process)
     return found
 
@@ -157,23 +158,22 @@ def test_what_ends_in_one_line_in_one_process_does_in_several(
     with pytest.raises(BadInput, match=r"update\.tokens_per_micro_batch: 3 is smaller"):
         run_stage(update, settings(2, tokens_per_micro_batch=3), model=tiny_model, rollout=rollouts(1))
     spoilt = rollouts(1, behaviour=math.nan)
-    with pytest.raises(StageFailure, match="3 optimiser steps in a row were refused"):
+    with pytest.raises(NotFinite, match="3 optimiser steps in a row were refused"):
         run_stage(update, settings(2, minibatches=3), model=tiny_model, rollout=spoilt)
     assert not family(context.scratch)
 
 
 @given(work=st.integers(0, 40), count=st.integers(1, 9))
-def test_all_work_is_dealt_out_once_and_every_rank_has_as_many_turns(work: int, count: int) -> None:
-    hands = []
+def test_each_micro_batch_is_assigned_once_and_every_rank_makes_as_many_passes(work: int, count: int) -> None:
+    ranks = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distributed, "count", lambda: count)
+        patch.setattr(distributed, "world_size", lambda: count)
         for rank in range(count):
-            patch.setattr(distributed, "this", functools.partial(int, rank))
-            hands.append(distributed.share(work))
-    assert len({len(hand) for hand in hands}) == 1
-    assert [turn.place for turns in zip(*hands, strict=True) for turn in turns if turn.counts] == [
-        *range(work)
-    ]
+            patch.setattr(distributed, "rank", functools.partial(int, rank))
+            ranks.append(distributed.assigned(work))
+    assert len({len(mine) for mine in ranks}) == 1
+    order = [each for passes in zip(*ranks, strict=True) for each in passes if not each.dummy]
+    assert [each.micro_batch for each in order] == [*range(work)]
 
 
 def test_terms_are_measured_in_one_process() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from algorithms.contract import Recipe
 from algorithms.drawing import Drawn
 from params.base import Choice
 from params.load import compose, presets
@@ -19,8 +20,8 @@ from tasks.artefacts.artefact import Artefact
 from tasks.policy.policy import Policy
 from tasks.replay.replay import opened, replay
 from tasks.update import replay_draw
-from tasks.update.responses import Answers
-from tasks.update.update import Recipe, update
+from tasks.update.responses import Responses
+from tasks.update.update import update
 from tests.conftest import RunStage
 from tests.tasks.conftest import Nano, nano_parameters
 from tests.tasks.rollout_rows import parameters, rollout_artefact, rows
@@ -100,11 +101,12 @@ def test_every_objective_takes_the_constraint_and_is_itself_without(
     with_replay = run_stage(update, params_of(constrained, top=top), 2, **given, replay=held)
     assert not same(plain, with_replay)
     said = with_replay.json("metrics.json")
-    assert said["dyjr.js"] == pytest.approx(said["dyjr.drift_age_1"])
+    assert said["dyjr.js"] == pytest.approx(said["drift_by_age"]["1"])
     assert said["dyjr.js_doubled"] == pytest.approx(2 * said["dyjr.js"])
     assert (said["responses"], said["replayed"]) == (11, 2)
     assert said["replayed_tokens"] > 0
-    assert all(math.isfinite(value) for value in said.values() if value is not None)
+    numbers = [*said.pop("drift_by_age").values(), *said.values()]
+    assert all(math.isfinite(value) for value in numbers if value is not None)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -160,8 +162,8 @@ def drawn(table: Artefact, into: Any, groups: list[int]) -> Drawn:
     return Drawn(buffer.slice(0, len(groups)), torch.tensor(groups), into)
 
 
-def read(rollout: Artefact, found: Drawn | None, **method: Any) -> Answers:
-    return Answers.read(rollout.file("rollouts.parquet"), parameters(method=Method(**method)), found, 3)
+def read(rollout: Artefact, found: Drawn | None, **method: Any) -> Responses:
+    return Responses.read(rollout.file("rollouts.parquet"), parameters(method=Method(**method)), found, 3)
 
 
 def test_what_stands_aside_has_no_advantage_and_does_not_count(rollouts: Rollouts, snapshot: Any) -> None:
@@ -206,7 +208,7 @@ def test_the_current_anchor_is_the_policy_before_the_update(
     tiny_model: Artefact, rollouts: Rollouts, snapshot: Any
 ) -> None:
     params = params_of(Method(), top=3)
-    more = Answers.read(
+    more = Responses.read(
         rollouts([[0.0] * 3, [1.0] * 2], 3, top=3).file("rollouts.parquet"),
         params,
         drawn(snapshot(top=3), "objective", [0, 0, 1]),
@@ -278,5 +280,5 @@ def test_every_step_gets_its_part_of_the_replayed_responses(
 
 def test_a_methods_own_term_comes_with_its_draw() -> None:
     recipe = Recipe.of(replaying(Method(), "dyjr"))
-    assert [module.__name__ for module, _ in recipe.terms] == ["algorithms.dyjr"]
+    assert [part.name for part, _ in recipe.terms] == ["dyjr"]
     assert not Recipe.of(replaying(Method(), "rlep")).terms

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from algorithms import grpo
+from algorithms import contract, grpo
 from algorithms.terms import objective_term
 from params.base import BadInput, Choice
 from params.schema import Method, Update
@@ -20,7 +20,7 @@ from tasks.artefacts.artefact import Artefact
 from tasks.policy.gradient import Step, accumulate
 from tasks.policy.optimiser import NotFinite
 from tasks.policy.policy import Policy
-from tasks.update.responses import Answers
+from tasks.update.responses import Responses
 from tasks.update.update import update
 from tests.conftest import RunStage
 from tests.tasks.rollout_rows import parameters, rollout_artefact, rows
@@ -63,10 +63,11 @@ def gradient(
         for weight in policy.weights.masters.values():
             weight.add_(0.05 * torch.randn(weight.shape, generator=generator))
     policy.stepped()
-    answers = Answers.read(artefact.file("rollouts.parquet"), parameters())
+    answers = Responses.read(artefact.file("rollouts.parquet"), parameters())
     members = list(range(len(answers.responses)))[:: -1 if reverse else 1]
     batch = answers.batch(members, 8, None, math.inf)
-    terms = [objective_term(batch, grpo, grpo.Config(), "token_mean")]
+    part = contract.find("grpo", "token_loss", "")
+    terms = [objective_term(batch, part, grpo.Config(), "token_mean")]
     prompts, responses = [answers.prompts[i] for i in members], [answers.responses[i] for i in members]
     accumulate(policy, Step(prompts, responses, batch, terms), 1.0)
     return [w.grad for w in policy.weights.masters.values() if w.grad is not None]
@@ -95,7 +96,7 @@ def test_the_gradient_is_that_of_the_loss_written_out(tiny_model: Artefact, roll
     with torch.no_grad():
         for weight in policy.weights.masters.values():
             weight.add_(0.05 * torch.randn(weight.shape, generator=generator))
-    answers = Answers.read(artefact.file("rollouts.parquet"), parameters())
+    answers = Responses.read(artefact.file("rollouts.parquet"), parameters())
     total, tokens = torch.zeros(()), 0
     for prompt, response, engine, advantage in zip(
         answers.prompts, answers.responses, answers.engine_logp, answers.advantage, strict=True
@@ -189,7 +190,7 @@ def test_training_raises_the_chance_of_what_was_rewarded(
         adapter=adapter, tokens_per_micro_batch=64, lora_rank=2, learning_rate=1e-2, warmup_steps=0
     )
     artefact = rollouts([[1.0, 0.0], [0.0, 1.0]])
-    answers = Answers.read(artefact.file("rollouts.parquet"), parameters())
+    answers = Responses.read(artefact.file("rollouts.parquet"), parameters())
     policy = Policy.open(tiny_model.path, parameters(settings))
     before = policy.score(answers.prompts, answers.responses, 1.0)
     after_update = run_stage(update, parameters(settings), model=tiny_model, rollout=artefact)
@@ -221,7 +222,7 @@ def test_importance_weights_are_truncated_ratios_of_trainer_and_engine(
     tiny_model: Artefact, rollouts: Rollouts, run_stage: RunStage
 ) -> None:
     artefact = rollouts()
-    answers = Answers.read(artefact.file("rollouts.parquet"), parameters())
+    answers = Responses.read(artefact.file("rollouts.parquet"), parameters())
     policy = Policy.open(tiny_model.path, parameters())
     scores = policy.score(answers.prompts, answers.responses, 1.0)
     batch = answers.batch(range(len(answers.responses)), 8, list(scores.split(scores.logp)), 1.05)
