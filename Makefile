@@ -45,4 +45,4 @@ lock:
 	mv requirements.new requirements.lock && rm requirements.resolved
 
 clean:
-	rm -rf artefacts runs labs .ostinato
+	rm -rf artefacts runs comparisons .ostinato

@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import pyarrow as pa
 import torch
@@ -20,11 +20,13 @@ from torch import Tensor
 
 from algorithms.divergence import TopK
 from algorithms.drawing import Drawn, Entropy, Fresh, ReplayedProblems
-from algorithms.replay_buffer import ReplayBuffer
 from algorithms.terms import Batch, Boundary, MetricLabel, Metrics, Term, objective_term
 from params.base import BadInput, Choice, Config
 from params.parts import Part, find_part
 from params.schema import Method
+
+if TYPE_CHECKING:  # a rollout reads the contract, and no rule of the buffer
+    from algorithms.replay_buffer import ReplayBuffer
 
 
 class TokenLoss(Protocol):

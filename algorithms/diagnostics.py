@@ -6,16 +6,9 @@ import torch
 from torch import Tensor
 
 from algorithms.divergence import binary_tv, log_ratio
-from algorithms.terms import MetricLabel
 
 SHIFT_TAIL = 0.1
 """A probability that moved by more than this counts into ``shift_tail``."""
-PENALTY_METRICS = (
-    MetricLabel("weight", "Penalty: weight", "mean factor on a token's policy gradient; 1: no penalty"),
-    MetricLabel("corrective", "Pulled back", "tokens whose factor is negative", percent=True),
-    MetricLabel("amplified", "On the way back", "tokens whose factor is above 1", percent=True),
-)
-"""For an objective whose metrics hold those of ``penalty_weight``."""
 
 
 def entropy(logits: Tensor) -> Tensor:

@@ -19,11 +19,12 @@ import torch
 from pydantic import PositiveFloat
 from torch import Tensor
 
-from algorithms.diagnostics import PENALTY_METRICS, penalty_weight, policy_shift
+from algorithms import spo
+from algorithms.diagnostics import penalty_weight, policy_shift
 from algorithms.divergence import log_ratio
 from params.base import Config as Options
 
-METRICS = PENALTY_METRICS
+METRICS = spo.METRICS
 
 
 class Config(Options):

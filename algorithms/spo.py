@@ -12,11 +12,16 @@ from __future__ import annotations
 from pydantic import PositiveFloat
 from torch import Tensor
 
-from algorithms.diagnostics import PENALTY_METRICS, penalty_weight, policy_shift
+from algorithms.diagnostics import penalty_weight, policy_shift
 from algorithms.divergence import log_ratio
+from algorithms.terms import MetricLabel
 from params.base import Config as Options
 
-METRICS = PENALTY_METRICS
+METRICS = (
+    MetricLabel("weight", "Penalty: weight", "mean factor on a token's policy gradient; 1: no penalty"),
+    MetricLabel("corrective", "Pulled back", "tokens whose factor is negative", percent=True),
+    MetricLabel("amplified", "On the way back", "tokens whose factor is above 1", percent=True),
+)
 
 
 class Config(Options):

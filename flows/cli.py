@@ -14,7 +14,7 @@ import typer
 from flows.commands import remote_commands
 from flows.commands.machines import engines, plan_round
 from flows.environment import prepare_prefect, prepare_threads, under_dvc, workspace
-from params.base import BadInput
+from params.errors import OstinatoError
 
 app = typer.Typer(
     add_completion=False,
@@ -83,10 +83,10 @@ def lab(
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """A named study: every arm with every seed, in tables and curves. Run it again and it resumes."""
-    from flows.experiments.lab import Asked, run_lab
+    """A comparison that is kept in a file: arms × seeds, one page. Run it again and it resumes."""
+    from flows.experiments.comparison import make, work_of_study
 
-    raise typer.Exit(run_lab(Asked(name, seeds, arms, settings or [], workers), as_json))
+    raise typer.Exit(make(work_of_study(name, seeds, arms, settings or [], workers), as_json).code())
 
 
 @app.command()
@@ -112,13 +112,15 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Which method helps at equal cost: methods × seeds, one page. Run it again and it resumes."""
-    from flows.experiments.compare import run_compare, run_one
-    from params.compare import Comparison, methods_of
+    from flows.experiments.comparison import make, make_one, work_of_methods
+    from params.compare_options import CompareOptions, methods_of
 
-    asked = Comparison(
-        methods_of(methods), seeds, task, model, baseline, budget, settings or [], name, workers
+    work = work_of_methods(
+        CompareOptions(
+            methods_of(methods), seeds, task, model, baseline, budget, settings or [], name, workers
+        )
     )
-    raise typer.Exit(run_one(asked, only, as_json) if only else run_compare(asked, as_json).code())
+    raise typer.Exit(make_one(work, only, as_json) if only else make(work, as_json).code())
 
 
 @app.command()
@@ -221,10 +223,10 @@ def dvc(
     """Write dvc.yaml and params.yaml for a run, from the stage table; or a comparison's pipeline."""
     if compare:
         from flows.dvc.comparison import write_comparison
-        from params.compare import Comparison, methods_of
+        from params.compare_options import CompareOptions, methods_of
 
-        asked = Comparison(methods_of(compare), seeds, task, model, None, budget, settings or [], name)
-        print(write_comparison(workspace(), asked, check))
+        options = CompareOptions(methods_of(compare), seeds, task, model, None, budget, settings or [], name)
+        print(write_comparison(workspace(), options, check))
         return
     from flows.dvc.pipeline import write_pipeline
     from flows.execution.validation import run_name
@@ -266,12 +268,18 @@ remote_commands.add_to(app)
 UsageError: Any = typer.BadParameter.__bases__[0]
 """What a misspelt option raises: click's, wherever typer keeps its click."""
 
+DISK = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
+    *(errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP),
+)
+"""What is wrong with a disk or a path, and not with us."""
+
 INTERRUPTED = 130
 """The exit code, by the shell's convention."""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command; bad input is one line and exit code 2, an interrupted run says how to go on."""
+    """Run a command; an error of ours is one line and its exit code, an interrupted run says how to go on."""
     prepare_threads()
     code = _guarded(lambda: app(args=arguments or sys.argv[1:] or ["--help"], standalone_mode=False))
     sys.stdout.flush()
@@ -279,21 +287,17 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _guarded(command: Callable[[], Any]) -> int:
-    from tasks.core.errors import StageFailure
-    from tasks.remote.errors import RemoteTrouble
-
     try:
         code = int(command() or 0)
-    except BadInput as error:
-        return _complain(str(error), 2)
+    except OstinatoError as error:
+        return _complain(str(error), error.exit_code)
     except UsageError as error:
         return _complain(error.format_message(), 2)
-    except (StageFailure, RemoteTrouble) as error:
-        return _complain(str(error), 1)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        if error.errno not in DISK:
             raise
-        return _complain(f"{error.filename or workspace()}: {(error.strerror or '').lower()}", 2)
+        where = error.filename2 or error.filename or workspace()
+        return _complain(f"{where}: {(error.strerror or '').lower()}", 2)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     if code == INTERRUPTED:  # also typer's own way of saying so

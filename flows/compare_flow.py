@@ -10,9 +10,9 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from pydantic import Field
 
-from flows.experiments.compare import run_compare
+from flows.experiments.comparison import make, work_of_methods
 from flows.experiments.worker_pool import Event, Run
-from params.compare import Comparison
+from params.compare_options import CompareOptions
 from tasks.core.errors import StageFailure
 
 
@@ -34,7 +34,7 @@ def compare(
     among the run's artifacts, and returns the verdict. Raises ``BadInput`` before anything runs,
     ``StageFailure`` where a run failed.
     """
-    asked = Comparison(methods, seeds, task, model, baseline, budget, settings or [], name, workers)
+    options = CompareOptions(methods, seeds, task, model, baseline, budget, settings or [], name, workers)
     logger = get_run_logger()
 
     def listen(run: Run, event: Event) -> None:
@@ -44,7 +44,7 @@ def compare(
         elif event["event"] == "note":
             logger.warning("%s: %s", run.trial.name, event["text"])
 
-    made = run_compare(asked, listen=listen)
+    made = make(work_of_methods(options), listen=listen)
     if made.place is None:
         raise StageFailure("no run of the comparison came to its end")
     summary = json.loads((made.place / "summary.json").read_text())

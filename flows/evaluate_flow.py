@@ -58,7 +58,7 @@ def evaluate(
             if place == "problems":  # other settings may want others
                 runner.settle(stages[place], runner.identify(stages[place]))
             else:
-                runner.done[place] = Artefact.open(run_directory(root, run) / place)
+                runner.done[place] = Artefact.needed(run_directory(root, run) / place, f"run {run} again")
         scores = runner.settle(wanted, runner.identify(wanted)).json("scores.json")
         runner.finish()
     lines = [f"- {key}: {value}" for key, value in scores.items() if not isinstance(value, list)]

@@ -9,12 +9,13 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from params.errors import OstinatoError
 
-class BadInput(Exception):
-    """Something a person gave is wrong. The message is one line: what, where, what was expected.
 
-    The command line prints it and exits with code 2; nothing else catches it.
-    """
+class BadInput(OstinatoError):
+    """Something a person gave is wrong."""
+
+    exit_code = 2
 
 
 class Config(BaseModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -111,3 +112,12 @@ def test_packages_are_names_and_nothing_else() -> None:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_file_is_one_thing(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 350
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_error_of_ours_has_one_base(path: Path) -> None:
+    found = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)]
+    bases = [
+        (node.name, getattr(builtins, ast.unparse(base), object)) for node in found for base in node.bases
+    ]
+    assert {name for name, base in bases if issubclass(base, BaseException)} <= {"OstinatoError"}

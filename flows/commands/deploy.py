@@ -10,13 +10,29 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from prefect import Flow
 from prefect.exceptions import ParameterTypeError
+from pydantic import ConfigDict, Field
 
-from flows.execution.validation import chosen, run_name
-from params.base import BadInput, nearest
-from params.load import read_yaml
+from flows.execution.validation import run_name, settled
+from params.base import BadInput, Config, nearest, validate
+from params.load import compose, read_yaml
 
 FILE = "prefect.yaml"
+
+
+class Deployment(Config):
+    """What is checked of a deployment; Prefect knows the rest."""
+
+    model_config = ConfigDict(extra="allow")
+    name: str
+    entrypoint: str
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+
+class _File(Config):
+    model_config = ConfigDict(extra="allow")
+    deployments: tuple[Deployment, ...] = ()
 
 
 def deploy(root: Path, names: list[str]) -> str:
@@ -38,17 +54,19 @@ def deploy(root: Path, names: list[str]) -> str:
     return f"deployed: {', '.join(names or deployments)}"
 
 
-def checked(path: Path) -> dict[str, Any]:
+def checked(path: Path) -> dict[str, Deployment]:
     """The deployments by name, after each was held against its flow and the schema. Raises ``BadInput``."""
     found = {}
-    for entry in read_yaml(path).get("deployments", []):
-        where = f"{path}: {entry.get('name')}"
+    for entry in validate(_File, read_yaml(path), str(path)).deployments:
+        where = f"{path}: {entry.name}"
+        module, _, name = entry.entrypoint.partition(".py:")
         try:
-            module, _, name = entry["entrypoint"].removesuffix(".py").partition(".py:")
             flow = getattr(importlib.import_module(module.replace("/", ".")), name)
-        except (KeyError, ModuleNotFoundError, AttributeError):
-            raise BadInput(f"{where}: no flow at its entrypoint; expected FILE.py:FLOW") from None
-        given = entry.get("parameters", {})
+        except (ModuleNotFoundError, AttributeError, TypeError):
+            flow = None
+        if not isinstance(flow, Flow):
+            raise BadInput(f"{where}: no flow at its entrypoint; expected FILE.py:FLOW")
+        given = entry.parameters
         strange = next((key for key in given if key not in flow.parameters.properties), None)
         if strange:
             raise BadInput(f"{where}: no parameter {strange}{nearest(strange, flow.parameters.properties)}")
@@ -57,7 +75,7 @@ def checked(path: Path) -> dict[str, Any]:
             _try(flow.name, given)
         except (ParameterTypeError, BadInput) as error:
             raise BadInput(f"{where}: {' '.join(str(error).split())}") from None
-        found[entry["name"]] = entry
+        found[entry.name] = entry
     return found
 
 
@@ -65,13 +83,13 @@ def _try(flow: str, given: dict[str, Any]) -> None:
     """What the flow checks first, now: presets that exist, settings that the schema knows."""
     if flow == "train":
         model, task, method = (given.get(key, default) for key, default in DEFAULTS.items())
-        chosen(model, task, method, given.get("settings") or [])
+        settled(compose(model, task, method, given.get("settings") or []))  # the data is where it runs
         run_name(given.get("name"), model, task, method)
     if flow == "compare":
-        from flows.experiments.compare import work_of
-        from params.compare import Comparison
+        from flows.experiments.comparison import work_of_methods
+        from params.compare_options import CompareOptions
 
-        work_of(Comparison(**{"settings": [], **given}))
+        work_of_methods(CompareOptions(**{"settings": [], **given}))
 
 
 DEFAULTS = {"model": "smollm2-135m", "task": "arithmetic", "method": "grpo"}

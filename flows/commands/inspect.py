@@ -77,12 +77,7 @@ def show_artefact(text: str, as_json: bool) -> None:
         raise BadInput(
             f"{text}: no such artefact; expected a path, or RUN/PLACE such as demo/round-01/update"
         )
-    try:
-        artefact = Artefact.open(path)
-    except FileNotFoundError:
-        raise BadInput(f"{path}: holds no manifest.json, so it is no artefact") from None
-    except Damaged as damage:
-        raise BadInput(f"{damage}; run the same command again and it is made again") from None
+    artefact = Artefact.needed(path, "run the command that made it again, and it is made again")
     if as_json:
         print(artefact.manifest.model_dump_json(indent=1))
         return
@@ -131,8 +126,8 @@ def export_merged(name: str, target: Path) -> str:
     policies = record.policies()
     if not policies:
         raise BadInput(f"{name}: has no finished policy yet; expected at least one round")
-    last = policies[-1]
-    made, base = Artefact.open(directory / last.place), Artefact.open(directory / "model")
+    last, remedy = policies[-1], f"`{record.command}` makes it again"
+    made, base = (Artefact.needed(directory / place, remedy) for place in (last.place, "model"))
     new = target.with_name(f".{target.name}.part")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)

@@ -19,11 +19,10 @@ from rich.progress import Progress
 from params.base import BadInput, Choice, nearest
 from params.load import merge, read_setting
 from tasks.artefacts.tables import write_table
-from tasks.core.errors import StageFailure
 from tasks.core.seeds import numpy_generator
 from tasks.problems.jsonl import rows_of
 from tasks.rewards.base import Verdict
-from tasks.rewards.judge import Judge, JudgeFailure
+from tasks.rewards.judge import Judge
 from tasks.stats.intervals import mean_interval
 
 CONFIDENCE = 0.95
@@ -49,7 +48,7 @@ class Asked:
 def judge_file(asked: Asked, as_json: bool, scratch: Path) -> dict[str, Any]:
     """Score every row, print what came of it, and write the scores where they are wanted.
 
-    Raises ``BadInput`` for what was asked wrongly, ``StageFailure`` where the judge cannot start.
+    Raises ``BadInput`` for what was asked wrongly, ``JudgeFailure`` where the judge cannot start.
     """
     if asked.out is not None and asked.out.suffix not in (".jsonl", ".csv", ".parquet"):
         raise BadInput(f"--out {asked.out}: expected a file that ends in .jsonl, .csv or .parquet")
@@ -68,8 +67,6 @@ def judge_file(asked: Asked, as_json: bool, scratch: Path) -> dict[str, Any]:
                 [(row["gold"], row["answer"]) for row in rows],
                 lambda done: progress.update(bar, completed=done),
             )
-    except JudgeFailure as error:
-        raise StageFailure(str(error)) from error
     finally:
         judge.close()
     if asked.out is not None:

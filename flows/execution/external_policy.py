@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flows.environment import workspace
 from params.base import BadInput
-from tasks.artefacts.artefact import MANIFEST, Artefact, Damaged
+from tasks.artefacts.artefact import MANIFEST, Artefact
 from tasks.artefacts.record import RECORD, Record
 from tasks.artefacts.store import Store
 
@@ -14,15 +14,10 @@ from tasks.artefacts.store import Store
 def find(text: str, where: str) -> Artefact:
     """The last policy of the finished run called ``text``, or the policy artefact at that path, checked.
 
-    Raises ``BadInput`` that begins with ``where``.
+    Raises ``BadInput`` that names ``where``.
     """
     path = _place(text, where)
-    try:
-        found = Artefact.open(path)
-    except FileNotFoundError:
-        raise BadInput(f"{where}: {path} holds no {MANIFEST}; expected a policy's artefact") from None
-    except Damaged as damage:
-        raise BadInput(f"{where}: {damage}; run {text} again and it is made again") from None
+    found = Artefact.needed(path, f"{where} needs a policy there (run {text} again)")
     if not found.manifest.role.makes_policy:
         raise BadInput(
             f"{where}: {path} is of stage {found.manifest.stage}, and no policy; expected a policy"

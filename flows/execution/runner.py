@@ -17,12 +17,12 @@ from flows.execution.remote_cache import RemoteCache
 from flows.execution.remote_inputs import RemoteInputs
 from flows.execution.watch import Watch
 from flows.stage_table.stages import Node
-from params.base import BadInput
 from params.schema import Params
 from tasks.artefacts.artefact import Artefact, Damaged, Source
 from tasks.artefacts.record import Record, Step
 from tasks.artefacts.store import Store, publish
 from tasks.core.context import Context
+from tasks.core.errors import memory_errors
 from tasks.core.stage import Job
 
 
@@ -57,12 +57,8 @@ class Runner:
             started=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
-    def continue_record(self) -> None:
+    def continue_record(self, before: Record) -> None:
         """Keep the steps that earlier processes recorded, and the time that they took."""
-        try:
-            before = Record.read(self.directory)
-        except BadInput:
-            return
         self.record.steps, self.record.started = before.steps, before.started
         self._began -= before.seconds
 
@@ -164,7 +160,9 @@ class Runner:
         began = time.monotonic()
         self._use_threads(node)
         params = self._remote_inputs.local(node.stage.name, self.watch.tell)
-        measured = node.stage.load()(Job(params, node.round, inputs, out, self.context, fingerprint))
+        job = Job(params, node.round, inputs, out, self.context, fingerprint)
+        with memory_errors(node.place):
+            measured = node.stage.load()(job)
         return {
             "role": node.stage.role,
             "round": node.round,

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from flows.environment import workspace
 from flows.execution.runner import Runner, spelled
 from flows.execution.validation import settled
 from flows.stage_table.stages import Plan, plan
-from params.base import BadInput
 from params.load import read_params
 from tasks.artefacts.artefact import Artefact, Damaged
-from tasks.artefacts.record import Step
+from tasks.artefacts.record import RECORD, Record, Step
 from tasks.artefacts.store import Store
 from tasks.core.context import Context
 
@@ -27,34 +27,31 @@ def run_stage(name: str, run: str, round: int, params_file: Path) -> Step:
     with store.lock(lock, busy), Context(scratch=store.scratch(lock)) as context:
         command = spelled(["stage", name, "--run", run, "--round", str(round), "--params", str(params_file)])
         runner = Runner(root, run, stages.params, context, command=command)
-        runner.continue_record()
+        if (runner.directory / RECORD).is_file():
+            before = Record.read(runner.directory)
+            if before.params != runner.record.params:
+                before.steps = _unchanged(runner, stages, before)
+            runner.continue_record(before)
         for place in this.inputs.values():
-            runner.done[place] = _input(runner.directory / place, this.place)
+            remedy = f"{this.place} needs it (run its stage again, dvc repro, or dvc checkout --force)"
+            runner.done[place] = Artefact.needed(runner.directory / place, remedy)
         runner.settle(this, runner.identify(this))
-        if round == stages.params.rounds and _complete(runner, stages):
+        if {step.place for step in runner.record.steps} >= set(stages.nodes):
             runner.finish()
         return runner.record.steps[-1]
 
 
-def _input(path: Path, reader: str) -> Artefact:
-    try:
-        return Artefact.open(path)
-    except FileNotFoundError:
-        raise BadInput(f"{path}: missing; {reader} needs it (run its stage first, or dvc repro)") from None
-    except Damaged as damage:
-        raise BadInput(f"{damage}; run its stage again, or dvc checkout --force") from None
-
-
-def _complete(runner: Runner, stages: Plan) -> bool:
-    """Whether each place holds what these parameters make. DVC does not run again what did not change, so
-    that the steps of an earlier run count where their artefacts are still right."""
-    runner.done.clear()
-    for node in stages:
-        try:
-            artefact = Artefact.open(runner.directory / node.place, check=False)
-        except (FileNotFoundError, NotADirectoryError, Damaged):
-            return False
-        if artefact.fingerprint != runner.identify(node):
-            return False
-        runner.done[node.place] = artefact
-    return {step.place for step in runner.record.steps} >= set(stages.nodes)
+def _unchanged(runner: Runner, stages: Plan, recorded: Record) -> list[Step]:
+    """The steps that were recorded for other parameters and are what these ask for too: DVC keeps them."""
+    steps = {step.place: step for step in recorded.steps}
+    there: dict[str, Artefact] = {}
+    for this in stages:
+        runner.done = {place: there[place] for place in this.inputs.values() if place in there}
+        if this.place not in steps or len(runner.done) < len(set(this.inputs.values())):
+            continue
+        with contextlib.suppress(FileNotFoundError, Damaged):
+            found = Artefact.open(runner.directory / this.place, check=False)
+            if found.fingerprint == steps[this.place].fingerprint == runner.identify(this):
+                there[this.place] = found
+    runner.done = {}
+    return [step for place, step in steps.items() if place in there]

@@ -1,4 +1,4 @@
-"""What a person sees while a study goes: a live line on a terminal, and a line for each run that ended."""
+"""What a person sees while a comparison goes: a live line, and a line for each run that ended."""
 
 from __future__ import annotations
 
@@ -33,15 +33,14 @@ class Display:
         """One line that stays."""
         print(text, flush=True)
 
-    def conclude(self, kind: str, place: Path) -> None:
-        """The study is written."""
-        if kind == "lab":
-            print((place / "summary.md").read_text(encoding="utf-8"))
-            print(f"Study: {place / 'summary.md'}")
-        else:
-            summary = _summary(place)
-            print(f"{summary['verdict']}\n{summary['evidence']}")
-            print(f"Report: {place / 'report.html'}")
+    def conclude(self, place: Path) -> None:
+        """The comparison is written."""
+        summary = _summary(place)
+        for line in summary["missing"]:
+            print(f"ostinato: {summary['name']}: {line}", file=sys.stderr)
+        print(f"{summary['verdict']}\n{summary['evidence']}")
+        print(f"Tables: {place / 'summary.md'}")
+        print(f"Report: {place / 'report.html'}")
 
 
 class Json(Display):
@@ -54,10 +53,9 @@ class Json(Display):
         elif event["event"] == "note":
             self.line(json.dumps({"event": "note", "name": run.trial.name, "text": event["text"]}))
 
-    def conclude(self, kind: str, place: Path) -> None:
+    def conclude(self, place: Path) -> None:
         """The whole summary."""
-        event = "study" if kind == "lab" else "comparison"
-        self.line(json.dumps({"event": event, "place": str(place), **_summary(place)}))
+        self.line(json.dumps({"event": "comparison", "place": str(place), **_summary(place)}))
 
 
 class Listener(Display):
@@ -70,7 +68,7 @@ class Listener(Display):
         """Hand it on."""
         self._listen(run, event)
 
-    def conclude(self, kind: str, place: Path) -> None:
+    def conclude(self, place: Path) -> None:
         """The caller knows."""
 
 

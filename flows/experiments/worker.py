@@ -1,4 +1,4 @@
-"""A process of the laboratory, ``python -m flows.experiments.worker ROOT PARENT``: runs in, what happens out.
+"""A worker of a comparison, ``python -m flows.experiments.worker ROOT PARENT``: runs in, what happens out.
 
 Each line of standard input is a run; each line of standard output is an event of it, ``end`` the last. The
 stages run one after the other without Prefect, as DVC runs them, and share one engine over the rounds.
@@ -15,14 +15,15 @@ from flows.execution.budget import spend
 from flows.execution.runner import Runner
 from flows.execution.watch import Watch
 from flows.stage_table.stages import Node, plan
-from params.base import BadInput, validate
+from params.base import validate
 from params.budget import Budget
+from params.errors import OstinatoError
 from params.schema import Params
 from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.record import Step
 from tasks.artefacts.store import Store
 from tasks.core.context import Context
-from tasks.core.errors import StageFailure
+from tasks.core.errors import NotFinite
 from tasks.core.json_worker import Parent
 from tasks.report.trackers import track
 
@@ -52,7 +53,7 @@ def serve(root: Path, parent: Parent) -> None:
     for order in parent:
         try:
             make(root, order, Wire(parent))
-        except (BadInput, StageFailure) as error:
+        except OstinatoError as error:
             parent.send({"event": "end", "outcome": _kind(error), "why": " ".join(str(error).split())})
         else:
             parent.send({"event": "end", "outcome": "finished", "why": ""})
@@ -77,12 +78,7 @@ def make(root: Path, order: dict[str, Any], watch: Watch) -> None:
 
 
 def _kind(error: Exception) -> str:
-    if isinstance(error, StageFailure):
-        from tasks.policy.optimiser import NotFinite  # torch: only a stage that has it can fail so
-
-        if isinstance(error, NotFinite):
-            return "diverged"
-    return "failed"
+    return "diverged" if isinstance(error, NotFinite) else "failed"
 
 
 def main(root: str, parent: str) -> None:

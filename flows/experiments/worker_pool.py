@@ -1,4 +1,4 @@
-"""The worker processes of a laboratory: runs are handed out, events come back, a dead worker is replaced."""
+"""The worker processes of a comparison: runs are handed out, events come back, a dead worker is replaced."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.execution.runner import spelled
-from params.lab import Trial
+from params.comparison import Trial
 from tasks.core.json_process import JsonProcess, ProcessFailure, environment
 
 Event = dict[str, Any]
@@ -59,7 +59,7 @@ class WorkerPool:
 
     def __init__(self, root: Path, name: str, runs: Sequence[Run], count: int) -> None:
         self._root = root
-        self._logs = root / ".ostinato" / "labs" / name
+        self._logs = root / ".ostinato" / "comparisons" / name
         self._logs.mkdir(parents=True, exist_ok=True)
         self._waiting: queue.SimpleQueue[Run] = queue.SimpleQueue()
         for run in runs:

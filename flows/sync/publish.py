@@ -73,7 +73,7 @@ def _lay_out(root: Path, record: Record) -> Path:
     directory, place = run_directory(root, record.name), root / FOLDER / record.name
     place.mkdir(parents=True, exist_ok=True)
     for part, source in _parts(record).items():
-        made = Artefact.open(directory / source)
+        made = Artefact.needed(directory / source, f"`{record.command}` makes it again")
         target = place / part
         if _holds(target, made):
             continue

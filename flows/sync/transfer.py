@@ -20,12 +20,8 @@ def push_run(root: Path, name: str, settings: Settings, tell: Tell, reread: bool
     """Send a run and every artefact that it stands on. Raises ``BadInput`` and ``RemoteTrouble``."""
     store, directory = Store(root), run_directory(root, name)
     record = Record.read(directory)
-    try:
-        made = {step.place: Artefact.open(directory / step.place) for step in record.steps}
-    except FileNotFoundError as error:
-        raise BadInput(f"{error.filename}: missing; `{record.command}` makes it again") from None
-    except Damaged as damage:
-        raise BadInput(f"{damage}; `{record.command}` makes it again") from None
+    remedy = f"`{record.command}` makes it again"
+    made = {step.place: Artefact.needed(directory / step.place, remedy) for step in record.steps}
     artefacts = {artefact.digest: artefact for artefact in made.values()}
     notes = []
     waiting = [source for artefact in made.values() for source in artefact.manifest.inputs.values()]

@@ -17,13 +17,17 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from params.base import BadInput
+from params.errors import OstinatoError
 from tasks.artefacts.role import Role
 
 MANIFEST = "manifest.json"
 
 
-class Damaged(Exception):
+class Damaged(OstinatoError):
     """An artefact is there and is not what its manifest says."""
+
+    exit_code = 2
 
 
 class File(BaseModel):
@@ -101,9 +105,9 @@ class Artefact:
         return self.manifest.digest
 
     def file(self, name: str) -> Path:
-        """The path of one of its files; raises ``KeyError`` for one that it does not list."""
+        """The path of one of its files; raises ``Damaged`` for one that it does not list."""
         if name not in self.manifest.files:
-            raise KeyError(f"{self.path} has no file {name}")
+            raise Damaged(f"{self.path / name}: not part of this artefact; was it made by another version?")
         return self.path / name
 
     def json(self, name: str) -> Any:
@@ -118,6 +122,16 @@ class Artefact:
         if check:
             artefact.check()
         return artefact
+
+    @classmethod
+    def needed(cls, path: Path, remedy: str) -> Artefact:
+        """``open`` for what must be there, whole; raises ``BadInput`` that ends with the ``remedy``."""
+        try:
+            return cls.open(path)
+        except (FileNotFoundError, NotADirectoryError):
+            raise BadInput(f"{path / MANIFEST}: missing; {remedy}") from None
+        except Damaged as damage:
+            raise BadInput(f"{damage}; {remedy}") from None
 
     def check(self) -> None:
         """Compare every file with the manifest; raises ``Damaged`` that names the first difference."""

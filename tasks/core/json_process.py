@@ -22,6 +22,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
 
+from params.errors import OstinatoError
+
 CLOSE_SECONDS = 5.0
 """For a process to end by itself once its input or its output has ended."""
 KILL_SECONDS = 60.0
@@ -34,7 +36,7 @@ ROOT = Path(__file__).parents[2]
 Popen = subprocess.Popen[bytes]
 
 
-class ProcessFailure(Exception):
+class ProcessFailure(OstinatoError):
     """A process ended, or did not answer and was killed for it. One line, with what it printed last."""
 
     def __init__(self, text: str, code: int | None, last_words: str) -> None:

@@ -11,6 +11,7 @@ import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
+from params.errors import OstinatoError
 from tasks.engines.base import EngineFailure
 
 CONNECT_SECONDS = 10.0
@@ -21,7 +22,7 @@ PLAIN = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
 """What vLLM answers with a sentence."""
 
 
-class Lost(Exception):
+class Lost(OstinatoError):
     """The server cannot be reached, did not answer in time, or failed. Another one may do."""
 
 

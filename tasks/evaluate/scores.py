@@ -34,7 +34,7 @@ ANSWERS = pa.schema(
 
 @dataclass(frozen=True)
 class Counts:
-    """Judged and right answers, one value per problem; problems without a judged answer are not in it."""
+    """Judged answers and right ones, one value per problem that has a judged answer."""
 
     level: NDArray[np.int64]
     judged: NDArray[np.int64]
@@ -54,7 +54,7 @@ class Counts:
         return cls(*(grouped[name].to_numpy() for name in ("level_min", "right_count", "right_sum")))
 
     def accuracy(self) -> NDArray[np.float64]:
-        """The share of right answers, one value per problem."""
+        """Share of right answers, one value per problem."""
         return self.right / self.judged
 
     def pass_at(self, k: int) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import Linear as PeftLinear
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -24,7 +24,7 @@ from params.base import BadInput
 from params.schema import Params
 from tasks.core import seeds
 from tasks.policy import distributed
-from tasks.policy.load import head_weight
+from tasks.policy.load import head_weight, read_tensors
 from tasks.policy.trained_weights import TrainedWeights
 
 FOLDER = "adapter"
@@ -84,7 +84,7 @@ class AdapterWeights(TrainedWeights):
         path = folder / FOLDER / WEIGHTS
         if not path.is_file():
             raise BadInput(f"{path}: missing; expected a policy that was trained with update.adapter lora")
-        stored = load_file(path)
+        stored = read_tensors(path)
         if {n: t.shape for n, t in stored.items()} != {n: t.shape for n, t in self.masters.items()}:
             raise BadInput(f"{path}: does not fit this model with update.lora_rank {self._config.r}")
         with torch.no_grad():

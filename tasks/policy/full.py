@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -16,6 +15,7 @@ from params.base import BadInput
 from params.schema import Params
 from tasks.policy import distributed
 from tasks.policy.folder import WEIGHTS, save_folder
+from tasks.policy.load import read_tensors
 from tasks.policy.trained_weights import TrainedWeights
 
 FOLDER = "weights"
@@ -58,7 +58,7 @@ class FullWeights(TrainedWeights):
         path = folder / FOLDER / WEIGHTS
         if not path.is_file():
             raise BadInput(f"{path}: missing; expected a policy that was trained with update.adapter full")
-        stored = load_file(path)
+        stored = read_tensors(path)
         if {n: t.shape for n, t in stored.items()} != {n: t.shape for n, t in self._live.items()}:
             raise BadInput(f"{path}: does not fit this model")
         self._take(stored)

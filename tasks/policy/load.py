@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
@@ -50,6 +51,14 @@ def load_tokenizer(base: Path, params: Params) -> Any:
             f"{base}: the tokenizer has no chat template; expected chat_template.jinja in the folder"
         )
     return tokenizer
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file by name, on the CPU; raises ``BadInput`` where it is damaged."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise BadInput(f"{path}: not a safetensors file that loads: {_first_line(error)}") from None
 
 
 def stop_ids(model: PreTrainedModel, tokenizer: Any) -> tuple[int, ...]:

@@ -7,22 +7,21 @@ import math
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from params.base import BadInput
 from params.schema import Update
 from tasks.artefacts.artefact import write_json
-from tasks.core.errors import StageFailure
+from tasks.core.errors import NotFinite
 from tasks.policy import distributed
+from tasks.policy.load import read_tensors
 
 MOMENTS = "optimizer.safetensors"
 STATE = "state.json"
+KEYS = ("exp_avg", "exp_avg_sq")
+"""AdamW's moments of a weight, by torch's names."""
 PATIENCE = 3
-
-
-class NotFinite(StageFailure):
-    """Several steps in a row had a loss or a gradient that is not a finite number."""
 
 
 class Optimiser:
@@ -97,18 +96,19 @@ class Optimiser:
         write_json(folder / STATE, {"steps": self.steps, "refused_in_a_row": self.refused_in_a_row})
 
     def load(self, folder: Path) -> None:
-        """Take up the state that ``save`` wrote, bit for bit; raises ``BadInput`` where it does not fit."""
-        state = json.loads((folder / STATE).read_text())
-        self.steps, self.refused_in_a_row = int(state["steps"]), int(state["refused_in_a_row"])
-        moments = load_file(folder / MOMENTS)
-        for name, master in self._masters.items():
-            if not self.steps:
-                continue
-            first, second = (moments.get(f"{name}.{key}") for key in ("exp_avg", "exp_avg_sq"))
-            if first is None or second is None or first.shape != master.shape:
-                raise BadInput(f"{folder / MOMENTS}: does not fit the weights that train: {name}")
-            self._adamw.state[master] = {
-                "step": torch.tensor(float(self.steps), device=master.device),
-                "exp_avg": distributed.placed_like(first, master),
-                "exp_avg_sq": distributed.placed_like(second, master),
-            }
+        """Take up the state that ``save`` wrote, bit for bit; raises ``BadInput`` where it is damaged or does
+        not fit, and nothing has changed then."""
+        try:
+            counts = json.loads((folder / STATE).read_text())
+            steps, refused = int(counts["steps"]), int(counts["refused_in_a_row"])
+        except (OSError, ValueError, LookupError, TypeError):
+            raise BadInput(f"{folder / STATE}: not the counts of an optimiser; train it again") from None
+        moments = read_tensors(folder / MOMENTS)
+        for name, master in self._masters.items() if steps else ():
+            for moment in (moments.get(f"{name}.{key}") for key in KEYS):
+                if moment is None or moment.shape != master.shape or moment.dtype != master.dtype:
+                    raise BadInput(f"{folder / MOMENTS}: does not fit the weights that train: {name}")
+        self.steps, self.refused_in_a_row = steps, refused
+        for name, master in self._masters.items() if steps else ():
+            held = {key: distributed.placed_like(moments[f"{name}.{key}"], master) for key in KEYS}
+            self._adamw.state[master] = {"step": torch.tensor(float(steps), device=master.device), **held}

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,15 +121,10 @@ class Policy:
         workers = max(self.thread_count, distributed.world_size())
         return packing.plan(prompts, responses, budget, self.layout, workers)
 
-    @contextlib.contextmanager
-    def passes(self, network: PreTrainedModel | None = None) -> Iterator[None]:
+    def passes(self, network: PreTrainedModel | None = None) -> contextlib.AbstractContextManager[None]:
         """Every ``forward`` and its backward pass must run inside this block."""
-        with (
-            prefix_attention.use_prefix_attention(network or self.network)
-            if self.layout.flat
-            else contextlib.nullcontext()
-        ):
-            yield
+        used = network or self.network
+        return prefix_attention.use_prefix_attention(used) if self.layout.flat else contextlib.nullcontext()
 
     def forward(
         self,
@@ -210,9 +205,8 @@ class Policy:
                 for values, found in ((entropies, out.entropy), (top, out.ranks), (more, out.others)):
                     if values is not None and found is not None:
                         values[index] = found.cpu()
-        wanted = (None if x is None else distributed.reduce_known(x) for x in (entropies, top, more))
-        entropies, top, more = wanted
-        return Scores(distributed.reduce_known(logp), entropies, top, lengths, more)
+        rest = [None if x is None else distributed.reduce_known(x) for x in (entropies, top, more)]
+        return Scores(distributed.reduce_known(logp), rest[0], rest[1], lengths, rest[2])
 
     def close(self) -> None:
         """Free the weights."""

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 
+from params.errors import OstinatoError
+
 NAME = "ostinato_prefix"
 
 
@@ -62,7 +64,7 @@ class PrefixRows:
         return PrefixRows(tuple(moved))
 
 
-class Unsupported(ValueError):
+class Unsupported(OstinatoError):
     """The model asks its attention for something that this one does not compute."""
 
 

@@ -6,6 +6,7 @@ instruction, ``What is {question}?``, suits them all.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -152,10 +153,8 @@ def _stream(name: str, level: int, seed: int) -> Iterator[dict[str, Any]]:
     import reasoning_gym  # a second, for which a run that finds its problems in the cache need not wait
 
     problems = reasoning_gym.create_dataset(dataset, seed=seed, **levels[level - 1])
-    index = 0
-    while True:
+    for index in itertools.count():
         item = problems[index]
-        index += 1
         question = _question(name, item["metadata"])
         key = f"{name}\n{normalised(question)}"
         yield {

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 
+from params.errors import OstinatoError
+
 _BOX = re.compile(r"\\f?box(?:ed)?\s*(\{|[^\s{$a-z])")
 _WITH_UNIT = re.compile(r"\s*(-?[\d.,/:%$]+(?: \d+/\d+)?)\s*\([^()]*[A-Za-z][^()]*\)\s*")
 
 
-class Unclear(ValueError):
+class Unclear(OstinatoError):
     """Why a text holds no final answer."""
 
 

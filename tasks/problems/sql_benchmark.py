@@ -34,8 +34,6 @@ class Benchmark(Prompt):
     """Only problems about these databases; null: all."""
     schema_tokens: Annotated[int, Field(ge=16)] = 768
     """Room for the schema, in tokens by an upper estimate that is of no tokenizer."""
-    example_rows: Annotated[int, Field(ge=0, le=10)] = 2
-    """Example rows of each table, where there is room."""
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from params.errors import OstinatoError
 
-class RemoteTrouble(Exception):
+
+class RemoteTrouble(OstinatoError):
     """A bucket cannot do what is asked; the message is one line. What is here is as it was."""
 
     def __init__(self, text: str, lasting: bool = True) -> None:

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from botocore.exceptions import ClientError
 
+from params.errors import OstinatoError
 from params.store import Store
 from tasks.artefacts.artefact import File, file_digest
 from tasks.remote.client import connect
@@ -43,7 +44,7 @@ def _unheard(count: int) -> None:
     pass
 
 
-class Wrong(Exception):
+class Wrong(OstinatoError):
     """What arrived is not what was sent, or is not there; worth another attempt."""
 
 

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 ABSENT = "–"
-
-
 MINUS = "−"
 
 
 def percent(share: float | None, digits: int = 1) -> str:
     """``0.783`` as ``78.3%``."""
-    return ABSENT if share is None else f"{100 * share:.{digits}f}%"
+    return ABSENT if share is None else f"{100 * share:.{digits}f}%".replace("-", MINUS)
 
 
 def number(value: float | None, digits: int = 3) -> str:
     """A figure with so many significant digits, without exponents where a person would not use one."""
     if value is None:
         return ABSENT
-    if value == 0 or 1e-4 <= abs(value) < 1e6:
-        return f"{value:,.{digits}g}" if abs(value) < 1000 else f"{value:,.0f}"
-    mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
-    return f"{mantissa}e{int(exponent)}"
+    sign, size = MINUS if value < 0 else "", abs(value)
+    if size == 0 or 1e-4 <= size < 1e6:
+        return sign + (f"{size:,.{digits}g}" if size < 1000 else f"{size:,.0f}")
+    mantissa, _, exponent = f"{size:.{digits - 1}e}".partition("e")
+    return f"{sign}{mantissa}e{int(exponent)}"
 
 
 def points(change: float | None) -> str:
@@ -29,6 +30,11 @@ def points(change: float | None) -> str:
         return ABSENT
     rounded = round(100 * change, 1)
     return f"{'+' if rounded > 0 else MINUS if rounded < 0 else ''}{abs(rounded):.1f}"
+
+
+def signed(value: float, show: Callable[[float], str] = number) -> str:
+    """A figure with its sign, a plus as well."""
+    return f"{'+' if value > 0 else MINUS if value < 0 else ''}{show(abs(value))}"
 
 
 def duration(seconds: float) -> str:

@@ -37,24 +37,21 @@ def track(directory: Path, names: Sequence[str]) -> None:
         return
     check(names)
     record = Record.read(directory)
-    steps = figures(directory, int(record.params["rounds"]))
+    steps = figures(directory)
     for name in names:
         WRITERS[name](directory, record, steps)
 
 
-def figures(directory: Path, rounds: int) -> Steps:
+def figures(directory: Path) -> Steps:
     """Every finite figure of every round, as ``STAGE/NAME``."""
-    from tasks.report.study.study import (  # scipy: a second that a run without trackers need not wait
-        Outcome,
-        curves,
-    )
+    from tasks.report.curves import figures_of  # scipy: a second that a run without trackers need not wait
 
-    table = curves([Outcome("run", 0, directory, rounds, False)])
     found: Steps = {}
-    for row in table.to_pylist():
-        if row["value"] is not None:
-            stage, _, name = row["metric"].partition(".")
-            found.setdefault(row["round"], {})[f"{stage}/{name}"] = row["value"]
+    for metric, by_round in sorted(figures_of(directory).items()):
+        stage, _, name = metric.partition(".")
+        for round, value in by_round.items():
+            if value is not None:
+                found.setdefault(round, {})[f"{stage}/{name}"] = value
     return dict(sorted(found.items()))
 
 

@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from pydantic import PositiveInt
 
+from params.errors import OstinatoError
 from tasks.rewards.base import Bounds, Verdict
 
 __all__ = ["numbers", "tokens", "value"]
@@ -29,7 +30,7 @@ class Config(Bounds):
     """A longer expression is wrong unread."""
 
 
-class Unreadable(ValueError):
+class Unreadable(OstinatoError):
     """Why a text is no expression, or one without a value."""
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from params.base import Choice
+from tasks.core.errors import StageFailure
 from tasks.core.json_process import JsonProcess, ProcessFailure, environment
 from tasks.rewards.base import Bounds, Verdict
 from tasks.rewards.contract import find_reward
@@ -25,7 +26,7 @@ _TRIES = 3
 _COMMAND = (sys.executable, "-P", "-m", "tasks.rewards.worker")
 
 
-class JudgeFailure(Exception):
+class JudgeFailure(StageFailure):
     """The judging process does not even start."""
 
 

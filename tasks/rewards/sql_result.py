@@ -9,6 +9,7 @@ from typing import Annotated, Any, Generic, TypeVar
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from params.base import Config
+from params.errors import OstinatoError
 
 Row = tuple[Any, ...]
 """Values as SQLite gives them: None, int, float, str or bytes."""
@@ -43,7 +44,7 @@ class Result:
     """Bytes in memory, about."""
 
 
-class QueryError(Exception):
+class QueryError(OstinatoError):
     """The query is at fault: SQLite refuses it, or it exceeds its limits."""
 
     def __init__(self, reason: str, certain: bool = True) -> None:
@@ -52,7 +53,7 @@ class QueryError(Exception):
         """Whether it would fail like this every time."""
 
 
-class DatabaseTrouble(Exception):
+class DatabaseTrouble(OstinatoError):
     """The database is at fault: it is missing, damaged, or not what the list says."""
 
 

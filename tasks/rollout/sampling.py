@@ -12,14 +12,13 @@ import pyarrow as pa
 
 from params.base import BadInput
 from tasks.artefacts.tables import ROLLOUTS
-from tasks.core.errors import StageFailure
 from tasks.core.seeds import seed
 from tasks.core.stage import Job
 from tasks.engines import selection
 from tasks.engines.base import Request, Response, Sampling
 from tasks.policy.job_policy import job_policy
 from tasks.rewards.base import Verdict
-from tasks.rewards.judge import Judge, JudgeFailure
+from tasks.rewards.judge import Judge
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def sample(
     sampling = Sampling(temperature, params.rollout.max_response_tokens, trainer.stop_ids, top, entropy)
     responses = engine.generate(asked, sampling, tell, submit)
     sampled = time.perf_counter()
-    judged = _verdicts([verdicts[index] for index in range(len(asked))])
+    judged = [verdicts[index].result() for index in range(len(asked))]
     tokens = sum(len(response.token_ids) for response in responses)
     measured = {
         "sampled_tokens": float(tokens),
@@ -109,13 +108,6 @@ def encode(job: Job, tokenizer: Any, rows: Sequence[dict[str, Any]]) -> list[tup
             )
         prompts.append(tuple(ids))
     return prompts
-
-
-def _verdicts(futures: list[Future[Verdict]]) -> list[Verdict]:
-    try:
-        return [future.result() for future in futures]
-    except JudgeFailure as error:
-        raise StageFailure(str(error)) from error
 
 
 def _table(

@@ -1,4 +1,4 @@
-"""How far a mean over problems can be trusted: percentile bootstrap intervals over the problems."""
+"""How far a mean can be trusted: what an estimate is, and percentile bootstrap intervals over problems."""
 
 from __future__ import annotations
 
@@ -29,6 +29,21 @@ class Interval:
 
 
 NOTHING = Interval(None, None, None)
+ROUNDING = 1e-12
+"""Values that differ by less than this share of the largest are equal: their spread is rounding."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds, or a difference of two, with its interval and test against 0."""
+
+    value: float
+    error: float | None
+    """Standard error, made good for the few seeds; None for one seed."""
+    interval: Interval
+    p: float | None
+    """Two-sided, by Student's t. None where there is one seed, or no spread at all around a value."""
+    seeds: int
 
 
 def mean_interval(

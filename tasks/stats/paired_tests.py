@@ -7,57 +7,44 @@ covers the mean of a normal in some 84 % of cases.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from tasks.stats.intervals import NOTHING, Interval
-
-ROUNDING = 1e-12
-"""Values that differ by less than this share of the largest are equal: their spread is rounding."""
+from tasks.stats.intervals import ROUNDING, Estimate, Interval
 
 
-@dataclass(frozen=True)
-class Change:
-    """The mean difference between two arms over the seeds that both have."""
+def student(values: Mapping[int, float], confidence: float) -> Estimate | None:
+    """The mean of one value per seed, with its t-interval and its test against 0; None without any value.
 
-    interval: Interval
-    p: float | None
-    """Two-sided, of the paired t-test. None for a single pair, and where every pair differs by the same
-    amount: there is no spread to hold the difference against."""
-    pairs: int
-
-
-def student(values: Sequence[float], confidence: float) -> Interval:
-    """The mean and its t-interval. One value has no interval; equal values have themselves as theirs."""
-    if not len(values):
-        return NOTHING
-    numbers = np.asarray(values, dtype=np.float64)
-    mean = float(numbers.mean())
-    if len(numbers) == 1:
-        return Interval(mean, None, None)
-    if _equal(numbers):
-        return Interval(mean, mean, mean)
-    found = stats.ttest_1samp(numbers, 0.0).confidence_interval(confidence)
-    return Interval(mean, float(found.low), float(found.high))
+    One value has no interval; equal values have themselves as theirs.
+    """
+    if not values:
+        return None
+    numbers = np.asarray(list(values.values()), dtype=np.float64)
+    mean, seeds = float(numbers.mean()), len(numbers)
+    if seeds == 1:
+        return Estimate(mean, None, Interval(mean, None, None), None, 1)
+    if np.ptp(numbers) <= ROUNDING * np.abs(numbers).max():
+        return Estimate(mean, 0.0, Interval(mean, mean, mean), 1.0 if mean == 0 else None, seeds)
+    found = stats.ttest_1samp(numbers, 0.0)
+    low, high = found.confidence_interval(confidence)
+    error = float(numbers.std(ddof=1)) / seeds**0.5
+    return Estimate(mean, error, Interval(mean, float(low), float(high)), float(found.pvalue), seeds)
 
 
-def paired(arm: Mapping[int, float], baseline: Mapping[int, float], confidence: float) -> Change:
-    """``arm`` minus ``baseline``, each a value a seed, over the seeds of both."""
+def paired(arm: Mapping[int, float], baseline: Mapping[int, float], confidence: float) -> Estimate | None:
+    """``arm`` minus ``baseline``, each a value per seed, over the seeds of both; None where there is none.
+
+    Differences that are rounding beside the values are none.
+    """
     seeds = sorted(arm.keys() & baseline.keys())
-    differences = np.asarray([arm[seed] - baseline[seed] for seed in seeds], dtype=np.float64)
-    interval = student(differences.tolist(), confidence)
-    if len(seeds) < 2:
-        return Change(interval, None, len(seeds))
-    largest = max(abs(side[seed]) for side in (arm, baseline) for seed in seeds)
-    if np.abs(differences).max() <= ROUNDING * largest:
-        return Change(interval, 1.0, len(seeds))
-    if _equal(differences):
-        return Change(interval, None, len(seeds))
-    return Change(interval, float(stats.ttest_1samp(differences, 0.0).pvalue), len(seeds))
+    differences = {seed: arm[seed] - baseline[seed] for seed in seeds}
+    largest = max((abs(side[seed]) for side in (arm, baseline) for seed in seeds), default=0.0)
+    if all(abs(difference) <= ROUNDING * largest for difference in differences.values()):
+        differences = dict.fromkeys(seeds, 0.0)
+    return student(differences, confidence)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -69,7 +56,3 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     known = [p for p in p_values if p is not None]
     corrected = iter(multipletests(known, method="holm")[1] if known else ())
     return [None if p is None else float(next(corrected)) for p in p_values]
-
-
-def _equal(numbers: NDArray[np.float64]) -> bool:
-    return bool(np.ptp(numbers) <= ROUNDING * np.abs(numbers).max())

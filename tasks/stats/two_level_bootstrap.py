@@ -15,29 +15,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from tasks.stats.intervals import Interval
+from tasks.stats.intervals import ROUNDING, Estimate, Interval
 
 Floats = NDArray[np.float64]
-ROUNDING = 1e-12
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over seeds and problems, or a difference of two, with its interval and test against 0."""
-
-    value: float
-    error: float | None
-    """Standard error, made good for the few seeds; None for one seed."""
-    interval: Interval
-    p: float | None
-    """Two-sided, by Student's t. None where there is one seed, or no spread at all around a value."""
-    seeds: int
 
 
 class Draws:

@@ -14,13 +14,15 @@ from typing import Any
 
 import torch
 
+from params.errors import OstinatoError
 from params.schema import Params
 from tasks.artefacts.artefact import Artefact, write_json
 from tasks.core.context import Context
+from tasks.core.errors import memory_errors
 from tasks.core.json_worker import Parent
 from tasks.core.stage import Job
 from tasks.policy import distributed
-from tasks.update.ranks import COMPLAINT, ERRORS, JOB
+from tasks.update.ranks import COMPLAINT, JOB
 from tasks.update.update import train
 
 
@@ -42,10 +44,10 @@ def main(folder: Path) -> None:
     inputs = {name: Artefact.open(Path(path), check=False) for name, path in facts["inputs"].items()}
     with Context(scratch=folder, tell=tell) as context:
         try:
-            measured = train(Job(params, facts["round"], inputs, Path(facts["out"]), context))
-        except tuple(ERRORS.values()) as error:
-            kind = next(name for name, each in ERRORS.items() if isinstance(error, each))
-            write_json(folder / COMPLAINT, {"kind": kind, "message": str(error)})
+            with memory_errors(f"update, rank {distributed.rank()}"):
+                measured = train(Job(params, facts["round"], inputs, Path(facts["out"]), context))
+        except OstinatoError as error:
+            write_json(folder / COMPLAINT, {"kind": type(error).__name__, "message": str(error)})
             sys.exit(1)
         say(measured=measured)
     distributed.leave()

@@ -17,10 +17,9 @@ import torch
 
 from params.base import BadInput
 from tasks.artefacts.artefact import write_json
-from tasks.core.errors import StageFailure
+from tasks.core.errors import NotFinite, StageFailure
 from tasks.core.json_process import JsonProcess, ProcessFailure, ending, environment
 from tasks.core.stage import Job
-from tasks.policy.optimiser import NotFinite
 
 JOB = "job.json"
 LOG = "ranks.log"
@@ -29,12 +28,7 @@ DEATH = "death.json"
 COMPLAINT = "complaint.json"
 """What a rank had to say that ends in one line."""
 
-ERRORS: dict[str, type[Exception]] = {
-    "BadInput": BadInput,
-    "NotFinite": NotFinite,
-    "StageFailure": StageFailure,
-}
-"""What ends a rank in one line, by the names in its complaint: the narrower first."""
+_ERRORS = {kind.__name__: kind for kind in (BadInput, StageFailure, NotFinite)}
 
 
 def launched(job: Job) -> dict[str, float]:
@@ -84,7 +78,7 @@ def _environment() -> dict[str, str]:
 def _failure(folder: Path, count: int, end: ProcessFailure) -> Exception:
     complaint, death = (_read(folder / name) for name in (COMPLAINT, DEATH))
     if complaint:
-        return ERRORS[complaint["kind"]](complaint["message"])
+        return _ERRORS.get(complaint["kind"], StageFailure)(complaint["message"])
     if not death:
         return StageFailure(f"update: the launcher ended with {end.ended} (log: {folder / LOG})")
     return StageFailure(

@@ -10,6 +10,7 @@ from threading import Thread
 
 import pytest
 
+from flows import cli
 from flows.environment import prepare_prefect
 from params.base import BadInput
 from tests.flows.conftest import Workspace
@@ -41,6 +42,29 @@ def test_bad_input_is_one_line_and_exit_code_2(
     arguments: list[str], said: str, refused: Callable[[list[str], str], None]
 ) -> None:
     refused(arguments, said)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "data.jsonl: no such file (task.problems)"),
+        ('{"question": "a", "answer": "1"}\n{"question": "b"}\n', "data.jsonl:2: no 'answer'"),
+        ('{"frage": "a", "answer": "1"}\n', "data.jsonl:1: no 'question'"),
+        ('{"question": "a", "answer": "1"}\n', "1 distinct questions; expected"),
+        ('{"question": "a", "answer": "#### "}\n', "data.jsonl:1: 'answer': nothing follows '####'"),
+    ],
+)
+def test_wrong_data_is_told_before_anything_runs(
+    content: str | None,
+    said: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    refused: Callable[[list[str], str], None],
+) -> None:
+    file = tmp_path_factory.mktemp("data") / "data.jsonl"
+    if content is not None:
+        file.write_text(content)
+    problems = f"task.problems={{name: jsonl, path: {file}}}"
+    refused([*NANO, "--set", problems], said)
 
 
 def test_a_folder_that_is_no_model_leaves_nothing_half_written(prepared: Workspace) -> None:
@@ -82,6 +106,69 @@ def test_status_tells_what_is_done_damaged_and_to_do(copied: Workspace) -> None:
     path.write_bytes(bytes(content))
     stages = json.loads(copied.call("status", "it", "--json").stdout)["stages"]
     assert {s["place"] for s in stages if s["state"] == "damaged"} == {"round-01/update"}
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.unlink()  # the cache shares it
+    path.write_bytes(bytes(content))
+
+
+def occupy(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("harm", "file", "command", "said"),
+    [
+        (
+            flip,
+            "round-02/update/metrics.json",
+            "report it",
+            "metrics.json: its bytes do not match its digest",
+        ),
+        (flip, "round-02/evaluate/manifest.json", "report it", "manifest.json: "),
+        (occupy, "run.json", "report it", "run.json: is a directory"),
+        (occupy, "report.html", "report it", "report.html: is a directory"),
+        (
+            Path.unlink,
+            "round-02/update/manifest.json",
+            "export it --merged out",
+            "manifest.json: missing; `ost",
+        ),
+        (
+            flip,
+            "model/model.safetensors",
+            "export it --merged out",
+            "its bytes do not match its digest; `ostin",
+        ),
+        (flip, "run.json", "export it --merged out", "run.json: "),
+        (Path.unlink, "round-02/update/state.json", "show it/round-02/update", "state.json: missing; "),
+        (flip, "run.json", "status it", "run.json: "),
+        (flip, "round-01/rollout/metrics.json", "push it --remote s3://bucket/x", "digest; `ostinato run"),
+    ],
+)
+def test_what_is_damaged_is_one_line(
+    copied: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    harm: Callable[[Path], None],
+    file: str,
+    command: str,
+    said: str,
+) -> None:
+    harm(copied.root / "runs" / "it" / file)
+    monkeypatch.setenv("OSTINATO_HOME", str(copied.root))
+    monkeypatch.chdir(copied.root)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(command.split())
+    err = capfd.readouterr().err
+    assert stopped.value.code == 2
+    assert said in err
+    assert len(err.strip().splitlines()) == 1
+    assert not (copied.root / "out").exists()
 
 
 def test_show_leads_back_to_the_problems(finished: Workspace) -> None:

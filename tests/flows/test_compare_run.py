@@ -68,7 +68,7 @@ def test_methods_begin_from_the_same_rollouts(compared: tuple[Workspace, list[di
         assert made[f"two-grpo-s{seed}"][1] + made[f"two-drpo-s{seed}"][1] >= len(shared)
     assert said[-1]["verdict"].startswith("No difference from grpo can be shown at 2 seeds")
     artefact = Artefact.open(workspace.root / "comparisons" / "two")
-    wanted = {"report.html", "summary.json", "curves.parquet", "accuracy.svg", "cost.md", "cost.tex"}
+    wanted = {"report.html", "summary.json", "summary.md", "curves.parquet", "accuracy.svg", "cost.tex"}
     assert wanted <= set(artefact.manifest.files)
 
 
@@ -110,6 +110,15 @@ def test_a_budget_of_tokens_is_spent_and_not_much_more(
     assert again[-1]["effects"] == first[-1]["effects"]
     summary = again[-1]["methods"]["dapo"]["runs"]
     assert [run["rounds"] for run in summary] == [rounds["tokens-dapo-s0"], rounds["tokens-dapo-s1"]]
+
+
+def test_one_method_has_a_page_of_its_own(compared: tuple[Workspace, list[dict[str, Any]]]) -> None:
+    workspace, _ = compared
+    said = compare(workspace, "grpo", "rounds=2", "one")
+    assert counts(said)["one-grpo-s0"][0] == 0  # all of it was there
+    assert said[-1]["verdict"].startswith("grpo alone: ")
+    assert said[-1]["effects"] == {metric: {} for metric in said[-1]["effects"]}
+    assert (workspace.root / "comparisons" / "one" / "report.html").is_file()
 
 
 @pytest.mark.parametrize(

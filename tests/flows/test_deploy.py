@@ -37,6 +37,10 @@ def test_the_deployments_of_the_repository_are_right() -> None:
         ({"parameters": {"model": "nanno"}}, "did you mean 'nano'"),
         ({"parameters": {"push": "perhaps"}}, "push: Input should be a valid boolean"),
         ({"entrypoint": "flows/train.py:trian"}, "no flow at its entrypoint"),
+        ({"entrypoint": "flows/train.py:STAGES"}, "no flow at its entrypoint"),
+        ({"entrypoint": "/../train.py:train"}, "no flow at its entrypoint"),
+        ({"entrypoint": 3}, "deployments.0.entrypoint: input should be a valid string, got 3"),
+        ({"parameters": ["model"]}, "deployments.0.parameters: input should be a valid dictionary"),
     ],
 )
 def test_wrong_parameters_are_refused_in_one_line(tmp_path: Path, entry: dict[str, Any], said: str) -> None:

@@ -8,13 +8,17 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from flows.dvc import pipeline
 from flows.dvc.pipeline import PLOTS, write_pipeline
+from flows.execution.single_stage import run_stage
 from flows.stage_table.stages import plan
 from params.base import BadInput
-from params.load import compose
+from params.load import compose, merge
+from tasks.artefacts.record import Record
 from tasks.report.run.data import COLUMNS
+from tasks.report.run.page import write
 from tests.flows.conftest import NANO, ROOT, Workspace, environment_of, outcomes
 
 
@@ -69,6 +73,10 @@ def test_each_driver_takes_over_what_the_other_made(clone: Workspace) -> None:
     _do(["git", "add", "."], clone.root, clone.environment)
     _do(["git", "commit", "-qm", "first"], clone.root, clone.environment)
 
+    clone.call("dvc", *pipeline, "--set", "evaluate.confidence=0.9")
+    dvc("repro")
+    assert json.loads((clone.root / "runs" / "it" / "metrics.json").read_text())["finished"]
+
     clone.call("dvc", *pipeline, "--set", "update.learning_rate=1e-3")
     assert "made" in outcomes(clone.run("--set", "update.learning_rate=1e-3")).values()
     dvc("commit", "-f")
@@ -80,6 +88,28 @@ def test_each_driver_takes_over_what_the_other_made(clone: Workspace) -> None:
     assert {f"{title} by round" for title in PLOTS} == set(plots["data"])
     for drawn in plots["data"].values():
         assert {"HEAD", "workspace"} <= set(drawn[0]["revisions"])
+
+
+@pytest.mark.parametrize("order", [(0, 2), (2, 0)])
+def test_a_parameter_that_changes_some_stages_leaves_a_finished_record(
+    copied: Workspace, monkeypatch: pytest.MonkeyPatch, order: tuple[int, int]
+) -> None:
+    """DVC runs the changed stages again and no others, in any order that their inputs allow."""
+    monkeypatch.setenv("OSTINATO_HOME", str(copied.root))
+    directory = copied.root / "runs" / "it"
+    before = Record.read(directory)
+    changed = merge(before.params, {"evaluate": {"confidence": 0.9}})
+    file = copied.root / "params.yaml"
+    file.write_text(yaml.safe_dump(changed))
+    for round in order:
+        shutil.rmtree(directory / f"round-{round:02d}" / "evaluate")  # as DVC does before it runs a stage
+        run_stage("evaluate", "it", round, file)
+        assert Record.read(directory).finished == (round == order[-1])
+    write(directory)
+    told = Record.read(directory)
+    assert {step.place for step in told.steps} == {step.place for step in before.steps}
+    assert told.finished
+    assert json.loads((directory / "metrics.json").read_text())["finished"]
 
 
 def test_every_plot_has_a_column() -> None:

@@ -1,4 +1,4 @@
-"""The laboratory, through the command line: it shares, resumes, survives failures, and writes one study."""
+"""Studies through the command line: they share, resume, survive failures, and end in one comparison."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from flows.experiments.display import Terminal
 from flows.experiments.worker import _kind
 from flows.experiments.worker_pool import Run, WorkerPool
 from params.base import BadInput
-from params.lab import read_lab, trials
+from params.comparison import read_study, trials
 from params.load import PRESETS, read_yaml
 from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.record import Record
 from tasks.artefacts.tables import read_table
-from tasks.policy.optimiser import NotFinite
+from tasks.core.errors import NotFinite
 from tests.flows.conftest import Workspace, environment_of, events, kill_tree
 
 ARMS = {
@@ -69,22 +69,25 @@ def test_arms_share_what_does_not_tell_them_apart(studied: tuple[Workspace, list
             assert shared[0][place] == shared[1][place]
 
 
-def test_a_failed_run_is_one_line_and_the_others_make_the_study(
+def test_a_failed_run_is_one_line_and_the_others_are_compared(
     studied: tuple[Workspace, list[dict[str, Any]]],
 ) -> None:
     workspace, said = studied
     failed = ended(said)["tiny-broken-s0"]
     assert "its prompt has" in failed["why"]
     assert "\n" not in failed["why"]
-    study = said[-1]
-    assert study["event"] == "study"
-    assert set(study["arms"]) == {"slow", "fast"}
-    final = study["metrics"]["evaluate.entropy"]["arms"]["fast"]["final"]
-    assert final["seeds"] == 2
-    artefact = Artefact.open(workspace.root / "labs" / "tiny")
-    assert {"curves.parquet", "summary.json", "summary.md", "evaluate.entropy.svg"} <= set(
-        artefact.manifest.files
-    )
+    made = said[-1]
+    assert made["event"] == "comparison"
+    assert set(made["methods"]) == {"slow", "fast"}
+    assert made["methods"]["fast"]["set"] == ["update.learning_rate=2e-2"]
+    assert made["effects"]["evaluate.entropy"]["fast"]["pairs"] == 2
+    artefact = Artefact.open(workspace.root / "comparisons" / "tiny")
+    wanted = {"report.html", "curves.parquet", "summary.json", "summary.md", "entropy.svg", "best.md"}
+    assert wanted <= set(artefact.manifest.files)
+    page = artefact.file("summary.md").read_text()
+    assert "| fast | grpo | update.learning_rate=2e-2 |" in page
+    assert "![Entropy](entropy.svg)" in page
+    assert f"- {failed['name']} failed: {failed['why']}" in page
     assert "tiny-slow-s1/round-02/evaluate" in artefact.manifest.inputs
     table = read_table(artefact.file("curves.parquet"))
     assert set(table["arm"].to_pylist()) == {"slow", "fast"}
@@ -99,8 +102,7 @@ def test_again_it_makes_nothing(studied: tuple[Workspace, list[dict[str, Any]]])
     for arm in ("slow", "fast"):
         for seed in (0, 1):
             assert f"tiny-{arm}-s{seed}: finished, 0 stages made, 11 cached" in out
-    assert "| slow | grpo | the presets' settings |" in out
-    assert "Study: " in out
+    assert f"Report: {workspace.root / 'comparisons/tiny/report.html'}" in out
     status = workspace.call("status", "tiny-fast-s1").stdout
     assert "11 of 11 stages done" in status
     assert "ostinato run --model nano --task sums --method grpo --name tiny-fast-s1" in status
@@ -136,8 +138,8 @@ for line in sys.stdin:
 
 def test_a_process_that_dies_fails_its_run_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_pool, "COMMAND", (sys.executable, "-c", FAKE))
-    name, lab = read_lab("smoke")
-    runs = [Run(trial) for trial in trials(name, lab)]
+    name, study = read_study("smoke")
+    runs = [Run(trial) for trial in trials(name, study)]
     screen = io.StringIO()
     shown = Terminal(name, runs, 1, Console(file=screen, width=110))
     with WorkerPool(tmp_path, name, runs, 1) as pool:
@@ -145,7 +147,7 @@ def test_a_process_that_dies_fails_its_run_alone(tmp_path: Path, monkeypatch: py
             shown.tell(run, event)
     assert [run.outcome for run in runs] == ["finished", "failed", "finished", "finished"]
     assert "its process died (exit code 1): out of luck (see " in runs[1].why
-    (kept,) = (tmp_path / ".ostinato" / "labs" / name).glob("died-*.log")
+    (kept,) = (tmp_path / ".ostinato" / "comparisons" / name).glob("died-*.log")
     assert kept.read_text() == "out of luck\n"
     assert str(kept) in runs[1].why
     assert "smoke-slow-s1: failed (its process died" in screen.getvalue()
@@ -178,5 +180,5 @@ def test_killed_and_started_again_it_ends_with_the_same_curves(
 
 def plain_curves(workspace: Workspace) -> list[dict[str, Any]]:
     """The curves without what varies from one making to the next."""
-    rows = read_table(workspace.root / "labs" / "tiny" / "curves.parquet").to_pylist()
+    rows = read_table(workspace.root / "comparisons" / "tiny" / "curves.parquet").to_pylist()
     return [row for row in rows if ".measured." not in row["metric"]]

@@ -48,6 +48,8 @@ def joined_count(rng: random.Random, child: Table, link: Column, parent: Table) 
 @of_link
 def together(rng: random.Random, child: Table, link: Column, parent: Table) -> Draft | None:
     """A column of each row beside one of the row that it refers to."""
+    if not child.facts:
+        return None
     mine, theirs = rng.choice(child.facts), parent.label
     found = condition(rng, child, [mine]) if rng.random() < 0.6 else None
     words = f" {found.words}" if found else ""

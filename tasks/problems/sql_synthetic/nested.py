@@ -74,7 +74,7 @@ def like_that_one(rng: random.Random, db: Database) -> Draft | None:
 def of_the_best(rng: random.Random, child: Table, link: Column, parent: Table) -> Draft | None:
     """Rows that refer to the one with the highest or lowest value."""
     columns = parent.of_kind(*NUMBERS)
-    if not columns:
+    if not columns or not child.facts:
         return None
     column, down = rng.choice(columns), rng.random() < 0.5
     order = f"ORDER BY {column.sql}{' DESC' if down else ''}"

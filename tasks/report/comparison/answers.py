@@ -9,7 +9,7 @@ from typing import Any
 from algorithms.correct import CORRECT
 from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.tables import read_table
-from tasks.report.comparison.stats import Comparison
+from tasks.report.comparison.stats import Results
 from tasks.report.run.answers import ROOM, Column, column_of, gold_reader, rows_by_problem, visible
 from tasks.report.run.data import Evaluation
 
@@ -33,7 +33,7 @@ class Problem:
     columns: tuple[Column, ...]
 
 
-def shown_problems(data: Comparison) -> list[Problem]:
+def shown_problems(data: Results) -> list[Problem]:
     """As many problems as ``evaluate.transcripts`` says, over all seeds and outcomes, in a fixed order."""
     total = data.runs[0].params.evaluate.transcripts
     by_seed = [_of_seed(data, seed) for seed in sorted(data.problems)]
@@ -47,7 +47,7 @@ def shown_problems(data: Comparison) -> list[Problem]:
     return shown
 
 
-def _of_seed(data: Comparison, seed: int) -> list[Problem]:
+def _of_seed(data: Results, seed: int) -> list[Problem]:
     runs = [run for run in data.runs if run.seed == seed and run.final is not None]
     bases = [run.base for run in runs if run.base is not None]
     asked = [(BASE, artefact) for artefact in bases[:1]]

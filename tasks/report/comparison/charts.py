@@ -1,12 +1,13 @@
 """The charts of a comparison, as SVG: curves with bands, the effects as a forest, points on a plane.
 
-Inside the page colours are CSS variables, so that charts follow light and dark and a legend can hide a
-method; as files of their own they carry the light colours.
+Inside the page colours are CSS variables, so that charts follow light and dark and a legend can hide an
+arm; as files of their own they carry the light colours.
 """
 
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,9 +27,20 @@ PALETTE = (
     ("#8a4b32", "#d9a58c"),
     ("#4b5563", "#aab4c2"),
 )
-"""A method's colour on light and on dark paper."""
+"""An arm's colour on light and on dark paper."""
 DASHES: tuple[tuple[int, ...], ...] = ((), (7, 4), (2, 4), (9, 3, 2, 3))
-"""How methods differ without colour: neighbours differ in both."""
+"""How arms differ without colour: neighbours differ in both, and so do arms that share a colour."""
+BESIDE = (1, 3)
+"""The line of a curve beside an arm's, in its colour."""
+LEGEND: dict[str, Any] = {
+    "title": None,
+    "symbolType": "stroke",
+    "symbolSize": 700,
+    "symbolOpacity": 1,
+    "symbolStrokeWidth": 2.25,
+    "labelFontSize": 12,
+    "labelLimit": 220,
+}
 POINTS = "datum.value === 0 ? '0' : format(datum.value * 100, '+.3~g')"
 """A difference of shares, in points."""
 LIGHT = {
@@ -38,7 +50,6 @@ LIGHT = {
     "var(--grid)": "#ebe7dd",
     "var(--rule-strong)": "#bfb8a8",
     "var(--base)": "#8d8677",
-    **{f"var(--arm-{index})": light for index, (light, _) in enumerate(PALETTE)},
 }
 
 
@@ -52,48 +63,57 @@ class Axis:
 
 
 def colour(place: int) -> str:
-    """The colour of a method, by its place among them."""
-    return f"var(--arm-{place % len(PALETTE)})"
+    """The colour of an arm, by its place among them."""
+    return f"var(--arm-{place})"
+
+
+def paints(place: int) -> tuple[str, str]:
+    """What that colour is on light and on dark paper."""
+    return PALETTE[place % len(PALETTE)]
 
 
 def dash(place: int) -> tuple[int, ...]:
     """Its line."""
-    return DASHES[place % len(DASHES)]
+    return DASHES[(place + place // len(PALETTE)) % len(DASHES)]
 
 
-def curves(drawn: Sequence[Series], size: Size, x_axis: Axis, y_axis: Axis) -> Chart:
-    """A line a method with its band and a dot where something was measured; the first is on top."""
+def curves(drawn: Sequence[Series], size: Size, x_axis: Axis, y_axis: Axis, legend: bool = False) -> Chart:
+    """One line per arm with its band and a dot where something was measured; the first is on top."""
     values = [
-        {**vars(point), "arm": each.name, "colour": each.colour, "dash": list(each.dash), "order": place}
+        {**vars(point), "arm": each.name, "order": place}
         for each in reversed(drawn)
         for place, point in enumerate(each.points)
     ]
-    chart = alt.Chart(alt.InlineData(values=values))
-    scale, colours = _y_scale(drawn, y_axis), alt.Color("colour:N", scale=None)
-    axis = _axis(x_axis, size, True)
+    chart, names = alt.Chart(alt.InlineData(values=values)), [each.name for each in drawn]
+    key = alt.Legend(**LEGEND) if legend else None
+    paint = alt.Scale(domain=names, range=[each.colour for each in drawn])
+    colours = alt.Color("arm:N", scale=paint, legend=key)
+    dashes = alt.Scale(domain=names, range=[list(each.dash) for each in drawn])
+    scale, axis = _y_scale(drawn, y_axis), _axis(x_axis, size, True)
     x = alt.X("x:Q", title=x_axis.title, scale=_span([v["x"] for v in values]), axis=axis)
     y = alt.Y("y:Q", title=y_axis.title, scale=scale, axis=_axis(y_axis, size, False))
-    order = alt.Order("order:Q")
     low, high = (alt.Y(f"{edge}:Q", scale=scale) for edge in ("low", "high"))
     band, edge = (
         chart.mark_area(opacity=0.09, clip=True),
         chart.mark_line(opacity=0.4, strokeWidth=0.75, clip=True),
     )
-    edges = {"x": x, "color": colours, "detail": "arm:N", "order": order}
+    edges = {"x": x, "color": colours, "detail": "arm:N", "order": alt.Order("order:Q")}
     line = chart.mark_line(strokeWidth=2.25, strokeCap="round", clip=True)
     dots = chart.mark_point(size=26 if size[0] > 300 else 18, opacity=1, filled=True, fill="var(--paper)")
     layers = [
         band.encode(x=x, y=low, y2="high:Q", color=colours, detail="arm:N"),
         edge.encode(y=low, **edges),
         edge.encode(y=high, **edges),
-        line.encode(y=y, strokeDash=alt.StrokeDash("dash:N", scale=None), **edges),
-        dots.encode(x=x, y=y, stroke=alt.Stroke("colour:N", scale=None), strokeWidth=alt.value(1.75)),
+        line.encode(y=y, strokeDash=alt.StrokeDash("arm:N", scale=dashes, legend=key), **edges),
+        dots.encode(
+            x=x, y=y, stroke=alt.Stroke("arm:N", scale=paint, legend=None), strokeWidth=alt.value(1.75)
+        ),
     ]
     return alt.layer(*layers).properties(width=size[0], height=size[1])
 
 
 def forest(rows: Sequence[dict[str, Any]], width: int) -> Chart:
-    """Effects with their intervals, a row a method: ``name``, ``colour``, ``value``, ``low``, ``high``."""
+    """Effects with their intervals, one row per arm: ``name``, ``colour``, ``value``, ``low``, ``high``."""
     names = [row["name"] for row in rows]
     ends = [row[part] for row in rows for part in ("value", "low", "high")] + [0.0]
     room = 0.05 * (max(ends) - min(ends)) or 0.01
@@ -115,11 +135,16 @@ def forest(rows: Sequence[dict[str, Any]], width: int) -> Chart:
     return alt.layer(*layers).properties(width=width, height=alt.Step(36))
 
 
-def standalone(chart: Chart, title: str, legend: Sequence[tuple[str, str]]) -> str:
-    """The chart as a file of its own: on paper, with its title, its legend in words and light colours."""
-    names = "   ".join(name for name, _ in legend)
+def standalone(chart: Chart, title: str, says: str) -> str:
+    """The chart as a file of its own: on paper, with its title, what it says and light colours."""
     head = alt.TitleParams(
-        title, subtitle=names, anchor="start", offset=14, fontSize=15, subtitleColor="var(--muted)"
+        title,
+        subtitle=textwrap.wrap(f"{says[0].upper()}{says[1:]}.", 100),
+        anchor="start",
+        offset=14,
+        fontSize=15,
+        subtitleColor="var(--muted)",
+        subtitlePadding=5,
     )
     config = {**THEME, "background": "var(--paper)", "padding": 14}
     drawn = vl_convert.vegalite_to_svg(
@@ -127,8 +152,7 @@ def standalone(chart: Chart, title: str, legend: Sequence[tuple[str, str]]) -> s
     )
     for variable, value in LIGHT.items():
         drawn = drawn.replace(variable, value)
-    for name, variable in legend:  # each name in its method's colour
-        drawn = drawn.replace(f">{name}<", f' fill="{LIGHT[variable]}">{name}<', 1)
+    drawn = re.sub(r"var\(--arm-(\d+)\)", lambda found: paints(int(found[1]))[0], drawn)
     return re.sub(r"var\(--[a-z0-9-]+\)", "#1c1b19", drawn)
 
 
@@ -152,8 +176,8 @@ def _y_scale(drawn: Sequence[Series], axis: Axis) -> alt.Scale:
     edges = [edge for each in drawn for p in each.points for edge in (p.low, p.high) if edge is not None]
     low, high = min([*values, *edges]), max([*values, *edges])
     if "%" in axis.form:
-        low, high = max(low, 0.0), min(high, 1.0)
+        high = min(high, 1.0)
     else:
         low, high = max(low, min(values) - 4 * spread), min(high, max(values) + 4 * spread)
-        low = max(low, 0.0) if min(values) >= 0 else low
+    low = max(low, 0.0) if min(values) >= 0 else low
     return alt.Scale(domain=[low, high], nice=False, zero=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,12 @@ import pyarrow.compute as pc
 from params.base import validate
 from params.schema import Params
 from tasks.artefacts.artefact import Artefact
-from tasks.artefacts.record import Record, Step
+from tasks.artefacts.record import Record
 from tasks.artefacts.tables import read_table
 from tasks.evaluate.scores import Counts
 from tasks.report.cost import TRAINING
+from tasks.report.curves import Figures, figures_of
 from tasks.report.run.data import read_json
-from tasks.report.study.study import Outcome
 from tasks.stats.two_level_bootstrap import Floats
 
 ACCURACY = "accuracy"
@@ -27,10 +28,23 @@ AXES = {
     "tokens": "sampled tokens",
     "trained": "trained tokens",
     "minutes": "minutes of stage time",
-    "kl": "KL to the base, nats a token",
+    "kl": "KL to the base, nats per token",
 }
 """What a curve may be read against."""
-TOKEN_FIGURES = ("entropy", "kl_to_base", "rank_1", "rank_2", "rank_3", "response_length")
+KL, ENTROPY = "evaluate.kl_to_base", "evaluate.entropy"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A run of the comparison that has come to its end."""
+
+    arm: str
+    seed: int
+    directory: Path
+    rounds: int
+    """Rounds that it was to have."""
+    diverged: bool
+    """It ended before its last round, because its loss or gradients were no longer finite."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +54,6 @@ class Measured:
     round: int
     problems: dict[str, Floats]
     """By metric (``accuracy``, ``greedy``, ``pass@4``): a value for each problem of the seed; NaN: none."""
-    figures: dict[str, float]
-    """``TOKEN_FIGURES``, those that there are."""
     at: dict[str, float]
     """Its place on each of ``AXES``."""
 
@@ -64,7 +76,7 @@ class Totals:
 
 @dataclass
 class Compared:
-    """A run of the comparison."""
+    """A run of the comparison, as it was read."""
 
     arm: str
     seed: int
@@ -74,9 +86,9 @@ class Compared:
     rounds: int
     totals: Totals = field(default_factory=Totals)
     measured: list[Measured] = field(default_factory=list)
+    figures: Figures = field(default_factory=dict)
     first_rollout: str = ""
     """Content digest of the first round's rollouts."""
-    steps: dict[str, Step] = field(default_factory=dict)
     last: Artefact | None = None
     """The last evaluation."""
     base: Artefact | None = None
@@ -86,6 +98,14 @@ class Compared:
     def final(self) -> Measured | None:
         """The last policy, where the run came to its last round."""
         return self.measured[-1] if self.measured and self.measured[-1].round == self.rounds else None
+
+    def at(self, round: int) -> Measured | None:
+        """The policy after that round, where it was evaluated."""
+        return next((each for each in self.measured if each.round == round), None)
+
+    def figure(self, metric: str, round: int | None = None) -> float | None:
+        """A figure (``STAGE.NAME``) of a round, the last one by default; None where it has none."""
+        return self.figures.get(metric, {}).get(self.rounds if round is None else round)
 
 
 def read_runs(outcomes: Sequence[Outcome]) -> list[Compared]:
@@ -98,9 +118,9 @@ def _read(outcome: Outcome, order: dict[int, list[str]]) -> Compared:
     record = Record.read(outcome.directory)
     params = validate(Params, record.params)
     run = Compared(outcome.arm, outcome.seed, record, params, outcome.diverged, outcome.rounds)
-    run.steps = {step.place: step for step in record.steps}
-    made = 0.0
-    for step in sorted(run.steps.values(), key=lambda step: (step.round, step.stage == "evaluate")):
+    run.figures = figures_of(outcome.directory)
+    steps, made = {step.place: step for step in record.steps}, 0.0
+    for step in sorted(steps.values(), key=lambda step: (step.round, step.stage == "evaluate")):
         artefact = Artefact.open(outcome.directory / step.place, check=False)
         _add(run.totals, artefact)
         made += artefact.manifest.measured.get("stage_seconds", 0.0) if step.outcome == "made" else 0.0
@@ -128,24 +148,20 @@ def _add(totals: Totals, artefact: Artefact) -> None:
 
 
 def _measured(run: Compared, round: int, artefact: Artefact, order: dict[int, list[str]]) -> Measured:
-    scores = read_json(artefact, "scores.json")
-    ranks = {f"rank_{i}": p for i, p in enumerate(scores.get("rank_probabilities", []), start=1)}
-    figures = {name: scores.get(name, ranks.get(name)) for name in TOKEN_FIGURES}
-    known = {name: float(value) for name, value in figures.items() if value is not None}
     totals = run.totals
     at = {
         "round": float(round),
         "tokens": totals.sampled_tokens,
         "trained": totals.trained_tokens,
         "minutes": (totals.sampling + totals.learning) / 60,
-        "kl": known.get("kl_to_base", 0.0),
+        "kl": run.figure(KL, round) or 0.0,
     }
     problems = by_problem(read_table(artefact.file("answers.parquet")), run, order)
-    return Measured(round, problems, known, at)
+    return Measured(round, problems, at)
 
 
 def by_problem(answers: pa.Table, run: Compared, order: dict[int, list[str]]) -> dict[str, Floats]:
-    """Each metric's value a problem, in the order of the seed's problems."""
+    """Each metric's value per problem, in the order of the seed's problems."""
     known = order.setdefault(run.seed, pc.unique(answers["problem_id"]).to_pylist())
     sampled = answers.filter(pc.invert(answers["greedy"]))
     passes = {f"pass@{k}": k for k in run.params.evaluate.pass_at if k > 1}

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from params.comparison import Metric
 from tasks.report.charts import HALF, HERO, THIRD, Chart, Point, Series, Size, svg
-from tasks.report.comparison.charts import Axis, colour, curves, dash, forest, standalone
-from tasks.report.comparison.data import ACCURACY, AXES
-from tasks.report.comparison.stats import Comparison, CurvePoint
+from tasks.report.comparison.charts import BESIDE, Axis, colour, curves, dash, forest, standalone
+from tasks.report.comparison.data import ACCURACY, AXES, ENTROPY, KL
+from tasks.report.comparison.frontier import curves_of, places
+from tasks.report.comparison.stats import CurvePoint, Results
 from tasks.report.comparison.words import ranked
 from tasks.report.format import number, percent, points
+from tasks.stats.intervals import Interval
 
 Rows = tuple[tuple[str, ...], ...]
 FORMS = {"round": "d", "tokens": "~s", "trained": "~s", "minutes": "~g", "kl": "~g"}
-RANKS = {"rank_1": "Rank-1 probability", "rank_2": "Rank-2 probability", "rank_3": "Rank-3 probability"}
+LENGTH = "evaluate.response_length"
+RANKS = {f"evaluate.rank_probabilities.{i}": f"Rank-{i} probability" for i in (1, 2, 3)}
 
 
 @dataclass(frozen=True)
@@ -57,65 +61,74 @@ class Kind:
     sizes: tuple[tuple[str, Size], ...]
 
 
-def panels(data: Comparison) -> dict[str, list[Panel]]:
-    """Every chart by section: ``effects``, ``learning``, ``lead``, ``frontier``, ``policy``."""
-    width = f"{100 * data.lab.confidence:g}%"
+def panels(data: Results) -> dict[str, list[Panel]]:
+    """Every chart by section: ``effects``, ``learning``, ``lead``, ``frontier``, ``policy``, ``figures``."""
+    width = f"{100 * data.confidence:g}%"
     bands = f"mean over seeds; bands are {width} intervals over seeds and problems"
     kinds = {ACCURACY: Kind("accuracy", "Held-out accuracy", bands, ".1~%", percent, HERO)}
-    for name in data.metrics():
+    for name in data.held_out:
         if name.startswith("pass@"):
             says = f"chance that one of {name[5:]} answers is right, unbiased; {bands}"
             kinds[name] = Kind(f"pass-at-{name[5:]}", name.capitalize(), says, ".1~%", percent, HALF)
     kinds["greedy"] = Kind("greedy", "Greedy accuracy", f"at temperature 0; {bands}", ".1~%", percent, HALF)
-    lead = Kind(
-        "lead",
-        f"Lead over {data.baseline}",
-        f"points, paired by seed and problem; {width} intervals",
-        "points",
-        points,
-        HERO,
-    )
     learning = [
-        panel
+        _curves(data, kind, axis, along(data.curve, name), switched=True)
         for name, kind in kinds.items()
         for axis in AXES
-        if axis != "kl" and (panel := _curves(data, kind, axis, along(data.curve, name), switched=True))
+        if axis != "kl"
     ]
-    over = f"mean over seeds with {width} intervals"
-    entropy = Kind("entropy", "Entropy", f"nats a token; {over}", "~g", number, HALF)
-    length = Kind("length", "Response length", f"tokens; {over}", "~g", number, THIRD)
-    drift = Kind("kl", "Distance from the base", f"KL, nats a token (k3); {over}", "~g", number, HALF)
-    policy = [("entropy", entropy), ("kl_to_base", drift), ("response_length", length)]
-    policy += [
-        (name, Kind(name.replace("_", "-"), t, over, ".1~%", percent, THIRD)) for name, t in RANKS.items()
-    ]
-    drawn = [_curves(data, kind, "round", along(data.token_curve, name)) for name, kind in policy]
-    lead_panel = _curves(data, lead, "round", data.lead) if data.baseline else None
-    front = Kind(
-        "frontier", "Accuracy for KL spent", f"each dot an evaluation; {bands}", ".1~%", percent, HERO
-    )
-    frontier = _curves(data, front, "kl", along(data.curve, ACCURACY))
-    return {
-        "effects": [panel for panel in [_forest(data)] if panel],
+    says = f"points, paired by seed and problem; {width} intervals"
+    lead = Kind("lead", f"Lead over {data.baseline}", says, "points", points, HERO)
+    says = f"each dot an evaluation; {bands}"
+    kl = Kind("frontier", "Accuracy for KL spent", says, ".1~%", percent, HERO)
+    policy, more = policy_kinds(f"mean over seeds with {width} intervals"), {}
+    for name, metric in data.metrics.items():
+        if metric.chart and name not in data.held_out and name not in policy:
+            more[name] = _kind(name, metric, f"mean over seeds with {width} intervals over them")
+    front = [_curves(data, kl, "kl", along(data.curve, ACCURACY))]
+    found = {
+        "effects": [_forest(data)],
         "learning": learning,
-        "lead": [lead_panel] if lead_panel else [],
-        "frontier": [frontier] if frontier else [],
-        "policy": [panel for panel in drawn if panel],
+        "lead": [_curves(data, lead, "round", data.lead)],
+        "frontier": [*front, *(_frontier(data, name) for name in data.comparison.frontiers)],
+        "policy": [_curves(data, kind, "round", along(data.curve, n)) for n, kind in policy.items()],
+        "figures": [_curves(data, kind, "round", along(data.curve, n)) for n, kind in more.items()],
+    }
+    return {section: [panel for panel in drawn if panel] for section, drawn in found.items()}
+
+
+def policy_kinds(over: str) -> dict[str, Kind]:
+    """The figures of a policy that every comparison draws."""
+    length = f"tokens; {over}"
+    return {
+        ENTROPY: Kind("entropy", "Entropy", f"nats per token; {over}", "~g", number, HALF),
+        KL: Kind("kl", "Distance from the base", f"KL, nats per token (k3); {over}", "~g", number, HALF),
+        LENGTH: Kind("length", "Response length", length, "~g", number, THIRD),
+        **{
+            name: Kind(title.split()[0].lower(), title, over, ".1~%", percent, THIRD)
+            for name, title in RANKS.items()
+        },
     }
 
 
 def along(curve: Callable[[str, str], list[CurvePoint]], name: str) -> Callable[[str], list[CurvePoint]]:
-    """The curve of one figure, a method at a time."""
+    """The curve of one figure, an arm at a time."""
     return lambda arm: curve(arm, name)
 
 
-def legend(data: Comparison) -> list[tuple[str, str]]:
-    """Each method and its colour."""
+def legend(data: Results) -> list[tuple[str, str]]:
+    """Each arm and its colour."""
     return [(arm, colour(place)) for place, arm in enumerate(data.arms)]
 
 
+def _kind(name: str, metric: Metric, says: str) -> Kind:
+    label = metric.label or name
+    form, show = (".1~%", percent) if metric.percent else ("~g", number)
+    return Kind(name, f"{label[0].upper()}{label[1:]}", says, form, show, HALF)
+
+
 def _curves(
-    data: Comparison,
+    data: Results,
     kind: Kind,
     axis: str,
     curve_of: Callable[[str], list[CurvePoint]],
@@ -124,44 +137,70 @@ def _curves(
     found = {arm: curve_of(arm) for arm in data.arms}
     if all(len(curve) < 2 for curve in found.values()):
         return None
-    drawn = [
-        Series(arm, colour(place), _points(found[arm], axis), dash=dash(place))
-        for place, arm in enumerate(data.arms)
-        if found[arm]
-    ]
-    key = kind.key if axis in ("round", "kl") else f"{kind.key}-by-{axis}"
-    ends = [f"{s.name}: from {kind.show(s.points[0].y)} to {kind.show(s.points[-1].y)}." for s in drawn]
-    spoken = " ".join([f"{kind.title} by {AXES[axis]}, {kind.says}.", *ends])
-    x_axis, y_axis = Axis(AXES[axis], FORMS[axis], axis == "round"), Axis(None, kind.form)
-
-    def draw(size: Size) -> Chart:
-        return curves(drawn, size, x_axis, y_axis)
-
-    rows = tuple(
-        (arm, _plain(point.at[axis]), *(_plain(v) for v in (e.value, e.interval.low, e.interval.high)))
+    drawn = {
+        arm: [(p.at[axis], p.estimate.value, p.estimate.interval) for p in curve]
         for arm, curve in found.items()
-        for point in curve
-        for e in [point.estimate]
-    )
+        if curve
+    }
+    key = kind.key if axis in ("round", "kl") else f"{kind.key}-by-{axis}"
+    x_axis = Axis(AXES[axis], FORMS[axis], axis == "round")
+    return _panel(data, key, kind, drawn, x_axis, Axis(None, kind.form), axis if switched else "")
+
+
+def _frontier(data: Results, name: str) -> Panel | None:
+    """What a study's frontier shows: one figure against another, along the rounds."""
+    frontier = data.comparison.frontiers[name]
+    width, label = f"{100 * data.confidence:g}%", frontier.label or name
+    beside = f"; fine dots: {', '.join(frontier.beside)}" if frontier.beside else ""
+    says = f"each dot a round, mean over seeds; bands are {width} intervals over them{beside}"
+    form, show = (".1~%", percent) if frontier.percent else ("~g", number)
+    kind = Kind(f"frontier-{name}", label, says, form, show, HERO)
+    drawn = {curve: places(seeds, data.confidence) for curve, seeds in curves_of(data, frontier).items()}
+    if not drawn:
+        return None
+    axes = Axis(frontier.x_label, "~g"), Axis(frontier.y_label, form)
+    return _panel(data, kind.key, kind, drawn, *axes, "")
+
+
+def _panel(
+    data: Results,
+    key: str,
+    kind: Kind,
+    curves_by_name: Mapping[str, Sequence[tuple[float, float, Interval]]],
+    x_axis: Axis,
+    y_axis: Axis,
+    switch: str,
+) -> Panel:
+    """The chart of these curves; each has the colour of the arm that its name begins with."""
+    drawn = []
+    for name, curve in curves_by_name.items():
+        arm, _, beside = name.partition(" ")
+        place = data.arms.index(arm)
+        dots = tuple(Point(x, y, around.low, around.high) for x, y, around in curve)
+        drawn.append(Series(name, colour(place), dots, dash=BESIDE if beside else dash(place)))
+    ends = [f"{s.name}: from {kind.show(s.points[0].y)} to {kind.show(s.points[-1].y)}." for s in drawn]
+    spoken = " ".join([f"{kind.title} by {x_axis.title}, {kind.says}.", *ends])
+
+    def draw(size: Size, legend: bool = False) -> Chart:
+        return curves(drawn, size, x_axis, y_axis, legend)
+
     return Panel(
         key=key,
-        axis=axis if switched else "",
+        axis=switch,
         title=kind.title,
         says=kind.says,
         pictures=tuple((css, svg(draw(size), f"{key}{css}", kind.title, spoken)) for css, size in kind.sizes),
-        alone=standalone(draw((620, 320)), f"{kind.title} by {AXES[axis]}", legend(data)),
-        header=("method", AXES[axis], "value", "low", "high"),
-        rows=rows,
+        alone=standalone(draw((620, 320), True), kind.title, kind.says),
+        header=(data.noun, x_axis.title or "", "value", "low", "high"),
+        rows=tuple(
+            (name, *(_plain(v) for v in (x, y, around.low, around.high)))
+            for name, curve in curves_by_name.items()
+            for x, y, around in curve
+        ),
     )
 
 
-def _points(curve: Sequence[CurvePoint], axis: str) -> tuple[Point, ...]:
-    return tuple(
-        Point(p.at[axis], p.estimate.value, p.estimate.interval.low, p.estimate.interval.high) for p in curve
-    )
-
-
-def _forest(data: Comparison) -> Panel | None:
+def _forest(data: Results) -> Panel | None:
     effects = [
         e for e in ranked(list(data.effects.get(ACCURACY, {}).values())) if e.estimate.error is not None
     ]
@@ -177,7 +216,7 @@ def _forest(data: Comparison) -> Panel | None:
         }
         for effect in effects
     ]
-    width = f"{100 * data.lab.confidence:g}%"
+    width = f"{100 * data.confidence:g}%"
     title = f"Held-out accuracy against {data.baseline}"
     says = f"difference after the last round, paired by seed and problem, with {width} intervals"
     spoken = " ".join(
@@ -195,8 +234,8 @@ def _forest(data: Comparison) -> Panel | None:
             )
             for css, size in HERO
         ),
-        alone=standalone(forest(rows, 500), title, []),
-        header=("method", "difference", "low", "high", "p", "p_holm"),
+        alone=standalone(forest(rows, 500), title, says),
+        header=(data.noun, "difference", "low", "high", "p", "p_holm"),
         rows=tuple(
             (
                 e.arm,

@@ -1,4 +1,4 @@
-"""A comparison as a directory of files: the page, its charts and tables each by itself, figures, curves.
+"""A comparison as a directory of files: the page, its export as Markdown, its charts and tables, its figures.
 
 The page is one file that needs no network: charts are inline, and what it offers to save is inside it.
 """
@@ -16,25 +16,28 @@ from altair.utils.schemapi import debug_mode
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from params.lab import Lab
+from params.comparison import Comparison
 from tasks.artefacts.artefact import write_json
 from tasks.artefacts.tables import write_table
 from tasks.report.comparison import words
 from tasks.report.comparison.answers import STORIES, shown_problems
-from tasks.report.comparison.charts import PALETTE, dash
-from tasks.report.comparison.data import ACCURACY, AXES, read_runs
+from tasks.report.comparison.charts import dash, paints
+from tasks.report.comparison.data import ACCURACY, AXES, Outcome, read_runs
+from tasks.report.comparison.export import exported
 from tasks.report.comparison.figures import Panel, legend, panels
-from tasks.report.comparison.stats import Comparison
+from tasks.report.comparison.frontier import frontier_tables, frontiers
+from tasks.report.comparison.stats import Effect, Results
 from tasks.report.comparison.tables import Table, tables
+from tasks.report.curves import curves
 from tasks.report.format import count, duration, number, percent
-from tasks.report.study.study import Outcome, curves
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 SECTIONS = (
     ("effects", "Effects"),
     ("learning", "Learning"),
     ("frontier", "Frontier"),
     ("policy", "Policy"),
+    ("figures", "Figures"),
     ("cost", "Cost"),
     ("answers", "Answers"),
     ("parameters", "Parameters"),
@@ -42,73 +45,91 @@ SECTIONS = (
 )
 
 
-def write(lab: Lab, outcomes: Sequence[Outcome], facts: dict[str, Any], out: Path) -> list[str]:
-    """Write ``report.html``, ``summary.json``, ``curves.parquet``, and each chart and table, into ``out``.
+def write(comparison: Comparison, outcomes: Sequence[Outcome], facts: dict[str, Any], out: Path) -> None:
+    """Write ``report.html``, ``summary.md``, ``summary.json``, ``metrics.json``, ``curves.parquet``, and each
+    chart and table, into ``out``.
 
-    ``facts`` are the comparison's name, its runs and how to repeat it. Returns nothing to complain of.
+    ``facts`` are the comparison's name, its runs and how to repeat it.
     """
-    data = Comparison(lab, read_runs(outcomes))
+    data = Results(comparison, read_runs(outcomes))
     with debug_mode(False):  # altair checks each part of a chart against its schema: half of the time
         drawn = panels(data)
     listed = tables(data)
+    spent = {name: frontier_tables(data, name) for name in comparison.frontiers}
     for panel in (panel for group in drawn.values() for panel in group):
         (out / f"{panel.key}.svg").write_text(panel.alone, encoding="utf-8")
         (out / f"{panel.key}.csv").write_text(panel.csv, encoding="utf-8")
-    for table in listed.values():
+    for table in (*listed.values(), *(table for each in spent.values() for table in each)):
         (out / f"{table.key}.md").write_text(table.markdown, encoding="utf-8")
         (out / f"{table.key}.tex").write_text(table.latex, encoding="utf-8")
-    write_table(out / "curves.parquet", curves(outcomes))
-    write_json(out / "summary.json", {**facts, **summary(data, facts)})
+    write_table(out / "curves.parquet", curves((run.arm, run.seed, run.figures) for run in data.runs))
+    said = summary(data, facts)
+    write_json(out / "summary.json", {**facts, **said})
     write_json(out / "metrics.json", metrics(data))
-    (out / "report.html").write_text(page(data, facts, drawn, listed), encoding="utf-8")
-    return []
+    shown = [panel for group in drawn.values() for panel in group if panel.axis in ("", "round")]
+    text = exported(comparison, facts, said, listed, spent, shown)
+    (out / "summary.md").write_text(text, encoding="utf-8")
+    (out / "report.html").write_text(page(data, facts, said, drawn, listed, spent), encoding="utf-8")
 
 
-def summary(data: Comparison, facts: dict[str, Any]) -> dict[str, Any]:
+def summary(data: Results, facts: dict[str, Any]) -> dict[str, Any]:
     """The comparison in figures, for machines."""
-    budget = budget_words(data.lab)
-    effects = {
-        metric: {
-            arm: {
-                "value": effect.estimate.value,
-                "low": effect.estimate.interval.low,
-                "high": effect.estimate.interval.high,
-                "error": effect.estimate.error,
-                "p": effect.estimate.p,
-                "p_holm": effect.p_holm,
-                "pairs": effect.estimate.seeds,
-                "seeds_needed": effect.needed,
-                "detectable": effect.detectable,
-            }
-            for arm, effect in by_arm.items()
-        }
-        for metric, by_arm in data.effects.items()
-    }
-    methods = {
-        arm: {
-            **{metric: _interval(data, arm, metric) for metric in data.metrics()},
-            "runs": [{"seed": run.seed, "rounds": run.rounds, **vars(run.totals)} for run in data.of(arm)],
-        }
-        for arm in data.arms
-    }
+    budget, comparison = budget_words(data.comparison), data.comparison
     return {
+        "title": comparison.title,
+        "question": comparison.question,
         "verdict": words.verdict(data, budget),
         "evidence": words.evidence(data),
         "cautions": words.cautions(data, failures(facts)),
+        "missing": words.missing(data),
         "budget": budget,
         "baseline": data.baseline,
-        "confidence": data.lab.confidence,
+        "confidence": data.confidence,
         "stages": stages(data, facts),
-        "methods": methods,
-        "effects": effects,
+        "methods": {arm: _arm(data, arm) for arm in data.arms},
+        "effects": {
+            metric: {arm: _effect(effect) for arm, effect in by_arm.items()}
+            for metric, by_arm in data.effects.items()
+        },
+        "frontiers": frontiers(data),
     }
 
 
-def metrics(data: Comparison) -> dict[str, Any]:
+def _arm(data: Results, arm: str) -> dict[str, Any]:
+    """What is said of one arm: each metric's interval, and each run by itself."""
+    finals = {metric: data.final(arm, metric) for metric in data.metrics}
+    runs = []
+    for run in data.of(arm):
+        ends = {metric: data.path(run, metric).get(run.rounds) for metric in data.metrics}
+        runs.append({"seed": run.seed, "rounds": run.rounds, "final": ends, **vars(run.totals)})
+    return {
+        **{metric: found.interval.to_json() if found else None for metric, found in finals.items()},
+        "method": data.comparison.arms[arm].method or data.comparison.base.method,
+        "set": list(data.comparison.arms[arm].set),
+        "diverged": sum(run.diverged for run in data.of(arm)),
+        "collapsed": data.collapsed(arm),
+        "runs": runs,
+    }
+
+
+def _effect(effect: Effect) -> dict[str, Any]:
+    found = effect.estimate
+    return {
+        **found.interval.to_json(),
+        "error": found.error,
+        "p": found.p,
+        "p_holm": effect.p_holm,
+        "pairs": found.seeds,
+        "seeds_needed": effect.needed,
+        "detectable": effect.detectable,
+    }
+
+
+def metrics(data: Results) -> dict[str, Any]:
     """Each method's figures after the last round and its lead over the baseline, for ``dvc metrics``."""
     found: dict[str, Any] = {}
     for arm in data.arms:
-        finals = {metric: data.final(arm, metric) for metric in data.metrics()}
+        finals = {metric: data.final(arm, metric) for metric in data.metrics}
         found[arm] = {metric: final.value for metric, final in finals.items() if final}
         effect = data.effects.get(ACCURACY, {}).get(arm)
         if effect:
@@ -116,7 +137,7 @@ def metrics(data: Comparison) -> dict[str, Any]:
     return found
 
 
-def stages(data: Comparison, facts: dict[str, Any]) -> dict[str, int]:
+def stages(data: Results, facts: dict[str, Any]) -> dict[str, int]:
     """How much was made, how much came from the cache, and how many first rollouts the runs stand on."""
     return {
         "made": sum(run["made"] for run in facts["runs"]),
@@ -126,9 +147,10 @@ def stages(data: Comparison, facts: dict[str, Any]) -> dict[str, int]:
     }
 
 
-def budget_words(lab: Lab) -> str:
+def budget_words(comparison: Comparison) -> str:
     """What every run had."""
-    return lab.budget.words() if lab.budget else count(lab.rounds, "round")
+    given = comparison.budget
+    return given.words() if given else count(comparison.rounds, "round")
 
 
 def failures(facts: dict[str, Any]) -> list[str]:
@@ -137,38 +159,44 @@ def failures(facts: dict[str, Any]) -> list[str]:
 
 
 def page(
-    data: Comparison, facts: dict[str, Any], drawn: dict[str, list[Panel]], listed: dict[str, Table]
+    data: Results,
+    facts: dict[str, Any],
+    said: dict[str, Any],
+    drawn: dict[str, list[Panel]],
+    listed: dict[str, Table],
+    spent: dict[str, list[Table]],
 ) -> str:
     """The whole page."""
-    script = read("compare.js") + read("../answers.js")
+    script = read("comparison/compare.js") + read("answers.js")
     environment = Environment(
-        loader=FileSystemLoader(HERE),
+        loader=FileSystemLoader(HERE / "comparison"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters.update(percent=percent, number=number, duration=duration, count=count, saved=saved)
-    budget, problems = budget_words(data.lab), shown_problems(data)
+    problems = shown_problems(data)
     there = {**drawn, "cost": listed.get("cost"), "answers": problems, "parameters": True, "provenance": True}
+    there["effects"] = listed.get("results")
     return environment.get_template("compare.html.j2").render(
         data=data,
         facts=facts,
-        verdict=words.verdict(data, budget),
-        evidence=words.evidence(data),
-        setting=words.setting(data, budget),
-        cautions=words.cautions(data, failures(facts)),
-        stages=stages(data, facts),
+        said=said,
+        setting=words.setting(data, said["budget"]),
         sections=[(anchor, name) for anchor, name in SECTIONS if there.get(anchor)],
         panels=drawn,
-        tables=listed,
+        tables={key: listed.get(key) for key in ("results", "effects", "best", "cost", "arms", "parameters")},
+        frontiers=[table for tables in spent.values() for table in tables],
         axes={axis: name for axis, name in AXES.items() if any(p.axis == axis for p in drawn["learning"])},
         legend=[(arm, colour, _mark(place)) for place, (arm, colour) in enumerate(legend(data))],
         headline=[(arm, data.final(arm, ACCURACY)) for arm in data.arms],
         problems=problems,
         stories=STORIES,
         runs=data.runs,
-        style=Markup(read("../report.css") + read("compare.css") + _colours()),  # noqa: S704 - our own
+        style=Markup(  # noqa: S704 - our own
+            read("report.css") + read("comparison/compare.css") + _colours(len(data.arms))
+        ),
         script=Markup(script),  # noqa: S704 - our own file
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
@@ -188,18 +216,12 @@ def _mark(place: int) -> str:
     return {(): "", (7, 4): "dashed", (2, 4): "dotted", (9, 3, 2, 3): "broken"}[dash(place)]
 
 
-def _colours() -> str:
-    """The methods' colours, and what hides one of them."""
-    light = "".join(f"--arm-{i}:{pair[0]};" for i, pair in enumerate(PALETTE))
-    dark = "".join(f"--arm-{i}:{pair[1]};" for i, pair in enumerate(PALETTE))
+def _colours(arms: int) -> str:
+    """The arms' colours, and what hides one of them."""
+    light, dark = ("".join(f"--arm-{i}:{paints(i)[paper]};" for i in range(arms)) for paper in (0, 1))
     hidden = "".join(
         f'main[data-off~="{i}"] .curves [{mark}="var(--arm-{i})"]{{display:none}}\n'
-        for i in range(len(PALETTE))
+        for i in range(arms)
         for mark in ("stroke", "fill")
     )
     return f":root{{{light}}}\n@media (prefers-color-scheme: dark){{:root{{{dark}}}}}\n{hidden}"
-
-
-def _interval(data: Comparison, arm: str, metric: str) -> dict[str, float | None] | None:
-    found = data.final(arm, metric)
-    return found.interval.to_json() if found else None

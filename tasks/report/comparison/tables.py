@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tasks.report.comparison.data import ACCURACY, Compared, differences
-from tasks.report.comparison.stats import Comparison, Effect
-from tasks.report.format import ABSENT, MINUS, number, percent, points, value
-from tasks.stats.two_level_bootstrap import Estimate
+from params.comparison import Metric
+from tasks.report.comparison.data import ACCURACY, KL, Compared, differences
+from tasks.report.comparison.stats import Effect, Results
+from tasks.report.format import ABSENT, MINUS, number, percent, points, signed, value
+from tasks.stats.intervals import Estimate
 
 LATEX = {
     "&": r"\&",
@@ -65,43 +66,76 @@ class Table:
         )
 
 
-def tables(data: Comparison) -> dict[str, Table]:
-    """Every table by key: ``results``, ``effects``, ``cost``, ``parameters``."""
-    found = [_results(data), _effects(data), _cost(data), _parameters(data)]
+def tables(data: Results) -> dict[str, Table]:
+    """Every table by key: ``results``, ``effects``, ``best``, ``cost``, ``arms``, ``parameters``."""
+    found = [_results(data), _effects(data), _best(data), _cost(data), _arms(data), _parameters(data)]
     return {table.key: table for table in found if table.rows}
 
 
-def _results(data: Comparison) -> Table:
-    metrics = data.metrics()
-    rows = [(Cell("base model"), *(_share(data.base(metric)) for metric in metrics), Cell(ABSENT))]
+def columns(data: Results) -> dict[str, Metric]:
+    """The metrics that have a column in the tables."""
+    return {name: metric for name, metric in data.metrics.items() if metric.table}
+
+
+def _results(data: Results) -> Table:
+    shown = columns(data)
+    rows = [
+        (
+            Cell("base model"),
+            *(_amount(data.base(name), shown[name]) for name in shown),
+            Cell(ABSENT),
+            Cell(ABSENT),
+        )
+    ]
     for arm in data.arms:
-        seeds = f"{len(data.figures(arm))} of {len(data.of(arm))}"
-        rows.append((Cell(arm), *(_share(data.final(arm, metric)) for metric in metrics), Cell(seeds)))
-    header = ("method", *("accuracy" if m == ACCURACY else m for m in metrics), "seeds at the end")
-    width = f"{100 * data.lab.confidence:g}%"
-    caption = f"After the last round: mean over seeds with its {width} interval over seeds and problems."
+        seeds = f"{len(data.at_end(arm))} of {len(data.of(arm))}"
+        finals = (_amount(data.final(arm, name), shown[name]) for name in shown)
+        rows.append((Cell(arm), *finals, Cell(percent(data.collapsed(arm), 0)), Cell(seeds)))
+    header = (data.noun, *labels(shown), "collapsed", "seeds at the end")
+    width = f"{100 * data.confidence:g}%"
+    more = (
+        ", of what is not measured problem by problem over seeds" if len(shown) > len(data.held_out) else ""
+    )
+    caption = (
+        f"After the last round: mean over seeds with its {width} interval over seeds and problems{more}. "
+        "Collapsed: runs that ended below half of their best accuracy, or diverged."
+    )
     return Table("results", caption, header, tuple(rows))
 
 
-def _effects(data: Comparison) -> Table:
-    metrics = [m for m in data.metrics() if data.effects.get(m)]
+def _effects(data: Results) -> Table:
+    shown = {name: metric for name, metric in columns(data).items() if data.effects.get(name)}
     rows = []
     for arm in data.effects.get(ACCURACY, {}):
         effect = data.effects[ACCURACY][arm]
-        others = [_change(data.effects[m].get(arm)) for m in metrics]
+        others = [_change(data.effects[name].get(arm), metric) for name, metric in shown.items()]
         needed = f"{effect.needed:,}" if effect.needed else ABSENT
         least = f"{100 * effect.detectable:.1f}" if effect.detectable is not None else ABSENT
         rows.append((Cell(arm), *others, Cell(needed), Cell(least)))
-    names = ["accuracy" if m == ACCURACY else m for m in metrics]
     caption = (
-        f"Against {data.baseline}, in points: mean paired difference with its interval and its p-value, "
-        "corrected by Holm over the methods of a column. Seeds: how many would show this difference in "
-        "accuracy four times in five. Visible: the smallest that these seeds show as often, in points."
+        f"Against {data.baseline}, shares in points: mean paired difference with its interval and its "
+        f"p-value, corrected by Holm over the {data.noun}s of a column. Seeds: how many would show "
+        "this difference in accuracy four times in five. Visible: the smallest that these seeds show as "
+        "often, in points."
     )
-    return Table("effects", caption, ("method", *names, "seeds", "visible"), tuple(rows))
+    return Table("effects", caption, (data.noun, *labels(shown), "seeds", "visible"), tuple(rows))
 
 
-def _cost(data: Comparison) -> Table:
+def _best(data: Results) -> Table:
+    """Only where the comparison names figures that have a better side."""
+    ranked = {data.named(name): metric for name, metric in data.comparison.metrics.items() if metric.better}
+    shown = {name: metric for name, metric in columns(data).items() if name in ranked}
+    rows = [(Cell(a), *(_amount(data.best(a, n), m) for n, m in shown.items())) for a in data.arms]
+    caption = "Best over the rounds: mean over seeds of each seed's own best round, biased to the good side."
+    return Table("best", caption, (data.noun, *labels(shown)), tuple(rows) if shown else ())
+
+
+def labels(shown: dict[str, Metric]) -> list[str]:
+    """The headings of their columns."""
+    return [metric.label or name for name, metric in shown.items()]
+
+
+def _cost(data: Results) -> Table:
     amounts: dict[str, tuple[Callable[[Compared], float | None], Callable[[float], str]]] = {
         "rounds": (lambda r: float(r.rounds), _whole),
         "sampled tokens": (lambda r: r.totals.sampled_tokens, _whole),
@@ -111,24 +145,34 @@ def _cost(data: Comparison) -> Table:
         "evaluation, s": (lambda r: r.totals.evaluation, _seconds),
         "orchestration, s": (lambda r: r.totals.orchestration, _seconds),
         "peak memory, MiB": (lambda r: r.totals.peak_memory / 2**20, _whole),
-        "KL spent, nats": (lambda r: r.final.figures.get("kl_to_base") if r.final else None, number),
+        "KL spent, nats": (lambda r: r.figure(KL) if r.final else None, number),
     }
     rows = []
     for arm in data.arms:
         cells = []
         for take, show in amounts.values():
             known = {run.seed: v for run in data.of(arm) if (v := take(run)) is not None}
-            cells.append(_amount(data.over_seeds(known), show))
+            cells.append(_spent(data.over_seeds(known), show))
         rows.append((Cell(arm), *cells))
     caption = (
         "What a run cost: mean over seeds with its interval. Times are those of the making, also of what "
         "came from the cache; orchestration is that of the last making. Memory is the most that a process "
         "held, which may have made other runs before. KL is a token's, after the last round."
     )
-    return Table("cost", caption, ("method", *amounts), tuple(rows))
+    return Table("cost", caption, (data.noun, *amounts), tuple(rows))
 
 
-def _parameters(data: Comparison) -> Table:
+def _arms(data: Results) -> Table:
+    """Only where arms have settings of their own."""
+    base, given = data.comparison.base, data.comparison.arms
+    rows = [(Cell(a), Cell(given[a].method or base.method), Cell(", ".join(given[a].set))) for a in data.arms]
+    common = f", all with {', '.join(base.set)}" if base.set else ""
+    caption = f"Arms on {base.task} with {base.model}{common}."
+    header = ("arm", "method", "settings")
+    return Table("arms", caption, header, tuple(rows) if data.noun == "arm" else (), numbers=False)
+
+
+def _parameters(data: Results) -> Table:
     if data.baseline is None:
         return Table("parameters", "", (), ())
     own = data.of(data.baseline)[0]
@@ -144,31 +188,34 @@ def _parameters(data: Comparison) -> Table:
         for key in keys
     ]
     caption = (
-        f"Parameters in which a method differs from {data.baseline}; an empty cell is the baseline's value."
+        f"Parameters of each {data.noun} that differ from {data.baseline}'s; an empty cell is the baseline's "
+        "value."
     )
     return Table("parameters", caption, ("parameter", data.baseline, *by_arm), tuple(rows), numbers=False)
 
 
-def _share(found: Estimate | None) -> Cell:
+def _amount(found: Estimate | None, metric: Metric) -> Cell:
     if found is None:
         return Cell(ABSENT)
     low, high = found.interval.low, found.interval.high
     if low is None or high is None:
-        return Cell(percent(found.value))
-    return Cell(percent(found.value), f"{100 * max(low, 0.0):.1f} to {100 * min(high, 1.0):.1f}")
+        return Cell(percent(found.value) if metric.percent else number(found.value))
+    if metric.percent:
+        return Cell(percent(found.value), f"{100 * max(low, 0.0):.1f} to {100 * min(high, 1.0):.1f}")
+    return Cell(number(found.value), f"{number(low)} to {number(high)}")
 
 
-def _change(effect: Effect | None) -> Cell:
+def _change(effect: Effect | None, metric: Metric) -> Cell:
     if effect is None:
         return Cell(ABSENT)
-    interval = effect.estimate.interval
-    if interval.low is None:
-        return Cell(points(effect.estimate.value))
+    show, interval = points if metric.percent else signed, effect.estimate.interval
+    if interval.low is None or interval.high is None:
+        return Cell(show(effect.estimate.value))
     p = f", p {number(effect.p_holm, 2)}" if effect.p_holm is not None else ""
-    return Cell(points(effect.estimate.value), f"{points(interval.low)} to {points(interval.high)}{p}")
+    return Cell(show(effect.estimate.value), f"{show(interval.low)} to {show(interval.high)}{p}")
 
 
-def _amount(found: Estimate | None, show: Callable[[float], str]) -> Cell:
+def _spent(found: Estimate | None, show: Callable[[float], str]) -> Cell:
     if found is None:
         return Cell(ABSENT)
     if not found.error or found.interval.low is None or found.interval.high is None:

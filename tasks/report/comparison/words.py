@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tasks.report.comparison.data import ACCURACY
-from tasks.report.comparison.stats import Comparison, Effect
+from params.base import nearest
+from tasks.report.comparison.data import ACCURACY, ENTROPY, Compared
+from tasks.report.comparison.stats import Effect, Results
 from tasks.report.format import count, number, percent, points, was
 from tasks.report.run.words import bounds
 
@@ -15,11 +16,19 @@ UNEQUAL = 0.05
 """Share by which a method's spending may differ from the baseline's before the page says so."""
 
 
-def verdict(data: Comparison, budget: str) -> str:
+def verdict(data: Results, budget: str) -> str:
     """The first sentence: which of these methods helps at equal cost?"""
     effects = list(data.effects.get(ACCURACY, {}).values())
+    if len(data.comparison.arms) == 1:
+        final = data.final(data.arms[0], ACCURACY)
+        said = (
+            f"{percent(final.value)} of its held-out answers are right" if final else "no run came to its end"
+        )
+        return f"{data.arms[0]} alone: {said} after {budget}."
+    if data.baseline is None:
+        return f"Nothing can be compared: no run of {data.against} came to its end."
     if not effects:
-        return "Nothing can be compared: only one method came to its end."
+        return f"Nothing can be compared: only one {data.noun} came to its end."
     least = min(effect.estimate.seeds for effect in effects)
     if max(effect.estimate.seeds for effect in effects) < 2:
         return (
@@ -38,19 +47,21 @@ def verdict(data: Comparison, budget: str) -> str:
     if worse:
         names = joined([_amount(e) for e in reversed(ranked(worse))])
         return (
-            f"No method is shown to help over {data.baseline} after {budget} each; {names} hurts."
+            f"No {data.noun} is shown to help over {data.baseline} after {budget} each; {names} hurts."
             if len(worse) == 1
-            else f"No method is shown to help over {data.baseline} after {budget} each; {names} hurt."
+            else f"No {data.noun} is shown to help over {data.baseline} after {budget} each; {names} hurt."
         )
     return f"No difference from {data.baseline} can be shown at {count(least, 'seed')}{_seeds(effects)}."
 
 
-def evidence(data: Comparison) -> str:
+def evidence(data: Results) -> str:
     """The second: how much, how sure, and what these seeds could have shown."""
-    effects = ranked(list(data.effects.get(ACCURACY, {}).values()))
+    effects, start = ranked(list(data.effects.get(ACCURACY, {}).values())), data.base(ACCURACY)
+    if len(data.comparison.arms) == 1 and start:
+        return f"The base model has {percent(start.value)} right."
     if not effects or effects[0].estimate.interval.low is None:
         return "No interval can be given."
-    width = f"{100 * data.lab.confidence:g}%"
+    width = f"{100 * data.confidence:g}%"
     first = effects[0]
     did = "gained most:" if first.estimate.value > 0 else "lost least:"
     did = did if len(effects) > 1 else "ended at"
@@ -69,21 +80,22 @@ def evidence(data: Comparison) -> str:
     return "; ".join(parts) + "."
 
 
-def setting(data: Comparison, budget: str) -> str:
+def setting(data: Results, budget: str) -> str:
     """What was compared on what."""
-    lab, run = data.lab, data.runs[0]
+    base, run = data.comparison.base, data.runs[0]
     seeds = count(len(data.problems), "seed")
     problems = int(np.mean(list(data.problems.values())))
     samples = count(run.params.evaluate.samples_per_problem, "sampled answer")
+    same = f" The {data.noun}s of a seed begin from the same model and learn from the same problems."
+    same = same if len(data.arms) > 1 else ""
     return (
-        f"{count(len(data.arms), 'method')} × {seeds} on {lab.base.task} with {lab.base.model}, {budget} "
-        f"each. The methods of a seed begin from the same model and learn from the same problems. Measured "
-        f"on {count(problems, 'held-out problem')} a seed with {samples} each. Intervals are over seeds and "
-        "problems together."
+        f"{count(len(data.arms), data.noun)} × {seeds} on {base.task} with {base.model}, {budget} each."
+        f"{same} Measured on {count(problems, 'held-out problem')} a seed with {samples} each. "
+        "Intervals are over seeds and problems together."
     )
 
 
-def cautions(data: Comparison, failed: Sequence[str]) -> list[str]:
+def cautions(data: Results, failed: Sequence[str]) -> list[str]:
     """What the figures do not say by themselves."""
     found = list(failed)
     for arm in data.arms:
@@ -91,14 +103,24 @@ def cautions(data: Comparison, failed: Sequence[str]) -> list[str]:
         if gone:
             found.append(
                 f"{arm}: {gone} of {count(len(data.of(arm)), 'run')} diverged and {was(gone)} left out, "
-                "which flatters the others of that method."
+                f"which flatters the others of that {data.noun}."
             )
     if 2 <= len(data.problems) < 5:
         found.append(
             f"{count(len(data.problems), 'seed')} are few: intervals are wide and p-values rest on the "
             "assumption that seeds differ normally."
         )
-    return [*found, *_alike(data), *_unequal(data), *_collapsed(data), *_unjudged(data)]
+    return [*found, *missing(data), *_alike(data), *_unequal(data), *_collapsed(data), *_unjudged(data)]
+
+
+def missing(data: Results) -> list[str]:
+    """A line for each figure that the comparison asks for and no run has."""
+    known = {name for run in data.runs for name in run.figures}
+    found = []
+    for name in data.missing():
+        near = {other for other in known if other.partition(".")[0] == name.partition(".")[0]} or known
+        found.append(f"{name}: no run has this metric{nearest(name, near)}")
+    return found
 
 
 def ranked(effects: Sequence[Effect]) -> list[Effect]:
@@ -125,16 +147,12 @@ def _seeds(effects: Sequence[Effect]) -> str:
     return f"; it would take {more} to show the largest ({largest.arm}, {amount} points)"
 
 
-def _alike(data: Comparison) -> list[str]:
-    """Methods that differ in name alone, as the settings are."""
-    base = {run.seed: run.final for run in data.of(data.baseline)} if data.baseline else {}
+def _alike(data: Results) -> list[str]:
+    """Arms that differ in name alone, as the settings are."""
+    base = {run.seed: run for run in data.at_end(data.baseline)} if data.baseline else {}
     found = []
-    for arm in data.arms:
-        ends = [(run.final, base.get(run.seed)) for run in data.of(arm) if arm != data.baseline]
-        if ends and all(
-            own and other and np.array_equal(own.problems[ACCURACY], other.problems[ACCURACY], equal_nan=True)
-            for own, other in ends
-        ):
+    for arm in [arm for arm in data.arms if arm != data.baseline]:
+        if all(run.seed in base and _same(run, base[run.seed]) for run in data.of(arm)):
             found.append(
                 f"{arm} scores as {data.baseline} does on every held-out problem of every seed: with these "
                 "settings the two take the same steps."
@@ -142,7 +160,14 @@ def _alike(data: Comparison) -> list[str]:
     return found
 
 
-def _unequal(data: Comparison) -> list[str]:
+def _same(one: Compared, other: Compared) -> bool:
+    """Whether the last policies answer alike and are as sure of it."""
+    if one.final is None or other.final is None or one.figure(ENTROPY) != other.figure(ENTROPY):
+        return False
+    return np.array_equal(one.final.problems[ACCURACY], other.final.problems[ACCURACY], equal_nan=True)
+
+
+def _unequal(data: Results) -> list[str]:
     if data.baseline is None:
         return []
     by_arm = {arm: float(np.mean([r.totals.sampled_tokens for r in data.of(arm)])) for arm in data.arms}
@@ -160,13 +185,11 @@ def _unequal(data: Comparison) -> list[str]:
     ]
 
 
-def _collapsed(data: Comparison) -> list[str]:
+def _collapsed(data: Results) -> list[str]:
     found = []
     for arm in data.arms:
-        shares = []
-        for run in data.of(arm):
-            if run.final is not None and run.measured[0].figures.get("entropy"):
-                shares.append(run.final.figures.get("entropy", 0.0) / run.measured[0].figures["entropy"])
+        ends = [(run.figure(ENTROPY), run.figure(ENTROPY, 0)) for run in data.at_end(arm)]
+        shares = [end / start for end, start in ends if start and end is not None]
         if shares and float(np.mean(shares)) < 0.1:
             found.append(
                 f"{arm}: entropy fell to {percent(float(np.mean(shares)), 0)} of the base model's: the "
@@ -175,7 +198,7 @@ def _collapsed(data: Comparison) -> list[str]:
     return found
 
 
-def _unjudged(data: Comparison) -> list[str]:
+def _unjudged(data: Results) -> list[str]:
     missing = sum(int(np.isnan(m.problems[ACCURACY]).sum()) for run in data.runs for m in run.measured[-1:])
     if not missing:
         return []

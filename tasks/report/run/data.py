@@ -205,14 +205,14 @@ def _checked(artefact: Artefact, name: str) -> Path:
     """A file whose digest is the manifest's. The large files that a report never reads are not hashed."""
     path = artefact.file(name)
     if not path.is_file() or file_digest(path) != artefact.manifest.files[name].sha256:
-        raise Damaged(f"{path}: its bytes do not match its digest")
+        raise Damaged(f"{path}: its bytes do not match its digest; the run's command makes it again")
     return path
 
 
 def _artefact(path: Path) -> Artefact | None:
     try:
         return Artefact.open(path, check=False)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 

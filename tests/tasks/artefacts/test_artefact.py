@@ -44,7 +44,7 @@ def test_what_is_made_is_found(store: Store) -> None:
     assert found is not None
     assert found.digest == made.digest
     assert found.json("deep/notes.json") == {"x": 1}
-    with pytest.raises(KeyError):
+    with pytest.raises(Damaged, match="not part of this artefact"):
         found.file("manifest.json")
 
 

@@ -42,8 +42,8 @@ GROUPS: st.SearchStrategy[list[Group]] = st.lists(
 
 
 @functools.cache
-def opened(folder: Path, adapter: Any) -> Policy:
-    settings = Update(adapter=adapter, lora_rank=2, lora_alpha=8.0, head_chunk=3)
+def opened(folder: Path, adapter: Any, attention: Any = "products") -> Policy:
+    settings = Update(adapter=adapter, attention=attention, lora_rank=2, lora_alpha=8.0, head_chunk=3)
     policy = Policy.open(folder, parameters(settings))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -103,13 +103,10 @@ def test_every_layout_is_exact(
 @settings(max_examples=10, deadline=None)
 def test_flex_attention_sees_the_same(tiny_model: Artefact, groups: list[Group]) -> None:
     """Forward: on a CPU it has no backward pass."""
-    policy = opened(tiny_model.path, "lora")
     prompts, responses = flat(groups)
-    expected = policy.score(prompts, responses, 1.0).logp
-    policy._by_flex = True
-    found = policy.score(prompts, responses, 1.0).logp
-    policy._by_flex = False
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    by_products, by_flex = (opened(tiny_model.path, "lora", name) for name in ("products", "flex"))
+    found = by_flex.score(prompts, responses, 1.0).logp
+    torch.testing.assert_close(found, by_products.score(prompts, responses, 1.0).logp, rtol=1e-5, atol=1e-5)
 
 
 @given(groups=GROUPS, budget=st.integers(16, 70), layout=st.sampled_from(sorted(LAYOUTS)))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from params.base import BadInput, Choice
@@ -54,6 +54,8 @@ def written(
 
 
 @settings(max_examples=12, deadline=None)
+@example((3,), 1, 75060)  # tables of which chance left out every column but the keys
+@example((4,), 1, 75060)
 @given(
     st.lists(st.integers(1, 5), min_size=1, max_size=5, unique=True).map(tuple),
     st.integers(1, 3),

@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 
 from params.base import validate
-from params.lab import Lab
-from tasks.report.study.study import Outcome
+from params.comparison import Comparison
+from params.load import compose
+from tasks.artefacts.record import Record
+from tasks.report.comparison.data import AXES, Compared, Measured, Outcome
+from tasks.report.comparison.stats import Results
 from tests.tasks.report.synthetic_run import SyntheticRun
 
 LIFT = {"grpo": -0.3, "drpo": 0.1, "dyjr": -0.29}
@@ -41,10 +44,10 @@ class Method(SyntheticRun):
 
 def a_comparison(
     root: Path, seeds: int = 3, hostile: bool = False
-) -> tuple[Lab, list[Outcome], dict[str, Any]]:
-    """The study, its runs, written below ``root``, and the facts of its making."""
-    lab = validate(
-        Lab,
+) -> tuple[Comparison, list[Outcome], dict[str, Any]]:
+    """What is compared, its runs, written below ``root``, and the facts of its making."""
+    comparison = validate(
+        Comparison,
         {
             "title": "Three methods",
             "question": "Which?",
@@ -53,7 +56,6 @@ def a_comparison(
             "baseline": "grpo",
             "seeds": seeds,
             "budget": {"rounds": 10},
-            "metrics": {"evaluate.mean_at_n": {}},
         },
     )
     outcomes, runs = [], []
@@ -65,4 +67,26 @@ def a_comparison(
             counts = {"made": 20, "cached": 5, "seconds": 12.0, "outcome": "finished", "why": ""}
             runs.append({"name": name, "arm": arm, "seed": seed, **counts})
     command = "ostinato compare --methods grpo,drpo,dyjr --seeds 3"
-    return lab, outcomes, {"name": "three", "command": command, "runs": runs}
+    return comparison, outcomes, {"name": "three", "command": command, "runs": runs}
+
+
+def in_memory(comparison: Comparison, figures: dict[str, dict[int, dict[str, list[Any]]]]) -> Results:
+    """Runs that no file holds, by arm and seed: figures by round, of which ``accuracy`` is held out.
+
+    A run with fewer rounds of accuracy than the comparison has diverged; None stands for no value.
+    """
+    params = compose("nano", "sums", "grpo", [])
+    record = Record(name="x", command="", params={}, started="")
+    runs = []
+    for arm, by_seed in figures.items():
+        for seed, given in by_seed.items():
+            held_out = given.get("accuracy", [0.5] * (comparison.rounds + 1))
+            diverged = len(held_out) <= comparison.rounds
+            run = Compared(arm, seed, record, params, diverged, comparison.rounds)
+            run.figures = {name: dict(enumerate(values)) for name, values in given.items() if "." in name}
+            run.measured = [
+                Measured(r, {"accuracy": np.array([v, v], dtype=float)}, dict.fromkeys(AXES, float(r)))
+                for r, v in enumerate(held_out)
+            ]
+            runs.append(run)
+    return Results(comparison, runs)

@@ -16,13 +16,12 @@ import numpy as np
 import pytest
 
 from tasks.artefacts.tables import read_table
-from tasks.report.comparison.data import ACCURACY, read_runs
+from tasks.report.comparison.data import ACCURACY, Outcome, read_runs
 from tasks.report.comparison.page import write
-from tasks.report.comparison.stats import Comparison
+from tasks.report.comparison.stats import Results
 from tasks.report.comparison.words import cautions, verdict
 from tasks.report.format import points
 from tasks.report.run.data import accuracy_by_problem
-from tasks.report.study.study import Outcome
 from tests.tasks.report.synthetic_comparison import a_comparison
 from tests.tasks.report.synthetic_run import HOSTILE
 from tests.tasks.report.test_run_page import CHROMIUM, Page, browse
@@ -31,14 +30,14 @@ needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not ins
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Comparison]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results]:
     """A comparison's directory, which nothing may change, and what it says."""
     root = tmp_path_factory.mktemp("comparison")
-    lab, outcomes, facts = a_comparison(root / "runs", hostile=True)
+    comparison, outcomes, facts = a_comparison(root / "runs", hostile=True)
     out = root / "three"
     out.mkdir()
-    assert write(lab, outcomes, facts, out) == []
-    return out, Comparison(lab, read_runs(outcomes))
+    write(comparison, outcomes, facts, out)
+    return out, Results(comparison, read_runs(outcomes))
 
 
 def page(out: Path) -> Page:
@@ -50,7 +49,7 @@ def accuracy(outcome_directory: Path) -> float:
     return float(np.mean(list(accuracy_by_problem(answers).values())))
 
 
-def test_the_first_sentence_answers(made: tuple[Path, Comparison]) -> None:
+def test_the_first_sentence_answers(made: tuple[Path, Results]) -> None:
     out, data = made
     runs = out.parent / "runs"
     lead = np.mean(
@@ -71,28 +70,28 @@ def test_the_first_sentence_answers(made: tuple[Path, Comparison]) -> None:
 
 
 def test_what_cannot_be_shown_is_said_so(tmp_path: Path) -> None:
-    lab, outcomes, _ = a_comparison(tmp_path, seeds=2)
+    comparison, outcomes, _ = a_comparison(tmp_path, seeds=2)
     only = [o for o in outcomes if o.arm != "drpo"]
-    data = Comparison(lab, read_runs(only))
+    data = Results(comparison, read_runs(only))
     assert verdict(data, "10 rounds").startswith("No difference from grpo can be shown at 2 seeds")
     one = [o for o in only if o.seed == 0]
-    assert "One seed cannot show" in verdict(Comparison(lab, read_runs(one)), "10 rounds")
+    assert "One seed cannot show" in verdict(Results(comparison, read_runs(one)), "10 rounds")
     alone = [o for o in only if o.arm == "grpo"]
-    assert "only one method" in verdict(Comparison(lab, read_runs(alone)), "10 rounds")
+    assert "only one method" in verdict(Results(comparison, read_runs(alone)), "10 rounds")
     gone = [Outcome(o.arm, o.seed, o.directory, 11 if o.arm == "dyjr" else 10, o.arm == "dyjr") for o in only]
-    assert "only one method" in verdict(Comparison(lab, read_runs(gone)), "10 rounds")
+    assert "only one method" in verdict(Results(comparison, read_runs(gone)), "10 rounds")
 
 
 def test_methods_that_differ_in_name_alone_are_named(tmp_path: Path) -> None:
-    lab, outcomes, _ = a_comparison(tmp_path, seeds=2)
+    comparison, outcomes, _ = a_comparison(tmp_path, seeds=2)
     grpo = [o for o in outcomes if o.arm == "grpo"]
     twins = [Outcome("dyjr", o.seed, o.directory, o.rounds, o.diverged) for o in grpo]
-    said = cautions(Comparison(lab, read_runs([*grpo, *twins])), [])
+    said = cautions(Results(comparison, read_runs([*grpo, *twins])), [])
     assert any("dyjr scores as grpo does on every held-out problem of every seed" in text for text in said)
-    assert not any("scores as" in text for text in cautions(Comparison(lab, read_runs(outcomes)), []))
+    assert not any("scores as" in text for text in cautions(Results(comparison, read_runs(outcomes)), []))
 
 
-def test_charts_and_tables_are_files_of_their_own(made: tuple[Path, Comparison]) -> None:
+def test_charts_and_tables_are_files_of_their_own(made: tuple[Path, Results]) -> None:
     out, data = made
     for key in (
         "accuracy",
@@ -118,7 +117,7 @@ def test_charts_and_tables_are_files_of_their_own(made: tuple[Path, Comparison])
     assert "| method.aggregation | token_mean | constant |  |" in (out / "parameters.md").read_text()
 
 
-def test_links_lead_somewhere_and_nothing_is_fetched(made: tuple[Path, Comparison]) -> None:
+def test_links_lead_somewhere_and_nothing_is_fetched(made: tuple[Path, Results]) -> None:
     text = (made[0] / "report.html").read_text()
     read = page(made[0])
     ids = {facts["id"] for _, facts, _, _ in read.elements if facts.get("id")}
@@ -144,7 +143,7 @@ def test_links_lead_somewhere_and_nothing_is_fetched(made: tuple[Path, Compariso
     assert len(text) < 4_000_000
 
 
-def test_a_screen_reader_finds_headings_captions_and_names(made: tuple[Path, Comparison]) -> None:
+def test_a_screen_reader_finds_headings_captions_and_names(made: tuple[Path, Results]) -> None:
     read = page(made[0])
     levels = [int(tag[1]) for tag, _, _, _ in read.elements if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1
@@ -167,7 +166,7 @@ def test_a_screen_reader_finds_headings_captions_and_names(made: tuple[Path, Com
     ],
 )
 def test_the_filters_filter(
-    made: tuple[Path, Comparison], tmp_path: Path, fragment: str, outcomes: set[str], methods: set[str]
+    made: tuple[Path, Results], tmp_path: Path, fragment: str, outcomes: set[str], methods: set[str]
 ) -> None:
     dom, log = browse(made[0] / "report.html", fragment, tmp_path)
     read = Page(dom)
@@ -180,7 +179,7 @@ def test_the_filters_filter(
 
 
 @needs_browser
-def test_curves_are_read_against_what_is_chosen(made: tuple[Path, Comparison], tmp_path: Path) -> None:
+def test_curves_are_read_against_what_is_chosen(made: tuple[Path, Results], tmp_path: Path) -> None:
     for fragment, axis in (("", "round"), ("#axis=tokens", "tokens")):
         dom, log = browse(made[0] / "report.html", fragment, tmp_path)
         shown = {f["data-axis"] for _, f, _, hidden in Page(dom).elements if "data-axis" in f and not hidden}
@@ -192,7 +191,7 @@ def test_curves_are_read_against_what_is_chosen(made: tuple[Path, Comparison], t
 
 @needs_browser
 @pytest.mark.parametrize("width", [390, 1200])
-def test_the_page_fits_its_width(made: tuple[Path, Comparison], tmp_path: Path, width: int) -> None:
+def test_the_page_fits_its_width(made: tuple[Path, Results], tmp_path: Path, width: int) -> None:
     assert overflow(made[0] / "report.html", width, tmp_path) == {"width": width, "over": []}
 
 

@@ -36,7 +36,7 @@ def test_tensorboard_holds_every_figure_of_every_round(tmp_path: Path) -> None:
     for _ in range(2):  # a run that is made again takes the place of its events
         track(run, ("tensorboard",))
     read = scalars(run / "tensorboard")
-    known = {(name, round): v for round, values in figures(run, 4).items() for name, v in values.items()}
+    known = {(name, round): v for round, values in figures(run).items() for name, v in values.items()}
     assert read == {key: pytest.approx(value, rel=1e-6) for key, value in known.items()}
     scores = json.loads((run / "round-04/evaluate/scores.json").read_text())
     assert read["evaluate/pass_at.4", 4] == pytest.approx(scores["pass_at"]["4"]["value"])

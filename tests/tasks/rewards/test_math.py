@@ -72,7 +72,7 @@ def test_forms(gold: str, answer: str, expected: float) -> None:
     [
         ("7", "", 0.0, "no mathematical expression"),
         ("7", "seven", 0.0, "no mathematical expression"),
-        ("7", "٣", 0.0, "cannot read the answer: SympifyError"),
+        ("7", "٣", 0.0, "cannot read the answer: "),
         ("7", "$" + "{" * 3000 + "7" + "}" * 3000 + "$", 0.0, "nested too deeply"),
         ("7", "3 + 4", 0.0, "not worked out"),
         ("Paris", "7", None, "cannot read the right answer 'Paris'"),

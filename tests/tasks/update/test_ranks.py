@@ -23,9 +23,8 @@ from safetensors.torch import load_file
 from params.base import BadInput
 from params.schema import Method, Params, Update
 from tasks.artefacts.artefact import Artefact
-from tasks.core.errors import StageFailure
+from tasks.core.errors import NotFinite, StageFailure
 from tasks.policy import distributed
-from tasks.policy.optimiser import NotFinite
 from tasks.update.update import update
 from tests.conftest import RunStage
 from tests.tasks.rollout_rows import parameters, rollout_artefact, rows

@@ -17,8 +17,8 @@ from algorithms.terms import objective_term
 from params.base import BadInput, Choice
 from params.schema import Method, Update
 from tasks.artefacts.artefact import Artefact
+from tasks.core.errors import NotFinite
 from tasks.policy.gradient import Step, accumulate
-from tasks.policy.optimiser import NotFinite
 from tasks.policy.policy import Policy
 from tasks.update.responses import Responses
 from tasks.update.update import update
@@ -246,7 +246,7 @@ def test_impossible_parameters_are_refused_at_the_door(
         (parameters(Update(tokens_per_micro_batch=3)), "tokens_per_micro_batch"),
         (parameters(method=Method(objective=Choice(name="grp0"))), "did you mean 'grpo'"),
         (parameters(method=Method(objective=Choice(name="grpo", clip_hihg=0.3))), "did you mean 'clip_high'"),  # type: ignore[call-arg]
-        (parameters(method=Method(terms=(Choice(name="nothing"),))), "method.terms.0.name"),
+        (parameters(method=Method(terms=(Choice(name="nothing"),))), "method.terms.0"),
     ):
         with pytest.raises(BadInput, match=says):
             run_stage(update, params, model=tiny_model, rollout=artefact)

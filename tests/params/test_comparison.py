@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from params.base import BadInput, validate
-from params.lab import Lab, narrowed, read_lab, trials
+from params.comparison import Comparison, narrowed, read_study, trials
 from params.load import PRESETS, presets, read_yaml
 
 SMOKE = read_yaml(PRESETS / "labs" / "smoke.yaml")
@@ -18,7 +18,7 @@ SMOKE = read_yaml(PRESETS / "labs" / "smoke.yaml")
 
 @pytest.mark.parametrize("name", presets("labs"))
 def test_every_study_becomes_runs(name: str) -> None:
-    found, lab = read_lab(name)
+    found, lab = read_study(name)
     runs = trials(found, narrowed(lab, None, None))
     assert len({run.name for run in runs}) == len(lab.arms) * lab.seeds
     assert {run.params.rounds for run in runs} == {lab.rounds}
@@ -26,7 +26,7 @@ def test_every_study_becomes_runs(name: str) -> None:
 
 
 def test_runs_go_arm_by_arm_and_settings_win() -> None:
-    name, lab = read_lab("smoke")
+    name, lab = read_study("smoke")
     runs = trials(name, narrowed(lab, None, 3), ["update.learning_rate=1e-3", "rounds=1"])
     assert [run.name for run in runs][:4] == [
         "smoke-slow-s0",
@@ -40,7 +40,7 @@ def test_runs_go_arm_by_arm_and_settings_win() -> None:
 
 
 def test_the_first_arm_that_is_left_is_the_baseline() -> None:
-    lab = validate(Lab, {**SMOKE, "baseline": "fast"})
+    lab = validate(Comparison, {**SMOKE, "baseline": "fast"})
     assert narrowed(lab, None, None).baseline == "fast"
     assert narrowed(lab, ["slow"], None).baseline == "slow"
     assert list(narrowed(lab, ["fast", "slow"], None).arms) == ["slow", "fast"]
@@ -67,7 +67,7 @@ def test_bad_studies_are_one_line(change: Callable[[dict[str, Any]], Any], said:
     values = copy.deepcopy(SMOKE)
     change(values)
     with pytest.raises(BadInput, match=said) as caught:
-        validate(Lab, values)
+        validate(Comparison, values)
     assert "\n" not in str(caught.value)
 
 
@@ -75,14 +75,14 @@ def test_a_file_of_ones_own_is_named_in_its_errors(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("title: x\narms: {a: {set: [rounds]}}\n")
     with pytest.raises(BadInput, match=r"mine\.yaml: question: missing"):
-        read_lab(str(path))
+        read_study(str(path))
     with pytest.raises(BadInput, match="no such file"):
-        read_lab(str(tmp_path / "none.yaml"))
+        read_study(str(tmp_path / "none.yaml"))
     with pytest.raises(BadInput, match="expected a file named in lower-case"):
-        read_lab(str(tmp_path / "Not good.yaml"))
+        read_study(str(tmp_path / "Not good.yaml"))
 
 
 def test_an_arm_is_named_in_the_errors_of_its_parameters() -> None:
-    lab = validate(Lab, {**SMOKE, "arms": {"slow": {}, "odd": {"set": ["updat.epochs=2"]}}})
+    lab = validate(Comparison, {**SMOKE, "arms": {"slow": {}, "odd": {"set": ["updat.epochs=2"]}}})
     with pytest.raises(BadInput, match=r"smoke: arm odd: updat: unknown key; did you mean 'update'\?"):
         trials("smoke", lab)

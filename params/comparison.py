@@ -1,4 +1,4 @@
-"""A study of the laboratory: arms to compare, on which seeds, for how long, by which figures."""
+"""A comparison: arms, seeds, for how long, by which figures. A study is one that is kept in a file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ METRIC = re.compile(r"[a-z_]+(\.[A-Za-z0-9_@-]+)+")
 
 
 class Metric(Config):
-    """A figure of the study, as ``STAGE.NAME`` in ``curves.parquet``, and how it is shown."""
+    """A figure of the comparison, as ``STAGE.NAME`` in ``curves.parquet``, and how it is shown."""
 
     label: str = ""
     """What people call it; empty: its name."""
@@ -50,7 +50,7 @@ class Frontier(Config):
     """What people call it; empty: its name."""
     x: str = "evaluate.kl_to_base"
     """What is spent; it rises over the rounds."""
-    x_label: str = "KL to the base, nats a token"
+    x_label: str = "KL to the base, nats per token"
     """What people call that."""
     y: str = "evaluate.mean_at_n"
     """What is gained."""
@@ -94,13 +94,13 @@ class Arm(Config):
     """Parameters, each ``key=value``, laid over the base's."""
 
 
-class Lab(Config):
-    """A study: every arm runs once with every seed."""
+class Comparison(Config):
+    """Arms that are compared: every arm runs once with every seed."""
 
     title: str
     """A few words."""
     question: str
-    """What the study asks, in one sentence."""
+    """What it asks, in one sentence."""
     base: Base = Base()
     """What all arms share."""
     arms: Annotated[dict[str, Arm], Field(min_length=1)]
@@ -117,8 +117,8 @@ class Lab(Config):
     """The metric by which a run counts as collapsed: it ended below half of its best."""
     confidence: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.95
     """Coverage of the intervals."""
-    metrics: Annotated[dict[str, Metric], Field(min_length=1)]
-    """What is charted and tabulated, by name in ``curves.parquet``: ``evaluate.mean_at_n``."""
+    metrics: dict[str, Metric] = Field(default_factory=dict)
+    """What is charted and tabulated beside what every comparison shows, by name in ``curves.parquet``."""
     frontiers: dict[str, Frontier] = Field(default_factory=dict)
     """What is charted against each other, by name of the chart."""
 
@@ -128,7 +128,7 @@ class Lab(Config):
         return tuple(dict.fromkeys((*self.metrics, self.accuracy, *more)))
 
     @model_validator(mode="after")
-    def _consistent(self) -> Lab:
+    def _consistent(self) -> Comparison:
         for name in self.arms:
             if not NAME.fullmatch(name):
                 raise ValueError(
@@ -151,10 +151,10 @@ class Lab(Config):
 
 @dataclass(frozen=True)
 class Trial:
-    """One run of a study: an arm with a seed."""
+    """One run of a comparison: an arm with a seed."""
 
     name: str
-    """Of the run: ``LAB-ARM-sSEED``."""
+    """Of the run: ``NAME-ARM-sSEED``."""
     arm: str
     seed: int
     presets: tuple[str, str, str]
@@ -166,7 +166,7 @@ class Trial:
     """Of tokens or minutes; ``params.rounds`` is then the most that it may take."""
 
 
-def read_lab(given: str) -> tuple[str, Lab]:
+def read_study(given: str) -> tuple[str, Comparison]:
     """A study and its name: a preset of ``params/labs``, or a YAML file of one's own. Raises ``BadInput``."""
     path = Path(given) if Path(given).suffix in (".yaml", ".yml") else PRESETS / "labs" / f"{given}.yaml"
     if path.parent == PRESETS / "labs" and given not in presets("labs"):
@@ -175,47 +175,42 @@ def read_lab(given: str) -> tuple[str, Lab]:
         raise BadInput(f"{path}: expected a file named in lower-case letters, digits, dashes, underscores")
     content = read_yaml(path)
     try:
-        return path.stem, validate(Lab, content)
+        return path.stem, validate(Comparison, content)
     except BadInput as error:
         raise BadInput(f"{path.name}: {error}") from None
 
 
-def narrowed(lab: Lab, arms: Iterable[str] | None, seeds: int | None) -> Lab:
+def narrowed(study: Comparison, arms: Iterable[str] | None, seeds: int | None) -> Comparison:
     """The study with some of its arms only, or with another count of seeds. Raises ``BadInput``.
 
     Without its baseline, the first of the arms that are left takes its place.
     """
-    chosen = list(lab.arms) if arms is None else list(arms)
+    chosen = list(study.arms) if arms is None else list(arms)
     for name in chosen:
-        if name not in lab.arms:
-            raise BadInput(f"--arms {name}: no such arm{nearest(name, lab.arms)}")
-    kept = {name: arm for name, arm in lab.arms.items() if name in chosen}
-    baseline = lab.baseline or next(iter(lab.arms))
-    return lab.model_copy(
-        update={
-            "arms": kept,
-            "baseline": baseline if baseline in kept else next(iter(kept)),
-            "seeds": lab.seeds if seeds is None else seeds,
-        }
-    )
+        if name not in study.arms:
+            raise BadInput(f"--arms {name}: no such arm{nearest(name, study.arms)}")
+    kept = {name: arm for name, arm in study.arms.items() if name in chosen}
+    changes = {"arms": kept, "seeds": study.seeds if seeds is None else seeds}
+    baseline = study.baseline if study.baseline in kept else next(iter(kept))
+    return study.model_copy(update={**changes, "baseline": baseline})
 
 
-def trials(name: str, lab: Lab, settings: Sequence[str] = ()) -> list[Trial]:
-    """Every run of a study, arm by arm; ``settings`` are laid over all else. Raises ``BadInput``.
+def trials(name: str, comparison: Comparison, settings: Sequence[str] = ()) -> list[Trial]:
+    """Every run, arm by arm; ``settings`` are laid over all else. Raises ``BadInput``.
 
     Neighbours have different seeds: what runs side by side does not wait for the same artefacts.
     """
     found = []
-    budget = lab.budget if lab.budget and lab.budget.rounds is None else None
-    rounds = lab.budget.rounds if lab.budget and lab.budget.rounds else lab.rounds
-    limit = (f"rounds={rounds}",)
-    for arm_name, arm in lab.arms.items():
-        presets_of_arm = (lab.base.model, lab.base.task, arm.method or lab.base.method)
-        common = ("threads=1", *(() if budget else limit), *lab.base.set, *arm.set, *settings)
+    given, base = comparison.budget, comparison.base
+    budget = given if given and given.rounds is None else None
+    limit = (f"rounds={(given and given.rounds) or comparison.rounds}",)
+    for arm_name, arm in comparison.arms.items():
+        presets_of_arm = (base.model, base.task, arm.method or base.method)
+        common = ("threads=1", *(() if budget else limit), *base.set, *arm.set, *settings)
         for text in common:
             if text.partition("=")[0].strip() == "seed":
-                raise BadInput(f"{text}: a study gives its runs their seeds; expected --seeds COUNT instead")
-        for seed in range(lab.seeds):
+                raise BadInput(f"{text}: every run has a seed of its own; expected --seeds COUNT instead")
+        for seed in range(comparison.seeds):
             chosen = (*common, f"seed={seed}")
             try:
                 params = compose(*presets_of_arm, (*limit, *chosen))

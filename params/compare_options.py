@@ -1,4 +1,4 @@
-"""A comparison: a study made from the names of methods, the same for all of them but for what they are."""
+"""What `ostinato compare` is given: the names of methods, of which it makes a comparison."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from pathlib import Path
 
 from params.base import BadInput, nearest
 from params.budget import Budget, read_budget
-from params.lab import NAME, Arm, Base, Lab, Metric
+from params.comparison import NAME, Arm, Base, Comparison
 from params.load import compose, presets
-
-ACCURACY = "evaluate.mean_at_n"
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """What a person asked to be compared."""
+class CompareOptions:
+    """The options of the command, and the parameters of the flow."""
 
     methods: Sequence[str]
     """Presets or YAML files, as after ``--method``; the first is the baseline unless another is named."""
@@ -40,8 +38,8 @@ class Comparison:
             said += [f"--{option}", given] if given else []
         return [*said, *(part for setting in self.settings for part in ("--set", setting))]
 
-    def study(self) -> tuple[str, Lab]:
-        """Its name and the study that it is. Raises ``BadInput``."""
+    def comparison(self) -> tuple[str, Comparison]:
+        """Its name, and what is to be compared. Raises ``BadInput``."""
         arms = self._arms()
         names = list(arms)
         baseline = arm_name(self.baseline) if self.baseline else names[0]
@@ -49,7 +47,7 @@ class Comparison:
             raise BadInput(f"--baseline {self.baseline}: not among the methods{nearest(baseline, arms)}")
         budget = read_budget(self.budget) if self.budget else self._presets_budget()
         first = compose(self.model, self.task, self.methods[0], self.settings)
-        return self._name(), Lab(
+        return self._name(), Comparison(
             title=f"{', '.join(names)} on {self.task} with {self.model}",
             question="Which of these methods helps at equal cost?",
             base=Base(model=self.model, task=self.task, set=()),
@@ -57,9 +55,7 @@ class Comparison:
             baseline=baseline,
             seeds=self.seeds,
             budget=budget,
-            accuracy=ACCURACY,
             confidence=first.evaluate.confidence,
-            metrics={ACCURACY: Metric(label="held-out accuracy", percent=True, better="higher")},
         )
 
     def _arms(self) -> dict[str, Arm]:
