@@ -45,7 +45,9 @@ class TokenLoss(Protocol):
         sequence: Tensor,
         config: Any,
         *top: TopK,
-    ) -> tuple[Tensor, Metrics]: ...
+    ) -> tuple[Tensor, Metrics]:
+        """Loss and metrics of these tokens."""
+        ...
 
 
 class Draw(Protocol):
@@ -62,7 +64,9 @@ class Draw(Protocol):
         config: Any,
         generator: torch.Generator,
         entropy: Entropy,
-    ) -> Drawn: ...
+    ) -> Drawn:
+        """The rows, and their place in the update."""
+        ...
 
 
 @dataclass(frozen=True)

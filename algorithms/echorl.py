@@ -14,6 +14,7 @@ ties (lowest sample, then step), the mean over an optimiser step's problems, ``a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -161,7 +162,7 @@ def chosen_step(
             continue
         for step, mean in zip(parts, step_entropies(entropy, parts), strict=True):
             better = best is None or (mean < best.entropy if lowest else mean > best.entropy)
-            if mean == mean and step[1] - step[0] >= min_step_tokens and better:
+            if not math.isnan(mean) and step[1] - step[0] >= min_step_tokens and better:
                 best = ChosenStep(sample, step, mean)
     return best
 

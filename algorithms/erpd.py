@@ -38,7 +38,7 @@ from algorithms import grpo
 from algorithms import sapo as smooth
 from algorithms.advantages import group_advantage
 from algorithms.divergence import kl_k3
-from algorithms.geometric import geometric_target as geometric_target
+from algorithms.geometric import geometric_target as geometric_target  # noqa: PLC0414 - a public name of this module
 from algorithms.terms import Batch, Metrics, Signals, Term, aggregation_scale
 from params.distil import Student, Teacher
 

@@ -109,10 +109,11 @@ def _said(found: dict[str, Any]) -> str:
 def _rows(path: Path) -> list[dict[str, str]]:
     """``gold`` and ``answer`` of every row as text, ``question`` where there is one. Raises ``BadInput``."""
     found = []
-    for place, row in rows_of(path, "judge"):
-        if not isinstance(row, dict):
+    for place, given in rows_of(path, "judge"):
+        if not isinstance(given, dict):
             raise BadInput(f"{place}: expected an object with 'gold' and 'answer'")
-        if "gold" in row and isinstance(row["gold"], dict):  # the right answer of a query, as it is meant
+        row = given
+        if isinstance(row.get("gold"), dict):  # the right answer of a query, as it is meant
             row = {**row, "gold": json.dumps(row["gold"], sort_keys=True, ensure_ascii=False)}
         for column in ("gold", "answer"):
             if column not in row:

@@ -72,6 +72,7 @@ class Work:
 
     @property
     def sequences(self) -> int:
+        """Responses a round."""
         return self.problems * self.samples
 
     @property

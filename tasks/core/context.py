@@ -11,7 +11,8 @@ from typing import Any, Protocol, TypeVar, cast
 class Closeable(Protocol):
     """A resource that is given back with ``close``."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Give it back."""
 
 
 class Cluster(Protocol):

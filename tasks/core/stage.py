@@ -37,4 +37,5 @@ class Stage(Protocol):
     making to the next is returned, and goes into the manifest.
     """
 
-    def __call__(self, job: Job) -> dict[str, float]: ...
+    def __call__(self, job: Job) -> dict[str, float]:
+        """Make the artefact."""

@@ -51,9 +51,11 @@ class Server(Protocol):
 
     address: str
 
-    def healthy(self) -> None: ...
+    def healthy(self) -> None:
+        """Raise where the server does not answer."""
 
-    def abort(self) -> None: ...
+    def abort(self) -> None:
+        """Break off every request."""
 
 
 @dataclass

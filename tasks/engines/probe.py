@@ -23,7 +23,8 @@ rounding over the step, which is at most a half a token and averages out over so
 class Scorer(Protocol):
     """The weights that an engine should hold, in the trainer's process: a policy, as it is or rounded."""
 
-    def score(self, prompts: Sequence[Ids], responses: Sequence[Ids], temperature: float) -> Scores: ...
+    def score(self, prompts: Sequence[Ids], responses: Sequence[Ids], temperature: float) -> Scores:
+        """Log-probabilities of each token; ``Policy.score``."""
 
 
 class Probe:

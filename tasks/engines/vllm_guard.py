@@ -25,6 +25,7 @@ class Guard:
         self._expected = f"Bearer {key}".encode() if key else None
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: App, send: App) -> None:
+        """Hand on a request that has the key."""
         if self._allows(scope):
             await self._app(scope, receive, send)
             return

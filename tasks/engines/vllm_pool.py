@@ -60,12 +60,15 @@ class PooledServer:
 
     @property
     def address(self) -> str:
+        """Where it listens."""
         return self.client.address
 
     def healthy(self) -> None:
+        """Raise where it does not answer."""
         self.client.healthy()
 
     def abort(self) -> None:
+        """Break off every request."""
         self.client.abort()
 
 

@@ -49,5 +49,5 @@ def answer_begins() -> None:
 
 def listen(listener: Callable[[], None]) -> None:
     """Have ``listener`` called by ``answer_begins``: how a judging process tells its parent."""
-    global _listener
+    global _listener  # noqa: PLW0603 - one judge a process
     _listener = listener

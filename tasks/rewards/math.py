@@ -98,7 +98,7 @@ def extracted(answer: str, where: str) -> str | None:
 
 
 def _boxed(answer: str) -> str | None:
-    """Of every ``\\boxed{...}`` whose braces are closed the one that begins last, with its content."""
+    r"""Of every ``\boxed{...}`` whose braces are closed the one that begins last, with its content."""
     opened: list[int] = []
     start, stop = -1, -1
     for place, character in enumerate(answer):

@@ -128,7 +128,7 @@ _databases: _Databases | None = None
 
 def enter(root: Path | None, config: Config) -> None:
     """Called once in each judging process, before anything is judged: ``root`` has the list of databases."""
-    global _databases
+    global _databases  # noqa: PLW0603 - one judge a process
     _databases = _Databases(root, config) if root is not None else None
 
 

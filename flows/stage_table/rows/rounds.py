@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import algorithms.contract as contract
+from algorithms import contract
 from flows.stage_table.stage_def import (
     ADAPTER,
     MODEL,

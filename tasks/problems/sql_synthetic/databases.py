@@ -203,7 +203,7 @@ def _style(rng: random.Random) -> _Style:
         {"money": "REAL", "real": "REAL"} if plain else {"money": "NUMERIC", "real": "REAL", "date": "DATE"}
     )
     keys: list[Callable[[str], str]] = [lambda one: write("id"), lambda one: write(f"{one} id")]
-    links: list[Callable[[str], str]] = [lambda one: write(one) + end, lambda one: write(one)]
+    links: list[Callable[[str], str]] = [lambda one: write(one) + end, write]
     return _Style(
         column=write,
         table=lambda one, many: prefix + write(many if plural else one),
@@ -293,7 +293,7 @@ def _drawer(column: Column, few: list[str], rng: random.Random) -> Callable[[], 
     first, last = int(low), int(high)
     if column.kind == "date":
         start, days = date(first, 1, 1), 365 * (last - first + 1)
-        return lambda: (start + timedelta(rng.randrange(days))).isoformat()
+        return lambda: (start + timedelta(rng.randrange(days))).isoformat()  # noqa: PLW0108 - a draw a call
     if column.kind == "money":
         return lambda: (
             round(first + (last - first) * rng.random() ** 1.5) + rng.choice([0.0, 0.5, 0.95, 0.25])

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from params.base import BadInput
 from tasks.artefacts.artefact import MANIFEST, Artefact, Damaged
 from tasks.artefacts.store import Store, publish
+from tests.conftest import ROLES
 
 FACTS = {
+    "role": ROLES["rollout"],
     "round": 1,
     "seed": 0,
     "params": {"a": 1.5},

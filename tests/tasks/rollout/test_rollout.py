@@ -220,7 +220,7 @@ def test_a_judge_that_does_not_start_fails_the_stage(
     def refuse(self: object) -> None:
         raise JudgeFailure("the judge does not start: no reason given")
 
-    monkeypatch.setattr("tasks.rewards.judge._Worker._start", refuse)
+    monkeypatch.setattr("tasks.rewards.judge._Worker._running", refuse)
     with pytest.raises(StageFailure, match="the judge does not start"):
         run_stage(rollout, settings(), model=tiny_model, problems=problems)
 
