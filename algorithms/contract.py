@@ -100,7 +100,8 @@ class Hooks(Part):
     MEASURES_DRIFT: bool = False
     """The term says by ``Term.drift`` how far the policy is from what it replays."""
     METRICS: tuple[MetricLabel, ...] = ()
-    """How the report shows the metrics of the part; one that is not here is shown by its name."""
+    """How the report shows the metrics of the part. A term's that is not here is shown by its name, an
+    objective's is not."""
 
 
 Hook = Literal["token_loss", "term", "draw"]

@@ -45,7 +45,10 @@ ROWS = (
 METHOD = '''
 """A softer policy gradient."""
 
+from algorithms.terms import MetricLabel
 from params.base import Config as Options
+
+METRICS = (MetricLabel("pull", "Pull", "mean"),)
 
 
 class Config(Options):
@@ -113,7 +116,7 @@ def test_what_is_mine_is_seen_everywhere(mine: Workspace) -> None:
     page = (directory / "report.html").read_text()
     assert "lengths" in page, "its time"
     assert "Last lengths" in page, "the lineage"
-    assert "pull" in page, "the method's own metric"
+    assert "Pull" in page, "the method's own metric"
     found = figures(directory, 2)
     assert found[1]["lengths/longest"] > 0
     assert found[1]["update/pull"] > 0
