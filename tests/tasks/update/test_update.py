@@ -246,7 +246,7 @@ def test_impossible_parameters_are_refused_at_the_door(
         (parameters(Update(tokens_per_micro_batch=3)), "tokens_per_micro_batch"),
         (parameters(method=Method(objective=Choice(name="grp0"))), "did you mean 'grpo'"),
         (parameters(method=Method(objective=Choice(name="grpo", clip_hihg=0.3))), "did you mean 'clip_high'"),  # type: ignore[call-arg]
-        (parameters(method=Method(terms=(Choice(name="nothing"),))), "method.terms.0.name"),
+        (parameters(method=Method(terms=(Choice(name="nothing"),))), "method.terms.0"),
     ):
         with pytest.raises(BadInput, match=says):
             run_stage(update, params, model=tiny_model, rollout=artefact)
