@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from params.base import BadInput
 from tasks.artefacts.artefact import MANIFEST, Artefact, Damaged
+from tasks.artefacts.role import Role
 from tasks.artefacts.store import Store, publish
 
 FACTS = {
+    "role": Role(kind="sample", label="rollouts"),
     "round": 1,
     "seed": 0,
     "params": {"a": 1.5},
