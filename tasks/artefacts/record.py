@@ -95,7 +95,7 @@ class Record(BaseModel):
 
 def _steps(path: Path) -> list[Step]:
     """The steps of a file whose last line may be torn: a run that was killed wrote it."""
-    *lines, _ = path.read_text().split("\n")
+    *lines, _ = path.read_bytes().split(b"\n")
     found: dict[str, Step] = {}
     for line in lines:
         step = Step.model_validate_json(line)

@@ -115,6 +115,10 @@ def flip(path: Path) -> None:
     path.write_bytes(bytes(content))
 
 
+def garble(path: Path) -> None:
+    path.write_bytes(b"\xff\n")
+
+
 def occupy(path: Path) -> None:
     path.unlink()
     path.mkdir()
@@ -147,6 +151,7 @@ def occupy(path: Path) -> None:
         (flip, "run.json", "export it --merged out", "run.json: "),
         (Path.unlink, "round-02/update/state.json", "show it/round-02/update", "state.json: missing; "),
         (flip, "run.json", "status it", "run.json: "),
+        (garble, "steps.jsonl", "status it", "steps.jsonl: not a run record"),
         (flip, "round-01/rollout/metrics.json", "push it --remote s3://bucket/x", "digest; `ostinato run"),
     ],
 )

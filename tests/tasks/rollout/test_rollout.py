@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import zlib
 from pathlib import Path
 from typing import Literal
@@ -21,7 +22,7 @@ from tasks.core.context import Context
 from tasks.core.errors import StageFailure
 from tasks.policy.policy import Policy
 from tasks.rewards.base import Verdict
-from tasks.rewards.judge import Judge, JudgeFailure
+from tasks.rewards.judge import Judge
 from tasks.rollout.rollout import metrics, problems_of, rollout
 from tasks.update.responses import Responses
 from tasks.update.update import update
@@ -217,11 +218,9 @@ def test_a_failed_judgement_is_a_null_and_is_counted(
 def test_a_judge_that_does_not_start_fails_the_stage(
     run_stage: RunStage, tiny_model: Artefact, problems: Artefact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(self: object) -> None:
-        raise JudgeFailure("the judge does not start: no reason given")
-
-    monkeypatch.setattr("tasks.rewards.judge._Worker._running", refuse)
-    with pytest.raises(StageFailure, match="the judge does not start"):
+    command = (sys.executable, "-c", "raise SystemExit('no judge today')")
+    monkeypatch.setattr("tasks.rewards.judge._COMMAND", command)
+    with pytest.raises(StageFailure, match="the judge does not start: no judge today"):
         run_stage(rollout, settings(), model=tiny_model, problems=problems)
 
 
