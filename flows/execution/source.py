@@ -1,7 +1,7 @@
 """The source that a stage stands on: which modules it imports, however deep, and a digest of what they say.
 
-The digest is of the syntax tree without docstrings: comments, layout, quotes and trailing commas do not
-count, and the Python versions that the project supports agree on it.
+The digest is of the syntax tree without what only people read, docstrings and a method's labels: comments,
+layout, quotes and trailing commas do not count, and the Python versions that the project supports agree.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from params import user_code
 from tasks.artefacts.artefact import canonical
 
 ROOT = Path(__file__).parents[2]
+LABELS = "METRICS"
 OURS = ("algorithms", "tasks")
 """Packages whose source counts. ``params`` says what may be chosen; what was chosen is in the fingerprint."""
 
@@ -88,7 +89,7 @@ class SourceTree:
 
 
 def syntax_digest(tree: ast.Module) -> str:
-    """SHA-256 of a module's syntax tree, without docstrings."""
+    """SHA-256 of a module's syntax tree, without what only people read."""
     return hashlib.sha256(canonical(_plain(tree))).hexdigest()
 
 
@@ -98,13 +99,16 @@ def _plain(value: Any) -> Any:
         found = {name: _plain(item) for name, item in ast.iter_fields(value)}
         return {"is": type(value).__name__, **{k: v for k, v in found.items() if v not in (None, [])}}
     if isinstance(value, list):
-        return [_plain(item) for item in value if not _is_docstring(item)]
+        return [_plain(item) for item in value if not _is_for_people(item)]
     if isinstance(value, str | int | bool) or value is None:
         return value
     return repr(value)  # floats, bytes, complex numbers, Ellipsis
 
 
-def _is_docstring(node: Any) -> bool:
+def _is_for_people(node: Any) -> bool:
+    """A docstring, or the labels that a method gives its figures in the report."""
+    if isinstance(node, ast.Assign):
+        return any(isinstance(target, ast.Name) and target.id == LABELS for target in node.targets)
     return (
         isinstance(node, ast.Expr)
         and isinstance(node.value, ast.Constant)

@@ -103,6 +103,13 @@ def edited(copy: Path, module: str, change: Callable[[str], str]) -> SourceTree:
     return SourceTree(copy)
 
 
+def test_labels_in_the_report_change_nothing(copy: Path) -> None:
+    params = compose("nano", "sums", "drpo", ["engine.name=transformers"])
+    assert "METRICS = " in (copy / "algorithms" / "spo.py").read_text()
+    source = edited(copy, "algorithms.spo", lambda text: text.replace("Pulled back", "Drawn back"))
+    assert of("update", params, source=source) == of("update", params)
+
+
 def a_statement(text: str) -> str:
     return f"{text}\nADDED = 1\n"
 
