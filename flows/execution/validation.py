@@ -89,12 +89,12 @@ def chosen(model: str, task: str, method: str, settings: Sequence[str]) -> Param
     """Presets and settings as a person gave them, composed and checked, with the files of problems that they
     name. Raises ``BadInput``."""
     params = settled(compose(model, task, method, settings))
-    _look_at_data(params)
+    look_at_data(params)
     return params
 
 
-def _look_at_data(params: Params) -> None:
-    """Read the local files of problems, where they are small, as the stage will."""
+def look_at_data(params: Params) -> None:
+    """Read the local files of problems, where they are small, as the stage will. Raises ``BadInput``."""
     choice = params.task.problems
     source = find_source(choice.name, "task.problems")
     if source.files and source.read and SCHEME not in choice.model_dump_json():

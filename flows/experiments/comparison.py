@@ -24,7 +24,7 @@ from pathlib import Path
 from flows.environment import workspace
 from flows.execution.runner import run_directory, spelled
 from flows.execution.source import SOURCE
-from flows.execution.validation import settled
+from flows.execution.validation import look_at_data, settled
 from flows.experiments.display import Display, display
 from flows.experiments.worker_pool import Event, Run, WorkerPool
 from flows.stage_table.stages import stage_table
@@ -145,7 +145,10 @@ def _checked(chosen: Sequence[Trial]) -> list[Trial]:
     found = []
     for trial in chosen:
         try:
-            found.append(replace(trial, params=settled(trial.params)))
+            params = settled(trial.params)
+            if trial.seed == chosen[0].seed:  # the others read the same files
+                look_at_data(params)
+            found.append(replace(trial, params=params))
         except BadInput as error:
             raise BadInput(f"{trial.name}: {error}") from None
     return found

@@ -142,6 +142,15 @@ def test_bad_input_is_one_line_and_exit_code_2(
     refused(["compare", *arguments], said)
 
 
+def test_an_error_in_the_data_is_told_before_anything_runs(
+    tmp_path_factory: pytest.TempPathFactory, refused: Callable[[list[str], str], None]
+) -> None:
+    path = tmp_path_factory.mktemp("data") / "bad.jsonl"
+    path.write_text('{"question": "1 + 1 =", "answer": "2"}\n{"question": "2 + 2 ="}\n')
+    more = ["--set", f"task.problems={{name: jsonl, path: {path}}}"]
+    refused(["compare", "--methods", "grpo,dyjr", *more], f"{path}:2")
+
+
 FLOW = """
 import sys
 from flows.environment import prepare_prefect, workspace
