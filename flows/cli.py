@@ -249,10 +249,12 @@ def judge(
     """Score a file of answers: the accuracy with its interval, and what went wrong how often."""
     from tempfile import TemporaryDirectory
 
-    from flows.commands.judge import Asked, judge_file
+    from flows.commands.judge import JudgeOptions, judge_file
 
     with TemporaryDirectory() as scratch:
-        judge_file(Asked(file, reward, databases, settings or [], out, workers), as_json, Path(scratch))
+        judge_file(
+            JudgeOptions(file, reward, databases, settings or [], out, workers), as_json, Path(scratch)
+        )
 
 
 @app.command()

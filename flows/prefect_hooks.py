@@ -18,7 +18,7 @@ from flows.environment import workspace
 from flows.execution.remote_settings import ADDRESS, settings_of
 from params.base import BadInput
 from params.schema import Params
-from params.store import Store as Settings
+from params.store import StoreSettings
 from tasks.remote.errors import RemoteTrouble
 
 RunName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="Under runs/.")]
@@ -75,7 +75,7 @@ class Keeping:
 
     def __init__(self, params: Params, push: bool, publish: bool) -> None:
         self._push, self._publish = push, publish
-        self._settings: Settings | None = None
+        self._settings: StoreSettings | None = None
         if push or publish:
             self._settings = settings_of(workspace(), params.store)
             if self._settings is None:
@@ -116,7 +116,7 @@ def _pushed(name: str, values: dict[str, Any]) -> dict[str, Any]:
     from flows.sync.transfer import lines, push_run
     from tasks.remote.progress import silent
 
-    said = push_run(workspace(), name, Settings(**values), silent)
+    said = push_run(workspace(), name, StoreSettings(**values), silent)
     get_run_logger().info("%s", "; ".join(lines(said)))
     return said
 
@@ -124,7 +124,7 @@ def _pushed(name: str, values: dict[str, Any]) -> dict[str, Any]:
 def _published(name: str, values: dict[str, Any]) -> dict[str, Any]:
     from flows.sync.publish import publish_run
 
-    said = publish_run(workspace(), name, Settings(**values))
+    said = publish_run(workspace(), name, StoreSettings(**values))
     get_run_logger().info("%s: published as %s", name, said["commit"])
     return said
 

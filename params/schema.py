@@ -12,7 +12,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_v
 from params.address import addresses
 from params.base import Choice, Config
 from params.distil import Distil
-from params.store import ADDRESS, Store
+from params.store import ADDRESS, StoreSettings
 
 
 class SpeedKnob:
@@ -296,7 +296,7 @@ class Params(Config):
     distil: Distil | None = None
     """ERPD: a teacher and its signal in place of the update; null: the update."""
     evaluate: Evaluate = Evaluate()
-    store: Store = Store()
+    store: StoreSettings = StoreSettings()
 
     @model_validator(mode="after")
     def _addresses(self) -> Params:

@@ -13,7 +13,7 @@ ADDRESS = re.compile(r"s3://(?P<bucket>[a-zA-Z0-9][a-zA-Z0-9._-]{1,62})(?:/(?P<k
 ENDPOINT = re.compile(r"https?://(?:[a-zA-Z0-9._-]+|\[[0-9a-fA-F:]+\])(?::\d+)?(?:/[^@?#]*)?")
 
 
-class Store(Config):
+class StoreSettings(Config):
     """An S3 bucket, or a part of one. Credentials have no place here: they come from boto3's chain."""
 
     url: str | None = None

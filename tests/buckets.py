@@ -21,7 +21,7 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from params.store import Store
+from params.store import StoreSettings
 
 KEY, SECRET = "planted:accesskey", "planted/secret+access/key"
 """What the tests' own server takes, and so does the Swift that ``.ci/services`` starts."""
@@ -58,9 +58,9 @@ class Bucket:
         """A prefix inside it."""
         return f"s3://{self.name}/some/where"
 
-    def settings(self, **more: Any) -> Store:
+    def settings(self, **more: Any) -> StoreSettings:
         """Settings of the program, in parts as small as S3 allows."""
-        return Store(**{"url": self.url, "endpoint_url": self.endpoint, "part_mib": 5, **more})
+        return StoreSettings(**{"url": self.url, "endpoint_url": self.endpoint, "part_mib": 5, **more})
 
     def keys(self, prefix: str = "") -> dict[str, int]:
         """Every key below the prefix with its size."""

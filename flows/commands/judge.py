@@ -32,7 +32,7 @@ _LISTED = "databases.json"
 
 
 @dataclass(frozen=True)
-class Asked:
+class JudgeOptions:
     """What a person wants judged, and how."""
 
     file: Path
@@ -45,7 +45,7 @@ class Asked:
     workers: int = 2
 
 
-def judge_file(asked: Asked, as_json: bool, scratch: Path) -> dict[str, Any]:
+def judge_file(asked: JudgeOptions, as_json: bool, scratch: Path) -> dict[str, Any]:
     """Score every row, print what came of it, and write the scores where they are wanted.
 
     Raises ``BadInput`` for what was asked wrongly, ``JudgeFailure`` where the judge cannot start.

@@ -29,9 +29,9 @@ def plan_round(
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
 ) -> None:
     """Memory, time and cost of a round on a machine that one may not have."""
-    from flows.planner.plan import Asked, run_plan
+    from flows.planner.plan import PlanOptions, run_plan
 
-    asked = Asked(model, task, method, settings or [], gpus, gpu, price, prompt, response)
+    asked = PlanOptions(model, task, method, settings or [], gpus, gpu, price, prompt, response)
     raise typer.Exit(run_plan(asked, as_json))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from flows.execution.source import SOURCE, SourceTree
-from flows.stage_table.parts import parts_of
+from flows.stage_table.requirements import requirements_of
 from flows.stage_table.stage_def import StageDef
 from params.base import Choice
 from params.schema import Params, SpeedKnob
@@ -65,19 +65,19 @@ def parameters_read(stage: StageDef, params: Params) -> dict[str, Any]:
 
 def modules(stage: StageDef, params: Params, source: SourceTree = SOURCE) -> tuple[str, ...]:
     """The modules that the stage stands on: what it imports, starts, and what its parameters choose."""
-    chosen = [module for part in parts_of(stage, params) for module in part.modules]
+    chosen = [module for part in requirements_of(stage, params) for module in part.modules]
     return source.closure((stage.function.partition(":")[0], *stage.also_runs, *chosen))
 
 
 def versions(stage: StageDef, params: Params) -> dict[str, str]:
     """The installed versions of the libraries that it stands on; one that is not installed is left out."""
-    names = {*stage.libraries, *(name for part in parts_of(stage, params) for name in part.libraries)}
+    names = {*stage.libraries, *(name for part in requirements_of(stage, params) for name in part.libraries)}
     return {name: version for name in sorted(names) if (version := _version(name)) is not None}
 
 
 def files_read(stage: StageDef, params: Params) -> list[Path]:
     """The files of the user's own that it reads, those that are there."""
-    named = [*stage.files(params), *(path for part in parts_of(stage, params) for path in part.files)]
+    named = [*stage.files(params), *(path for part in requirements_of(stage, params) for path in part.files)]
     return [path for path in named if path.is_file()]
 
 

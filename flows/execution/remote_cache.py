@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from flows.execution.remote_settings import settings_of
-from params.store import Store as Settings
+from params.store import StoreSettings
 from tasks.artefacts.artefact import Artefact, Damaged
 from tasks.artefacts.store import Store
 from tasks.core.context import Context
@@ -16,7 +16,9 @@ from tasks.remote.progress import Tell
 class RemoteCache:
     """The remote of one run, if one is set. Trouble with it is a note, and the run goes on without it."""
 
-    def __init__(self, store: Store, given: Settings, context: Context, note: Callable[[str], None]) -> None:
+    def __init__(
+        self, store: Store, given: StoreSettings, context: Context, note: Callable[[str], None]
+    ) -> None:
         self._store, self._context, self._note = store, context, note
         self._settings = settings_of(store.root, given)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from flows.execution.remote_settings import settings_of
 from params.schema import Params
-from params.store import Store as Settings
+from params.store import StoreSettings
 from tasks.artefacts.artefact import file_digest
 from tasks.core.context import Context
 from tasks.remote.progress import Tell
@@ -65,5 +65,5 @@ class RemoteInputs:
         return self._context.keep(("input", url), lambda: RemoteInput(_at(settings, url), url))
 
 
-def _at(settings: Settings, url: str) -> Settings:
+def _at(settings: StoreSettings, url: str) -> StoreSettings:
     return settings.model_copy(update={"url": url})

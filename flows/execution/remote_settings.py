@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from params.base import BadInput, validate
-from params.store import Store as Settings
+from params.store import StoreSettings
 from tasks.artefacts.artefact import write_json
 
 ADDRESS = "OSTINATO_REMOTE"
@@ -20,20 +20,22 @@ def path_of(root: Path) -> Path:
     return root / ".ostinato" / "remote.json"
 
 
-def settings_of(root: Path, given: Settings | None = None, url: str | None = None) -> Settings | None:
+def settings_of(
+    root: Path, given: StoreSettings | None = None, url: str | None = None
+) -> StoreSettings | None:
     """What is set, from the strongest: ``url``, ``given`` (``store`` of a run's parameters), the environment,
     the workspace. None where no address is set. Raises ``BadInput``."""
     merged = _kept(root)
     if os.environ.get(ADDRESS):
-        validate(Settings, {"url": os.environ[ADDRESS]}, ADDRESS)
+        validate(StoreSettings, {"url": os.environ[ADDRESS]}, ADDRESS)
         merged["url"] = os.environ[ADDRESS]
     merged |= given.model_dump(exclude_defaults=True) if given else {}
     merged |= {"url": url} if url else {}
-    found = validate(Settings, merged)
+    found = validate(StoreSettings, merged)
     return found if found.url else None
 
 
-def needed(root: Path, url: str | None = None) -> Settings:
+def needed(root: Path, url: str | None = None) -> StoreSettings:
     """``settings_of``; raises ``BadInput`` where no address is set."""
     found = settings_of(root, url=url)
     if found is None:
@@ -44,10 +46,10 @@ def needed(root: Path, url: str | None = None) -> Settings:
     return found
 
 
-def set_remote(root: Path, values: dict[str, Any]) -> Settings:
+def set_remote(root: Path, values: dict[str, Any]) -> StoreSettings:
     """Keep the settings in the workspace, if they work: an object is written, read and removed."""
     chosen = {key: value for key, value in values.items() if value is not None}
-    settings = validate(Settings, chosen)
+    settings = validate(StoreSettings, chosen)
     from tasks.remote.remote import Remote  # boto3 takes a second
 
     with Remote(settings) as remote:

@@ -117,7 +117,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Choice:
+class MachineUse:
     """What is run, and on how many devices."""
 
     devices: int = 1
@@ -144,7 +144,7 @@ def update_flops(shape: Shape, work: Work, rank: int | None) -> float:
     return work.passes * (linear + attention + head)
 
 
-def update_seconds(shape: Shape, work: Work, machine: Machine, choice: Choice) -> float:
+def update_seconds(shape: Shape, work: Work, machine: Machine, choice: MachineUse) -> float:
     """The update's, on all devices."""
     rate = machine.peak * machine.update_share * choice.devices
     return update_flops(shape, work, choice.adapter_rank) / rate
@@ -165,7 +165,7 @@ class Decoding:
     seconds: float
 
 
-def decoding(shape: Shape, work: Work, machine: Machine, choice: Choice) -> Decoding | None:
+def decoding(shape: Shape, work: Work, machine: Machine, choice: MachineUse) -> Decoding | None:
     """``None`` where no server of all devices holds the weights and the cache of one response.
 
     A step reads the weights and the cache once, or computes two operations a weight and response, whichever
@@ -193,12 +193,12 @@ def decoding(shape: Shape, work: Work, machine: Machine, choice: Choice) -> Deco
     return None
 
 
-def hand_over_seconds(shape: Shape, machine: Machine, choice: Choice, merged: bool) -> float:
+def hand_over_seconds(shape: Shape, machine: Machine, choice: MachineUse, merged: bool) -> float:
     """From the trainer to the engine: whole weights by way of a file where they are ``merged``."""
     return machine.hand_over_seconds + (2.0 * shape.parameters / machine.hand_over_rate if merged else 0.0)
 
 
-def trainer_memory(shape: Shape, work: Work, machine: Machine, choice: Choice) -> dict[str, float]:
+def trainer_memory(shape: Shape, work: Work, machine: Machine, choice: MachineUse) -> dict[str, float]:
     """Bytes of a device, by part. What can be sharded is, over all devices (FSDP)."""
     trained = shape.adapter(choice.adapter_rank) if choice.adapter_rank else shape.parameters
     group = work.prompt + work.samples * work.response

@@ -23,7 +23,7 @@ STANDS_IN = "smollm2-135m"
 
 
 @dataclass(frozen=True)
-class Asked:
+class PlanOptions:
     """What a person asks about."""
 
     model: str
@@ -38,7 +38,7 @@ class Asked:
     response: float | None = None
 
 
-def plan(asked: Asked) -> dict[str, Any]:
+def plan(asked: PlanOptions) -> dict[str, Any]:
     """The prediction: ``seconds``, ``memory`` in GiB and ``sampling`` by part, ``assumed`` with sources.
 
     Raises ``BadInput`` for a model, a GPU or a setting that is not known.
@@ -49,7 +49,7 @@ def plan(asked: Asked) -> dict[str, Any]:
     work, lengths = work_of(asked, settings)
     lora = settings.update.adapter == "lora"
     micro_batch = max(settings.update.tokens_per_micro_batch, work.prompt + int(work.response))
-    choice = capacity.Choice(
+    choice = capacity.MachineUse(
         devices=max(1, asked.gpus),
         adapter_rank=settings.update.lora_rank if lora else None,
         micro_batch=micro_batch,
@@ -141,13 +141,13 @@ def machine_of(name: str) -> tuple[capacity.Machine, dict[str, str]]:
     return capacity.Machine(memory=float(facts["memory"]), **values), sources
 
 
-def settings_of(asked: Asked) -> Params:
+def settings_of(asked: PlanOptions) -> Params:
     """The settings that the round is planned with."""
     model = asked.model if asked.model in presets("models") else STANDS_IN
     return compose(model, asked.task, asked.method, ["model.context=1000000", *asked.settings])
 
 
-def work_of(asked: Asked, settings: Params) -> tuple[capacity.Work, list[str]]:
+def work_of(asked: PlanOptions, settings: Params) -> tuple[capacity.Work, list[str]]:
     """A round's work, and what was assumed of its lengths."""
     assumed = []
     prompt = asked.prompt or PROMPTS.get(asked.task)
@@ -199,7 +199,7 @@ def told(found: dict[str, Any], title: str) -> str:
     return "\n".join(lines)
 
 
-def run_plan(asked: Asked, as_json: bool) -> int:
+def run_plan(asked: PlanOptions, as_json: bool) -> int:
     """Print the prediction; 1 where it does not fit, else 0."""
     if asked.gpus < 0:
         raise BadInput(f"--gpus {asked.gpus}: expected 0, for none, or more")

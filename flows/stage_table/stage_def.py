@@ -31,7 +31,7 @@ class StageInput:
 
 
 @dataclass(frozen=True)
-class Column:
+class LiveColumn:
     """A figure of a stage that the live table shows for each round."""
 
     heading: str
@@ -59,7 +59,7 @@ class StageDef:
     """Distributions whose version changes what comes out, beside those of the engine, which is a part."""
     once: bool = False
     """Made once a run, outside the rounds."""
-    columns: tuple[Column, ...] = ()
+    columns: tuple[LiveColumn, ...] = ()
     """What the live table shows of it."""
     also_runs: tuple[str, ...] = ()
     """Modules that it starts as processes, and so does not import."""

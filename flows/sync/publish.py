@@ -20,7 +20,7 @@ from flows.environment import under_dvc
 from flows.execution.runner import run_directory
 from params.base import BadInput
 from params.load import read_params
-from params.store import Store as Settings
+from params.store import StoreSettings
 from tasks.artefacts.artefact import Artefact, Damaged, replace_directory
 from tasks.artefacts.record import RECORD, STEPS, Record
 from tasks.remote.errors import RemoteTrouble
@@ -46,7 +46,7 @@ def check(root: Path) -> None:
         raise BadInput("--publish: git does not know who commits; set user.name and user.email")
 
 
-def publish_run(root: Path, name: str, settings: Settings) -> dict[str, Any]:
+def publish_run(root: Path, name: str, settings: StoreSettings) -> dict[str, Any]:
     """Commit and push the run's data set, base model and last policy. Raises ``BadInput``, ``RemoteTrouble``.
 
     Again, it does nothing: DVC finds its objects in the bucket, git finds nothing to commit.
@@ -105,7 +105,7 @@ def _parts(record: Record) -> dict[str, str]:
     return {"model": places["model"], "problems": places["problems"], "policy": record.policies()[-1].place}
 
 
-def _set_remote(root: Path, settings: Settings) -> None:
+def _set_remote(root: Path, settings: StoreSettings) -> None:
     """Make the DVC remote what the settings say; it is the default where there is none."""
     wanted = {"url": f"{str(settings.url).rstrip('/')}/{BELOW}"}
     wanted |= {"endpointurl": settings.endpoint_url} if settings.endpoint_url else {}

@@ -8,7 +8,7 @@ from typing import Any
 
 from flows.execution.runner import run_directory
 from params.base import BadInput
-from params.store import Store as Settings
+from params.store import StoreSettings
 from tasks.artefacts.artefact import Artefact, Damaged, Manifest, Source
 from tasks.artefacts.record import RECORD, Record
 from tasks.artefacts.store import Store, publish
@@ -16,7 +16,9 @@ from tasks.remote.progress import Tell
 from tasks.remote.remote import Remote
 
 
-def push_run(root: Path, name: str, settings: Settings, tell: Tell, reread: bool = False) -> dict[str, Any]:
+def push_run(
+    root: Path, name: str, settings: StoreSettings, tell: Tell, reread: bool = False
+) -> dict[str, Any]:
     """Send a run and every artefact that it stands on. Raises ``BadInput`` and ``RemoteTrouble``."""
     store, directory = Store(root), run_directory(root, name)
     record = Record.read(directory)
@@ -41,7 +43,7 @@ def push_run(root: Path, name: str, settings: Settings, tell: Tell, reread: bool
     return {"name": name, "remote": settings.url, **said, "notes": sorted(set(notes))}
 
 
-def pull_run(root: Path, name: str, settings: Settings, tell: Tell) -> dict[str, Any]:
+def pull_run(root: Path, name: str, settings: StoreSettings, tell: Tell) -> dict[str, Any]:
     """Bring a run and every artefact that it stands on. Raises ``BadInput`` and ``RemoteTrouble``."""
     store, directory = Store(root), run_directory(root, name)
     busy = f"run {name}: another process is at it; wait for it"

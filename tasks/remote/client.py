@@ -8,13 +8,13 @@ from urllib.parse import urlsplit
 import boto3
 from botocore.config import Config
 
-from params.store import Store
+from params.store import StoreSettings
 
 QUICK_ATTEMPTS = 3
 """What botocore tries by itself, within seconds; a whole transfer is tried again above it."""
 
 
-def connect(store: Store) -> Any:
+def connect(store: StoreSettings) -> Any:
     """A client for S3, to be shared by threads. Raises what botocore raises."""
     session = boto3.session.Session(profile_name=store.profile, region_name=store.region)
     client = _client(session, store, store.addressing)
@@ -25,7 +25,7 @@ def connect(store: Store) -> Any:
     return client
 
 
-def _client(session: boto3.session.Session, store: Store, addressing: str) -> Any:
+def _client(session: boto3.session.Session, store: StoreSettings, addressing: str) -> Any:
     options = Config(
         retries={"mode": "standard", "total_max_attempts": QUICK_ATTEMPTS},
         connect_timeout=10,

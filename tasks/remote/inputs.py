@@ -7,8 +7,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from params.base import BadInput
-from params.store import Store as Settings
-from params.store import split
+from params.store import StoreSettings, split
 from tasks.artefacts.artefact import canonical
 from tasks.remote.objects import Bucket, Listed
 from tasks.remote.parts import entity_tag
@@ -18,7 +17,7 @@ from tasks.remote.progress import Progress, Tell
 class RemoteInput:
     """A file, or all that lies below a prefix. Raises ``BadInput`` where there is nothing."""
 
-    def __init__(self, settings: Settings, url: str) -> None:
+    def __init__(self, settings: StoreSettings, url: str) -> None:
         name, self._key = split(url)
         self._url = url
         self._bucket = Bucket(settings, name)

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from botocore.exceptions import ClientError
 
 from params.errors import OstinatoError
-from params.store import Store
+from params.store import StoreSettings
 from tasks.artefacts.artefact import File, file_digest
 from tasks.remote.client import connect
 from tasks.remote.errors import RemoteDamaged
@@ -62,7 +62,7 @@ class Listed:
 class Bucket:
     """One bucket. May be used from several threads."""
 
-    def __init__(self, store: Store, bucket: str) -> None:
+    def __init__(self, store: StoreSettings, bucket: str) -> None:
         self.store, self.bucket = store, bucket
         self._part = store.part_mib * 2**20
         with spoken(self.at("")):

@@ -17,8 +17,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 
-from params.store import Store as Settings
-from params.store import split
+from params.store import StoreSettings, split
 from tasks.artefacts.artefact import MANIFEST, Artefact, Damaged, File, Manifest, Source
 from tasks.artefacts.record import Record, Step
 from tasks.artefacts.store import Store
@@ -34,7 +33,7 @@ PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 class Remote:
     """A part of a bucket, in which artefacts are kept as in a workspace. Close it after use."""
 
-    def __init__(self, settings: Settings, tell: Tell = silent) -> None:
+    def __init__(self, settings: StoreSettings, tell: Tell = silent) -> None:
         if settings.url is None:
             raise ValueError("settings.url is not set")
         bucket, self._prefix = split(settings.url)

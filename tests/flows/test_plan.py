@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from flows import cli
 from flows.planner import capacity
-from flows.planner.capacity import GIB, Choice, Work
-from flows.planner.plan import Asked, machine_of, plan, shape_of
+from flows.planner.capacity import GIB, MachineUse, Work
+from flows.planner.plan import PlanOptions, machine_of, plan, shape_of
 from params.load import PRESETS, read_yaml
 
 MEASURED = json.loads((Path(__file__).parents[2] / "benchmarks" / "measured.json").read_text())
@@ -23,7 +23,7 @@ FACTOR = 1.25
 """Within which every prediction for the measured machine lies."""
 CPU, _ = machine_of("cpu")
 SMALL = shape_of("smollm2-135m")
-HERE = Choice(cache=GIB / 2)
+HERE = MachineUse(cache=GIB / 2)
 
 works = st.builds(
     Work,
@@ -55,7 +55,7 @@ def test_a_round_is_predicted(row: dict[str, Any]) -> None:
         f"rollout.problems_per_round={row['problems']}",
         f"rollout.samples_per_problem={row['samples']}",
     ]
-    asked = Asked(
+    asked = PlanOptions(
         "smollm2-135m", "arithmetic", "grpo", chosen, prompt=row["prompt"], response=row["response"]
     )
     found = plan(asked)
@@ -95,7 +95,7 @@ def test_more_work_takes_no_less(some: Work) -> None:
 @settings(deadline=None)
 @given(works, st.sampled_from([1, 2, 4, 8]))
 def test_devices_share_the_update_and_what_is_sharded(some: Work, devices: int) -> None:
-    alone, together = Choice(), Choice(devices=devices)
+    alone, together = MachineUse(), MachineUse(devices=devices)
     h100, _ = machine_of("h100")
     shape = shape_of("7b")
     ratio = capacity.update_seconds(shape, some, h100, alone) / capacity.update_seconds(
@@ -109,25 +109,25 @@ def test_devices_share_the_update_and_what_is_sharded(some: Work, devices: int) 
 
 def test_training_everything_takes_sixteen_bytes_a_weight_beside_the_weights() -> None:
     h100, _ = machine_of("h100")
-    parts = capacity.trainer_memory(shape_of("7b"), Work(1, 1, 1, 1), h100, Choice(adapter_rank=None))
+    parts = capacity.trainer_memory(shape_of("7b"), Work(1, 1, 1, 1), h100, MachineUse(adapter_rank=None))
     states = parts["trained weights, gradients, optimiser"]
     assert states == pytest.approx(8 * parts["weights"])
 
 
 def test_a_cache_that_holds_few_responses_decodes_few_side_by_side() -> None:
     some, one = Work(8, 8, 45, 32), SMALL.kv_bytes() * 77
-    wide, narrow = (capacity.decoding(SMALL, some, CPU, Choice(cache=n * one)) for n in (64, 16))
+    wide, narrow = (capacity.decoding(SMALL, some, CPU, MachineUse(cache=n * one)) for n in (64, 16))
     assert wide is not None
     assert narrow is not None
     assert (wide.side_by_side, narrow.side_by_side) == (64, 16)
-    assert capacity.decoding(SMALL, some, CPU, Choice(cache=0.5 * one)) is None
+    assert capacity.decoding(SMALL, some, CPU, MachineUse(cache=0.5 * one)) is None
 
 
 def test_a_model_too_large_for_a_device_is_served_by_several_and_one_too_large_for_all_fits_not() -> None:
-    found = plan(Asked("72b", "sql", "grpo", [], gpus=8))
+    found = plan(PlanOptions("72b", "sql", "grpo", [], gpus=8))
     assert found["sampling"]["devices_a_server"] == 4
-    assert plan(Asked("7b", "sql", "grpo", [], gpus=8))["sampling"]["servers"] == 8
-    alone = plan(Asked("72b", "sql", "grpo", [], gpus=1))
+    assert plan(PlanOptions("7b", "sql", "grpo", [], gpus=8))["sampling"]["servers"] == 8
+    alone = plan(PlanOptions("72b", "sql", "grpo", [], gpus=1))
     assert not alone["fits"]
     assert not alone["seconds"]
 

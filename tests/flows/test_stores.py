@@ -139,14 +139,14 @@ def test_no_credential_is_written_or_said(copied: Workspace, empty: Workspace, b
 
 def test_settings_are_stronger_the_nearer_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from flows.execution.remote_settings import path_of, settings_of
-    from params.store import Store
+    from params.store import StoreSettings
 
     monkeypatch.delenv("OSTINATO_REMOTE", raising=False)
     assert settings_of(tmp_path) is None
     path_of(tmp_path).parent.mkdir()
     path_of(tmp_path).write_text('{"url": "s3://workspace/a", "region": "eu-north-1"}')
 
-    def address(given: Store | None = None, url: str | None = None) -> str | None:
+    def address(given: StoreSettings | None = None, url: str | None = None) -> str | None:
         found = settings_of(tmp_path, given, url)
         assert found is not None
         assert found.region == "eu-north-1"
@@ -155,5 +155,5 @@ def test_settings_are_stronger_the_nearer_they_are(tmp_path: Path, monkeypatch: 
     assert address() == "s3://workspace/a"
     monkeypatch.setenv("OSTINATO_REMOTE", "s3://environment/a")
     assert address() == "s3://environment/a"
-    assert address(Store(url="s3://parameters/a")) == "s3://parameters/a"
-    assert address(Store(url="s3://parameters/a"), "s3://command/a") == "s3://command/a"
+    assert address(StoreSettings(url="s3://parameters/a")) == "s3://parameters/a"
+    assert address(StoreSettings(url="s3://parameters/a"), "s3://command/a") == "s3://command/a"

@@ -10,7 +10,7 @@ from flows.stage_table.stage_def import (
     SAMPLERS,
     SAMPLING,
     TRAINERS,
-    Column,
+    LiveColumn,
     StageDef,
     StageInput,
     evaluated,
@@ -129,7 +129,7 @@ ROWS = (
         },
         libraries=SAMPLERS,
         when=_distils,
-        columns=(Column("entropy", "entropy", "{:.3f}"),),
+        columns=(LiveColumn("entropy", "entropy", "{:.3f}"),),
     ),
     StageDef(
         name="evaluate_teacher",

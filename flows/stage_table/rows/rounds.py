@@ -11,7 +11,7 @@ from flows.stage_table.stage_def import (
     SAMPLERS,
     SAMPLING,
     TRAINERS,
-    Column,
+    LiveColumn,
     StageDef,
     StageInput,
     evaluated,
@@ -69,8 +69,8 @@ ROWS = (
         },
         libraries=SAMPLERS,
         columns=(
-            Column("reward", "reward_mean", "{:.3f}"),
-            Column("tokens/s", "tokens_per_second", "{:.0f}"),
+            LiveColumn("reward", "reward_mean", "{:.3f}"),
+            LiveColumn("tokens/s", "tokens_per_second", "{:.0f}"),
         ),
     ),
     StageDef(
@@ -111,7 +111,7 @@ ROWS = (
         },
         libraries=TRAINERS,
         also_runs=("tasks.update.rank_agent", "tasks.update.rank_worker"),
-        columns=(Column("entropy", "entropy", "{:.3f}"),),
+        columns=(LiveColumn("entropy", "entropy", "{:.3f}"),),
     ),
     StageDef(
         name="evaluate",
@@ -128,6 +128,6 @@ ROWS = (
         inputs={"model": MODEL, "problems": PROBLEMS, "policy": StageInput(POLICY)},
         libraries=(*SAMPLERS, "scipy"),
         rounds=lambda params: [0, *evaluated(params)],
-        columns=(Column("held-out", "mean_at_n", "{:.1%}"),),
+        columns=(LiveColumn("held-out", "mean_at_n", "{:.1%}"),),
     ),
 )

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from params.base import BadInput, validate
-from params.store import Store as Settings
+from params.store import StoreSettings
 from tasks.artefacts.artefact import Artefact, seal
 from tasks.artefacts.record import Record
 from tasks.artefacts.store import Store
@@ -84,7 +84,7 @@ def pulled(remote: Remote, made: Artefact, store: Store) -> Artefact:
     return found
 
 
-def at(proxy: Proxy, settings: Settings) -> Remote:
+def at(proxy: Proxy, settings: StoreSettings) -> Remote:
     return Remote(settings.model_copy(update={"endpoint_url": proxy.address}))
 
 
@@ -350,7 +350,7 @@ def test_a_record_comes_back_as_it_was(bucket: Bucket) -> None:
 )
 def test_an_address_with_credentials_is_refused_and_not_repeated(name: str, value: str) -> None:
     with pytest.raises(BadInput, match=f"store.{name}: expected .* without credentials") as info:
-        validate(Settings, {name: value})
+        validate(StoreSettings, {name: value})
     assert "hush" not in str(info.value)
 
 

@@ -20,49 +20,49 @@ from tasks.rewards import custom
 
 
 @dataclass(frozen=True)
-class Part:
-    """What comes with a choice."""
+class Requirements:
+    """What comes with the choice of a part."""
 
     modules: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
 
 
-def parts_of(stage: StageDef, params: Params) -> Iterator[Part]:
+def requirements_of(stage: StageDef, params: Params) -> Iterator[Requirements]:
     """The parts that a stage of this run stands on."""
-    for path, part in PARTS.items():
+    for path, part in REQUIREMENTS.items():
         if stage.depends_on(path, params):
             yield part(params)
 
 
-def _named(package: str, *choices: Choice | None) -> Part:
+def _named(package: str, *choices: Choice | None) -> Requirements:
     names = [choice.name for choice in choices if choice is not None]
-    return Part(tuple(name if "." in name else f"{package}.{name}" for name in names))
+    return Requirements(tuple(name if "." in name else f"{package}.{name}" for name in names))
 
 
-def _reward(params: Params) -> Part:
+def _reward(params: Params) -> Requirements:
     name = params.task.reward.name
     judge = ("tasks.rewards.worker",)
     if ":" in name:
-        return Part(judge, files=(Path(os.path.relpath(custom.source(name))),))
-    return Part((*judge, f"tasks.rewards.{name}"))
+        return Requirements(judge, files=(Path(os.path.relpath(custom.source(name))),))
+    return Requirements((*judge, f"tasks.rewards.{name}"))
 
 
-def _engine(params: Params) -> Part:
+def _engine(params: Params) -> Requirements:
     chosen = [ENGINES[name] for name in chosen_engines(params.engine)]
-    return Part(
+    return Requirements(
         tuple(name for engine in chosen for name in (engine.module, *engine.processes)),
         tuple(library for engine in chosen for library in engine.libraries),
     )
 
 
-PARTS: dict[str, Callable[[Params], Part]] = {
+REQUIREMENTS: dict[str, Callable[[Params], Requirements]] = {
     "method.objective": lambda params: _named("algorithms", params.method.objective),
     "method.terms": lambda params: _named("algorithms", *params.method.terms),
     "method.replay": lambda params: _named("algorithms", params.method.replay),
     "task.problems": lambda params: _named("tasks.problems", params.task.problems),
     "task.reward": _reward,
     "engine": _engine,
-    "update.adapter": lambda params: Part((WEIGHTS[params.update.adapter].partition(":")[0],)),
+    "update.adapter": lambda params: Requirements((WEIGHTS[params.update.adapter].partition(":")[0],)),
 }
 """By the path of the parameter."""
