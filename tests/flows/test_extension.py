@@ -117,7 +117,7 @@ def test_what_is_mine_is_seen_everywhere(mine: Workspace) -> None:
     assert "lengths" in page, "its time"
     assert "Last lengths" in page, "the lineage"
     assert "Pull" in page, "the method's own metric"
-    found = figures(directory, 2)
+    found = figures(directory)
     assert found[1]["lengths/longest"] > 0
     assert found[1]["update/pull"] > 0
     status = json.loads(mine.call("status", "it", "--json").stdout)
