@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from flows.commands.display import Lines, Quiet, Terminal
-from flows.execution.watch import Local, Watch, start_locally
+from flows.execution.watch import Local, Watch, started_locally
 from flows.stage_table.stages import plan
 from flows.train import train
 from params.schema import Params
@@ -25,8 +25,8 @@ def train_watched(
 
     def go(watch: Watch) -> dict[str, Any]:
         model, task, method, settings = presets
-        start_locally(Local(watch, params))
-        return train(name, model, task, method, settings, push=push, publish=publish)
+        with started_locally(Local(watch, params)):
+            return train(name, model, task, method, settings, push=push, publish=publish)
 
     if as_json:
         return go(Lines())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextvars
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from flows.stage_table.stages import Node
@@ -48,6 +50,11 @@ def local_start() -> Local | None:
     return _local.get()
 
 
-def start_locally(start: Local) -> None:
-    """From now on, flows of this process were started so."""
-    _local.set(start)
+@contextmanager
+def started_locally(start: Local) -> Iterator[None]:
+    """Inside the block, a flow of this process is started so."""
+    token = _local.set(start)
+    try:
+        yield
+    finally:
+        _local.reset(token)
