@@ -13,7 +13,9 @@ import typer
 
 from flows.commands import remote_commands
 from flows.commands.machines import engines, plan_round
-from flows.environment import prepare_prefect, prepare_threads, under_dvc, workspace
+from flows.environment import prepare_prefect, prepare_threads, workspace
+from flows.process import interrupts
+from flows.process.own_server import own_server
 from params.errors import OstinatoError
 
 app = typer.Typer(
@@ -62,9 +64,11 @@ def run(
     changes = [*(settings or []), *([f"engine.name={engine}"] if engine else [])]
     params, name = chosen(model, task, method, changes), run_name(name, model, task, method)
     prepare_prefect(workspace())
+    server = own_server()
     from flows.commands.train_command import train_watched
 
-    summary = train_watched(name, params, (model, task, method, changes), as_json, push, publish)
+    presets = (model, task, method, changes)
+    summary = train_watched(name, params, presets, server, as_json, push, publish)
     if as_json:
         print(json.dumps({"event": "finished", **summary}))
     else:
@@ -199,6 +203,7 @@ def serve(
     changes = [*(settings or []), *([f"engine.name={engine}"] if engine else [])]
     chosen(model, task, method, changes)
     prepare_prefect(workspace(), log_level="INFO")
+    interrupts.left_to_library()
     from flows.commands.schedule import serve_training
 
     serve_training(run_name(name, model, task, method), (model, task, method, changes), cron, timezone)
@@ -276,14 +281,12 @@ DISK = (
 )
 """What is wrong with a disk or a path, and not with us."""
 
-INTERRUPTED = 130
-"""The exit code, by the shell's convention."""
-
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; an error of ours is one line and its exit code, an interrupted run says how to go on."""
     prepare_threads()
-    code = _guarded(lambda: app(args=arguments or sys.argv[1:] or ["--help"], standalone_mode=False))
+    with interrupts.heard():
+        code = _guarded(lambda: app(args=arguments or sys.argv[1:] or ["--help"], standalone_mode=False))
     sys.stdout.flush()
     sys.exit(code)
 
@@ -301,10 +304,10 @@ def _guarded(command: Callable[[], Any]) -> int:
         where = error.filename2 or error.filename or workspace()
         return _complain(f"{where}: {(error.strerror or '').lower()}", 2)
     except (KeyboardInterrupt, typer.Abort):
-        code = INTERRUPTED
-    if code == INTERRUPTED:  # also typer's own way of saying so
-        again = "dvc repro" if under_dvc() else "the same command"
-        return _complain(f"interrupted; {again} goes on from the last finished stage", code)
+        code = interrupts.EXIT_CODE
+    if code == interrupts.EXIT_CODE:  # also typer's own way of saying so
+        interrupts.end()
+        print(interrupts.line(), file=sys.stderr)
     return code
 
 

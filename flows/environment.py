@@ -17,15 +17,13 @@ def workspace() -> Path:
 def prepare_prefect(root: Path, log_level: str = "CRITICAL") -> None:
     """Give Prefect a home inside the workspace, unless a person chose one, and say how much it logs.
 
-    Without an API address Prefect starts a server of its own for the run, on 127.0.0.1; that takes some
-    10 to 16 seconds on two cores, and its own limit of 20 is too close.
+    Without an API address a run shares in the workspace's own server: see ``process.own_server``.
     """
     home = root / ".ostinato" / "prefect"
     defaults = {
         "PREFECT_HOME": str(home),
         "PREFECT_LOCAL_STORAGE_PATH": str(home / "storage"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         "PREFECT_LOGGING_LEVEL": log_level,
         "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",

@@ -3,6 +3,7 @@
 # No postponed annotations here: a served flow travels by cloudpickle, which carries what annotations are and
 # not what their text would name.
 
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from flows.execution.runner import Runner, spelled
 from flows.execution.validation import chosen, run_name
 from flows.execution.watch import Watch, local_start
 from flows.prefect_hooks import Keeping, RunName, Setting, gpu_slot, tell_failure
+from flows.process import interrupts
 from flows.stage_table.stage_def import StageDef
 from flows.stage_table.stages import Node, Plan, plan
 from params.schema import Params
@@ -67,7 +69,7 @@ def train(
     require_ray(params)
     name = run_name(name, model, task, method)
     keeping = Keeping(params, push, publish)
-    with gpu_slot():
+    with gpu_slot(), interrupts.heard() if start else nullcontext():  # a runner has signals of its own
         made = _trained(
             name, params, spelled(["run", *_arguments(name, model, task, method, settings or [])])
         )

@@ -35,18 +35,19 @@ FLOWS = {
     "environment": set(),
     "stage_table": set(),
     "planner": set(),
+    "process": {"environment"},
     "execution": {"environment", "stage_table"},
     "sync": {"environment", "execution"},
     "experiments": {"environment", "execution", "stage_table"},
     "dvc": {"execution", "experiments", "stage_table"},
     "prefect_hooks": {"environment", "execution", "sync"},
-    "train": {"environment", "execution", "prefect_hooks", "stage_table"},
+    "train": {"environment", "execution", "prefect_hooks", "process", "stage_table"},
     "compare_flow": {"experiments"},
     "evaluate_flow": {"environment", "execution", "prefect_hooks", "stage_table", "sync", "train"},
     "commands": {
-        *("environment", "execution", "experiments", "planner", "stage_table", "sync", "train"),
+        *("environment", "execution", "experiments", "planner", "process", "stage_table", "sync", "train"),
     },
-    "cli": {"commands", "dvc", "environment", "execution", "experiments"},
+    "cli": {"commands", "dvc", "environment", "execution", "experiments", "process"},
 }
 """The same for flows, which may import any package of tasks."""
 ALLOWED = {

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -104,7 +103,10 @@ class Terminal(Watch):
 
 
 class Lines(Watch):
-    """JSON, one object a line on standard output, for machines."""
+    """JSON, one object a line, for machines."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
 
     def begin(self, node: Node) -> None:
         """A stage that is made from now on."""
@@ -124,15 +126,18 @@ class Lines(Watch):
         self._say({"event": "note", "text": text})
 
     def _say(self, event: dict[str, Any]) -> None:
-        print(json.dumps(event), flush=True)
+        print(json.dumps(event), file=self._out, flush=True)
 
 
 class Quiet(Watch):
     """Nothing but what went wrong, for logs."""
 
+    def __init__(self, err: TextIO) -> None:
+        self._err = err
+
     def note(self, text: str) -> None:
         """A note on standard error."""
-        print(text, file=sys.stderr, flush=True)
+        print(text, file=self._err, flush=True)
 
 
 def _figure(artefact: Artefact, key: str) -> float | None:

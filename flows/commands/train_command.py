@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import sys
+import os
 from typing import Any
 
+import httpx
 from rich.console import Console
 
 from flows.commands.display import Lines, Quiet, Terminal
+from flows.environment import workspace
+from flows.execution.runner import spelled
 from flows.execution.watch import Local, Watch, started_locally
+from flows.process import output
+from flows.process.own_server import OwnServer
 from flows.stage_table.stages import plan
 from flows.train import train
 from params.schema import Params
+from tasks.core.errors import StageFailure
 from tasks.report.format import count
 
 Presets = tuple[str, str, str, list[str]]
@@ -19,20 +25,45 @@ Presets = tuple[str, str, str, list[str]]
 
 
 def train_watched(
-    name: str, params: Params, presets: Presets, as_json: bool, push: bool = False, publish: bool = False
+    name: str,
+    params: Params,
+    presets: Presets,
+    server: OwnServer | None,
+    as_json: bool,
+    push: bool = False,
+    publish: bool = False,
 ) -> dict[str, Any]:
-    """Run the flow and show how it goes: live on a terminal, JSON lines where asked for, else quietly."""
+    """Run the flow and show how it goes: live on a terminal, JSON lines where asked for, else quietly.
+
+    What libraries print goes to ``.ostinato/logs/NAME.log``, which the message of a failed stage names.
+    """
+    log = workspace() / ".ostinato" / "logs" / f"{name}.log"
+    model, task, method, settings = presets
 
     def go(watch: Watch) -> dict[str, Any]:
-        model, task, method, settings = presets
+        if server:
+            server.await_answer()
         with started_locally(Local(watch, params)):
             return train(name, model, task, method, settings, push=push, publish=publish)
 
-    if as_json:
-        return go(Lines())
-    if not sys.stderr.isatty():
-        rounds = count(params.rounds, "round")
-        print(f"{name}: {rounds}; `ostinato status {name}` tells how far it is", flush=True)
-        return go(Quiet())
-    with Terminal(name, plan(params), Console(stderr=True)) as terminal:
-        return go(terminal)
+    try:
+        with output.captured(log, spelled(["run", "--name", name])) as shown:
+            if as_json:
+                return go(Lines(shown.out))
+            if not shown.err.isatty():
+                rounds = count(params.rounds, "round")
+                told = f"{name}: {rounds}; `ostinato status {name}` tells how far it is"
+                print(told, file=shown.out, flush=True)
+                return go(Quiet(shown.err))
+            with Terminal(name, plan(params), Console(file=shown.err)) as terminal:
+                return go(terminal)
+    except StageFailure as failure:
+        raise type(failure)(f"{failure} (log: {log})") from failure
+    except (httpx.TransportError, RuntimeError) as error:
+        lost = error if isinstance(error, httpx.TransportError) else error.__cause__ or error.__context__
+        if not isinstance(lost, httpx.TransportError):
+            raise
+        raise StageFailure(
+            f"{os.environ['PREFECT_API_URL']}: Prefect's server no longer answers ({type(lost).__name__}); "
+            f"start it, and the same command goes on (log: {log})"
+        ) from error

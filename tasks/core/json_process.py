@@ -14,6 +14,7 @@ import signal
 import subprocess
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -34,6 +35,9 @@ PIECE = 1 << 16
 EXCEPTION = re.compile(r"(\[rank\d+\]: )?[\w.]+(Error|Exception|Interrupt|Exit)\b")
 ROOT = Path(__file__).parents[2]
 Popen = subprocess.Popen[bytes]
+
+
+_living: weakref.WeakSet[JsonProcess] = weakref.WeakSet()
 
 
 class ProcessFailure(OstinatoError):
@@ -63,6 +67,7 @@ class JsonProcess:
     ) -> None:
         """``log``: where its standard error is appended; ``None``: kept only as last words."""
         self._name, self._log = name, log
+        _living.add(self)
         self._last_words = ""
         self._received = bytearray()
         errors: IO[bytes] = TemporaryFile() if log is None else log.open("a+b")  # noqa: SIM115 - the thread's
@@ -175,6 +180,13 @@ class JsonProcess:
         words = f": {self._last_words}" if self._last_words else ""
         place = f" (log: {self._log})" if self._log else ""
         return ProcessFailure(f"{self._name}: {what}{words}{place}", code, self._last_words)
+
+
+def kill_all() -> None:
+    """End every process that this one talks to, now."""
+    for process in list(_living):
+        if process.alive:
+            _kill_group(process.pid)
 
 
 def ending(code: int) -> str:

@@ -1,0 +1,70 @@
+"""The server that runs of a workspace share: one for all, for as long as any of them lives."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+
+import psutil
+import pytest
+
+from tasks.artefacts.record import Record
+from tests.flows.conftest import NANO, Workspace, events
+
+PATIENCE = 60.0
+Servers = Callable[[Workspace], list[psutil.Process]]
+
+
+def _until_gone(workspace: Workspace, servers: Servers) -> None:
+    end = time.monotonic() + PATIENCE
+    while servers(workspace):
+        assert time.monotonic() < end, "the server outlives its runs"
+        time.sleep(0.1)
+
+
+@pytest.mark.long
+@pytest.mark.ci
+@pytest.mark.parametrize("count", [2, 4])
+def test_runs_started_together_in_a_fresh_workspace_say_nothing_but_their_own(
+    alone: Workspace, prefect_of: Servers, count: int
+) -> None:
+    names = [f"run-{number}" for number in range(count)]
+    short = ["--set", "rounds=1", "--set", "model.warm_start_steps=4"]
+    processes = [
+        alone.start("run", "--name", name, *NANO, *short, "--set", f"seed={number}")
+        for number, name in enumerate(names)
+    ]
+    while not prefect_of(alone):
+        time.sleep(0.05)
+    said = [process.communicate(timeout=250) for process in processes]
+    for name, process, (out, err) in zip(names, processes, said, strict=True):
+        assert (process.returncode, err) == (0, "")
+        assert [line.split()[0] for line in out.splitlines()] == [f"{name}:", "Held-out", "Report:"]
+        assert Record.read(alone.root / "runs" / name).finished
+    log = (alone.root / ".ostinato" / "prefect" / "server" / "server.log").read_text()
+    assert "alembic" not in log
+    _until_gone(alone, prefect_of)
+
+
+@pytest.mark.long
+@pytest.mark.ci
+def test_a_server_that_dies_is_started_again_and_dies_with_a_killed_run(
+    alone: Workspace, prefect_of: Servers
+) -> None:
+    process = alone.start("run", "--name", "it", "--json", *NANO)
+    assert process.stdout is not None
+    for line in process.stdout:
+        said = events(line)
+        if said and said[0]["event"] == "begin":
+            if said[0]["stage"] == "rollout":
+                break
+            if said[0]["stage"] == "model":
+                (first,) = prefect_of(alone)
+                first.kill()
+    assert process.poll() is None, "the run ended with its server"
+    (second,) = prefect_of(alone)
+    assert second.pid != first.pid
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    _until_gone(alone, prefect_of)
