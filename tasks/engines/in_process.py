@@ -165,19 +165,12 @@ class InProcess:
         try:
             yield manager
         finally:
-            with _only_new_garbage():
+            gc.freeze()  # it collects garbage: among all of a program's objects that takes as long as a round
+            try:
                 manager.stop(block=True, timeout=STOP_SECONDS, hard_stop=True)
                 manager.destroy()
-
-
-@contextmanager
-def _only_new_garbage() -> Iterator[None]:
-    """A manager that stops collects garbage: among all of a program's objects it takes as long as a round."""
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
+            finally:
+                gc.unfreeze()
 
 
 class _Drawing:

@@ -105,7 +105,7 @@ def test_one_policy_on_all_and_one_server_killed_in_the_middle(engine: Servers, 
     agree(engine, undisturbed)
     assert [r.logp for r in undisturbed] != [r.logp for r in base]
 
-    local = engine._states[1].server.local
+    local = engine._states[1].local
     assert local is not None
     heard: dict[int, Response] = {}
 
@@ -128,8 +128,8 @@ def test_a_server_that_comes_back_gets_the_policy_first(engine: Servers, tmp_pat
     engine.load(policy.path)
     first = engine.generate(requests(), SAMPLING)
     for state in engine._states:
-        if state.server.local.pid and state.up:
-            os.kill(state.server.local.pid, signal.SIGKILL)
+        if state.local.pid and state.up:
+            os.kill(state.local.pid, signal.SIGKILL)
     same(engine.generate(requests(), SAMPLING), first)
     assert any(state.up for state in engine._states)
 
