@@ -24,7 +24,7 @@ from params.base import BadInput
 from params.schema import Params
 from tasks.core import seeds
 from tasks.policy import distributed
-from tasks.policy.load import head_weight, read_tensors
+from tasks.policy.load import linear_layers, read_tensors
 from tasks.policy.trained_weights import TrainedWeights
 
 FOLDER = "adapter"
@@ -43,12 +43,17 @@ class AdapterWeights(TrainedWeights):
         params: Params,
         device: torch.device,
     ) -> None:
+        layers = linear_layers(network)
+        if not layers:
+            raise BadInput(
+                f"{type(network).__name__}: has no linear layers for LoRA; expected update.adapter full"
+            )
         self.network = network
         self._seed = params.seed
         self._config = LoraConfig(
             r=params.update.lora_rank,
             lora_alpha=cast(int, params.update.lora_alpha),
-            target_modules=_linear_layers(network),
+            target_modules=layers,
             lora_dropout=0.0,
             task_type="CAUSAL_LM",
         )
@@ -178,14 +183,3 @@ class _LoraProduct(torch.autograd.Function):
         to_a = (back.T @ flat).float()
         to_b = (grad.T @ down).float().mul_(ctx.scale)
         return to_x, None, to_a, to_b, None, None
-
-
-def _linear_layers(network: PreTrainedModel) -> list[str]:
-    """Full names of all linear layers except the head, sorted."""
-    head = head_weight(network)
-    names = [n for n, m in network.named_modules() if isinstance(m, nn.Linear) and m.weight is not head]
-    if not names:
-        raise BadInput(
-            f"{type(network).__name__}: has no linear layers for LoRA; expected update.adapter full"
-        )
-    return sorted(names)

@@ -54,21 +54,16 @@ class Meter:
 
     def add(self, name: str, values: Tensor) -> None:
         """Take in values [t]."""
-        if not len(values):
-            return
-        exact = values.detach().double()
-        if name.endswith("_max"):
-            self.sums[name] = max(self.sums.get(name, -math.inf), float(exact.max()))
-        else:
-            self.sums[name] = self.sums.get(name, 0.0) + float(exact.sum())
-        self.counts[name] = self.counts.get(name, 0) + len(values)
+        if len(values):
+            exact = values.detach().double()
+            value = exact.max() if name.endswith("_max") else exact.sum()
+            self.merge(Meter({name: float(value)}, {name: len(values)}))
 
     def add_drift(self, values: Tensor, ages: Tensor) -> None:
         """Take in divergences [t] of responses that are ``ages`` [t] rounds old."""
         for age in torch.unique(ages).tolist():
             mine = values[ages == age].detach().double()
-            total, count = self.drift.get(str(age), [0.0, 0.0])
-            self.drift[str(age)] = [total + float(mine.sum()), count + len(mine)]
+            self.merge(Meter(drift={str(age): [float(mine.sum()), len(mine)]}))
 
     def merge(self, other: Meter) -> None:
         """Take in another meter's values."""

@@ -84,12 +84,9 @@ class Optimiser:
 
     def save(self, folder: Path) -> None:
         """Write the moments as safetensors and the counts as JSON."""
-        moments: dict[str, Tensor] = {}
-        for name, master in self._masters.items():
-            for key, value in self._adamw.state.get(master, {}).items():
-                if key != "step":
-                    moments[f"{name}.{key}"] = value
-        moments = distributed.gather_full(moments)
+        states = {name: self._adamw.state.get(master) for name, master in self._masters.items()}
+        held = {f"{name}.{key}": state[key] for name, state in states.items() if state for key in KEYS}
+        moments = distributed.gather_full(held)
         if distributed.rank():
             return
         save_file(moments, folder / MOMENTS)

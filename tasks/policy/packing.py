@@ -14,16 +14,19 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from params.base import BadInput
 from tasks.policy.prefix_attention import PrefixRow, PrefixRows
 
 Ids = Sequence[int]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -111,40 +114,40 @@ def plan(
                 f"{len(prompt) + len(response)} tokens; expected at least that many"
             )
         groups.setdefault(tuple(prompt), []).append(i)
-    rows = [
-        _row(prompt, held, responses, layout)
-        for prompt, members in groups.items()
-        for held in _first_fit(members, responses, _capacity(len(prompt), budget, layout))
-    ]
+    rows: list[Row] = []
+    for prompt, members in groups.items():
+        longest_first = sorted(members, key=lambda i: (-len(responses[i]), i))
+        capacity = _capacity(len(prompt), budget, layout)
+        for held in _first_fit(longest_first, lambda i: len(responses[i]) - 1, capacity):
+            rows.append(_row(prompt, sorted(held), responses, layout))
     rows.sort(key=lambda row: (-row.length, row.members))
     return _flat_batches(rows, budget, workers) if layout.flat else _padded_batches(rows, budget)
 
 
 def _capacity(prompt: int, budget: int, layout: Layout) -> float:
-    """Response positions that one row should hold behind a prompt of P tokens; 0: one response per row.
+    """Response positions that one row should hold behind a prompt of P tokens; -1: one response per row.
 
     Under a dense mask a row of length L costs L + c L^2. With n response positions in it, the cost for each
     is least at n = sqrt(P (P + 1 / c)).
     """
     if not layout.share:
-        return 0
+        return -1
     if layout.flat or not layout.cost.pair:
         return budget - prompt
     return min(budget - prompt, math.sqrt(prompt * (prompt + 1.0 / layout.cost.pair)))
 
 
-def _first_fit(members: list[int], responses: Sequence[Ids], capacity: float) -> list[list[int]]:
-    """Bins of at most ``capacity`` response positions: first fit, longest first."""
-    bins: list[tuple[list[int], int]] = []
-    for i in sorted(members, key=lambda i: (-len(responses[i]), i)):
-        need = len(responses[i]) - 1
-        fits = (b for b, (_, used) in enumerate(bins) if capacity > 0 and used + need <= capacity)
-        place = next(fits, None)
+def _first_fit(items: Iterable[T], size: Callable[[T], int], capacity: float) -> list[list[T]]:
+    """Bins of at most ``capacity``, each item in the first that has room for it."""
+    bins: list[list[T]] = []
+    for item in items:
+        roomy = (b for b in bins if sum(map(size, b)) + size(item) <= capacity)
+        place = next(roomy, None)
         if place is None:
-            bins.append(([i], need))
+            bins.append([item])
         else:
-            bins[place] = ([*bins[place][0], i], bins[place][1] + need)
-    return [sorted(held) for held, _ in bins]
+            place.append(item)
+    return bins
 
 
 def _row(prompt: tuple[int, ...], members: list[int], responses: Sequence[Ids], layout: Layout) -> Row:
@@ -169,25 +172,15 @@ def _padded_batches(rows: list[Row], budget: int) -> list[list[Row]]:
 
 def _flat_batches(rows: list[Row], budget: int, workers: int) -> list[list[Row]]:
     """About as few micro-batches as first fit finds, the costliest rows spread over them."""
-    packed: list[list[Row]] = []
-    for row in rows:
-        place = next((b for b in packed if _positions(b) + row.length <= budget), None)
-        if place is None:
-            packed.append([row])
-        else:
-            place.append(row)
+    packed = _first_fit(rows, lambda row: row.length, budget)
     count = min(-(-len(packed) // workers) * workers, len(rows))
     spread: list[list[Row]] = [[] for _ in range(count)]
     for row in sorted(rows, key=lambda row: (-row.cost, row.members)):
-        roomy = [b for b in spread if _positions(b) + row.length <= budget]
+        roomy = [b for b in spread if sum(held.length for held in b) + row.length <= budget]
         if not roomy:
             return packed
         min(roomy, key=lambda batch: sum(held.cost for held in batch)).append(row)
     return spread
-
-
-def _positions(rows: list[Row]) -> int:
-    return sum(row.length for row in rows)
 
 
 @dataclass(frozen=True)
@@ -239,15 +232,16 @@ def build(rows: list[Row], responses: Sequence[Ids], starts: Sequence[int], flat
                 tuple(_prefix_row(begin, row, responses) for begin, row in zip(begins, rows, strict=False))
             ),
         )
-    ids = torch.zeros(len(rows), longest, dtype=torch.int64)
-    positions = torch.arange(longest).repeat(len(rows), 1)
-    branch = torch.full_like(ids, -1)
-    for r, one in enumerate(packed):
-        ids[r, : len(one.ids)] = torch.tensor(one.ids)
-        positions[r, : len(one.ids)] = torch.tensor(one.position_ids)
-        branch[r, : len(one.ids)] = torch.tensor(one.branch)
+    ids = _padded(one.ids for one in packed)
+    positions = _padded(one.position_ids for one in packed)
+    branch = _padded((one.branch for one in packed), -1)
     alone = all(len(row.members) == 1 for row in rows)
     return MicroBatch(ids, positions, *tokens, mask=None if alone else prefix_mask(branch))
+
+
+def _padded(rows: Iterable[list[int]], filler: int = 0) -> Tensor:
+    """[B, L], padded on the right."""
+    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=filler)
 
 
 def _prefix_row(start: int, row: Row, responses: Sequence[Ids]) -> PrefixRow:

@@ -17,6 +17,7 @@ from tasks.core.stage import Job
 from tasks.engines import selection
 from tasks.engines.base import Request, Response, Sampling
 from tasks.policy.job_policy import job_policy
+from tasks.policy.load import prompt_ids
 from tasks.rewards.base import Verdict
 from tasks.rewards.judge import Judge
 
@@ -98,9 +99,7 @@ def encode(job: Job, tokenizer: Any, rows: Sequence[dict[str, Any]]) -> list[tup
     prompts = []
     for row in rows:
         text = params.task.instruction.replace("{question}", row["question"])
-        ids = tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=True, return_dict=False
-        )
+        ids = prompt_ids(tokenizer, text)
         if len(ids) > room:
             raise BadInput(
                 f"problem {row['problem_id']}: its prompt has {len(ids)} tokens; expected at most {room}, "
