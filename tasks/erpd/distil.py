@@ -21,7 +21,6 @@ from tasks.erpd.training import Material, PhaseTraining, joined, minibatches
 from tasks.erpd.trust_region import Region, copied, laid
 from tasks.policy.full_vocabulary import Target, add_kl_gradient, kl, policy_states
 from tasks.policy.job_policy import job_policy
-from tasks.policy.memory import peak_memory
 from tasks.policy.policy import Policy, offsets
 
 ETAS = tuple((place / 16) ** 2 for place in range(17))
@@ -45,7 +44,7 @@ def distil(job: Job) -> dict[str, float]:
     write_json(job.out / "metrics.json", student.metrics())
     seconds = time.perf_counter() - began
     return {
-        "peak_memory_bytes": peak_memory(policy.device),
+        "peak_memory_bytes": policy.peak_memory(),
         "seconds": seconds,
         "trained_tokens_per_second": student.training.meter.tokens / seconds,
     }
@@ -78,7 +77,10 @@ class Distillation:
     def run(self) -> None:
         """Every pass over the round's answers, or over fresh ones, until the budget is spent."""
         if self.config.answers == "static":
-            material, signal = self._given()
+            table = read_table(self.job.inputs["rollout"].file("rollouts.parquet"))
+            beside = read_table(self.job.inputs["signal"].file("signal.parquet"))
+            logp, signal = ([torch.tensor(x) for x in beside[n].to_pylist()] for n in ("base_logp", "signal"))
+            material = Material.of(table, logp)
             self._learn(material, signal, self._views(material), 0)
             return
         for attempt in range(self.config.fresh_rounds):
@@ -189,13 +191,6 @@ class Distillation:
 
         origin = self.region.origin if self.region else copied(self.policy)
         return Region(self.policy, self.config.budget, measure, origin)
-
-    def _given(self) -> tuple[Material, list[Tensor]]:
-        """The round's answers with the signal that was written beside them."""
-        table = read_table(self.job.inputs["rollout"].file("rollouts.parquet"))
-        beside = read_table(self.job.inputs["signal"].file("signal.parquet"))
-        logp, signal = ([torch.tensor(x) for x in beside[n].to_pylist()] for n in ("base_logp", "signal"))
-        return Material.of(table, logp), signal
 
     def _views(self, material: Material) -> Views | None:
         """The teachers at those answers, where more is wanted than the signal; the student stays as it is."""

@@ -13,7 +13,6 @@ from tasks.artefacts.tables import read_table
 from tasks.core.stage import Job
 from tasks.erpd.training import Material, PhaseTraining, held_out, joined, minibatches
 from tasks.policy.job_policy import job_policy
-from tasks.policy.memory import peak_memory
 from tasks.policy.policy import Policy
 
 
@@ -71,7 +70,7 @@ def _fit(job: Job, stage: str, flipped: bool) -> dict[str, float]:
     write_json(job.out / "metrics.json", said)
     seconds = time.perf_counter() - began
     return {
-        "peak_memory_bytes": peak_memory(policy.device),
+        "peak_memory_bytes": policy.peak_memory(),
         "seconds": seconds,
         "trained_tokens_per_second": tokens / seconds,
     }

@@ -24,7 +24,7 @@ from params.base import BadInput
 from params.schema import Params
 from tasks.core import seeds
 from tasks.policy import distributed
-from tasks.policy.load import linear_layers, read_tensors
+from tasks.policy.load import linear_layers
 from tasks.policy.trained_weights import TrainedWeights
 
 FOLDER = "adapter"
@@ -34,6 +34,9 @@ CONFIG = "adapter_config.json"
 
 class AdapterWeights(TrainedWeights):
     """The trained part of a policy that is a base model and a LoRA adapter."""
+
+    kind = "lora"
+    file = f"{FOLDER}/{WEIGHTS}"
 
     def __init__(
         self,
@@ -49,6 +52,7 @@ class AdapterWeights(TrainedWeights):
                 f"{type(network).__name__}: has no linear layers for LoRA; expected update.adapter full"
             )
         self.network = network
+        self.fits = f"this model with update.lora_rank {params.update.lora_rank}"
         self._seed = params.seed
         self._config = LoraConfig(
             r=params.update.lora_rank,
@@ -59,7 +63,7 @@ class AdapterWeights(TrainedWeights):
         )
         self._config._register_custom_module({nn.Linear: FusedLinear})
         with torch.random.fork_rng(devices=[]):  # peft draws a first A, which reset() replaces
-            self.model: Any = get_peft_model(network, self._config, autocast_adapter_dtype=True)
+            self._peft: Any = get_peft_model(network, self._config, autocast_adapter_dtype=True)
         distributed.shard(network, device)
         self._layers = {
             name: module
@@ -83,18 +87,6 @@ class AdapterWeights(TrainedWeights):
                 generator = torch.Generator().manual_seed(seeds.seed(self._seed, "adapter", 0, name))
                 drawn = torch.empty(weight.shape).uniform_(-bound, bound, generator=generator)
                 weight.copy_(distributed.placed_like(drawn, weight))
-
-    def read(self, folder: Path) -> None:
-        """Take the weights of ``folder/adapter``; raises ``BadInput`` where they do not fit."""
-        path = folder / FOLDER / WEIGHTS
-        if not path.is_file():
-            raise BadInput(f"{path}: missing; expected a policy that was trained with update.adapter lora")
-        stored = read_tensors(path)
-        if {n: t.shape for n, t in stored.items()} != {n: t.shape for n, t in self.masters.items()}:
-            raise BadInput(f"{path}: does not fit this model with update.lora_rank {self._config.r}")
-        with torch.no_grad():
-            for name, weight in self.masters.items():
-                weight.copy_(distributed.placed_like(stored[name], weight))
 
     def write(self, folder: Path) -> None:
         """``folder/adapter`` in peft's format."""
@@ -133,7 +125,7 @@ class AdapterWeights(TrainedWeights):
     @contextmanager
     def reference(self) -> Iterator[PreTrainedModel]:
         """The network without its adapter."""
-        with self.model.disable_adapter():
+        with self._peft.disable_adapter():
             yield self.network
 
 

@@ -45,11 +45,6 @@ class Optimiser:
         warm = self._settings.warmup_steps
         return self._settings.learning_rate * min(1.0, (self.steps + 1) / (warm + 1))
 
-    def clear(self) -> None:
-        """Forget the gradients."""
-        for master in self._masters.values():
-            master.grad = None
-
     def step(self, loss: float) -> float | None:
         """Clip the gradients and take one step; the gradient's norm before clipping.
 
@@ -67,14 +62,14 @@ class Optimiser:
         for group in self._adamw.param_groups:
             group["lr"] = self.rate()
         self._adamw.step()
-        self.clear()
+        self._adamw.zero_grad()
         self.steps += 1
         self.refused_in_a_row = 0
         return norm
 
     def refuse(self, why: str) -> None:
         """Drop the gradients and count it; raises ``NotFinite`` the third time in a row."""
-        self.clear()
+        self._adamw.zero_grad()
         self.refused_in_a_row += 1
         if self.refused_in_a_row >= PATIENCE:
             raise NotFinite(

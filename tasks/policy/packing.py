@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from params.base import BadInput
-from tasks.policy.prefix_attention import PrefixRow, PrefixRows
+from tasks.policy.prefix_attention import PrefixRow
 
 Ids = Sequence[int]
 T = TypeVar("T")
@@ -75,22 +75,16 @@ class MicroBatch:
     predictor: Tensor
     target: Tensor
     index: Tensor
-    prefix_rows: PrefixRows | None = None
+    prefix_rows: tuple[PrefixRow, ...] | None = None
     """Of the flat layout: which position sees which."""
     mask: Tensor | None = None
     """Of the padded layout: [B, 1, L, L] bool, True where a position sees another; None: plainly causal."""
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same on another device; ``index`` stays where it is."""
-        return replace(
-            self,
-            input_ids=self.input_ids.to(device),
-            position_ids=self.position_ids.to(device),
-            predictor=self.predictor.to(device),
-            target=self.target.to(device),
-            prefix_rows=None if self.prefix_rows is None else self.prefix_rows.to(device),
-            mask=None if self.mask is None else self.mask.to(device),
-        )
+        held = {name: x for name, x in vars(self).items() if isinstance(x, Tensor) and name != "index"}
+        rows = self.prefix_rows and tuple(row.to(device) for row in self.prefix_rows)
+        return replace(self, prefix_rows=rows, **{name: x.to(device) for name, x in held.items()})
 
 
 def plan(
@@ -183,63 +177,44 @@ def _flat_batches(rows: list[Row], budget: int, workers: int) -> list[list[Row]]
     return spread
 
 
-@dataclass(frozen=True)
-class _PackedRow:
-    """One row's positions and, for each response token, the position that predicts it."""
-
-    ids: list[int]
-    position_ids: list[int]
-    branch: list[int]
-    """0: the prompt, 1...: the responses."""
-    predictor: list[int]
-    target: list[int]
-    index: list[int]
-
-
-def _packed(row: Row, responses: Sequence[Ids], starts: Sequence[int]) -> _PackedRow:
-    first = len(row.prompt)
-    packed = _PackedRow(list(row.prompt), list(range(first)), [0] * first, [], [], [])
-    for b, i in enumerate(row.members, start=1):
-        response = [int(token) for token in responses[i]]
-        here, more = len(packed.ids), len(response) - 1
-        packed.predictor.extend((first - 1, *range(here, here + more)))
-        packed.target.extend(response)
-        packed.index.extend(range(starts[i], starts[i] + more + 1))
-        packed.ids.extend(response[:-1])
-        packed.position_ids.extend(range(first, first + more))
-        packed.branch.extend([b] * more)
-    return packed
-
-
 def build(rows: list[Row], responses: Sequence[Ids], starts: Sequence[int], flat: bool = True) -> MicroBatch:
     """The tensors of one micro-batch; ``starts[i]`` is where response i begins among all laid end to end."""
-    packed = [_packed(row, responses, starts) for row in rows]
-    lengths = [len(one.ids) for one in packed]
-    longest = max(lengths)
-    begins = list(itertools.accumulate(lengths if flat else [longest] * len(rows), initial=0))
-    predictor = [begin + place for begin, one in zip(begins, packed, strict=False) for place in one.predictor]
-    tokens = (
-        torch.tensor(predictor),
-        torch.tensor([token for one in packed for token in one.target]),
-        torch.tensor([place for one in packed for place in one.index]),
-    )
+    longest = max(row.length for row in rows)
+    begins = [0, *itertools.accumulate(row.length if flat else longest for row in rows)][: len(rows)]
+    ids: list[list[int]] = []
+    position_ids: list[list[int]] = []
+    branches: list[list[int]] = []  # 0: the prompt, 1...: the responses
+    predictor: list[int] = []
+    target: list[int] = []
+    index: list[int] = []
+    for begin, row in zip(begins, rows, strict=True):
+        first = len(row.prompt)
+        tokens, places, branch = list(row.prompt), list(range(first)), [0] * first
+        for b, i in enumerate(row.members, start=1):
+            response = [int(token) for token in responses[i]]
+            here, more = begin + len(tokens), len(response) - 1
+            predictor += (begin + first - 1, *range(here, here + more))
+            target += response
+            index += range(starts[i], starts[i] + more + 1)
+            tokens += response[:-1]
+            places += range(first, first + more)
+            branch += [b] * more
+        ids.append(tokens)
+        position_ids.append(places)
+        branches.append(branch)
+    predicted = (torch.tensor(predictor), torch.tensor(target), torch.tensor(index))
+    prefix_rows, mask = None, None
     if flat:
-        return MicroBatch(
-            torch.tensor([[token for one in packed for token in one.ids]]),
-            torch.tensor([[place for one in packed for place in one.position_ids]]),
-            *tokens,
-            prefix_rows=PrefixRows(
-                tuple(_prefix_row(begin, row, responses) for begin, row in zip(begins, rows, strict=False))
-            ),
+        ids, position_ids = ([list(itertools.chain(*each))] for each in (ids, position_ids))
+        prefix_rows = tuple(
+            _prefix_row(begin, row, responses) for begin, row in zip(begins, rows, strict=True)
         )
-    ids = _padded(one.ids for one in packed)
-    positions = _padded(one.position_ids for one in packed)
-    branch = _padded((one.branch for one in packed), -1)
-    alone = all(len(row.members) == 1 for row in rows)
-    return MicroBatch(ids, positions, *tokens, mask=None if alone else prefix_mask(branch))
+    elif any(len(row.members) > 1 for row in rows):
+        mask = prefix_mask(_padded(branches, -1))
+    return MicroBatch(_padded(ids), _padded(position_ids), *predicted, prefix_rows, mask)
 
 
-def _padded(rows: Iterable[list[int]], filler: int = 0) -> Tensor:
+def _padded(rows: Sequence[list[int]], filler: int = 0) -> Tensor:
     """[B, L], padded on the right."""
     return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=filler)
 
