@@ -12,7 +12,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -52,7 +52,7 @@ class Patience:
         return min(self.longest, self.first * self.growth ** max(0, failures - 1))
 
 
-@dataclass
+@dataclass(eq=False)
 class ServerState:
     """A server of the pool, and what is known of it."""
 
@@ -127,13 +127,13 @@ class Dispatch:
         self._losses: collections.Counter[int] = collections.Counter()
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._ended = threading.Event()
-        self._reconnecting: set[int] = set()
+        self._reconnecting: set[ServerState] = set()
 
     def run(self) -> dict[int, Response]:
         """Every piece's result. Raises ``EngineFailure``."""
         for state in self._states:
             state.held.clear()
-        pools = [ThreadPoolExecutor(self._capacity) for _ in self._states]
+        pools = {state: ThreadPoolExecutor(self._capacity) for state in self._states}
         reconnects = ThreadPoolExecutor(len(self._states))
         for state in self._states:
             threading.Thread(target=self._watch, args=(state,), daemon=True).start()
@@ -150,26 +150,26 @@ class Dispatch:
             for state in self._states:
                 if state.held:
                     state.client.abort()
-            for pool in (*pools, reconnects):
+            for pool in (*pools.values(), reconnects):
                 pool.shutdown(wait=False, cancel_futures=True)
         return self._done
 
     def _wait(self) -> float:
         """Seconds until a lost server is to be tried again, or its health checked."""
         now = time.monotonic()
-        due = [s.again - now for i, s in enumerate(self._states) if self._may_reconnect(i, s)]
+        due = [state.again - now for state in self._states if self._may_reconnect(state)]
         return max(0.0, min([self._patience.watch, *due]))
 
-    def _assign(self, pools: Sequence[ThreadPoolExecutor]) -> None:
+    def _assign(self, pools: Mapping[ServerState, ThreadPoolExecutor]) -> None:
         while self._waiting:
-            ready = [i for i, s in enumerate(self._states) if s.up and len(s.held) < self._capacity]
+            ready = [state for state in self._states if state.up and len(state.held) < self._capacity]
             if not ready:
                 return
-            chosen = min(ready, key=lambda i: len(self._states[i].held))
-            state, (group, members) = self._states[chosen], self._waiting.popleft()
+            state = min(ready, key=lambda state: len(state.held))
+            group, members = self._waiting.popleft()
             for index in members:
                 state.held[index] = group
-                future = pools[chosen].submit(self._try, state, state.epoch, index)
+                future = pools[state].submit(self._try, state, state.epoch, index)
                 self._when_done(future, partial(self._received, state, state.epoch, index))
 
     def _try(self, state: ServerState, epoch: int, index: int) -> Response | None:
@@ -178,7 +178,12 @@ class Dispatch:
 
     def _when_done(self, future: Future[T], hear: Callable[[Future[T]], None]) -> None:
         """Have the thread of ``run`` hear of it."""
-        future.add_done_callback(lambda done: done.cancelled() or self._events.put(partial(hear, done)))
+
+        def pass_on(done: Future[T]) -> None:
+            if not done.cancelled():
+                self._events.put(partial(hear, done))
+
+        future.add_done_callback(pass_on)
 
     def _received(self, state: ServerState, epoch: int, index: int, future: Future[Response | None]) -> None:
         error = future.exception()
@@ -212,8 +217,8 @@ class Dispatch:
             raise EngineFailure(f"{worst} servers were lost under the same request; the last: {reason}")
         self._waiting.extendleft(reversed(groups.items()))
 
-    def _may_reconnect(self, place: int, state: ServerState) -> bool:
-        return not state.up and not state.out and place not in self._reconnecting
+    def _may_reconnect(self, state: ServerState) -> bool:
+        return not state.up and not state.out and state not in self._reconnecting
 
     def _reconnect_due(self, reconnects: ThreadPoolExecutor) -> None:
         """Reconnect the servers whose wait is over; fail where none is left to wait for."""
@@ -221,15 +226,14 @@ class Dispatch:
         given_up = all(s.out or s.failures >= self._patience.tries for s in self._states)
         if not up and given_up and not self._reconnecting:
             raise none_left(self._states)
-        for place, state in enumerate(self._states):
-            if self._may_reconnect(place, state) and state.again <= time.monotonic():
-                self._reconnecting.add(place)
-                self._when_done(reconnects.submit(self._reconnect, state), partial(self._back, place))
+        for state in self._states:
+            if self._may_reconnect(state) and state.again <= time.monotonic():
+                self._reconnecting.add(state)
+                self._when_done(reconnects.submit(self._reconnect, state), partial(self._back, state))
 
-    def _back(self, place: int, future: Future[None]) -> None:
-        self._reconnecting.discard(place)
+    def _back(self, state: ServerState, future: Future[None]) -> None:
+        self._reconnecting.discard(state)
         future.result()
-        state = self._states[place]
         if state.up:
             log.warning("back: %s", state.client.address)
 

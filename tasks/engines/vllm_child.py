@@ -17,17 +17,12 @@ from torch import Tensor
 from params.schema import Params
 from tasks.core.json_process import JsonProcess, ProcessFailure
 from tasks.engines import float8, probe, vllm_options
-from tasks.engines.base import BASE, EngineFailure, Request, Response, Sampling, identity, ignore, silent
+from tasks.engines.base import BASE, EngineFailure, Request, Response, Sampling, identity, ignore
 from tasks.policy.policy import Policy
-
-ROUNDED = "-float8"
-"""Ends the name of weights that were rounded."""
 
 
 class Vllm:
     """Holds one base model, and one policy at a time, in a process of its own."""
-
-    name = "vllm"
 
     def __init__(self, base: Path, policy: Callable[[], Policy], params: Params, scratch: Path) -> None:
         """Start the process, and open ``policy``, the trainer's, while it starts."""
@@ -51,7 +46,7 @@ class Vllm:
 
         Weights in float8 are merged and rounded here, and the trainer's scores are those of the same ones.
         """
-        held = identity(policy) + (ROUNDED if self._rounded is not None else "")
+        held = identity(policy, self._rounded is not None)
         if held == self._held and self._process.alive:
             self._policy.restore(policy)
             return
@@ -70,7 +65,7 @@ class Vllm:
         self,
         requests: Sequence[Request],
         sampling: Sampling,
-        tell: Callable[[int, int], None] = silent,
+        tell: Callable[[int, int], None] = ignore,
         finished: Callable[[int, Response], None] = ignore,
     ) -> list[Response]:
         """See ``Engine``."""

@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +37,11 @@ class LocalServer:
         """Start it on a free port; ``start``: seconds that it may take."""
         self.port = free_port()
         self.address = f"http://{LOOPBACK}:{self.port}"
-        self._name, self._log, self._start_seconds, self._env = name, log, start, dict(env)
-        self._command = [*command, "--port", str(self.port)]
+        self._name, self._log, self._start_seconds = name, log, start
+        self._start = partial(JsonProcess, name, [*command, "--port", str(self.port)], env, log)
         self._client = Client(self.address, os.environ.get(KEY))
         self._process = self._start()
         self._fresh, self._closed = True, False
-
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
 
     def ensure(self) -> bool:
         """Wait until it serves, started anew where it died or hangs; whether it is a new one.
@@ -83,9 +79,6 @@ class LocalServer:
         except (Lost, EngineFailure):
             return False
         return True
-
-    def _start(self) -> JsonProcess:
-        return JsonProcess(self._name, self._command, self._env, self._log)
 
 
 def local_servers(base: Path, params: Params, scratch: Path) -> list[LocalServer]:

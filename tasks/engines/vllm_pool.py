@@ -18,10 +18,9 @@ from torch import Tensor
 
 from params.schema import Params
 from tasks.engines import float8, probe, vllm_options
-from tasks.engines.base import BASE, EngineFailure, Request, Response, Sampling, identity, ignore, silent
+from tasks.engines.base import BASE, EngineFailure, Request, Response, Sampling, identity, ignore
 from tasks.engines.dispatch import Dispatch, Patience, ServerState, none_left
 from tasks.engines.http import Client, Lost
-from tasks.engines.vllm_child import ROUNDED
 from tasks.engines.vllm_guard import KEY
 from tasks.engines.vllm_http import ServerClient
 from tasks.engines.vllm_launch import local_servers
@@ -46,8 +45,6 @@ class Weights:
 
 class Servers:
     """Holds one base model, and one policy at a time, on servers that it was told of or started itself."""
-
-    name = "server"
 
     def __init__(
         self,
@@ -79,7 +76,7 @@ class Servers:
     def load(self, policy: Path | None) -> None:
         """See ``Engine``. A server that holds other weights afterwards is left out with a note; raises
         ``EngineFailure`` where none is left."""
-        name = identity(policy) + (ROUNDED if self._rounded is not None else "")
+        name = identity(policy, self._rounded is not None)
         if self._plain is None:
             self._policy.restore(None)
             scores = self._probe.scores(self._policy)
@@ -97,7 +94,7 @@ class Servers:
         self,
         requests: Sequence[Request],
         sampling: Sampling,
-        tell: Callable[[int, int], None] = silent,
+        tell: Callable[[int, int], None] = ignore,
         finished: Callable[[int, Response], None] = ignore,
     ) -> list[Response]:
         """See ``Engine``. Fails only when no server is left."""
