@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 
 import pyarrow as pa
-from torch import Tensor
 
 from algorithms.erpd import deviation
 from tasks.artefacts.artefact import write_json
@@ -45,7 +44,7 @@ def signal(job: Job) -> dict[str, float]:
     choice = choose(views, job.params.distil, answers, unseen)
     pair = views.combined(compared(choice.mode), choice.factors)
     columns = {"base_logp": views.base_logp, "raw": pair.raw, "signal": pair.centred}
-    made = {name: _lists(values, lengths) for name, values in columns.items()}
+    made = {n: [part.tolist() for part in x.float().split(lengths)] for n, x in columns.items()}
     write_table(
         job.out / "signal.parquet",
         pa.table({"group": table["group"], "sample": table["sample"], **made}, schema=SIGNALS),
@@ -64,7 +63,3 @@ def signal(job: Job) -> dict[str, float]:
     write_json(job.out / "metrics.json", said)
     seconds = time.perf_counter() - began
     return {"seconds": seconds, "tokens_per_second": len(views.base_logp) / seconds}
-
-
-def _lists(values: Tensor, lengths: list[int]) -> pa.Array:
-    return pa.array([part.tolist() for part in values.float().split(lengths)], pa.list_(pa.float32()))

@@ -67,7 +67,6 @@ def compared(mode: str) -> str:
     return "strong" if mode == "extrapolated" else mode
 
 
-@torch.no_grad()
 def look(job: Job, policy: Policy, prompts: list[list[int]], responses: list[list[int]]) -> Views:
     """Every policy of the round at these answers, a forward pass each; ``policy`` ends with the base."""
     assert job.params.distil is not None
@@ -84,9 +83,8 @@ def look(job: Job, policy: Policy, prompts: list[list[int]], responses: list[lis
     teachers, unlearned, before = all_of("teach"), all_of("unlearn"), job.inputs.get("policy")
     base = held(before.path if before else None)
     words = torch.tensor([token for response in responses for token in response])
-    others = {("teacher", n): h for n, h in teachers.items()} | {
-        ("unlearned", n): h for n, h in unlearned.items()
-    }
+    others = {("teacher", name): states for name, states in teachers.items()}
+    others |= {("unlearned", name): states for name, states in unlearned.items()}
     base_logp, beside = _beside(base, others, words)
     divergence: dict[str, dict[str, float]] = {}
     for (kind, name), (_, away, back) in beside.items():
@@ -102,6 +100,7 @@ def look(job: Job, policy: Policy, prompts: list[list[int]], responses: list[lis
     return Views(base, teachers, unlearned, base_logp, pairs, divergence)
 
 
+@torch.no_grad()
 def _beside(
     base: PolicyStates, others: dict[tuple[str, str], PolicyStates], words: Tensor
 ) -> tuple[Tensor, dict[tuple[str, str], Tensor]]:

@@ -61,7 +61,7 @@ def _batches(job: Job, training: pa.Table) -> list[Sampled]:
     for attempt in range(1, choice.refill_batches + 1):
         found += len(dynamic_sampling.varied(batches[-1].answers))
         most = dynamic_sampling.wanted(size - found, found, len(used), size)
-        more = dynamic_sampling.further(seed, job.round, attempt, training.num_rows, used, most).tolist()
+        more = dynamic_sampling.further(seed, job.round, attempt, training.num_rows, used, most)
         if not more:
             break
         used += more

@@ -63,7 +63,6 @@ def sample(
         for row, prompt in zip(rows, prompts, strict=True)
         for index in range(samples)
     ]
-    began = time.perf_counter()
     verdicts: dict[int, Future[Verdict]] = {}
 
     def tell(done: int, tokens: int) -> None:
@@ -87,9 +86,7 @@ def sample(
         "sampling_seconds": sampled - began,
         "judging_seconds": time.perf_counter() - sampled,
     }
-    sampler = (current or job.inputs["model"]).digest
-    answers = _table(rows, asked, responses, judged, sampler, job.round, samples, sampling)
-    return Sampled(answers, measured)
+    return Sampled(_table(job, rows, samples, asked, responses, judged, sampling), measured)
 
 
 def encode(job: Job, tokenizer: Any, rows: Sequence[dict[str, Any]]) -> list[tuple[int, ...]]:
@@ -110,15 +107,15 @@ def encode(job: Job, tokenizer: Any, rows: Sequence[dict[str, Any]]) -> list[tup
 
 
 def _table(
+    job: Job,
     rows: list[dict[str, Any]],
+    samples: int,
     asked: list[Request],
     responses: list[Response],
     verdicts: list[Verdict],
-    sampler: str,
-    round: int,
-    samples: int,
     sampling: Sampling,
 ) -> pa.Table:
+    sampler = job.inputs.get("policy") or job.inputs["model"]
     top = sampling.top
     groups = [index // samples for index in range(len(asked))]
     columns = {
@@ -131,8 +128,8 @@ def _table(
         "finish_reason": [response.finish_reason for response in responses],
         "reward": [verdict.reward for verdict in verdicts],
         "reward_error": [verdict.error for verdict in verdicts],
-        "policy": [sampler] * len(asked),
-        "round": [round] * len(asked),
+        "policy": [sampler.digest] * len(asked),
+        "round": [job.round] * len(asked),
         "seed": [request.seed for request in asked],
         "top_ids": [response.top_ids if top else None for response in responses],
         "top_logp": [response.top_logp if top else None for response in responses],
