@@ -25,8 +25,6 @@ def serve_weights(model: str, folder: Path | None, host: str, port: int, setting
             f"--folder {base}: no config.json in it; expected a Hugging Face folder, such as the model of a "
             f"run, {workspace() / 'runs' / 'NAME' / 'model'}"
         )
-    import torch
-
     from tasks.engines import vllm_launch
     from tasks.engines.vllm_guard import KEY
 
@@ -35,8 +33,6 @@ def serve_weights(model: str, folder: Path | None, host: str, port: int, setting
             f"--host {host}: whoever reaches the server can give it weights; expected a key in {KEY}, "
             "or 127.0.0.1 behind an ssh tunnel"
         )
-    rounds = params.engine.dtype == "float8"
-    adapts = torch.cuda.is_available() and params.update.adapter == "lora" and not rounds
-    command = vllm_launch.command(base, params, adapts, host, more=("--port", str(port)))
+    command = vllm_launch.command(base, params, host, more=("--port", str(port)))
     print(f"ostinato: vLLM on http://{host}:{port}; Ctrl-C ends it", file=sys.stderr, flush=True)
     os.execve(command[0], command, vllm_launch.environment(params))  # noqa: S606 - no shell between

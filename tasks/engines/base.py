@@ -65,23 +65,19 @@ class Response:
         return tokens > 0 and tokens == len(self.logp) and likely and spread
 
 
-def silent(done: int, tokens: int) -> None:
-    """Progress that nobody asked for."""
+def ignore(*told: object) -> None:
+    """What nobody waits for."""
 
 
-def ignore(index: int, response: Response) -> None:
-    """A response that nobody waits for."""
-
-
-def identity(policy: Path | None) -> str:
-    """What weights are called: a policy artefact by its content, the base model by ``BASE``."""
-    return BASE if policy is None else Artefact.open(policy, check=False).digest
+def identity(policy: Path | None, rounded: bool = False) -> str:
+    """What weights are called: a policy artefact by its content, the base model by ``BASE``; ``rounded`` ones
+    are others."""
+    name = BASE if policy is None else Artefact.open(policy, check=False).digest
+    return f"{name}-float8" if rounded else name
 
 
 class Engine(Protocol):
     """An engine holds one base model and one policy at a time."""
-
-    name: str
 
     def load(self, policy: Path | None) -> None:
         """Sample from this policy artefact's directory from now on; ``None``: from the base model.
@@ -94,7 +90,7 @@ class Engine(Protocol):
         self,
         requests: Sequence[Request],
         sampling: Sampling,
-        tell: Callable[[int, int], None] = silent,
+        tell: Callable[[int, int], None] = ignore,
         finished: Callable[[int, Response], None] = ignore,
     ) -> list[Response]:
         """The response to each request, in the same order; ``tell(responses done, tokens so far)``.

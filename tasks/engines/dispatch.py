@@ -12,16 +12,22 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import TypeVar
+
+import torch
+from torch import Tensor
 
 from tasks.engines.base import EngineFailure, Response
 from tasks.engines.http import Lost
+from tasks.engines.vllm_http import ServerClient
+from tasks.engines.vllm_launch import LocalServer
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -46,23 +52,13 @@ class Patience:
         return min(self.longest, self.first * self.growth ** max(0, failures - 1))
 
 
-class Server(Protocol):
-    """What does the work. Its methods raise ``Lost`` where another may do better."""
-
-    address: str
-
-    def healthy(self) -> None:
-        """Raise where the server does not answer."""
-
-    def abort(self) -> None:
-        """Break off every request."""
-
-
-@dataclass
+@dataclass(eq=False)
 class ServerState:
-    """A server of the pool, and how it is at the moment."""
+    """A server of the pool, and what is known of it."""
 
-    server: Any
+    client: ServerClient
+    local: LocalServer | None
+    """Its process, where it is ours."""
     up: bool = False
     reason: str = "not started"
     """Why it is not up."""
@@ -76,6 +72,12 @@ class ServerState:
     """Grows when it is lost: what was under way before counts no more."""
     held: dict[int, int] = field(default_factory=dict)
     """Pieces of work under way, with their groups."""
+    adapts: bool = False
+    weights: str | None = None
+    """Those that it was last verified to hold; ``None``: nothing is known of it."""
+    before: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))
+    """Scores of the probe: its own, the trainer's."""
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def lose(self, reason: str, patience: Patience) -> None:
         """It cannot be used until it is tried again."""
@@ -102,35 +104,36 @@ class Dispatch:
         states: Sequence[ServerState],
         groups: Iterable[Sequence[int]],
         capacity: int,
-        work: Callable[[Any, int], Response],
+        work: Callable[[ServerClient, int], Response],
         reconnect: Callable[[ServerState], None],
+        finished: Callable[[int, Response], None],
         patience: Patience,
     ) -> None:
-        """``work(server, index)`` does one piece, or raises ``Lost`` or ``EngineFailure``.
+        """``work(client, index)`` does one piece, or raises ``Lost`` or ``EngineFailure``.
 
-        ``reconnect(state)`` tries a lost server again and notes in its state what came of it. A server with
-        ``capacity`` pieces under way is given no further group.
+        ``reconnect(state)`` tries a lost server again and notes in its state what came of it, and
+        ``finished(index, response)`` hears of each piece. A server with ``capacity`` pieces under way is
+        given no further group.
         """
         self._states = states
-        self._waiting = collections.deque((g, list(group)) for g, group in enumerate(groups))
+        self._waiting = collections.deque(enumerate(map(list, groups)))
         self._count = sum(len(group) for _, group in self._waiting)
         self._capacity = capacity
         self._work = work
         self._reconnect = reconnect
+        self._finished = finished
         self._patience = patience
         self._done: dict[int, Response] = {}
         self._losses: collections.Counter[int] = collections.Counter()
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._ended = threading.Event()
-        self._reconnecting: set[int] = set()
-        self._finished: Callable[[int, Response], None]
+        self._reconnecting: set[ServerState] = set()
 
-    def run(self, finished: Callable[[int, Response], None]) -> dict[int, Response]:
-        """Every piece's result; ``finished(index, result)`` hears of each. Raises ``EngineFailure``."""
-        self._finished = finished
+    def run(self) -> dict[int, Response]:
+        """Every piece's result. Raises ``EngineFailure``."""
         for state in self._states:
             state.held.clear()
-        pools = [ThreadPoolExecutor(self._capacity) for _ in self._states]
+        pools = {state: ThreadPoolExecutor(self._capacity) for state in self._states}
         reconnects = ThreadPoolExecutor(len(self._states))
         for state in self._states:
             threading.Thread(target=self._watch, args=(state,), daemon=True).start()
@@ -146,39 +149,41 @@ class Dispatch:
             self._ended.set()
             for state in self._states:
                 if state.held:
-                    state.server.abort()
-            for pool in (*pools, reconnects):
+                    state.client.abort()
+            for pool in (*pools.values(), reconnects):
                 pool.shutdown(wait=False, cancel_futures=True)
         return self._done
 
     def _wait(self) -> float:
         """Seconds until a lost server is to be tried again, or its health checked."""
         now = time.monotonic()
-        due = [s.again - now for i, s in enumerate(self._states) if self._may_reconnect(i, s)]
+        due = [state.again - now for state in self._states if self._may_reconnect(state)]
         return max(0.0, min([self._patience.watch, *due]))
 
-    def _assign(self, pools: Sequence[ThreadPoolExecutor]) -> None:
+    def _assign(self, pools: Mapping[ServerState, ThreadPoolExecutor]) -> None:
         while self._waiting:
-            ready = [i for i, s in enumerate(self._states) if s.up and len(s.held) < self._capacity]
+            ready = [state for state in self._states if state.up and len(state.held) < self._capacity]
             if not ready:
                 return
-            chosen = min(ready, key=lambda i: len(self._states[i].held))
-            state, (group, members) = self._states[chosen], self._waiting.popleft()
+            state = min(ready, key=lambda state: len(state.held))
+            group, members = self._waiting.popleft()
             for index in members:
                 state.held[index] = group
-                future = pools[chosen].submit(self._try, state, state.epoch, index)
-                future.add_done_callback(self._tell(state, state.epoch, index))
+                future = pools[state].submit(self._try, state, state.epoch, index)
+                self._when_done(future, partial(self._received, state, state.epoch, index))
 
     def _try(self, state: ServerState, epoch: int, index: int) -> Response | None:
         """``None`` where it is not wanted any more."""
-        return self._work(state.server, index) if epoch == state.epoch and not self._ended.is_set() else None
+        return self._work(state.client, index) if epoch == state.epoch and not self._ended.is_set() else None
 
-    def _tell(self, state: ServerState, epoch: int, index: int) -> Callable[[Future[Response | None]], None]:
-        def heard(future: Future[Response | None]) -> None:
-            if not future.cancelled():
-                self._events.put(lambda: self._received(state, epoch, index, future))
+    def _when_done(self, future: Future[T], hear: Callable[[Future[T]], None]) -> None:
+        """Have the thread of ``run`` hear of it."""
 
-        return heard
+        def pass_on(done: Future[T]) -> None:
+            if not done.cancelled():
+                self._events.put(partial(hear, done))
+
+        future.add_done_callback(pass_on)
 
     def _received(self, state: ServerState, epoch: int, index: int, future: Future[Response | None]) -> None:
         error = future.exception()
@@ -206,14 +211,14 @@ class Dispatch:
             if index not in self._done:
                 groups.setdefault(group, []).append(index)
                 self._losses[index] += 1
-        state.server.abort()
+        state.client.abort()
         worst = max(self._losses.values(), default=0)
         if worst > self._patience.losses:
             raise EngineFailure(f"{worst} servers were lost under the same request; the last: {reason}")
         self._waiting.extendleft(reversed(groups.items()))
 
-    def _may_reconnect(self, place: int, state: ServerState) -> bool:
-        return not state.up and not state.out and place not in self._reconnecting
+    def _may_reconnect(self, state: ServerState) -> bool:
+        return not state.up and not state.out and state not in self._reconnecting
 
     def _reconnect_due(self, reconnects: ThreadPoolExecutor) -> None:
         """Reconnect the servers whose wait is over; fail where none is left to wait for."""
@@ -221,25 +226,16 @@ class Dispatch:
         given_up = all(s.out or s.failures >= self._patience.tries for s in self._states)
         if not up and given_up and not self._reconnecting:
             raise none_left(self._states)
-        for place, state in enumerate(self._states):
-            if self._may_reconnect(place, state) and state.again <= time.monotonic():
-                self._reconnecting.add(place)
-                future = reconnects.submit(self._reconnect, state)
-                future.add_done_callback(self._reconnected(place))
+        for state in self._states:
+            if self._may_reconnect(state) and state.again <= time.monotonic():
+                self._reconnecting.add(state)
+                self._when_done(reconnects.submit(self._reconnect, state), partial(self._back, state))
 
-    def _reconnected(self, place: int) -> Callable[[Future[None]], None]:
-        def heard(future: Future[None]) -> None:
-            if not future.cancelled():
-                self._events.put(lambda: self._back(place, future))
-
-        return heard
-
-    def _back(self, place: int, future: Future[None]) -> None:
-        self._reconnecting.discard(place)
+    def _back(self, state: ServerState, future: Future[None]) -> None:
+        self._reconnecting.discard(state)
         future.result()
-        state = self._states[place]
         if state.up:
-            log.warning("back: %s", state.server.address)
+            log.warning("back: %s", state.client.address)
 
     def _watch(self, state: ServerState) -> None:
         """Check a server's health as long as the work goes on."""
@@ -247,6 +243,6 @@ class Dispatch:
             epoch = state.epoch
             if state.up and state.held:
                 try:
-                    state.server.healthy()
+                    state.client.healthy()
                 except (Lost, EngineFailure) as error:
                     self._events.put(partial(self._lost, state, epoch, str(error)))

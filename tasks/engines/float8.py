@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from params.schema import Params
 from tasks.policy.folder import save_folder
-from tasks.policy.load import load_model
+from tasks.policy.load import linear_layers, load_model
 from tasks.policy.packing import Ids
 from tasks.policy.policy import Policy, Scores
 
@@ -44,7 +44,7 @@ class Rounded:
         self.network: PreTrainedModel = load_model(policy.base, narrow, policy.device)
         self._policy = policy
         self._held: str | None = None
-        self._linear = _linear_weights(self.network)
+        self._linear = {f"{name}.weight" for name in linear_layers(self.network)}
 
     def take(self, name: str) -> None:
         """Hold what the policy holds now, called ``name``; costs nothing when that is held already."""
@@ -64,10 +64,3 @@ class Rounded:
     def score(self, prompts: Sequence[Ids], responses: Sequence[Ids], temperature: float) -> Scores:
         """What the rounded policy gives each token of ``responses[i]`` after ``prompts[i]``."""
         return self._policy.score(prompts, responses, temperature, network=self.network)
-
-
-def _linear_weights(network: PreTrainedModel) -> frozenset[str]:
-    """The names of the weights of all linear layers except the head."""
-    head = network.get_output_embeddings()
-    layers = (n for n, m in network.named_modules() if isinstance(m, nn.Linear) and m is not head)
-    return frozenset(f"{name}.weight" for name in layers)

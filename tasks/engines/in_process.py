@@ -24,15 +24,13 @@ from params.base import BadInput
 from params.schema import Params
 from tasks.core.seeds import seed
 from tasks.engines import float8
-from tasks.engines.base import EngineFailure, Request, Response, Sampling, identity, ignore, silent
+from tasks.engines.base import EngineFailure, Request, Response, Sampling, identity, ignore
 from tasks.policy.policy import Policy
 
 PAGE = 32
 BATCH_TOKENS = 512
 CPU_SIDE_BY_SIDE = 32
 """Responses in a batch at most: for want of a kernel for ragged batches, each attends to all keys, masked."""
-POLL_SECONDS = 0.5
-STOP_SECONDS = 30.0
 
 _Told = tuple[list[int], list[float], list[float]]
 """Ids and log-probabilities of the likeliest tokens, and entropies, position after position."""
@@ -40,8 +38,6 @@ _Told = tuple[list[int], list[float], list[float]]
 
 class InProcess:
     """Samples from a ``Policy`` that others train."""
-
-    name = "transformers"
 
     def __init__(self, policy: Policy, params: Params) -> None:
         if params.engine.dtype not in ("auto", "float8", params.model.dtype):
@@ -63,7 +59,7 @@ class InProcess:
         self,
         requests: Sequence[Request],
         sampling: Sampling,
-        tell: Callable[[int, int], None] = silent,
+        tell: Callable[[int, int], None] = ignore,
         finished: Callable[[int, Response], None] = ignore,
     ) -> list[Response]:
         """See ``Engine``."""
@@ -75,7 +71,7 @@ class InProcess:
         with self._running(config, sampling, drawing) as manager:
             tokens, since = 0, time.monotonic()
             while len(done) < len(requests):
-                output = manager.get_result(timeout=POLL_SECONDS)
+                output = manager.get_result(timeout=0.5)
                 if output is not None:
                     index = drawing.index[output.request_id]
                     done[index] = _response(output, sampling, drawing.told.pop(output.request_id))
@@ -165,19 +161,12 @@ class InProcess:
         try:
             yield manager
         finally:
-            with _only_new_garbage():
-                manager.stop(block=True, timeout=STOP_SECONDS, hard_stop=True)
+            gc.freeze()  # it collects garbage: among all of a program's objects that takes as long as a round
+            try:
+                manager.stop(block=True, timeout=30.0, hard_stop=True)
                 manager.destroy()
-
-
-@contextmanager
-def _only_new_garbage() -> Iterator[None]:
-    """A manager that stops collects garbage: among all of a program's objects it takes as long as a round."""
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
+            finally:
+                gc.unfreeze()
 
 
 class _Drawing:
@@ -196,17 +185,16 @@ class _Drawing:
         self.tokens = 0
         self.told: dict[str, _Told] = {name: ([], [], []) for name in self.index}
         self._seeds = {name: requests[index].seed for name, index in self.index.items()}
-        self._temperature, self._top = sampling.temperature, sampling.top
-        self._entropy = sampling.entropy
+        self._sampling = sampling
 
     def sample(self, scores: Tensor, out: Tensor) -> None:
         """A token for each row of ``scores`` [1, n, V]; ``out`` [2, n] takes ids and log-probabilities."""
         states = [future.state for future in self.batch.requests_in_batch if future.has_new_token]
         if not states:  # prompts alone
             return
-        count = len(states)
-        logs = torch.log_softmax(scores[0, :count].float() / (self._temperature or 1.0), dim=-1)
-        if self._temperature == 0.0:
+        count, temperature, top = len(states), self._sampling.temperature, self._sampling.top
+        logs = torch.log_softmax(scores[0, :count].float() / (temperature or 1.0), dim=-1)
+        if temperature == 0.0:
             chosen = logs.argmax(dim=-1, keepdim=True)
         else:
             draws = [seed(self._seeds[state.request_id], "token", state.position_offset) for state in states]
@@ -216,13 +204,13 @@ class _Drawing:
             chosen.clamp_(max=mass.shape[1] - 1)
         out[0, :count] = chosen.squeeze(1)
         out[1, :count] = logs.gather(1, chosen).squeeze(1).view(torch.int32)
-        if self._top:
-            likely = logs.topk(self._top, dim=-1)
+        if top:
+            likely = logs.topk(top, dim=-1)
             rows = zip(states, likely.indices.tolist(), likely.values.tolist(), strict=True)
             for state, ids, logp in rows:
                 self.told[state.request_id][0].extend(ids)
                 self.told[state.request_id][1].extend(logp)
-        if self._entropy:
+        if self._sampling.entropy:
             spread = -torch.linalg.vecdot(logs.exp(), logs)
             for state, value in zip(states, spread.tolist(), strict=True):
                 self.told[state.request_id][2].append(value)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
 from tasks.engines.base import EngineFailure
-from tasks.policy.packing import Ids
-from tasks.policy.policy import Scores
+from tasks.engines.float8 import Rounded
+from tasks.policy.load import prompt_ids
+from tasks.policy.policy import Policy
 
 QUESTIONS = ("What is 7 + 5?", "What is 30 - 12 + 4?", "Name a colour.", "Count: 1, 2, 3,")
 ANSWERS = ("The answer is 12.", "22", "Blue is a colour of the sky.", " 4, 5, 6, 7, 8, 9, 10")
@@ -20,32 +20,18 @@ FOLLOWED = 0.25
 rounding over the step, which is at most a half a token and averages out over some sixty."""
 
 
-class Scorer(Protocol):
-    """The weights that an engine should hold, in the trainer's process: a policy, as it is or rounded."""
-
-    def score(self, prompts: Sequence[Ids], responses: Sequence[Ids], temperature: float) -> Scores:
-        """Log-probabilities of each token; ``Policy.score``."""
-
-
 class Probe:
     """Fixed prompts and responses in a model's tokens, cut to half of its context."""
 
     def __init__(self, tokenizer: Any, context: int) -> None:
-        self.prompts = [
-            tokenizer.apply_chat_template(
-                [{"role": "user", "content": question}],
-                add_generation_prompt=True,
-                tokenize=True,
-                return_dict=False,
-            )[: context // 4]
-            for question in QUESTIONS
-        ]
+        self.prompts = [prompt_ids(tokenizer, question)[: context // 4] for question in QUESTIONS]
         self.responses = [
             tokenizer.encode(answer, add_special_tokens=False)[: context // 4] for answer in ANSWERS
         ]
 
-    def scores(self, expected: Scorer) -> Tensor:
-        """The trainer's log-probabilities, in nats at temperature 1."""
+    def scores(self, expected: Policy | Rounded) -> Tensor:
+        """The log-probabilities in the trainer's process, in nats at temperature 1, by the weights that the
+        engine should hold: a policy, as it is or rounded."""
         return expected.score(self.prompts, self.responses, 1.0).logp
 
 

@@ -17,25 +17,19 @@ from torch import Tensor
 from params.schema import Params
 from tasks.core.json_process import JsonProcess, ProcessFailure
 from tasks.engines import float8, probe, vllm_options
-from tasks.engines.base import BASE, EngineFailure, Request, Response, Sampling, identity, ignore, silent
+from tasks.engines.base import BASE, EngineFailure, Request, Response, Sampling, identity, ignore
 from tasks.policy.policy import Policy
-
-ROUNDED = "-float8"
-"""Ends the name of weights that were rounded."""
 
 
 class Vllm:
     """Holds one base model, and one policy at a time, in a process of its own."""
-
-    name = "vllm"
 
     def __init__(self, base: Path, policy: Callable[[], Policy], params: Params, scratch: Path) -> None:
         """Start the process, and open ``policy``, the trainer's, while it starts."""
         self._base = base
         self._params = params
         self._scratch = scratch
-        rounds = params.engine.dtype == "float8"
-        self._adapts = torch.cuda.is_available() and params.update.adapter == "lora" and not rounds
+        self._adapts = vllm_options.adapts(params)
         self._adapters = 0
         self._held: str | None = None
         self._before = (torch.empty(0), torch.empty(0))  # scores of the probe: the engine's, the trainer's
@@ -43,7 +37,7 @@ class Vllm:
         with contextlib.ExitStack() as otherwise:
             otherwise.callback(self._process.close)
             self._policy = policy()
-            self._rounded = float8.Rounded(self._policy, params) if rounds else None
+            self._rounded = float8.Rounded(self._policy, params) if params.engine.dtype == "float8" else None
             self._probe = probe.Probe(self._policy.tokenizer, params.model.context)
             otherwise.pop_all()
 
@@ -52,7 +46,7 @@ class Vllm:
 
         Weights in float8 are merged and rounded here, and the trainer's scores are those of the same ones.
         """
-        held = identity(policy) + (ROUNDED if self._rounded is not None else "")
+        held = identity(policy, self._rounded is not None)
         if held == self._held and self._process.alive:
             self._policy.restore(policy)
             return
@@ -71,7 +65,7 @@ class Vllm:
         self,
         requests: Sequence[Request],
         sampling: Sampling,
-        tell: Callable[[int, int], None] = silent,
+        tell: Callable[[int, int], None] = ignore,
         finished: Callable[[int, Response], None] = ignore,
     ) -> list[Response]:
         """See ``Engine``."""
@@ -114,7 +108,7 @@ class Vllm:
             self._scratch / "vllm.log",
         )
         architectures = json.loads((self._base / "config.json").read_text())["architectures"]
-        options = vllm_options.arguments(self._base, self._params, self._adapts)
+        options = vllm_options.arguments(self._base, self._params)
         opening = {"do": "open", "options": options, "architectures": architectures}
         self._send(opening, self._params.engine.start_timeout)
 
@@ -142,7 +136,7 @@ class Vllm:
             self._ask("reload", weights=str(merged.absolute()))
             shutil.rmtree(merged)
 
-    def _compare(self, expected: probe.Scorer) -> tuple[Tensor, Tensor]:
+    def _compare(self, expected: Policy | float8.Rounded) -> tuple[Tensor, Tensor]:
         """The probe's scores, the engine's and the trainer's, which must agree."""
         scores = self._ask("score", prompts=self._probe.prompts, responses=self._probe.responses)
         engine = torch.tensor([logp for response in scores for logp in response])
@@ -191,6 +185,4 @@ def _response(message: dict[str, Any], sampling: Sampling) -> Response:
     return made
 
 
-def open_engine(base: Path, trainer: Callable[[], Policy], params: Params, scratch: Path) -> Vllm:
-    """As ``tasks.engines.selection`` opens it."""
-    return Vllm(base, trainer, params, scratch)
+open_engine = Vllm

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import sys
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +37,11 @@ class LocalServer:
         """Start it on a free port; ``start``: seconds that it may take."""
         self.port = free_port()
         self.address = f"http://{LOOPBACK}:{self.port}"
-        self._name, self._log, self._start_seconds, self._env = name, log, start, dict(env)
-        self._command = [*command, "--port", str(self.port)]
+        self._name, self._log, self._start_seconds = name, log, start
+        self._start = partial(JsonProcess, name, [*command, "--port", str(self.port)], env, log)
         self._client = Client(self.address, os.environ.get(KEY))
         self._process = self._start()
         self._fresh, self._closed = True, False
-
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
 
     def ensure(self) -> bool:
         """Wait until it serves, started anew where it died or hangs; whether it is a new one.
@@ -53,24 +50,22 @@ class LocalServer:
         """
         if self._closed:
             raise EngineFailure(f"{self._name}: closed")
-        if not self._fresh and not (self._process.alive and self._serves(HEALTH_SECONDS)):
-            self._process.close()
-            self._process, self._fresh = self._start(), True
         if not self._fresh:
-            return False
+            if self._process.alive and self._serves(HEALTH_SECONDS):
+                return False
+            self._process.close()
+            self._process = self._start()
+        self._fresh = False
         until = time.monotonic() + self._start_seconds
         while not self._serves(LOOK_SECONDS * 4):
             if not self._process.alive:
-                self._fresh = False
                 raise EngineFailure(str(self._process.death()))
             if self._closed or time.monotonic() > until:
-                self._fresh = False
                 self._process.close()
                 raise EngineFailure(
                     f"{self._name}: did not serve within {self._start_seconds} s (log: {self._log})"
                 )
             time.sleep(LOOK_SECONDS)
-        self._fresh = False
         return True
 
     def close(self) -> None:
@@ -85,18 +80,14 @@ class LocalServer:
             return False
         return True
 
-    def _start(self) -> JsonProcess:
-        return JsonProcess(self._name, self._command, self._env, self._log)
-
 
 def local_servers(base: Path, params: Params, scratch: Path) -> list[LocalServer]:
     """``engine.start_servers`` servers, started; cores, GPUs and memory are split among them."""
     count = params.engine.start_servers
-    adapts = torch.cuda.is_available() and params.update.adapter == "lora" and params.engine.dtype != "float8"
     return [
         LocalServer(
             f"vllm server {place + 1}",
-            command(base, shared(params, count), adapts, LOOPBACK, with_parent=True),
+            command(base, shared(params, count), LOOPBACK, with_parent=True),
             {**environment(params), **own_part(place, count)},
             scratch / f"vllm-server-{place + 1}.log",
             params.engine.start_timeout,
@@ -106,10 +97,10 @@ def local_servers(base: Path, params: Params, scratch: Path) -> list[LocalServer
 
 
 def command(
-    base: Path, params: Params, adapts: bool, host: str, with_parent: bool = False, more: tuple[str, ...] = ()
+    base: Path, params: Params, host: str, with_parent: bool = False, more: tuple[str, ...] = ()
 ) -> list[str]:
     """What starts a server that can do all that is asked of one."""
-    options = vllm_options.arguments(base, params, adapts)
+    options = vllm_options.arguments(base, params)
     options["max_logprobs"] += 1  # a server counts the sampled token among the likeliest
     arguments = [part for name, value in options.items() for part in _argument(name, value)]
     extension, guard = (f"{kind.__module__}.{kind.__qualname__}" for kind in (Extension, Guard))
@@ -140,8 +131,8 @@ def shared(params: Params, servers: int) -> Params:
     gpus = max(1, torch.cuda.device_count())
     engine = params.engine
     part = {
-        "kv_cache_gib": engine.kv_cache_gib / max(1, servers),
-        "memory_fraction": engine.memory_fraction / -(-max(1, servers) // gpus),
+        "kv_cache_gib": engine.kv_cache_gib / servers,
+        "memory_fraction": engine.memory_fraction / math.ceil(servers / gpus),
     }
     return params.model_copy(update={"engine": engine.model_copy(update=part)})
 

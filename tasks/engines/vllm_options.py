@@ -23,12 +23,24 @@ ENTROPY = "tasks.engines.vllm_entropy:EntropyProcessor"
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
-def arguments(base: Path, params: Params, adapts: bool) -> dict[str, Any]:
-    """The arguments of ``vllm.LLM``; ``adapts``: LoRA adapters come at run time."""
+def adapts(params: Params) -> bool:
+    """Whether LoRA adapters come at run time; else whole weights do."""
+    adapter = params.update.adapter == "lora" and params.engine.dtype != "float8"
+    return adapter and torch.cuda.is_available()
+
+
+def dtype(params: Params) -> str:
+    """The type that the weights are held in; those in float8 are rounded before."""
+    named = params.engine.dtype
+    return {"auto": params.model.dtype, "float8": "bfloat16"}.get(named, named)
+
+
+def arguments(base: Path, params: Params) -> dict[str, Any]:
+    """The arguments of ``vllm.LLM``."""
     engine, model = params.engine, params.model
     options: dict[str, Any] = {
         "model": str(base.absolute()),
-        "dtype": {"auto": model.dtype, "float8": "bfloat16"}.get(engine.dtype, engine.dtype),
+        "dtype": dtype(params),
         "trust_remote_code": model.trust_remote_code,
         "max_model_len": model.context,
         "max_num_seqs": engine.max_sequences,
@@ -52,7 +64,7 @@ def arguments(base: Path, params: Params, adapts: bool) -> dict[str, Any]:
         }
     if params.rollout.entropy:
         options |= {"logits_processors": [ENTROPY], "async_scheduling": False}
-    if adapts:
+    if adapts(params):
         rank = next((rank for rank in LORA_RANKS if rank >= params.update.lora_rank), LORA_RANKS[-1])
         options |= {"enable_lora": True, "max_loras": 2, "max_lora_rank": rank}
     return options

@@ -6,11 +6,10 @@ import contextlib
 import logging
 import os
 import shutil
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,13 @@ import torch
 from torch import Tensor
 
 from params.schema import Params
-from tasks.engines import float8, probe
-from tasks.engines.base import BASE, EngineFailure, Request, Response, Sampling, identity, ignore, silent
+from tasks.engines import float8, probe, vllm_options
+from tasks.engines.base import BASE, EngineFailure, Request, Response, Sampling, identity, ignore
 from tasks.engines.dispatch import Dispatch, Patience, ServerState, none_left
 from tasks.engines.http import Client, Lost
-from tasks.engines.vllm_child import ROUNDED
 from tasks.engines.vllm_guard import KEY
 from tasks.engines.vllm_http import ServerClient
-from tasks.engines.vllm_launch import LocalServer, local_servers
+from tasks.engines.vllm_launch import local_servers
 from tasks.policy.policy import Policy
 
 log = logging.getLogger(__name__)
@@ -45,37 +43,8 @@ class Weights:
     """The trainer's scores of the probe."""
 
 
-@dataclass
-class PooledServer:
-    """One server, and what is known of it."""
-
-    client: ServerClient
-    local: LocalServer | None
-    adapts: bool = False
-    held: str | None = None
-    """The weights that it was last verified to hold; ``None``: nothing is known of it."""
-    before: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))
-    """Scores of the probe: its own, the trainer's."""
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    @property
-    def address(self) -> str:
-        """Where it listens."""
-        return self.client.address
-
-    def healthy(self) -> None:
-        """Raise where it does not answer."""
-        self.client.healthy()
-
-    def abort(self) -> None:
-        """Break off every request."""
-        self.client.abort()
-
-
 class Servers:
     """Holds one base model, and one policy at a time, on servers that it was told of or started itself."""
-
-    name = "server"
 
     def __init__(
         self,
@@ -92,8 +61,8 @@ class Servers:
         shared = Path(engine.weights_folder).expanduser() if engine.weights_folder else scratch
         self._folder = shared / f"weights-{os.getpid()}-{time.time_ns():x}"
         locals_ = local_servers(base, params, scratch)
-        self._states = [ServerState(PooledServer(self._client(local.address), local)) for local in locals_]
-        self._states += [ServerState(PooledServer(self._client(address), None)) for address in engine.servers]
+        self._states = [ServerState(self._client(local.address), local) for local in locals_]
+        self._states += [ServerState(self._client(address), None) for address in engine.servers]
         try:
             self._policy = policy()
         except BaseException:
@@ -107,7 +76,7 @@ class Servers:
     def load(self, policy: Path | None) -> None:
         """See ``Engine``. A server that holds other weights afterwards is left out with a note; raises
         ``EngineFailure`` where none is left."""
-        name = identity(policy) + (ROUNDED if self._rounded is not None else "")
+        name = identity(policy, self._rounded is not None)
         if self._plain is None:
             self._policy.restore(None)
             scores = self._probe.scores(self._policy)
@@ -125,7 +94,7 @@ class Servers:
         self,
         requests: Sequence[Request],
         sampling: Sampling,
-        tell: Callable[[int, int], None] = silent,
+        tell: Callable[[int, int], None] = ignore,
         finished: Callable[[int, Response], None] = ignore,
     ) -> list[Response]:
         """See ``Engine``. Fails only when no server is left."""
@@ -149,19 +118,20 @@ class Servers:
             self._states,
             groups(requests, len(self._states)),
             self._params.engine.max_sequences,
-            lambda server, index: server.client.sample(requests[index], sampling, wanted.name),
+            lambda client, index: client.sample(requests[index], sampling, wanted.name),
             self._connect,
+            heard,
             self._patience,
         )
-        made = dispatch.run(heard)
+        made = dispatch.run()
         tell(done, tokens)
         return [made[index] for index in range(len(requests))]
 
     def close(self) -> None:
         """End the servers that are ours; the others keep what they hold."""
         for state in self._states:
-            if state.server.local is not None:
-                state.server.local.close()
+            if state.local is not None:
+                state.local.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _client(self, address: str) -> ServerClient:
@@ -185,7 +155,7 @@ class Servers:
             if self._params.engine.weights_folder:
                 adapter = folder.with_name(folder.name + "-adapter")
                 shutil.copytree(policy / "adapter", adapter, dirs_exist_ok=True)
-        if not (takes and all(state.server.adapts for state in self._states)):
+        if not (takes and all(state.adapts for state in self._states)):
             (self._rounded or self._policy).merged(folder)
         return Weights(name, folder, adapter, expected)
 
@@ -206,9 +176,9 @@ class Servers:
         """Remove the weights of before, unless a server that comes back is reading them."""
         with contextlib.ExitStack() as held:
             for state in self._states:
-                if not state.server.lock.acquire(blocking=False):
+                if not state.lock.acquire(blocking=False):
                     return
-                held.callback(state.server.lock.release)
+                held.callback(state.lock.release)
             for folder in self._folder.glob("*"):
                 if self._wanted is None or folder not in (self._wanted.folder, self._wanted.adapter):
                     shutil.rmtree(folder, ignore_errors=True)
@@ -218,9 +188,9 @@ class Servers:
 
         def look(state: ServerState) -> None:
             try:
-                if state.server.client.holds() != wanted.name:
-                    raise Lost(f"{state.server.address}: has started anew and holds no policy")
-                state.server.client.forget()
+                if state.client.holds() != wanted.name:
+                    raise Lost(f"{state.client.address}: has started anew and holds no policy")
+                state.client.forget()
             except Lost as lost:
                 state.lose(str(lost), self._patience)
                 state.again = 0.0
@@ -230,53 +200,52 @@ class Servers:
 
     def _connect(self, state: ServerState) -> None:
         """Give one server the policy and verify that it holds it: up, lost or left out afterwards."""
-        server: PooledServer = state.server
-        with server.lock:
+        with state.lock:
             wanted = self._wanted
             assert wanted is not None
             try:
-                if server.local is not None and server.local.ensure():
-                    server.held = None
-                if state.up and server.held == wanted.name:
+                if state.local is not None and state.local.ensure():
+                    state.weights = None
+                if state.up and state.weights == wanted.name:
                     return
-                if server.held is None or not state.up:
-                    self._handshake(server)
-                self._give(server, wanted)
+                if state.weights is None or not state.up:
+                    self._handshake(state)
+                self._give(state, wanted)
             except Lost as lost:
-                server.held = None
+                state.weights = None
                 if str(lost) != state.reason:  # once, however often it is tried
                     log.warning("not reached: %s", lost)
                 state.lose(str(lost), self._patience)
             except EngineFailure as failure:
-                server.held = None
+                state.weights = None
                 state.leave_out(str(failure))
             else:
                 state.up, state.out, state.reason = self._wanted is wanted, False, ""
 
-    def _handshake(self, server: PooledServer) -> None:
+    def _handshake(self, state: ServerState) -> None:
         """Make sure that it is a server of this model, from its base weights on."""
-        said = server.client.hello()
-        check_settings(server.address, said, self._params)
-        server.adapts = bool(said["lora"])
-        server.held = None
+        said = state.client.hello()
+        check_settings(state.client.address, said, self._params)
+        state.adapts = bool(said["lora"])
+        state.weights = None
         assert self._plain is not None
-        self._give(server, self._plain)
+        self._give(state, self._plain)
 
-    def _give(self, server: PooledServer, weights: Weights) -> None:
-        if server.held == weights.name:
+    def _give(self, state: ServerState, weights: Weights) -> None:
+        if state.weights == weights.name:
             return
-        if server.adapts and (weights.adapter is not None or weights.folder == self._base):
-            server.client.adapt(weights.adapter, weights.name)
+        if state.adapts and (weights.adapter is not None or weights.folder == self._base):
+            state.client.adapt(weights.adapter, weights.name)
         else:
-            server.client.take(weights.folder, weights.name)
-        engine = torch.tensor(server.client.score(self._probe.prompts, self._probe.responses))
+            state.client.take(weights.folder, weights.name)
+        engine = torch.tensor(state.client.score(self._probe.prompts, self._probe.responses))
         try:
             probe.check(engine, weights.expected, self._params.engine.probe_tolerance)
-            if server.held is not None:
-                probe.check_changed(engine, server.before[0], weights.expected, server.before[1])
+            if state.weights is not None:
+                probe.check_changed(engine, state.before[0], weights.expected, state.before[1])
         except EngineFailure as failure:
-            raise EngineFailure(f"server {server.address}: {failure}") from None
-        server.held, server.before = weights.name, (engine, weights.expected)
+            raise EngineFailure(f"server {state.client.address}: {failure}") from None
+        state.weights, state.before = weights.name, (engine, weights.expected)
 
 
 def groups(requests: Sequence[Request], servers: int) -> list[list[int]]:
@@ -290,19 +259,14 @@ def groups(requests: Sequence[Request], servers: int) -> list[list[int]]:
 
 def check_settings(address: str, said: dict[str, Any], params: Params) -> None:
     """Raise ``EngineFailure`` unless the server was started for what is asked of it."""
-    engine, model = params.engine, params.model
-    dtype = {"auto": model.dtype, "float8": "bfloat16"}.get(engine.dtype, engine.dtype)
-    exact = {"dtype": dtype, "logprobs_mode": "processed_logprobs"}
+    exact = {"dtype": vllm_options.dtype(params), "logprobs_mode": "processed_logprobs"}
     top = params.rollout.top_logprobs
-    least = {"max_model_len": model.context, "max_logprobs": top and top + 1}
-    wrong = [name for name, value in exact.items() if said[name] != value]
-    small = [name for name, value in least.items() if said[name] < value]
-    for name in (*wrong, *small):
+    least = {"max_model_len": params.model.context, "max_logprobs": top and top + 1}
+    wrong = [(name, value) for name, value in exact.items() if said[name] != value]
+    small = [(name, f"{value} or more") for name, value in least.items() if said[name] < value]
+    for name, wanted in (*wrong, *small):
         flag = name.replace("_", "-")
-        wanted = exact.get(name, f"{least.get(name)} or more")
         raise EngineFailure(f"server {address}: runs with {flag} {said[name]}; expected --{flag} {wanted}")
 
 
-def open_engine(base: Path, trainer: Callable[[], Policy], params: Params, scratch: Path) -> Servers:
-    """As ``tasks.engines.selection`` opens it."""
-    return Servers(base, trainer, params, scratch)
+open_engine = Servers

@@ -39,7 +39,7 @@ class Worker:
         self._llm: Any = None
         self._adapter: Any = None
 
-    def open(self, options: dict[str, Any], architectures: list[str]) -> dict[str, str]:
+    def open(self, options: dict[str, Any], architectures: list[str]) -> None:
         """Load the model that ``options``, the arguments of ``vllm.LLM``, name."""
         import vllm
 
@@ -51,7 +51,6 @@ class Worker:
         self._llm = vllm.LLM(**options)
         gc.freeze()
         gc.enable()
-        return {"version": vllm.__version__}
 
     def reload(self, weights: str) -> None:
         """Take the weights of this Hugging Face folder and forget what the old ones computed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,18 +11,16 @@ from torch import Tensor
 
 from algorithms.erpd import distillation_term, geometric_target
 from algorithms.geometric import between, divergences, eta_of
-from params.distil import Student
 from tasks.artefacts.artefact import write_json
 from tasks.artefacts.tables import read_table
 from tasks.core.numbers import finite
 from tasks.core.stage import Job
 from tasks.erpd import student_samples
-from tasks.erpd.teacher_signal import Views, look
+from tasks.erpd.teacher_signal import Views, compared, look
 from tasks.erpd.training import Material, PhaseTraining, joined, minibatches
 from tasks.erpd.trust_region import Region, copied, laid
 from tasks.policy.full_vocabulary import Target, add_kl_gradient, kl, policy_states
 from tasks.policy.job_policy import job_policy
-from tasks.policy.memory import peak_memory
 from tasks.policy.policy import Policy, offsets
 
 ETAS = tuple((place / 16) ** 2 for place in range(17))
@@ -39,62 +37,61 @@ def distil(job: Job) -> dict[str, float]:
     """
     began = time.perf_counter()
     policy = job_policy(job)
-    student = Distillation.of(job, policy)
+    student = Distillation(job, policy)
     if student.mode != "none":
         student.run()
     policy.save(job.out)
     write_json(job.out / "metrics.json", student.metrics())
     seconds = time.perf_counter() - began
     return {
-        "peak_memory_bytes": peak_memory(policy.device),
+        "peak_memory_bytes": policy.peak_memory(),
         "seconds": seconds,
         "trained_tokens_per_second": student.training.meter.tokens / seconds,
     }
 
 
-@dataclass
 class Distillation:
     """The student, on its way."""
 
-    job: Job
-    policy: Policy
-    config: Student
-    training: PhaseTraining
-    mode: str
-    said: dict[str, Any]
-    """What the signal's stage measured."""
-    region: Region | None = None
-    """On the answers that it learns from now."""
-    stopped: str = "epochs"
-    """Why it ended: ``budget`` or ``epochs``."""
-    eta: float | None = None
-    """Of the exact target."""
-    answers: int = 0
-
-    @classmethod
-    def of(cls, job: Job, policy: Policy) -> Distillation:
+    def __init__(self, job: Job, policy: Policy) -> None:
         """At the base."""
         assert job.params.distil is not None
         base = job.inputs.get("policy")
         policy.restore(base.path if base else None)
-        config, said = job.params.distil.student, job.inputs["signal"].json("metrics.json")
-        return cls(job, policy, config, PhaseTraining.begin(policy, job.params, config), said["mode"], said)
+        self.job, self.policy, self.config = job, policy, job.params.distil.student
+        self.training = PhaseTraining.begin(policy, job.params, self.config)
+        self.said = job.inputs["signal"].json("metrics.json")
+        """What the signal's stage measured."""
+        self.mode = self.said["mode"]
+        self.extrapolation = job.params.distil.signal.extrapolation if self.mode == "extrapolated" else 1.0
+        """Of the signal: also the largest eta of the exact target."""
+        self.temperature = job.params.rollout.temperature
+        self.region: Region | None = None
+        """On the answers that it learns from now."""
+        self.stopped = "epochs"
+        """Why it ended: ``budget`` or ``epochs``."""
+        self.eta: float | None = None
+        """Of the exact target."""
+        self.answers = 0
 
     def run(self) -> None:
         """Every pass over the round's answers, or over fresh ones, until the budget is spent."""
         if self.config.answers == "static":
-            material, signal = self._given()
+            table = read_table(self.job.inputs["rollout"].file("rollouts.parquet"))
+            beside = read_table(self.job.inputs["signal"].file("signal.parquet"))
+            logp, signal = ([torch.tensor(x) for x in beside[n].to_pylist()] for n in ("base_logp", "signal"))
+            material = Material.of(table, logp)
             self._learn(material, signal, self._views(material), 0)
             return
         for attempt in range(self.config.fresh_rounds):
-            material = student_samples.sampled(self.job, self.policy, attempt)
-            views = self._views(material)
+            drawn = student_samples.sampled(self.job, self.policy, attempt)
+            views = self._views(drawn)
             assert views is not None
-            whole = views.combined(self._compared(), self.said["factors"]).centred
-            material = student_samples.scored(material, views.base_logp)
-            own = self.policy.score(material.prompts, material.responses, self._temperature())
-            material = student_samples.anchored(material, own)
-            lengths = [len(response) for response in material.responses]
+            whole = views.combined(compared(self.mode), self.said["factors"]).centred
+            own = self.policy.score(drawn.prompts, drawn.responses, self.temperature)
+            lengths = [len(response) for response in drawn.responses]
+            base_logp = list(views.base_logp.split(lengths))
+            material = replace(drawn, base_logp=base_logp, behaviour_logp=list(own.split(own.logp)))
             self._learn(material, list(whole.split(lengths)), views, attempt)
             if self.stopped == "budget":
                 return
@@ -131,11 +128,9 @@ class Distillation:
         std = float(self.said["std"])
         if not std:
             return False
-        far = self.mode == "extrapolated"
-        power = self.job.params.distil.signal.extrapolation if self.job.params.distil and far else 1.0
         batch = material.batch(members, self.job.params.rollout.max_response_tokens)
-        scaled = power * joined(signal, members) / std
-        pull = 1.0 / std if far else 0.0
+        scaled = self.extrapolation * joined(signal, members) / std
+        pull = 1.0 / std if self.mode == "extrapolated" else 0.0
         term = distillation_term(batch, scaled, joined(material.base_logp, members), self.config, pull)
         return self.training.step(material, members, batch, [term])
 
@@ -145,12 +140,12 @@ class Distillation:
         prompts = [material.prompts[i] for i in members]
         responses = [material.responses[i] for i in members]
         chosen = [places[i] for i in members]
-        meter = add_kl_gradient(self.policy, prompts, responses, chosen, target, self._temperature())
+        meter = add_kl_gradient(self.policy, prompts, responses, chosen, target, self.temperature)
         return self.training.take(meter)
 
     def _target(self, views: Views) -> Target:
         """Positions to log pi_eta there, for the budget."""
-        mode, factors, most = self._compared(), self.said["factors"], self._most()
+        mode, factors, most = compared(self.mode), self.said["factors"], self.extrapolation
 
         def parts(index: Tensor | slice) -> tuple[Tensor, Tensor]:
             base = views.base.logp(index)
@@ -188,21 +183,14 @@ class Distillation:
         if views:
             base = views.base.of(material.responses, chosen)
         else:
-            base = policy_states(self.policy, prompts, responses, self._temperature())
+            base = policy_states(self.policy, prompts, responses, self.temperature)
 
         def measure() -> float:
-            student = policy_states(self.policy, prompts, responses, self._temperature())
+            student = policy_states(self.policy, prompts, responses, self.temperature)
             return float(kl(student, base).double().mean())
 
         origin = self.region.origin if self.region else copied(self.policy)
         return Region(self.policy, self.config.budget, measure, origin)
-
-    def _given(self) -> tuple[Material, list[Tensor]]:
-        """The round's answers with the signal that was written beside them."""
-        table = read_table(self.job.inputs["rollout"].file("rollouts.parquet"))
-        beside = read_table(self.job.inputs["signal"].file("signal.parquet"))
-        logp, signal = ([torch.tensor(x) for x in beside[n].to_pylist()] for n in ("base_logp", "signal"))
-        return student_samples.material(table, logp), signal
 
     def _views(self, material: Material) -> Views | None:
         """The teachers at those answers, where more is wanted than the signal; the student stays as it is."""
@@ -213,19 +201,9 @@ class Distillation:
         laid(self.policy, now)
         return views
 
-    def _temperature(self) -> float:
-        return self.job.params.rollout.temperature
-
-    def _compared(self) -> str:
-        return "strong" if self.mode == "extrapolated" else self.mode
-
-    def _most(self) -> float:
-        distil = self.job.params.distil
-        return distil.signal.extrapolation if distil and self.mode == "extrapolated" else 1.0
-
     def metrics(self) -> dict[str, Any]:
         """Of the steps, and where they led."""
-        found: dict[str, Any] = {
+        return {
             **self.training.summary(),
             "kl": finite(self.region.kl) if self.region else 0.0,
             "budget": self.config.budget,
@@ -233,5 +211,6 @@ class Distillation:
             "last_share": self.region.share if self.region else 1.0,
             "eta": self.eta,
             "answers": self.answers,
+            "mode": self.mode,
+            "stopped": self.stopped,
         }
-        return {**found, "mode": self.mode, "stopped": self.stopped}

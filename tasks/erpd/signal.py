@@ -5,15 +5,13 @@ from __future__ import annotations
 import time
 
 import pyarrow as pa
-import torch
-from torch import Tensor
 
 from algorithms.erpd import deviation
 from tasks.artefacts.artefact import write_json
 from tasks.artefacts.tables import read_table, write_table
 from tasks.core.stage import Job
-from tasks.erpd.teacher_signal import Pair, choose, look
-from tasks.erpd.training import held_out
+from tasks.erpd.teacher_signal import choose, compared, look
+from tasks.erpd.training import Material, held_out
 from tasks.policy.job_policy import job_policy
 
 SIGNALS = pa.schema(
@@ -41,15 +39,12 @@ def signal(job: Job) -> dict[str, float]:
     prompts, responses = table["prompt_ids"].to_pylist(), table["response_ids"].to_pylist()
     views = look(job, policy, prompts, responses)
     lengths = [len(response) for response in responses]
-    rewards = [float("nan") if reward is None else reward for reward in table["reward"].to_pylist()]
-    reward = torch.tensor(rewards, dtype=torch.float32)
-    group = torch.tensor(table["group"].to_pylist(), dtype=torch.int64)
+    answers = Material.of(table, list(views.base_logp.split(lengths)))
     unseen = held_out(job.params, job.round, table)
-    choice = choose(views, job.params.distil, reward, group, lengths, unseen)
-    nothing = Pair(torch.zeros_like(views.base_logp), torch.zeros_like(views.base_logp))
-    pair = nothing if choice.mode == "none" else views.combined(choice.compared, choice.factors)
+    choice = choose(views, job.params.distil, answers, unseen)
+    pair = views.combined(compared(choice.mode), choice.factors)
     columns = {"base_logp": views.base_logp, "raw": pair.raw, "signal": pair.centred}
-    made = {name: _lists(values, lengths) for name, values in columns.items()}
+    made = {n: [part.tolist() for part in x.float().split(lengths)] for n, x in columns.items()}
     write_table(
         job.out / "signal.parquet",
         pa.table({"group": table["group"], "sample": table["sample"], **made}, schema=SIGNALS),
@@ -63,21 +58,8 @@ def signal(job: Job) -> dict[str, float]:
         "raw_mean": float(pair.raw.double().mean()),
         "mean": float(pair.centred.double().mean()),
         "held_out_problems": len(unseen),
-        "teachers": _nested(views.divergence),
+        "teachers": views.divergence,
     }
     write_json(job.out / "metrics.json", said)
     seconds = time.perf_counter() - began
     return {"seconds": seconds, "tokens_per_second": len(views.base_logp) / seconds}
-
-
-def _lists(values: Tensor, lengths: list[int]) -> pa.Array:
-    return pa.array([part.tolist() for part in values.float().split(lengths)], pa.list_(pa.float32()))
-
-
-def _nested(flat: dict[str, float]) -> dict[str, dict[str, float]]:
-    """``{"a.b": 1}`` as ``{"b": {"a": 1}}``."""
-    found: dict[str, dict[str, float]] = {}
-    for name, value in flat.items():
-        kind, _, teacher = name.partition(".")
-        found.setdefault(teacher, {})[kind] = value
-    return found

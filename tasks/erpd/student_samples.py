@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from typing import Any
 
-import pyarrow as pa
 import torch
-from torch import Tensor
 
 from tasks.artefacts.artefact import seal
 from tasks.artefacts.role import Role
@@ -18,7 +15,7 @@ from tasks.core.stage import Job
 from tasks.engines import selection
 from tasks.engines.base import Request, Sampling
 from tasks.erpd.training import Material
-from tasks.policy.policy import Policy, Scores
+from tasks.policy.policy import Policy
 
 NAMELESS: dict[str, Any] = {
     "stage": "student",
@@ -33,21 +30,9 @@ NAMELESS: dict[str, Any] = {
 """Of weights that nobody keeps: an engine knows them by their content."""
 
 
-def material(table: pa.Table, base_logp: list[Tensor]) -> Material:
-    """The answers of a rollout table; ratios are taken to the base."""
-    rewards = [float("nan") if reward is None else reward for reward in table["reward"].to_pylist()]
-    return Material(
-        prompts=table["prompt_ids"].to_pylist(),
-        responses=table["response_ids"].to_pylist(),
-        group=torch.tensor(table["group"].to_pylist(), dtype=torch.int64),
-        reward=torch.tensor(rewards, dtype=torch.float32),
-        base_logp=base_logp,
-        behaviour_logp=base_logp,
-    )
-
-
 def sampled(job: Job, policy: Policy, attempt: int) -> Material:
-    """As many answers a problem as the rollouts have, from the weights that ``policy`` holds now."""
+    """As many answers a problem as the rollouts have, from the weights that ``policy`` holds now; not scored
+    yet."""
     rows = read_table(job.inputs["rollout"].file("rollouts.parquet"))
     columns = [rows[name].to_pylist() for name in ("prompt_ids", "problem_id", "sample")]
     engine = selection.kept(job)
@@ -72,14 +57,3 @@ def sampled(job: Job, policy: Policy, attempt: int) -> Material:
     responses = [list(response.token_ids) for response in sampled]
     group = torch.tensor(rows["group"].to_pylist(), dtype=torch.int64)
     return Material(columns[0], responses, group, torch.full((len(asked),), float("nan")), [], [])
-
-
-def scored(answers: Material, base_logp: Tensor) -> Material:
-    """With the base's log-probabilities [T]."""
-    lengths = [len(response) for response in answers.responses]
-    return dataclasses.replace(answers, base_logp=list(base_logp.split(lengths)))
-
-
-def anchored(answers: Material, own: Scores) -> Material:
-    """With ratios taken to the student that sampled them."""
-    return dataclasses.replace(answers, behaviour_logp=list(own.split(own.logp)))

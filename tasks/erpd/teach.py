@@ -6,8 +6,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from algorithms.erpd import teacher_term
 from params.distil import Teacher
 from tasks.artefacts.artefact import write_json
@@ -15,7 +13,6 @@ from tasks.artefacts.tables import read_table
 from tasks.core.stage import Job
 from tasks.erpd.training import Material, PhaseTraining, held_out, joined, minibatches
 from tasks.policy.job_policy import job_policy
-from tasks.policy.memory import peak_memory
 from tasks.policy.policy import Policy
 
 
@@ -41,16 +38,27 @@ def folder(artefact: Path, teachers: dict[str, Teacher], name: str) -> Path:
 
 def _fit(job: Job, stage: str, flipped: bool) -> dict[str, float]:
     began = time.perf_counter()
-    assert job.params.distil is not None
+    params = job.params
+    assert params.distil is not None
+    teachers = params.distil.teachers
     policy, base = job_policy(job), job.inputs.get("policy")
     said: dict[str, Any] = {}
     tokens = 0
-    for place, (name, config) in enumerate(job.params.distil.teachers.items()):
+    for place, (name, config) in enumerate(teachers.items()):
         policy.restore(base.path if base else None)
         material, members = _material(job, policy)
-        training = PhaseTraining.begin(policy, job.params, config)
-        _run(job, stage, training, material, members, config, flipped, place)
-        target = folder(job.out, job.params.distil.teachers, name)
+        training = PhaseTraining.begin(policy, params, config)
+        for epoch in range(config.epochs):
+            parts = minibatches(
+                params.seed, stage, job.round, epoch, material.group, members, config.minibatches
+            )
+            for part in parts:
+                batch = material.batch(part, params.rollout.max_response_tokens)
+                base_logp = joined(material.base_logp, part)
+                term = teacher_term(batch, base_logp, config, flipped, params.method.scale_by_std)
+                training.step(material, part, batch, [term])
+            job.context.tell(stage, place * config.epochs + epoch + 1, len(teachers) * config.epochs, {})
+        target = folder(job.out, teachers, name)
         target.mkdir(exist_ok=True)
         policy.save(target)
         said[name] = {
@@ -62,32 +70,10 @@ def _fit(job: Job, stage: str, flipped: bool) -> dict[str, float]:
     write_json(job.out / "metrics.json", said)
     seconds = time.perf_counter() - began
     return {
-        "peak_memory_bytes": peak_memory(policy.device),
+        "peak_memory_bytes": policy.peak_memory(),
         "seconds": seconds,
         "trained_tokens_per_second": tokens / seconds,
     }
-
-
-def _run(
-    job: Job,
-    stage: str,
-    training: PhaseTraining,
-    material: Material,
-    members: list[int],
-    config: Teacher,
-    flipped: bool,
-    place: int,
-) -> None:
-    """Every pass and minibatch of one teacher."""
-    params, count = job.params, len(job.params.distil.teachers) if job.params.distil else 1
-    limit, by_std = params.rollout.max_response_tokens, params.method.scale_by_std
-    for epoch in range(config.epochs):
-        parts = minibatches(params.seed, stage, job.round, epoch, material.group, members, config.minibatches)
-        for part in parts:
-            batch = material.batch(part, limit)
-            term = teacher_term(batch, joined(material.base_logp, part), config, flipped, by_std)
-            training.step(material, part, batch, [term])
-        job.context.tell(stage, place * config.epochs + epoch + 1, count * config.epochs, {})
 
 
 def _material(job: Job, policy: Policy) -> tuple[Material, list[int]]:
@@ -97,8 +83,5 @@ def _material(job: Job, policy: Policy) -> tuple[Material, list[int]]:
     table = table.filter(table["reward"].is_valid())
     prompts, responses = table["prompt_ids"].to_pylist(), table["response_ids"].to_pylist()
     scores = policy.score(prompts, responses, job.params.rollout.temperature)
-    logp = list(scores.split(scores.logp))
-    group = torch.tensor(table["group"].to_pylist(), dtype=torch.int64)
-    reward = torch.tensor(table["reward"].to_pylist(), dtype=torch.float32)
-    material = Material(prompts, responses, group, reward, logp, logp)
-    return material, [i for i, g in enumerate(group.tolist()) if g not in unseen]
+    material = Material.of(table, list(scores.split(scores.logp)))
+    return material, [i for i, g in enumerate(material.group.tolist()) if g not in unseen]

@@ -4,7 +4,7 @@ often."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,9 @@ from algorithms.erpd import deviation, ranking, token_signal
 from params.distil import Distil
 from tasks.core.stage import Job
 from tasks.erpd.teach import folder
+from tasks.erpd.training import Material
 from tasks.policy.full_vocabulary import PolicyStates, policy_states
 from tasks.policy.policy import Policy
-
-Index = Tensor | slice
-"""Positions."""
-MODES = ("strong", "weak")
-"""What a mode compares the teachers with: the base, or unlearned teachers."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +30,7 @@ class Pair:
     """[T] the same without its expectation under the base."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Views:
     """The base, the teachers and the unlearned teachers of a round, at the same T tokens."""
 
@@ -45,17 +41,19 @@ class Views:
     """[T]."""
     pairs: dict[str, dict[str, Pair]]
     """By mode and teacher."""
-    divergence: dict[str, float] = field(default_factory=dict)
-    """Means over the tokens, in nats: ``teacher_to_base``, ``base_to_teacher`` and so on, by teacher."""
+    divergence: dict[str, dict[str, float]]
+    """By teacher, means over the tokens, in nats: ``teacher_to_base``, ``base_to_teacher`` and so on."""
 
     def combined(self, mode: str, factors: Mapping[str, float]) -> Pair:
-        """The teachers' signals, added up."""
-        pairs = self.pairs[mode]
-        raw = sum((factors[name] * pair.raw for name, pair in pairs.items()), torch.zeros(()))
-        centred = sum((factors[name] * pair.centred for name, pair in pairs.items()), torch.zeros(()))
+        """The teachers' signals, added up; zeros for the mode ``none``."""
+        pairs, nothing = self.pairs.get(mode, {}), torch.zeros_like(self.base_logp)
+        raw = sum((factors[name] * pair.raw for name, pair in pairs.items()), nothing)
+        centred = sum((factors[name] * pair.centred for name, pair in pairs.items()), nothing)
         return Pair(raw, centred)
 
-    def log_ratio(self, mode: str, factors: Mapping[str, float], index: Index, base: Tensor) -> Tensor:
+    def log_ratio(
+        self, mode: str, factors: Mapping[str, float], index: Tensor | slice, base: Tensor
+    ) -> Tensor:
         """The same over the whole vocabulary [t, V], where ``base`` [t, V] is the base's."""
         found = torch.zeros_like(base)
         for name, factor in factors.items():
@@ -64,11 +62,15 @@ class Views:
         return found
 
 
+def compared(mode: str) -> str:
+    """What a mode compares the teachers with: the base (``strong``), or unlearned teachers (``weak``)."""
+    return "strong" if mode == "extrapolated" else mode
+
+
 def look(job: Job, policy: Policy, prompts: list[list[int]], responses: list[list[int]]) -> Views:
     """Every policy of the round at these answers, a forward pass each; ``policy`` ends with the base."""
     assert job.params.distil is not None
     names, temperature = job.params.distil.teachers, job.params.rollout.temperature
-    base = job.inputs.get("policy")
 
     def held(path: Path | None) -> PolicyStates:
         policy.restore(path)
@@ -78,43 +80,44 @@ def look(job: Job, policy: Policy, prompts: list[list[int]], responses: list[lis
         made = job.inputs.get(stage)
         return {n: held(folder(made.path, names, n)) for n in names} if made else {}
 
-    teachers, unlearned = all_of("teach"), all_of("unlearn")
-    views = Views(held(base.path if base else None), teachers, unlearned, torch.empty(0), {})
-    _read(views, torch.tensor([token for response in responses for token in response]))
-    return views
+    teachers, unlearned, before = all_of("teach"), all_of("unlearn"), job.inputs.get("policy")
+    base = held(before.path if before else None)
+    words = torch.tensor([token for response in responses for token in response])
+    others = {("teacher", name): states for name, states in teachers.items()}
+    others |= {("unlearned", name): states for name, states in unlearned.items()}
+    base_logp, beside = _beside(base, others, words)
+    divergence: dict[str, dict[str, float]] = {}
+    for (kind, name), (_, away, back) in beside.items():
+        means = {f"base_to_{kind}": away.double().mean(), f"{kind}_to_base": back.double().mean()}
+        divergence.setdefault(name, {}).update({key: float(mean) for key, mean in means.items()})
+    pairs: dict[str, dict[str, Pair]] = {}
+    for name in teachers:
+        teacher, to_teacher, _ = beside["teacher", name]
+        pairs.setdefault("strong", {})[name] = _pair(teacher, base_logp, -to_teacher)
+        if unlearned:
+            reference, to_reference, _ = beside["unlearned", name]
+            pairs.setdefault("weak", {})[name] = _pair(teacher, reference, to_reference - to_teacher)
+    return Views(base, teachers, unlearned, base_logp, pairs, divergence)
 
 
 @torch.no_grad()
-def _read(views: Views, words: Tensor) -> None:
-    """Fill in log-probabilities and divergences, a chunk of positions at a time."""
-    others = {("teacher", n): h for n, h in views.teachers.items()}
-    others |= {("unlearned", n): h for n, h in views.unlearned.items()}
+def _beside(
+    base: PolicyStates, others: dict[tuple[str, str], PolicyStates], words: Tensor
+) -> tuple[Tensor, dict[tuple[str, str], Tensor]]:
+    """The base's log-probabilities of the ``words`` [T], and of each other policy [3, T]: its own, KL(base |
+    other) and KL(other | base)."""
     own: list[Tensor] = []
-    logp: dict[tuple[str, str], list[Tensor]] = {key: [] for key in others}
-    away: dict[tuple[str, str], list[Tensor]] = {key: [] for key in others}
-    back: dict[tuple[str, str], list[Tensor]] = {key: [] for key in others}
-    for at in views.base.chunks():
-        base = views.base.logp(at)
-        word = words[at, None].to(base.device)
-        own.append(base.gather(1, word)[:, 0].cpu())
+    found: dict[tuple[str, str], list[Tensor]] = {key: [] for key in others}
+    for at in base.chunks():
+        origin = base.logp(at)
+        word = words[at, None].to(origin.device)
+        own.append(origin.gather(1, word)[:, 0].cpu())
         for key, held in others.items():
             other = held.logp(at)
-            logp[key].append(other.gather(1, word)[:, 0].cpu())
-            away[key].append((base.exp() * (base - other)).sum(-1).cpu())
-            back[key].append((other.exp() * (other - base)).sum(-1).cpu())
-    views.base_logp = torch.cat(own)
-    for (kind, name), parts in away.items():
-        views.divergence[f"base_to_{kind}.{name}"] = float(torch.cat(parts).double().mean())
-        views.divergence[f"{kind}_to_base.{name}"] = float(torch.cat(back[kind, name]).double().mean())
-    for name in views.teachers:
-        teacher, to_teacher = torch.cat(logp["teacher", name]), torch.cat(away["teacher", name])
-        views.pairs.setdefault("strong", {})[name] = _pair(teacher, views.base_logp, -to_teacher)
-        if views.unlearned:
-            to_unlearned = torch.cat(away["unlearned", name])
-            mean = to_unlearned - to_teacher
-            views.pairs.setdefault("weak", {})[name] = _pair(
-                teacher, torch.cat(logp["unlearned", name]), mean
-            )
+            away = (origin.exp() * (origin - other)).sum(-1)
+            back = (other.exp() * (other - origin)).sum(-1)
+            found[key].append(torch.stack([other.gather(1, word)[:, 0], away, back]).cpu())
+    return torch.cat(own), {key: torch.cat(parts, 1) for key, parts in found.items()}
 
 
 def _pair(teacher: Tensor, reference: Tensor, expectation: Tensor) -> Pair:
@@ -141,21 +144,16 @@ class ChosenSignal:
     factors: dict[str, float]
     evidence: dict[str, Any]
 
-    @property
-    def compared(self) -> str:
-        """What the teachers are compared with."""
-        return "strong" if self.mode == "extrapolated" else self.mode
 
-
-def choose(
-    views: Views, distil: Distil, reward: Tensor, group: Tensor, lengths: list[int], unseen: set[int]
-) -> ChosenSignal:
+def choose(views: Views, distil: Distil, answers: Material, unseen: set[int]) -> ChosenSignal:
     """The mode asked for, or that whose summed signal ranks the unseen answers best.
 
-    ``reward`` [S] is NaN where there is none. The evidence: ``auc`` by mode, within problems, over the
+    The evidence: ``auc`` by mode, within problems, over the
     unseen ones, and its ``auc_error`` if it were chance; ``auc_seen``; ``pairs`` of answers compared.
     """
+    reward, group = answers.reward, answers.group
     judged, new = ~reward.isnan(), torch.tensor([g in unseen for g in group.tolist()], dtype=torch.bool)
+    lengths = [len(response) for response in answers.responses]
     evidence: dict[str, Any] = {"auc": {}, "auc_seen": {}}
     for mode in views.pairs:
         whole = views.combined(mode, factors(views, mode, distil)).raw
@@ -168,8 +166,7 @@ def choose(
                 evidence["auc_error"] = found.error
     asked = distil.signal.mode
     mode = _best(evidence["auc"], evidence["auc_error"]) if asked == "auto" else asked
-    compared = "strong" if mode == "extrapolated" else mode
-    return ChosenSignal(mode, factors(views, compared, distil) if mode != "none" else {}, evidence)
+    return ChosenSignal(mode, factors(views, compared(mode), distil) if mode != "none" else {}, evidence)
 
 
 def _best(auc: Mapping[str, float | None], error: float | None) -> str:

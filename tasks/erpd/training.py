@@ -37,6 +37,18 @@ class Material:
     behaviour_logp: list[Tensor]
     """What ratios are taken to."""
 
+    @classmethod
+    def of(cls, table: pa.Table, base_logp: list[Tensor]) -> Material:
+        """The answers of a rollout table; ratios are taken to the base."""
+        return cls(
+            prompts=table["prompt_ids"].to_pylist(),
+            responses=table["response_ids"].to_pylist(),
+            group=torch.tensor(table["group"].to_numpy(), dtype=torch.int64),
+            reward=torch.tensor(table["reward"].to_numpy(), dtype=torch.float32),
+            base_logp=base_logp,
+            behaviour_logp=base_logp,
+        )
+
     def batch(self, members: Sequence[int], max_tokens: int) -> Batch:
         """These answers laid end to end."""
         chosen = list(members)

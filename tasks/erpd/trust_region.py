@@ -43,12 +43,12 @@ class Region:
     """Of the last stretch between two measurements that was taken; 1 unless it led out."""
     measured: int = 0
     """How often."""
-    kept: Weights = field(default_factory=dict)
+    kept: Weights = field(init=False)
     _known: bool = True
     """Whether ``policy`` holds the weights that are kept."""
 
     def __post_init__(self) -> None:
-        self.kept = self.kept or self.origin
+        self.kept = self.origin
 
     def stepped(self) -> bool:
         """After a step. False where it led out; ``policy`` then stands at the edge."""

@@ -24,7 +24,7 @@ from params.base import BadInput
 from params.schema import Params
 from tasks.core import seeds
 from tasks.policy import distributed
-from tasks.policy.load import head_weight, read_tensors
+from tasks.policy.load import linear_layers
 from tasks.policy.trained_weights import TrainedWeights
 
 FOLDER = "adapter"
@@ -35,6 +35,9 @@ CONFIG = "adapter_config.json"
 class AdapterWeights(TrainedWeights):
     """The trained part of a policy that is a base model and a LoRA adapter."""
 
+    kind = "lora"
+    file = f"{FOLDER}/{WEIGHTS}"
+
     def __init__(
         self,
         network: PreTrainedModel,
@@ -43,18 +46,24 @@ class AdapterWeights(TrainedWeights):
         params: Params,
         device: torch.device,
     ) -> None:
+        layers = linear_layers(network)
+        if not layers:
+            raise BadInput(
+                f"{type(network).__name__}: has no linear layers for LoRA; expected update.adapter full"
+            )
         self.network = network
+        self.fits = f"this model with update.lora_rank {params.update.lora_rank}"
         self._seed = params.seed
         self._config = LoraConfig(
             r=params.update.lora_rank,
             lora_alpha=cast(int, params.update.lora_alpha),
-            target_modules=_linear_layers(network),
+            target_modules=layers,
             lora_dropout=0.0,
             task_type="CAUSAL_LM",
         )
         self._config._register_custom_module({nn.Linear: FusedLinear})
         with torch.random.fork_rng(devices=[]):  # peft draws a first A, which reset() replaces
-            self.model: Any = get_peft_model(network, self._config, autocast_adapter_dtype=True)
+            self._peft: Any = get_peft_model(network, self._config, autocast_adapter_dtype=True)
         distributed.shard(network, device)
         self._layers = {
             name: module
@@ -78,18 +87,6 @@ class AdapterWeights(TrainedWeights):
                 generator = torch.Generator().manual_seed(seeds.seed(self._seed, "adapter", 0, name))
                 drawn = torch.empty(weight.shape).uniform_(-bound, bound, generator=generator)
                 weight.copy_(distributed.placed_like(drawn, weight))
-
-    def read(self, folder: Path) -> None:
-        """Take the weights of ``folder/adapter``; raises ``BadInput`` where they do not fit."""
-        path = folder / FOLDER / WEIGHTS
-        if not path.is_file():
-            raise BadInput(f"{path}: missing; expected a policy that was trained with update.adapter lora")
-        stored = read_tensors(path)
-        if {n: t.shape for n, t in stored.items()} != {n: t.shape for n, t in self.masters.items()}:
-            raise BadInput(f"{path}: does not fit this model with update.lora_rank {self._config.r}")
-        with torch.no_grad():
-            for name, weight in self.masters.items():
-                weight.copy_(distributed.placed_like(stored[name], weight))
 
     def write(self, folder: Path) -> None:
         """``folder/adapter`` in peft's format."""
@@ -128,7 +125,7 @@ class AdapterWeights(TrainedWeights):
     @contextmanager
     def reference(self) -> Iterator[PreTrainedModel]:
         """The network without its adapter."""
-        with self.model.disable_adapter():
+        with self._peft.disable_adapter():
             yield self.network
 
 
@@ -178,14 +175,3 @@ class _LoraProduct(torch.autograd.Function):
         to_a = (back.T @ flat).float()
         to_b = (grad.T @ down).float().mul_(ctx.scale)
         return to_x, None, to_a, to_b, None, None
-
-
-def _linear_layers(network: PreTrainedModel) -> list[str]:
-    """Full names of all linear layers except the head, sorted."""
-    head = head_weight(network)
-    names = [n for n, m in network.named_modules() if isinstance(m, nn.Linear) and m.weight is not head]
-    if not names:
-        raise BadInput(
-            f"{type(network).__name__}: has no linear layers for LoRA; expected update.adapter full"
-        )
-    return sorted(names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from params.base import BadInput
 from params.schema import Params
 from tasks.policy import distributed
 from tasks.policy.folder import WEIGHTS, save_folder
-from tasks.policy.load import read_tensors
 from tasks.policy.trained_weights import TrainedWeights
 
 FOLDER = "weights"
@@ -28,6 +27,9 @@ class FullWeights(TrainedWeights):
     rounds the masters into the model.
     """
 
+    kind = "full"
+    file = f"{FOLDER}/{WEIGHTS}"
+
     def __init__(
         self,
         network: PreTrainedModel,
@@ -36,10 +38,8 @@ class FullWeights(TrainedWeights):
         params: Params,
         device: torch.device,
     ) -> None:
-        self.model: Any = network
         self.network = distributed.shard(network, device)
-        self._load: Callable[[], PreTrainedModel] = lambda: distributed.shard(load(), device)
-        self._base: PreTrainedModel | None = None
+        self._load, self._device = load, device
         self._tokenizer = tokenizer
         self._live: dict[str, nn.Parameter] = dict(sorted(network.named_parameters()))
         self.masters: dict[str, Tensor] = {}
@@ -51,17 +51,7 @@ class FullWeights(TrainedWeights):
 
     def reset(self) -> None:
         """The base weights."""
-        self._take(dict(self._reference().named_parameters()))
-
-    def read(self, folder: Path) -> None:
-        """Take the weights of ``folder/weights``; raises ``BadInput`` where they do not fit."""
-        path = folder / FOLDER / WEIGHTS
-        if not path.is_file():
-            raise BadInput(f"{path}: missing; expected a policy that was trained with update.adapter full")
-        stored = read_tensors(path)
-        if {n: t.shape for n, t in stored.items()} != {n: t.shape for n, t in self._live.items()}:
-            raise BadInput(f"{path}: does not fit this model")
-        self._take(stored)
+        self.take(dict(self._base.named_parameters()))
 
     def write(self, folder: Path) -> None:
         """``folder/weights``: a Hugging Face folder that holds the masters."""
@@ -86,16 +76,10 @@ class FullWeights(TrainedWeights):
 
     @contextmanager
     def reference(self) -> Iterator[PreTrainedModel]:
-        """The base model, loaded a second time when it is first asked for."""
-        yield self._reference()
+        """The base model."""
+        yield self._base
 
-    def _reference(self) -> PreTrainedModel:
-        if self._base is None:
-            self._base = self._load()
-        return self._base
-
-    def _take(self, weights: dict[str, Any]) -> None:
-        with torch.no_grad():
-            for name, master in self.masters.items():
-                master.copy_(distributed.placed_like(weights[name], master))
-        self.publish()
+    @cached_property
+    def _base(self) -> PreTrainedModel:
+        """Loaded a second time when it is first asked for."""
+        return distributed.shard(self._load(), self._device)

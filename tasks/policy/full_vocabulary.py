@@ -110,10 +110,8 @@ def add_kl_gradient(
         weight = head_weight(policy.network)
         size = _chunk(weight)
         total = hidden.new_zeros((), dtype=torch.float32)
-        for first in range(0, len(hidden), size):
-            at = slice(first, first + size)
-            wanted = target(batch.index[at])
-            found = checkpoint(_distance, hidden[at], weight, wanted, temperature, use_reentrant=False)
+        for rows, index in zip(hidden.split(size), batch.index.split(size), strict=True):
+            found = checkpoint(_distance, rows, weight, target(index), temperature, use_reentrant=False)
             part.add("distance", found.cpu())
             total = total + found.sum() / count
         part.loss = float(total.detach())

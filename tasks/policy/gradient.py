@@ -54,21 +54,16 @@ class Meter:
 
     def add(self, name: str, values: Tensor) -> None:
         """Take in values [t]."""
-        if not len(values):
-            return
-        exact = values.detach().double()
-        if name.endswith("_max"):
-            self.sums[name] = max(self.sums.get(name, -math.inf), float(exact.max()))
-        else:
-            self.sums[name] = self.sums.get(name, 0.0) + float(exact.sum())
-        self.counts[name] = self.counts.get(name, 0) + len(values)
+        if len(values):
+            exact = values.detach().double()
+            value = exact.max() if name.endswith("_max") else exact.sum()
+            self.merge(Meter({name: float(value)}, {name: len(values)}))
 
     def add_drift(self, values: Tensor, ages: Tensor) -> None:
         """Take in divergences [t] of responses that are ``ages`` [t] rounds old."""
         for age in torch.unique(ages).tolist():
             mine = values[ages == age].detach().double()
-            total, count = self.drift.get(str(age), [0.0, 0.0])
-            self.drift[str(age)] = [total + float(mine.sum()), count + len(mine)]
+            self.merge(Meter(drift={str(age): [float(mine.sum()), len(mine)]}))
 
     def merge(self, other: Meter) -> None:
         """Take in another meter's values."""
@@ -108,7 +103,8 @@ def accumulate(
     count of responses.
     """
     meter = Meter()
-    by_term: dict[str, list[Tensor]] = {term.name: [] for term in step.terms} if apart else {}
+    nothing = [torch.zeros((), dtype=torch.float64)] * len(policy.weights.leaves())
+    by_term = {term.name: nothing for term in step.terms} if apart else {}
     logp = torch.full((len(step.batch.sequence),), math.nan)
     live = step.live()
     responses = [step.responses[i][:end] for i, end in live.items()]
@@ -128,7 +124,8 @@ def accumulate(
                 break
             policy.weights.add_gradients(part.gradients)
             for name, gradients in part.by_term.items():
-                _add(by_term[name], gradients)
+                both = zip(by_term[name], gradients, strict=True)
+                by_term[name] = [x if g is None else x.to(g.device) + g.double() for x, g in both]
             tell(_responses_done(plan, each))
     for known in distributed.gather_in_order([asdict(one) for one in meters]):
         meter.merge(Meter(**known))
@@ -141,15 +138,6 @@ def _responses_done(plan: Sequence[Sequence[packing.Row]], mine: distributed.Ass
     ranks = distributed.world_size()
     first = len(plan) // ranks * ranks if mine.dummy else mine.micro_batch - distributed.rank()
     return sum(len(row.members) for chosen in plan[first : first + ranks] for row in chosen)
-
-
-def _add(sums: list[Tensor], gradients: Sequence[Tensor | None]) -> None:
-    """Add up in float64; a gradient that is missing is zero."""
-    if not sums:
-        sums += [torch.zeros((), dtype=torch.float64) for _ in gradients]
-    for place, gradient in enumerate(gradients):
-        if gradient is not None:
-            sums[place] = sums[place].to(gradient.device) + gradient.double()
 
 
 def _add_norms(meter: Meter, by_term: dict[str, list[Tensor]]) -> None:

@@ -53,6 +53,15 @@ def load_tokenizer(base: Path, params: Params) -> Any:
     return tokenizer
 
 
+def prompt_ids(tokenizer: Any, question: str) -> list[int]:
+    """What a user says, as the chat template has it, up to where the answer begins."""
+    said = [{"role": "user", "content": question}]
+    ids: list[int] = tokenizer.apply_chat_template(
+        said, add_generation_prompt=True, tokenize=True, return_dict=False
+    )
+    return ids
+
+
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a safetensors file by name, on the CPU; raises ``BadInput`` where it is damaged."""
     try:
@@ -72,6 +81,12 @@ def head_weight(network: PreTrainedModel) -> torch.Tensor:
     """[V, H], the output embeddings."""
     weight: torch.Tensor = network.get_output_embeddings().weight
     return weight
+
+
+def linear_layers(network: PreTrainedModel) -> list[str]:
+    """Full names of all linear layers except the head, sorted."""
+    head, modules = head_weight(network), network.named_modules()
+    return sorted(n for n, m in modules if isinstance(m, torch.nn.Linear) and m.weight is not head)
 
 
 def _first_line(error: Exception) -> str:

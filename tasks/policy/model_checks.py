@@ -34,7 +34,7 @@ def sharing(network: PreTrainedModel, device: torch.device) -> Sharing:
     if not (takes_positions and _only_full_attention(network)):
         return "none"
     alone = torch.tensor([PROBE_PROMPT + response[:-1] for response in PROBE_RESPONSES])
-    apart = _float(hidden_states(network, input_ids=alone.to(device)))
+    apart = hidden_states(network, input_ids=alone.to(device)).float().cpu()
     expected = torch.cat([apart[0], apart[1, len(PROBE_PROMPT) :]])
     tolerance = 1e-3 if network.dtype == torch.float32 else 0.1
     ways: tuple[Sharing, ...] = ("attention", "mask")
@@ -58,13 +58,9 @@ def _shared(network: PreTrainedModel, device: torch.device, way: str) -> Tensor 
     ours = prefix_attention.use_prefix_attention(network) if way == "attention" else contextlib.nullcontext()
     try:
         with ours:
-            return _float(batch_states(network, batch)[0])
+            return batch_states(network, batch)[0].float().cpu()
     except prefix_attention.Unsupported:
         return None
-
-
-def _float(x: Tensor) -> Tensor:
-    return x.float().cpu()
 
 
 def _only_full_attention(network: PreTrainedModel) -> bool:

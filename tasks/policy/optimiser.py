@@ -45,11 +45,6 @@ class Optimiser:
         warm = self._settings.warmup_steps
         return self._settings.learning_rate * min(1.0, (self.steps + 1) / (warm + 1))
 
-    def clear(self) -> None:
-        """Forget the gradients."""
-        for master in self._masters.values():
-            master.grad = None
-
     def step(self, loss: float) -> float | None:
         """Clip the gradients and take one step; the gradient's norm before clipping.
 
@@ -67,14 +62,14 @@ class Optimiser:
         for group in self._adamw.param_groups:
             group["lr"] = self.rate()
         self._adamw.step()
-        self.clear()
+        self._adamw.zero_grad()
         self.steps += 1
         self.refused_in_a_row = 0
         return norm
 
     def refuse(self, why: str) -> None:
         """Drop the gradients and count it; raises ``NotFinite`` the third time in a row."""
-        self.clear()
+        self._adamw.zero_grad()
         self.refused_in_a_row += 1
         if self.refused_in_a_row >= PATIENCE:
             raise NotFinite(
@@ -84,12 +79,9 @@ class Optimiser:
 
     def save(self, folder: Path) -> None:
         """Write the moments as safetensors and the counts as JSON."""
-        moments: dict[str, Tensor] = {}
-        for name, master in self._masters.items():
-            for key, value in self._adamw.state.get(master, {}).items():
-                if key != "step":
-                    moments[f"{name}.{key}"] = value
-        moments = distributed.gather_full(moments)
+        states = {name: self._adamw.state.get(master) for name, master in self._masters.items()}
+        held = {f"{name}.{key}": state[key] for name, state in states.items() if state for key in KEYS}
+        moments = distributed.gather_full(held)
         if distributed.rank():
             return
         save_file(moments, folder / MOMENTS)

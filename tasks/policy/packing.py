@@ -14,16 +14,19 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from params.base import BadInput
-from tasks.policy.prefix_attention import PrefixRow, PrefixRows
+from tasks.policy.prefix_attention import PrefixRow
 
 Ids = Sequence[int]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -72,22 +75,16 @@ class MicroBatch:
     predictor: Tensor
     target: Tensor
     index: Tensor
-    prefix_rows: PrefixRows | None = None
+    prefix_rows: tuple[PrefixRow, ...] | None = None
     """Of the flat layout: which position sees which."""
     mask: Tensor | None = None
     """Of the padded layout: [B, 1, L, L] bool, True where a position sees another; None: plainly causal."""
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same on another device; ``index`` stays where it is."""
-        return replace(
-            self,
-            input_ids=self.input_ids.to(device),
-            position_ids=self.position_ids.to(device),
-            predictor=self.predictor.to(device),
-            target=self.target.to(device),
-            prefix_rows=None if self.prefix_rows is None else self.prefix_rows.to(device),
-            mask=None if self.mask is None else self.mask.to(device),
-        )
+        held = {name: x for name, x in vars(self).items() if isinstance(x, Tensor) and name != "index"}
+        rows = self.prefix_rows and tuple(row.to(device) for row in self.prefix_rows)
+        return replace(self, prefix_rows=rows, **{name: x.to(device) for name, x in held.items()})
 
 
 def plan(
@@ -111,40 +108,40 @@ def plan(
                 f"{len(prompt) + len(response)} tokens; expected at least that many"
             )
         groups.setdefault(tuple(prompt), []).append(i)
-    rows = [
-        _row(prompt, held, responses, layout)
-        for prompt, members in groups.items()
-        for held in _first_fit(members, responses, _capacity(len(prompt), budget, layout))
-    ]
+    rows: list[Row] = []
+    for prompt, members in groups.items():
+        longest_first = sorted(members, key=lambda i: (-len(responses[i]), i))
+        capacity = _capacity(len(prompt), budget, layout)
+        for held in _first_fit(longest_first, lambda i: len(responses[i]) - 1, capacity):
+            rows.append(_row(prompt, sorted(held), responses, layout))
     rows.sort(key=lambda row: (-row.length, row.members))
     return _flat_batches(rows, budget, workers) if layout.flat else _padded_batches(rows, budget)
 
 
 def _capacity(prompt: int, budget: int, layout: Layout) -> float:
-    """Response positions that one row should hold behind a prompt of P tokens; 0: one response per row.
+    """Response positions that one row should hold behind a prompt of P tokens; -1: one response per row.
 
     Under a dense mask a row of length L costs L + c L^2. With n response positions in it, the cost for each
     is least at n = sqrt(P (P + 1 / c)).
     """
     if not layout.share:
-        return 0
+        return -1
     if layout.flat or not layout.cost.pair:
         return budget - prompt
     return min(budget - prompt, math.sqrt(prompt * (prompt + 1.0 / layout.cost.pair)))
 
 
-def _first_fit(members: list[int], responses: Sequence[Ids], capacity: float) -> list[list[int]]:
-    """Bins of at most ``capacity`` response positions: first fit, longest first."""
-    bins: list[tuple[list[int], int]] = []
-    for i in sorted(members, key=lambda i: (-len(responses[i]), i)):
-        need = len(responses[i]) - 1
-        fits = (b for b, (_, used) in enumerate(bins) if capacity > 0 and used + need <= capacity)
-        place = next(fits, None)
+def _first_fit(items: Iterable[T], size: Callable[[T], int], capacity: float) -> list[list[T]]:
+    """Bins of at most ``capacity``, each item in the first that has room for it."""
+    bins: list[list[T]] = []
+    for item in items:
+        roomy = (b for b in bins if sum(map(size, b)) + size(item) <= capacity)
+        place = next(roomy, None)
         if place is None:
-            bins.append(([i], need))
+            bins.append([item])
         else:
-            bins[place] = ([*bins[place][0], i], bins[place][1] + need)
-    return [sorted(held) for held, _ in bins]
+            place.append(item)
+    return bins
 
 
 def _row(prompt: tuple[int, ...], members: list[int], responses: Sequence[Ids], layout: Layout) -> Row:
@@ -169,85 +166,57 @@ def _padded_batches(rows: list[Row], budget: int) -> list[list[Row]]:
 
 def _flat_batches(rows: list[Row], budget: int, workers: int) -> list[list[Row]]:
     """About as few micro-batches as first fit finds, the costliest rows spread over them."""
-    packed: list[list[Row]] = []
-    for row in rows:
-        place = next((b for b in packed if _positions(b) + row.length <= budget), None)
-        if place is None:
-            packed.append([row])
-        else:
-            place.append(row)
+    packed = _first_fit(rows, lambda row: row.length, budget)
     count = min(-(-len(packed) // workers) * workers, len(rows))
     spread: list[list[Row]] = [[] for _ in range(count)]
     for row in sorted(rows, key=lambda row: (-row.cost, row.members)):
-        roomy = [b for b in spread if _positions(b) + row.length <= budget]
+        roomy = [b for b in spread if sum(held.length for held in b) + row.length <= budget]
         if not roomy:
             return packed
         min(roomy, key=lambda batch: sum(held.cost for held in batch)).append(row)
     return spread
 
 
-def _positions(rows: list[Row]) -> int:
-    return sum(row.length for row in rows)
-
-
-@dataclass(frozen=True)
-class _PackedRow:
-    """One row's positions and, for each response token, the position that predicts it."""
-
-    ids: list[int]
-    position_ids: list[int]
-    branch: list[int]
-    """0: the prompt, 1...: the responses."""
-    predictor: list[int]
-    target: list[int]
-    index: list[int]
-
-
-def _packed(row: Row, responses: Sequence[Ids], starts: Sequence[int]) -> _PackedRow:
-    first = len(row.prompt)
-    packed = _PackedRow(list(row.prompt), list(range(first)), [0] * first, [], [], [])
-    for b, i in enumerate(row.members, start=1):
-        response = [int(token) for token in responses[i]]
-        here, more = len(packed.ids), len(response) - 1
-        packed.predictor.extend((first - 1, *range(here, here + more)))
-        packed.target.extend(response)
-        packed.index.extend(range(starts[i], starts[i] + more + 1))
-        packed.ids.extend(response[:-1])
-        packed.position_ids.extend(range(first, first + more))
-        packed.branch.extend([b] * more)
-    return packed
-
-
 def build(rows: list[Row], responses: Sequence[Ids], starts: Sequence[int], flat: bool = True) -> MicroBatch:
     """The tensors of one micro-batch; ``starts[i]`` is where response i begins among all laid end to end."""
-    packed = [_packed(row, responses, starts) for row in rows]
-    lengths = [len(one.ids) for one in packed]
-    longest = max(lengths)
-    begins = list(itertools.accumulate(lengths if flat else [longest] * len(rows), initial=0))
-    predictor = [begin + place for begin, one in zip(begins, packed, strict=False) for place in one.predictor]
-    tokens = (
-        torch.tensor(predictor),
-        torch.tensor([token for one in packed for token in one.target]),
-        torch.tensor([place for one in packed for place in one.index]),
-    )
+    longest = max(row.length for row in rows)
+    begins = [0, *itertools.accumulate(row.length if flat else longest for row in rows)][: len(rows)]
+    ids: list[list[int]] = []
+    position_ids: list[list[int]] = []
+    branches: list[list[int]] = []  # 0: the prompt, 1...: the responses
+    predictor: list[int] = []
+    target: list[int] = []
+    index: list[int] = []
+    for begin, row in zip(begins, rows, strict=True):
+        first = len(row.prompt)
+        tokens, places, branch = list(row.prompt), list(range(first)), [0] * first
+        for b, i in enumerate(row.members, start=1):
+            response = [int(token) for token in responses[i]]
+            here, more = begin + len(tokens), len(response) - 1
+            predictor += (begin + first - 1, *range(here, here + more))
+            target += response
+            index += range(starts[i], starts[i] + more + 1)
+            tokens += response[:-1]
+            places += range(first, first + more)
+            branch += [b] * more
+        ids.append(tokens)
+        position_ids.append(places)
+        branches.append(branch)
+    predicted = (torch.tensor(predictor), torch.tensor(target), torch.tensor(index))
+    prefix_rows, mask = None, None
     if flat:
-        return MicroBatch(
-            torch.tensor([[token for one in packed for token in one.ids]]),
-            torch.tensor([[place for one in packed for place in one.position_ids]]),
-            *tokens,
-            prefix_rows=PrefixRows(
-                tuple(_prefix_row(begin, row, responses) for begin, row in zip(begins, rows, strict=False))
-            ),
+        ids, position_ids = ([list(itertools.chain(*each))] for each in (ids, position_ids))
+        prefix_rows = tuple(
+            _prefix_row(begin, row, responses) for begin, row in zip(begins, rows, strict=True)
         )
-    ids = torch.zeros(len(rows), longest, dtype=torch.int64)
-    positions = torch.arange(longest).repeat(len(rows), 1)
-    branch = torch.full_like(ids, -1)
-    for r, one in enumerate(packed):
-        ids[r, : len(one.ids)] = torch.tensor(one.ids)
-        positions[r, : len(one.ids)] = torch.tensor(one.position_ids)
-        branch[r, : len(one.ids)] = torch.tensor(one.branch)
-    alone = all(len(row.members) == 1 for row in rows)
-    return MicroBatch(ids, positions, *tokens, mask=None if alone else prefix_mask(branch))
+    elif any(len(row.members) > 1 for row in rows):
+        mask = prefix_mask(_padded(branches, -1))
+    return MicroBatch(_padded(ids), _padded(position_ids), *predicted, prefix_rows, mask)
+
+
+def _padded(rows: Sequence[list[int]], filler: int = 0) -> Tensor:
+    """[B, L], padded on the right."""
+    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=filler)
 
 
 def _prefix_row(start: int, row: Row, responses: Sequence[Ids]) -> PrefixRow:

@@ -6,10 +6,11 @@ import contextlib
 import functools
 import itertools
 import logging
+import resource
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,14 +32,14 @@ log = logging.getLogger(__name__)
 class Scores:
     """Per response token, responses laid end to end in the caller's order: T tokens, float32, on the CPU."""
 
-    logp: Tensor
-    """[T] log-probabilities in nats at the given temperature."""
-    entropy: Tensor | None
-    """[T] nats, where asked for."""
-    ranks: Tensor | None
-    """[T, k] the k largest probabilities, falling, where asked for."""
     lengths: tuple[int, ...]
     """Tokens of each response."""
+    logp: Tensor
+    """[T] log-probabilities in nats at the given temperature."""
+    entropy: Tensor | None = None
+    """[T] nats, where asked for."""
+    ranks: Tensor | None = None
+    """[T, k] the k largest probabilities, falling, where asked for."""
     others: Tensor | None = None
     """[T, n] log-probabilities of the other tokens that were asked for."""
 
@@ -50,7 +51,7 @@ class Scores:
 class Policy:
     """Holds one base model and the weights of one policy at a time.
 
-    ``model`` is what transformers or peft made, ``network`` the causal language model inside it. No dropout.
+    ``network`` is the causal language model. No dropout.
     """
 
     def __init__(self, base: Path, params: Params, device: torch.device) -> None:
@@ -70,7 +71,6 @@ class Policy:
         self.weights = open_weights(params.update.adapter, self.network, load, self.tokenizer, params, device)
         self._held: str | None = None
         self.thread_count = 1 if sharded else threads.thread_count(device)
-        self._chunk = params.update.head_chunk
         self.by_flex = params.update.attention == "flex"
 
     @classmethod
@@ -79,11 +79,6 @@ class Policy:
         policy = cls(base, params, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         policy.restore(None)
         return policy
-
-    @property
-    def model(self) -> Any:
-        """The peft model, or the transformers model where all weights train."""
-        return self.weights.model
 
     def restore(self, folder: Path | None) -> None:
         """Hold the policy of this artefact's directory; ``None``: the base policy.
@@ -151,7 +146,7 @@ class Policy:
                 head_weight(network),
                 batch.target,
                 temperature,
-                self._chunk,
+                self._params.update.head_chunk,
                 entropy=entropy,
                 entropy_gradient=entropy_gradient,
                 ranks=ranks,
@@ -181,10 +176,14 @@ class Policy:
         """
         lengths = tuple(len(response) for response in responses)
         starts = offsets(lengths)
-        logp = _unknown(sum(lengths))
-        entropies = _unknown(sum(lengths)) if entropy else None
-        top = _unknown(sum(lengths), ranks) if ranks else None
-        more = None if others is None else _unknown(*others.shape)
+        shapes: dict[str, tuple[int, ...]] = {"logp": ()}
+        if entropy:
+            shapes["entropy"] = ()
+        if ranks:
+            shapes["ranks"] = (ranks,)
+        if others is not None:
+            shapes["others"] = others.shape[1:]
+        found = {name: torch.full((sum(lengths), *each), torch.nan) for name, each in shapes.items()}
         used = self.weights.reference() if reference else contextlib.nullcontext(network or self.network)
         with used as scorer, self.passes(scorer):
 
@@ -199,24 +198,23 @@ class Policy:
             mine = distributed.assigned(len(plan))
             jobs = [functools.partial(scored, plan[each.micro_batch]) for each in mine]
             for each, (index, out) in zip(mine, threads.map_in_order(self.thread_count, jobs), strict=True):
-                if each.dummy:
-                    continue
-                logp[index] = out.logp.cpu()
-                for values, found in ((entropies, out.entropy), (top, out.ranks), (more, out.others)):
-                    if values is not None and found is not None:
-                        values[index] = found.cpu()
-        rest = [None if x is None else distributed.reduce_known(x) for x in (entropies, top, more)]
-        return Scores(distributed.reduce_known(logp), rest[0], rest[1], lengths, rest[2])
+                if not each.dummy:
+                    for name, values in found.items():
+                        values[index] = getattr(out, name).cpu()
+        return Scores(lengths, **{name: distributed.reduce_known(x) for name, x in found.items()})
+
+    def peak_memory(self) -> float:
+        """Of this process since it began, in bytes; where the device is a GPU, of its memory."""
+        if self.device.type == "cuda":
+            return float(torch.cuda.max_memory_allocated(self.device))
+        unit = 1 if sys.platform == "darwin" else 1024
+        return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
 
     def close(self) -> None:
         """Free the weights."""
         del self.weights, self.network
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-def _unknown(*shape: int) -> Tensor:
-    return torch.full(shape, torch.nan)
 
 
 def offsets(lengths: Sequence[int]) -> list[int]:

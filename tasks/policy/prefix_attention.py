@@ -40,28 +40,16 @@ class PrefixRow:
     @classmethod
     def of(cls, start: int, prompt: int, lengths: Sequence[int]) -> PrefixRow:
         """From the branches' lengths; a branch of no positions is left out."""
-        lengths = [n for n in lengths if n]
-        longest = max(lengths, default=0)
-        padded = torch.zeros(len(lengths), longest, dtype=torch.int64)
-        unpadded: list[int] = []
-        begin = 0
-        for b, n in enumerate(lengths):
-            padded[b, :n] = torch.arange(begin, begin + n)
-            unpadded += range(b * longest, b * longest + n)
-            begin += n
-        return cls(start, prompt, begin, padded, torch.tensor(unpadded, dtype=torch.int64))
+        counts = torch.tensor([n for n in lengths if n], dtype=torch.int64)
+        total, longest = sum(lengths), max(lengths, default=0)
+        taken = torch.arange(longest) < counts[:, None]
+        padded = torch.zeros(taken.shape, dtype=torch.int64)
+        padded[taken] = torch.arange(total)
+        return cls(start, prompt, total, padded, taken.flatten().nonzero().squeeze(1))
 
-
-@dataclass(frozen=True)
-class PrefixRows:
-    """The rows of one sequence, end to end."""
-
-    rows: tuple[PrefixRow, ...]
-
-    def to(self, device: torch.device) -> PrefixRows:
+    def to(self, device: torch.device) -> PrefixRow:
         """The same on another device."""
-        moved = (replace(r, padded=r.padded.to(device), unpadded=r.unpadded.to(device)) for r in self.rows)
-        return PrefixRows(tuple(moved))
+        return replace(self, padded=self.padded.to(device), unpadded=self.unpadded.to(device))
 
 
 class Unsupported(OstinatoError):

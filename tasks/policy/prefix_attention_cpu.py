@@ -13,14 +13,14 @@ that share a key head (h of them) are laid side by side as further queries of it
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from tasks.policy.prefix_attention import Kernel, PrefixRow, PrefixRows
+from tasks.policy.prefix_attention import Kernel, PrefixRow
 
 BLOCK = 128
 """Queries of a prompt taken at once: the upper triangle is skipped but for the blocks on the diagonal."""
@@ -29,7 +29,7 @@ KEPT_BYTES = 8 << 20
 """Probabilities of one layer's row up to this size are kept for the backward pass, larger ones recomputed."""
 
 
-def kernel(rows: PrefixRows) -> Kernel:
+def kernel(rows: Sequence[PrefixRow]) -> Kernel:
     """The kernel for a sequence of these rows."""
 
     def attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
@@ -44,7 +44,7 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, rows: PrefixRows, scale: float
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, rows: Sequence[PrefixRow], scale: float
     ) -> Tensor:
         key_heads, per_key = len(key), len(query) // len(key)
         exact = torch.promote_types(query.dtype, torch.float32)
@@ -69,29 +69,18 @@ class _Attention(torch.autograd.Function):
         exact = torch.promote_types(query.dtype, torch.float32)
         q, g = _fold(query, key_heads), _fold(grad, key_heads)
         row_dot = (g.to(exact) * out.to(exact)).sum(-1, keepdim=True)  # rowsum(g * O)
-        inputs = _Inputs(q, key, value, g, row_dot)
-        to = _Gradients(torch.empty_like(q), torch.zeros_like(key), torch.zeros_like(value))
+        inputs = _Tensors(q, key, value)
+        to = _Tensors(torch.empty_like(q), torch.zeros_like(key), torch.zeros_like(value))
         for part in _parts(ctx.rows, per_key):
             p, kept = kept[: part.matrices], kept[part.matrices :]
             if not p[0].numel():
                 p = part.probabilities(q.to(exact), key.to(exact), ctx.scale, query.dtype)
-            part.backward(p, inputs, to)
+            part.backward(p, inputs, g, row_dot, to)
         return _unfold(to.query.mul_(ctx.scale), query), to.key.mul_(ctx.scale), to.value, None, None
 
 
-class _Inputs(NamedTuple):
-    """What the backward pass reads: ``query`` and ``g`` [K, L * h, D], ``key`` and ``value`` [K, L, D],
-    ``row_dot`` [K, L * h, 1], which is rowsum(g * O)."""
-
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    g: Tensor
-    row_dot: Tensor
-
-
-class _Gradients(NamedTuple):
-    """What it writes: the gradients of query, key and value, in their shapes."""
+class _Tensors(NamedTuple):
+    """What attention reads, or their gradients: ``query`` [K, L * h, D], ``key`` and ``value`` [K, L, D]."""
 
     query: Tensor
     key: Tensor
@@ -108,9 +97,9 @@ def _unfold(x: Tensor, like: Tensor) -> Tensor:
     return x.view(len(x), like.shape[1], -1, like.shape[2]).transpose(1, 2).flatten(0, 1)
 
 
-def _parts(rows: PrefixRows, per_key: int) -> list[_PromptBlock | _ResponseBranches]:
+def _parts(rows: Sequence[PrefixRow], per_key: int) -> list[_PromptBlock | _ResponseBranches]:
     parts: list[_PromptBlock | _ResponseBranches] = []
-    for row in rows.rows:
+    for row in rows:
         for first in range(0, row.prompt, BLOCK):
             parts.append(_PromptBlock(row.start, first, min(first + BLOCK, row.prompt), per_key))
         if row.responses:
@@ -151,11 +140,11 @@ class _PromptBlock:
         """Write P V into the part of ``out`` that is of these queries."""
         self._queries(out).copy_(p[0] @ self._keys(value))
 
-    def backward(self, p: list[Tensor], x: _Inputs, to: _Gradients) -> None:
+    def backward(self, p: list[Tensor], x: _Tensors, g: Tensor, row_dot: Tensor, to: _Tensors) -> None:
         """Write dQ and add dK, dV; dQ and dK still without the scale."""
-        g, (weights,) = self._queries(x.g), p
+        g, row_dot, (weights,) = self._queries(g), self._queries(row_dot), p
         self._keys(to.value).add_(weights.transpose(1, 2) @ g)
-        ds = _score_gradient(weights, g @ self._keys(x.value).transpose(1, 2), self._queries(x.row_dot))
+        ds = _score_gradient(weights, g @ self._keys(x.value).transpose(1, 2), row_dot)
         self._queries(to.query).copy_(ds @ self._keys(x.key))
         self._keys(to.key).add_(ds.transpose(1, 2) @ self._queries(x.query))
 
@@ -171,13 +160,10 @@ class _ResponseBranches:
     per_key: int
     matrices = 2
 
-    def _queries(self, x: Tensor) -> Tensor:
+    def _own(self, x: Tensor, per_key: int) -> Tensor:
+        """Of the branches: [K, L * f, D] to [K, N * f, D]."""
         first = self.row.start + self.row.prompt
-        return x[:, first * self.per_key : (first + self.row.responses) * self.per_key]
-
-    def _own_keys(self, x: Tensor) -> Tensor:
-        first = self.row.start + self.row.prompt
-        return x[:, first : first + self.row.responses]
+        return x[:, first * per_key : (first + self.row.responses) * per_key]
 
     def _prompt(self, x: Tensor) -> Tensor:
         return x[:, self.row.start : self.row.start + self.row.prompt]
@@ -196,8 +182,8 @@ class _ResponseBranches:
     def probabilities(self, q: Tensor, key: Tensor, scale: float, kind: torch.dtype) -> list[Tensor]:
         """[K, N * h, P] and [K * G, R * h, R]."""
         key_heads, (count, longest) = len(key), self.row.padded.shape
-        own = self._queries(q)
-        to_own = _scores(self._pad(own, self.per_key), self._pad(self._own_keys(key), 1), scale)
+        own = self._own(q, self.per_key)
+        to_own = _scores(self._pad(own, self.per_key), self._pad(self._own(key, 1), 1), scale)
         to_own.view(-1, longest, self.per_key, longest).add_(_causal(longest, to_own))
         scores = q.new_empty(key_heads, own.shape[1], self.row.prompt + longest)
         _scores(own, self._prompt(key), scale, scores[..., : self.row.prompt])
@@ -212,27 +198,27 @@ class _ResponseBranches:
     def write(self, out: Tensor, p: list[Tensor], value: Tensor) -> None:
         """Write P V into the part of ``out`` that is of these queries."""
         to_prompt, to_own = p
-        own = self._unpad(to_own @ self._pad(self._own_keys(value), 1), len(value), self.per_key)
-        torch.add(to_prompt @ self._prompt(value), own, out=self._queries(out))
+        own = self._unpad(to_own @ self._pad(self._own(value, 1), 1), len(value), self.per_key)
+        torch.add(to_prompt @ self._prompt(value), own, out=self._own(out, self.per_key))
 
-    def backward(self, p: list[Tensor], x: _Inputs, to: _Gradients) -> None:
+    def backward(self, p: list[Tensor], x: _Tensors, g: Tensor, row_dot: Tensor, to: _Tensors) -> None:
         """Write dQ and add dK, dV; dQ and dK still without the scale."""
         to_prompt, to_own = p
-        g, row_dot, q = (self._queries(each) for each in (x.g, x.row_dot, x.query))
+        g, row_dot, q = (self._own(each, self.per_key) for each in (g, row_dot, x.query))
         self._prompt(to.value).add_(to_prompt.transpose(1, 2) @ g)
         ds = _score_gradient(to_prompt, g @ self._prompt(x.value).transpose(1, 2), row_dot)
         self._prompt(to.key).add_(ds.transpose(1, 2) @ q)
-        to_query, key_heads = self._queries(to.query), len(x.key)
+        to_query, key_heads = self._own(to.query, self.per_key), len(x.key)
         to_query.copy_(ds @ self._prompt(x.key))
 
         padded = self._pad(g, self.per_key)
         values = to_own.transpose(1, 2) @ padded
-        self._own_keys(to.value).add_(self._unpad(values, key_heads, 1))
-        products = padded @ self._pad(self._own_keys(x.value), 1).transpose(1, 2)
+        self._own(to.value, 1).add_(self._unpad(values, key_heads, 1))
+        products = padded @ self._pad(self._own(x.value, 1), 1).transpose(1, 2)
         ds = _score_gradient(to_own, products, self._pad(row_dot, self.per_key))
         keys = ds.transpose(1, 2) @ self._pad(q, self.per_key)
-        self._own_keys(to.key).add_(self._unpad(keys, key_heads, 1))
-        to_query.add_(self._unpad(ds @ self._pad(self._own_keys(x.key), 1), key_heads, self.per_key))
+        self._own(to.key, 1).add_(self._unpad(keys, key_heads, 1))
+        to_query.add_(self._unpad(ds @ self._pad(self._own(x.key, 1), 1), key_heads, self.per_key))
 
 
 def _causal(count: int, like: Tensor) -> Tensor:

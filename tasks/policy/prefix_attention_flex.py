@@ -6,21 +6,21 @@ On a CPU it runs without compilation, as a plain matrix of scores: for compariso
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from tasks.policy.prefix_attention import PrefixRows
+from tasks.policy.prefix_attention import PrefixRow
 
 
-def block_mask(rows: PrefixRows, length: int, device: torch.device) -> BlockMask:
+def block_mask(rows: Sequence[PrefixRow], length: int, device: torch.device) -> BlockMask:
     """Which of ``length`` positions sees which."""
     row = torch.empty(length, dtype=torch.int32)
     branch = torch.zeros(length, dtype=torch.int32)
-    for number, held in enumerate(rows.rows):
+    for number, held in enumerate(rows):
         first = held.start + held.prompt
         row[held.start : first + held.responses] = number
         if held.responses:

@@ -35,19 +35,15 @@ def map_in_order(count: int, jobs: Sequence[Callable[[], T]]) -> Iterator[T]:
         return
     cores = torch.get_num_threads()
     share = max(cores // count, 1)
+    enabled = torch.is_grad_enabled()
+
+    def run(job: Callable[[], T]) -> T:
+        with torch.set_grad_enabled(enabled):  # which each thread has for itself
+            return job()
+
     pool = ThreadPoolExecutor(count, "micro-batch", initializer=torch.set_num_threads, initargs=(share,))
     try:
-        yield from pool.map(_with_grad_mode(torch.is_grad_enabled()), jobs)
+        yield from pool.map(run, jobs)
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(cores)  # a thread's setting reaches some libraries of the whole process
-
-
-def _with_grad_mode(enabled: bool) -> Callable[[Callable[[], T]], T]:
-    """Runs a job with the caller's gradient mode, which each thread has for itself."""
-
-    def run(job: Callable[[], T]) -> T:
-        with torch.set_grad_enabled(enabled):
-            return job()
-
-    return run

@@ -3,31 +3,54 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from params.base import BadInput
 from tasks.policy import distributed
+from tasks.policy.load import read_tensors
 
 
 class TrainedWeights(ABC):
-    """float32 ``masters``, which the optimiser moves, by name; ``model`` is what a person would save."""
+    """float32 ``masters``, which the optimiser moves, by name."""
 
-    model: Any
     network: PreTrainedModel
     masters: dict[str, Tensor]
+    kind: Literal["lora", "full"]
+    """The value of ``update.adapter``."""
+    file: str
+    """Where the weights lie in an artefact's directory."""
+    fits: str = "this model"
+    """What the weights of an artefact must fit."""
 
     @abstractmethod
     def reset(self) -> None:
         """Back to the base policy."""
 
-    @abstractmethod
     def read(self, folder: Path) -> None:
         """Take the weights of an artefact's directory; raises ``BadInput`` where they do not fit."""
+        path = folder / self.file
+        if not path.is_file():
+            raise BadInput(
+                f"{path}: missing; expected a policy that was trained with update.adapter {self.kind}"
+            )
+        stored = read_tensors(path)
+        if {n: t.shape for n, t in stored.items()} != {n: t.shape for n, t in self.masters.items()}:
+            raise BadInput(f"{path}: does not fit {self.fits}")
+        self.take(stored)
+
+    @torch.no_grad()
+    def take(self, weights: Mapping[str, Tensor]) -> None:
+        """Masters of these values, by name, and the model with them."""
+        for name, master in self.masters.items():
+            master.copy_(distributed.placed_like(weights[name], master))
+        self.publish()
 
     @abstractmethod
     def write(self, folder: Path) -> None:

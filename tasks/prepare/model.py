@@ -14,21 +14,16 @@ def model(job: Job) -> dict[str, float]:
     """A plain Hugging Face folder: ``config.json``, ``*.safetensors``, tokenizer, chat template."""
     started = time.perf_counter()
     measured: dict[str, float] = {}
-    logging.disable_progress_bar()
-    if job.params.model.source == "nano":
-        measured = _nano(job)
-    else:
-        model_sources.fetch(job.params, job.out)
-    weights = sum(path.stat().st_size for path in job.out.glob("*.safetensors"))
-    return {**measured, "seconds": time.perf_counter() - started, "weight_bytes": float(weights)}
-
-
-def _nano(job: Job) -> dict[str, float]:
-    """``nano``, warm-started on problems like those of the job's task."""
 
     def tell(step: int, steps: int, loss: float) -> None:
         job.context.tell("warm start", step, steps, {"loss": loss})
 
-    nano.save(warm_start.warm_started(job.params, tell), job.out)
-    model_sources.clean(job.out)
-    return {"warm_start_steps": float(job.params.model.warm_start_steps)}
+    logging.disable_progress_bar()
+    if job.params.model.source == "nano":
+        nano.save(warm_start.warm_started(job.params, tell), job.out)
+        model_sources.clean(job.out)
+        measured["warm_start_steps"] = float(job.params.model.warm_start_steps)
+    else:
+        model_sources.fetch(job.params, job.out)
+    weights = sum(path.stat().st_size for path in job.out.glob("*.safetensors"))
+    return {**measured, "seconds": time.perf_counter() - started, "weight_bytes": float(weights)}

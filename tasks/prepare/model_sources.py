@@ -57,7 +57,11 @@ def fetch(params: Params, out: Path) -> None:
     else:
         folder = _download(params)
     check(folder, params, source)
-    copy_plain(folder, out, params.model.trust_remote_code)
+    found = {path for pattern in _patterns(params) for path in folder.glob(pattern) if path.is_file()}
+    for path in found:
+        if not path.name.startswith(".") and os.access(path, os.R_OK):
+            shutil.copyfile(path, out / path.name)
+    clean(out)
 
 
 def check(folder: Path, params: Params, label: str) -> None:
@@ -66,8 +70,7 @@ def check(folder: Path, params: Params, label: str) -> None:
     limit = config.get("max_position_embeddings")
     if isinstance(limit, int) and params.model.context > limit:
         raise BadInput(f"model.context: {params.model.context} exceeds the {limit} tokens that {label} reads")
-    shards = _shards(folder, label)
-    for shard in shards:
+    for shard in _shards(folder, label):
         try:
             with safe_open(shard, framework="pt") as weights:
                 weights.keys()
@@ -79,11 +82,9 @@ def check(folder: Path, params: Params, label: str) -> None:
         raise BadInput(str(error).replace(str(folder), label)) from None
 
 
-def copy_plain(folder: Path, out: Path, scripts: bool) -> None:
-    """Copy the files of a plain model folder, and Python files only if ``scripts``."""
-    for path in _chosen(folder, (*_PATTERNS, *(["*.py"] if scripts else []))):
-        shutil.copyfile(path, out / path.name)
-    clean(out)
+def _patterns(params: Params) -> list[str]:
+    """Of the files of a plain model folder, and of Python files only if they are trusted."""
+    return [*_PATTERNS, *(["*.py"] if params.model.trust_remote_code else [])]
 
 
 def clean(folder: Path) -> None:
@@ -144,9 +145,8 @@ def _download(params: Params) -> Path:
     """A snapshot of a hub model in the hub's own cache."""
     name, revision = params.model.source, params.model.revision
     at = f"{name} at revision {revision}" if revision else name
-    patterns = [*_PATTERNS, *(["*.py"] if params.model.trust_remote_code else [])]
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=_patterns(params)))
     except HFValidationError:
         raise BadInput(
             f"model.source: '{name}' is neither nano, wheel:NAME/FILE.gguf, a folder nor a hub name"
@@ -188,8 +188,3 @@ def _json(path: Path, label: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise BadInput(f"{label}: {path.name} holds no object; expected a model's configuration")
     return content
-
-
-def _chosen(folder: Path, patterns: Iterable[str]) -> list[Path]:
-    found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
-    return sorted(path for path in found if not path.name.startswith(".") and os.access(path, os.R_OK))

@@ -16,10 +16,12 @@ from typing import Any
 import pyarrow as pa
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaForCausalLM
 
 from params.schema import Params
 from tasks.core import seeds
+from tasks.policy.load import prompt_ids
 from tasks.prepare import nano
 from tasks.problems.contract import find_source, normalised
 
@@ -82,9 +84,7 @@ def spoil(answer: str, rng: random.Random) -> str:
 def _batches(params: Params, steps: int) -> list[list[Example]]:
     """The examples of each step, all right at first and half right afterwards."""
     rows = _practice(params, 64 * steps).to_pylist()
-    longest = max(
-        len(prompt) + len(response) for prompt, response in _examples(params, rows[:64], spoilt=0.0)
-    )
+    longest = max(len(prompt + response) for prompt, response in _examples(params, rows[:64], spoilt=0.0))
     width = min(64, max(8, BATCH_TOKENS // longest))
     clean = width * math.ceil(CLEAN * steps)
     examples = _examples(params, rows[:clean], spoilt=0.0)
@@ -94,18 +94,14 @@ def _batches(params: Params, steps: int) -> list[list[Example]]:
 
 def _examples(params: Params, rows: list[dict[str, Any]], spoilt: float) -> list[Example]:
     rng = random.Random(seeds.seed(params.seed, "warm_start_answers", 0))
-    source = find_source(params.task.problems.name, "task.problems.name")
-    wrong = source.spoil or spoil
+    wrong = find_source(params.task.problems.name, "task.problems.name").spoil or spoil
     words = nano.tokenizer()
     examples: list[Example] = []
     for row in rows:
         question = params.task.instruction.replace("{question}", row["question"])
-        prompt: Any = words.apply_chat_template(
-            [{"role": "user", "content": question}], add_generation_prompt=True, return_dict=False
-        )
         answer = wrong(row["answer"], rng) if rng.random() < spoilt else row["answer"]
         response = [*words.encode(answer, add_special_tokens=False), words.eos_token_id]
-        examples.append((list(prompt), response))
+        examples.append((prompt_ids(words, question), response))
     return examples
 
 
@@ -119,20 +115,17 @@ def _practice(params: Params, count: int) -> pa.Table:
     if source.practice:
         without = {normalised(question) for question in held_out["question"].to_pylist()}
         return source.practice(config, count, params.seed, without)
-    order = [i for _ in range(math.ceil(count / train.num_rows)) for i in range(train.num_rows)]
+    order = [*range(train.num_rows)] * math.ceil(count / train.num_rows)
     random.Random(params.seed).shuffle(order)
     return train.take(pa.array(order[:count]))
 
 
 def _loss(model: LlamaForCausalLM, examples: list[Example]) -> Tensor:
     """Mean cross-entropy of the responses' tokens. Rows are padded on the right, where causality hides it."""
-    width = max(len(prompt) + len(response) for prompt, response in examples)
-    tokens = torch.full((len(examples), width), _PAD)
-    labels = torch.full((len(examples), width), _IGNORED)
-    for row, (prompt, response) in enumerate(examples):
-        end = len(prompt) + len(response)
-        tokens[row, :end] = torch.tensor(prompt + response)
-        labels[row, len(prompt) : end] = torch.tensor(response)
+    whole = [torch.tensor(prompt + response) for prompt, response in examples]
+    learned = [torch.tensor([_IGNORED] * len(prompt) + response) for prompt, response in examples]
+    tokens = pad_sequence(whole, batch_first=True, padding_value=_PAD)
+    labels = pad_sequence(learned, batch_first=True, padding_value=_IGNORED)
     states = model.model(input_ids=tokens, use_cache=False).last_hidden_state[:, :-1]
     target = labels[:, 1:]
     answered = target != _IGNORED

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from algorithms.replay_buffer import Evicted, ReplayBuffer
 from params.schema import Replay
@@ -33,8 +33,17 @@ def replay(job: Job) -> dict[str, float]:
     write_table(job.out / BUFFER, buffer.to_table().cast(REPLAY))
     write_table(job.out / RESULTS, buffer.results)
     write_json(job.out / STATE, {"started": buffer.started, "reference_entropy": measured.reference})
-    said = {**_counts(buffer, fates), "cohorts": _cohorts(buffer, evicted, job.round, measured)}
-    write_json(job.out / "metrics.json", {**said, "scale": measured.scale})
+    said = {
+        "rows": len(buffer),
+        "started": buffer.started,
+        "retired": len(buffer.retired()) if buffer.rules.retire else 0,
+        "offered": sum(fates.values()),
+        "admitted": fates.get("admitted", 0),
+        "refused": {why: count for why, count in fates.items() if why != "admitted"},
+        "cohorts": _cohorts(buffer, evicted, job.round, measured),
+        "scale": measured.scale,
+    }
+    write_json(job.out / "metrics.json", said)
     job.context.tell("replay", 1, 1, {"rows": float(len(buffer))})
     return {"seconds": time.perf_counter() - began}
 
@@ -47,41 +56,27 @@ def opened(snapshot: Artefact | None, rules: Replay | None = None) -> ReplayBuff
     return ReplayBuffer.from_table(table, rules, results, snapshot.json(STATE)["started"])
 
 
-class Measured:
+class Measured(NamedTuple):
     """What the previous update says of the buffer; nothing where the sizing is by age alone."""
 
-    def __init__(self, drift: dict[int, float], entropy: float | None, reference: float | None) -> None:
-        self.drift = drift
-        """Divergence from the policy by birth round."""
-        self.reference = entropy if reference is None else reference
-        """The entropy (nats) of the first update that measured one."""
-        self.scale = 1.0 if entropy is None or not self.reference else entropy / self.reference
-        """Of ``per_round``."""
+    drift: dict[int, float]
+    """Divergence from the policy by birth round."""
+    reference: float | None
+    """The entropy (nats) of the first update that measured one."""
+    scale: float
+    """Of ``per_round``."""
 
     @classmethod
     def of(cls, job: Job) -> Measured:
         """From the inputs of the stage."""
-        rules, before, update = job.params.replay, job.inputs.get("replay"), job.inputs.get("update")
+        sizing, before, update = job.params.replay.sizing, job.inputs.get("replay"), job.inputs.get("update")
         said = update.json("metrics.json") if update else {}
-        found, last = said.get("drift_by_age", {}), job.round - 1
+        found, last = said.get("drift_by_age", {}) if sizing == "drift" else {}, job.round - 1
         drift = {last - int(age): value for age, value in found.items() if value is not None}
-        reference = before.json(STATE)["reference_entropy"] if before else None
-        return cls(
-            drift if rules.sizing == "drift" else {},
-            said.get("entropy") if rules.sizing == "entropy" else None,
-            reference,
-        )
-
-
-def _counts(buffer: ReplayBuffer, fates: dict[str, int]) -> dict[str, Any]:
-    return {
-        "rows": len(buffer),
-        "started": buffer.started,
-        "retired": len(buffer.retired()) if buffer.rules.retire else 0,
-        "offered": sum(fates.values()),
-        "admitted": fates.get("admitted", 0),
-        "refused": {why: count for why, count in fates.items() if why != "admitted"},
-    }
+        entropy = said.get("entropy") if sizing == "entropy" else None
+        first = before.json(STATE)["reference_entropy"] if before else None
+        reference = entropy if first is None else first
+        return cls(drift, reference, entropy / reference if entropy is not None and reference else 1.0)
 
 
 def _cohorts(buffer: ReplayBuffer, evicted: Evicted, round: int, measured: Measured) -> dict[str, Any]:

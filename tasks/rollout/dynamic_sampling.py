@@ -42,12 +42,11 @@ def wanted(missing: int, found: int, sampled: int, most: int) -> int:
     return min(most, math.ceil(root * root / rate))
 
 
-def further(
-    run_seed: int, round: int, attempt: int, count: int, used: Sequence[int], most: int
-) -> np.ndarray:
+def further(run_seed: int, round: int, attempt: int, count: int, used: Sequence[int], most: int) -> list[int]:
     """Positions of at most ``most`` of ``count`` problems that are not ``used``, for an attempt from 1 on."""
     order = numpy_generator(run_seed, "rollout", round, "refill", attempt).permutation(count)
-    return order[~np.isin(order, np.asarray(used, dtype=np.int64))][:most]
+    unused: list[int] = order[~np.isin(order, np.asarray(used, dtype=np.int64))].tolist()
+    return unused[:most]
 
 
 def filled(batches: Sequence[pa.Table], most: int) -> pa.Table:

@@ -24,9 +24,8 @@ def split(job: Job, problems: list[str], chosen: list[int]) -> tuple[list[int], 
     said = _chosen(job, len(chosen))
     place = {problem: position for position, problem in enumerate(problems)}
     back = [place[problem] for problem in said.replayed]
-    more = dynamic_sampling.further(
-        job.params.seed, job.round, 0, len(problems), chosen, len(problems)
-    ).tolist()
+    count = len(problems)
+    more = dynamic_sampling.further(job.params.seed, job.round, 0, count, chosen, count)
     usual = [p for p in (*chosen, *more) if problems[p] not in said.retired and p not in set(back)]
     if not usual and not back:
         return chosen, []

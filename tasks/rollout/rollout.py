@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -38,7 +37,9 @@ def rollout(job: Job) -> dict[str, float]:
     write_table(job.out / "rollouts.parquet", answers)
     further = dynamic_sampling.figures(batches) if refills else {}
     write_json(job.out / "metrics.json", {**metrics(answers), **further})
-    return {**_measured(batches), "seconds": time.perf_counter() - began}
+    total = {name: sum(batch.measured[name] for batch in batches) for name in batches[0].measured}
+    total["tokens_per_second"] = total["sampled_tokens"] / total["sampling_seconds"]
+    return {**total, "seconds": time.perf_counter() - began}
 
 
 def _batches(job: Job, training: pa.Table) -> list[Sampled]:
@@ -60,17 +61,12 @@ def _batches(job: Job, training: pa.Table) -> list[Sampled]:
     for attempt in range(1, choice.refill_batches + 1):
         found += len(dynamic_sampling.varied(batches[-1].answers))
         most = dynamic_sampling.wanted(size - found, found, len(used), size)
-        more = dynamic_sampling.further(seed, job.round, attempt, training.num_rows, used, most).tolist()
+        more = dynamic_sampling.further(seed, job.round, attempt, training.num_rows, used, most)
         if not more:
             break
         used += more
         batches.append(ask(more))
     return batches
-
-
-def _measured(batches: Sequence[Sampled]) -> dict[str, float]:
-    total = {name: sum(batch.measured[name] for batch in batches) for name in batches[0].measured}
-    return {**total, "tokens_per_second": total["sampled_tokens"] / total["sampling_seconds"]}
 
 
 def problems_of(run_seed: int, round: int, count: int, batch: int) -> np.ndarray:
@@ -84,7 +80,11 @@ def problems_of(run_seed: int, round: int, count: int, batch: int) -> np.ndarray
 
 
 def metrics(answers: pa.Table) -> dict[str, Any]:
-    """What the answers say of the policy. A mean over nothing is null."""
+    """What the answers say of the policy. A mean over nothing is null.
+
+    ``constant_groups``: the share of the groups whose rewards are exactly equal; they teach nothing.
+    """
+    varied = len(dynamic_sampling.varied(answers))
     lengths = pc.list_value_length(answers["response_ids"]).to_numpy()
     rewards = answers["reward"].drop_null().to_numpy()
     logp = pc.list_flatten(answers["behaviour_logp"]).to_numpy().astype(np.float64)
@@ -95,7 +95,7 @@ def metrics(answers: pa.Table) -> dict[str, Any]:
         "responses": answers.num_rows,
         "reward_mean": float(rewards.astype(np.float64).mean()) if len(rewards) else None,
         "solved": float((rewards >= CORRECT).mean()) if len(rewards) else None,
-        "constant_groups": _constant_groups(answers),
+        "constant_groups": 1.0 - varied / len(pc.unique(answers["group"])),
         "unjudged": answers["reward"].null_count / answers.num_rows,
         "reward_errors": dict(sorted(errors.items())),
         "response_length_mean": float(lengths.mean()),
@@ -103,8 +103,3 @@ def metrics(answers: pa.Table) -> dict[str, Any]:
         "truncated": float(pc.mean(pc.equal(answers["finish_reason"], "length")).as_py()),
         "entropy_estimate": -float(logp.mean()),
     }
-
-
-def _constant_groups(answers: pa.Table) -> float:
-    """Share of the groups whose rewards are exactly equal: they teach nothing."""
-    return 1.0 - len(dynamic_sampling.varied(answers)) / len(pc.unique(answers["group"]))

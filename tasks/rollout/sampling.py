@@ -17,6 +17,7 @@ from tasks.core.stage import Job
 from tasks.engines import selection
 from tasks.engines.base import Request, Response, Sampling
 from tasks.policy.job_policy import job_policy
+from tasks.policy.load import prompt_ids
 from tasks.rewards.base import Verdict
 from tasks.rewards.judge import Judge
 
@@ -62,7 +63,6 @@ def sample(
         for row, prompt in zip(rows, prompts, strict=True)
         for index in range(samples)
     ]
-    began = time.perf_counter()
     verdicts: dict[int, Future[Verdict]] = {}
 
     def tell(done: int, tokens: int) -> None:
@@ -86,9 +86,7 @@ def sample(
         "sampling_seconds": sampled - began,
         "judging_seconds": time.perf_counter() - sampled,
     }
-    sampler = (current or job.inputs["model"]).digest
-    answers = _table(rows, asked, responses, judged, sampler, job.round, samples, sampling)
-    return Sampled(answers, measured)
+    return Sampled(_table(job, rows, samples, asked, responses, judged, sampling), measured)
 
 
 def encode(job: Job, tokenizer: Any, rows: Sequence[dict[str, Any]]) -> list[tuple[int, ...]]:
@@ -98,9 +96,7 @@ def encode(job: Job, tokenizer: Any, rows: Sequence[dict[str, Any]]) -> list[tup
     prompts = []
     for row in rows:
         text = params.task.instruction.replace("{question}", row["question"])
-        ids = tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=True, return_dict=False
-        )
+        ids = prompt_ids(tokenizer, text)
         if len(ids) > room:
             raise BadInput(
                 f"problem {row['problem_id']}: its prompt has {len(ids)} tokens; expected at most {room}, "
@@ -111,15 +107,15 @@ def encode(job: Job, tokenizer: Any, rows: Sequence[dict[str, Any]]) -> list[tup
 
 
 def _table(
+    job: Job,
     rows: list[dict[str, Any]],
+    samples: int,
     asked: list[Request],
     responses: list[Response],
     verdicts: list[Verdict],
-    sampler: str,
-    round: int,
-    samples: int,
     sampling: Sampling,
 ) -> pa.Table:
+    sampler = job.inputs.get("policy") or job.inputs["model"]
     top = sampling.top
     groups = [index // samples for index in range(len(asked))]
     columns = {
@@ -132,8 +128,8 @@ def _table(
         "finish_reason": [response.finish_reason for response in responses],
         "reward": [verdict.reward for verdict in verdicts],
         "reward_error": [verdict.error for verdict in verdicts],
-        "policy": [sampler] * len(asked),
-        "round": [round] * len(asked),
+        "policy": [sampler.digest] * len(asked),
+        "round": [job.round] * len(asked),
         "seed": [request.seed for request in asked],
         "top_ids": [response.top_ids if top else None for response in responses],
         "top_logp": [response.top_logp if top else None for response in responses],

@@ -35,7 +35,10 @@ def annotated(given: Responses, terms: Parts, job: Job, policy: Policy) -> Respo
     found: dict[str, Any] = {}
     closes = _agreed("boundary", [p.boundary(c) for p, c in terms if p.boundary])
     if closes is not None:
-        found["boundary"] = _boundaries(given, boundary_table(policy.tokenizer, closes))
+        table = boundary_table(policy.tokenizer, closes)
+        known = torch.cat([table, torch.tensor([False])])  # a word beyond the tokenizer's closes nothing
+        words = [torch.tensor(response, dtype=torch.int64) for response in given.responses]
+        found["boundary"] = [known[response.clamp(max=len(table))] for response in words]
     source = _agreed("entropy_from", [p.entropy_from(c) for p, c in terms if p.entropy_from])
     if source == "stored":
         found["entropy"] = _stored(given, job.inputs["rollout"].file("rollouts.parquet"))
@@ -44,7 +47,9 @@ def annotated(given: Responses, terms: Parts, job: Job, policy: Policy) -> Respo
     if any(p.draws(c) for p, c in terms if p.draws):
         found["chance"] = _draws(given, job)
     if any(p.reference(c) for p, c in terms if p.reference):
-        found["reference_logp"] = _references(given, policy, job.params.rollout.temperature)
+        temperature = job.params.rollout.temperature
+        scores = policy.score(given.prompts, given.responses, temperature, reference=True)
+        found["reference_logp"] = list(scores.split(scores.logp))
     return dataclasses.replace(given, **found) if found else given
 
 
@@ -56,11 +61,8 @@ def boundary_table(tokenizer: Any, closes: Boundary) -> Tensor:
         skip_special_tokens=True,
         clean_up_tokenization_spaces=False,
     )
-    table = [any(part in text for part in closes.texts) for text in texts]
-    for word in closes.ids:
-        if 0 <= word < len(table):
-            table[word] = True
-    return torch.tensor(table, dtype=torch.bool)
+    closing = [w in closes.ids or any(part in text for part in closes.texts) for w, text in enumerate(texts)]
+    return torch.tensor(closing, dtype=torch.bool)
 
 
 def _agreed(what: str, wishes: Sequence[Wish | None]) -> Wish | None:
@@ -69,19 +71,6 @@ def _agreed(what: str, wishes: Sequence[Wish | None]) -> Wish | None:
     if len(known) > 1:
         raise BadInput(f"method.terms: two of them differ in {what}; expected one for all")
     return known.pop() if known else None
-
-
-def _boundaries(given: Responses, table: Tensor) -> list[Tensor]:
-    """A word beyond the tokenizer's closes nothing."""
-    known = torch.cat([table, torch.zeros(1, dtype=torch.bool)])
-    words = [torch.tensor(response, dtype=torch.int64) for response in given.responses]
-    return [known[response.clamp(max=len(table))] for response in words]
-
-
-def _references(given: Responses, policy: Policy, temperature: float) -> list[Tensor]:
-    """What the base model of the run says of every response."""
-    scores = policy.score(given.prompts, given.responses, temperature, reference=True)
-    return list(scores.split(scores.logp))
 
 
 def _unknown(given: Responses) -> list[Tensor]:

@@ -22,7 +22,6 @@ from tasks.core.stage import Job
 from tasks.policy import distributed
 from tasks.policy.gradient import Step
 from tasks.policy.job_policy import job_policy
-from tasks.policy.memory import peak_memory
 from tasks.policy.optimiser import Optimiser
 from tasks.policy.policy import Policy
 from tasks.policy.training import Training
@@ -78,7 +77,7 @@ def train(job: Job) -> dict[str, float]:
         "save_seconds": time.perf_counter() - trained,
         "trained_tokens_per_second": steps.training.meter.tokens / (trained - ready),
         "forward_positions": float(steps.training.meter.positions),
-        "peak_memory_bytes": peak_memory(policy.device),
+        "peak_memory_bytes": policy.peak_memory(),
     }
 
 
@@ -130,7 +129,13 @@ class UpdateSteps:
 
     def _step(self, members: list[int]) -> None:
         """One optimiser step, unless there is nothing to learn or something is not finite."""
-        step, training = self._gather(members), self.training
+        given, training = self._given, self.training
+        cap, limit = self._recipe.method.importance_cap, self._job.params.rollout.max_response_tokens
+        batch = given.batch(members, limit, self._old, cap or math.inf)
+        prompts = [given.prompts[i] for i in members]
+        responses = [given.responses[i] for i in members]
+        step = Step(prompts, responses, batch, self._recipe.on(batch))
+        self.spans.add(step.terms, members)
         end = self._done + len(members)
         made = training.gradient(step, self._tell, self._job.params.update.measure_terms)
         if made is not None:
@@ -141,16 +146,6 @@ class UpdateSteps:
                 self._look()
             training.take(meter)
         self._tell(end - self._done)
-
-    def _gather(self, members: list[int]) -> Step:
-        given, cap = self._given, self._recipe.method.importance_cap
-        limit = self._job.params.rollout.max_response_tokens
-        batch = given.batch(members, limit, self._old, cap or math.inf)
-        prompts = [given.prompts[i] for i in members]
-        responses = [given.responses[i] for i in members]
-        terms = self._recipe.on(batch)
-        self.spans.add(terms, members)
-        return Step(prompts, responses, batch, terms)
 
     def _compare(self, members: Sequence[int]) -> list[Tensor]:
         """The trainer's log-probabilities of responses before any step; notes how the engine's differ."""

@@ -105,14 +105,14 @@ def test_one_policy_on_all_and_one_server_killed_in_the_middle(engine: Servers, 
     agree(engine, undisturbed)
     assert [r.logp for r in undisturbed] != [r.logp for r in base]
 
-    local = engine._states[1].server.local
+    local = engine._states[1].local
     assert local is not None
     heard: dict[int, Response] = {}
 
     def kill_after_some(index: int, response: Response) -> None:
         heard[index] = response
         if len(heard) == 6:
-            os.kill(local.pid, signal.SIGKILL)
+            os.kill(local._process.pid, signal.SIGKILL)
 
     disturbed = engine.generate(requests(), SAMPLING, finished=kill_after_some)
     same(disturbed, undisturbed)
@@ -128,8 +128,8 @@ def test_a_server_that_comes_back_gets_the_policy_first(engine: Servers, tmp_pat
     engine.load(policy.path)
     first = engine.generate(requests(), SAMPLING)
     for state in engine._states:
-        if state.server.local.pid and state.up:
-            os.kill(state.server.local.pid, signal.SIGKILL)
+        if state.local._process.pid and state.up:
+            os.kill(state.local._process.pid, signal.SIGKILL)
     same(engine.generate(requests(), SAMPLING), first)
     assert any(state.up for state in engine._states)
 

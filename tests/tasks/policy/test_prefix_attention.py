@@ -19,7 +19,7 @@ from tests.tasks.rollout_rows import parameters
 ROWS = st.lists(st.tuples(st.integers(1, 9), st.lists(st.integers(0, 5), max_size=4)), min_size=1, max_size=3)
 
 
-def laid(rows: list[tuple[int, list[int]]]) -> tuple[prefix_attention.PrefixRows, torch.Tensor]:
+def laid(rows: list[tuple[int, list[int]]]) -> tuple[list[prefix_attention.PrefixRow], torch.Tensor]:
     """These rows, and the same as a mask [L, L] to be added."""
     start, branches, blocks = 0, [], []
     for prompt, lengths in rows:
@@ -27,7 +27,7 @@ def laid(rows: list[tuple[int, list[int]]]) -> tuple[prefix_attention.PrefixRows
         branch = torch.tensor([0] * prompt + [b for b, n in enumerate(lengths, 1) for _ in range(n)])
         blocks.append(prefix_mask(branch[None])[0, 0])
         start += len(branch)
-    return prefix_attention.PrefixRows(tuple(branches)), torch.block_diag(*blocks).bool()
+    return branches, torch.block_diag(*blocks).bool()
 
 
 def both(
