@@ -28,17 +28,13 @@ class Cluster(Protocol):
 ResourceT = TypeVar("ResourceT", bound=Closeable)
 
 
-def _silent(activity: str, done: int, total: int, facts: dict[str, float]) -> None:
-    pass
-
-
 @dataclass
 class Context:
     """Lives as long as a run; closing it closes every engine, model and judge that stages kept."""
 
     scratch: Path
     """A directory for files that nobody needs after the run (merged weights, engine logs)."""
-    tell: Callable[[str, int, int, dict[str, float]], None] = _silent
+    tell: Callable[[str, int, int, dict[str, float]], None] = lambda *_: None
     """``tell(activity, done, total, facts)``: progress inside a stage, as often as it is known."""
     cluster: Cluster | None = None
     """Where the shards of a rollout are sampled; None: a rollout is sampled here and in one piece."""

@@ -42,7 +42,7 @@ def figures_of(directory: Path) -> Figures:
     ``STAGE.measured.NAME``: that varies from one making to the next.
     """
     found: Figures = {}
-    for step in {step.place: step for step in Record.read(directory).steps}.values():
+    for step in Record.read(directory).steps:
         if step.role.kind != "prepare":
             for name, value in _figures(directory, step):
                 found.setdefault(name, {})[step.round] = value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 ABSENT = "–"
 MINUS = "−"
@@ -71,3 +72,14 @@ def value(given: object) -> str:
     if isinstance(given, dict):
         return "{" + ", ".join(f"{key}: {value(item)}" for key, item in given.items()) + "}"
     return f"{given:g}" if isinstance(given, float) else str(given)
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted key."""
+    found: dict[str, Any] = {}
+    for key, item in values.items():
+        if isinstance(item, dict) and item:
+            found |= flat(item, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = item
+    return found

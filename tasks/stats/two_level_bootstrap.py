@@ -14,7 +14,7 @@ part that the problems add makes it a little wider than Student's interval on th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,8 +97,3 @@ def seed_means(values: Mapping[int, Floats]) -> dict[int, float]:
 def difference(one: Mapping[int, Floats], other: Mapping[int, Floats]) -> dict[int, Floats]:
     """``one`` minus ``other``, problem by problem, of the seeds that both have."""
     return {seed: one[seed] - other[seed] for seed in one if seed in other}
-
-
-def sizes(values: Sequence[Mapping[int, Floats]]) -> dict[int, int]:
-    """Problems of each seed, over all that have it."""
-    return {seed: len(v) for each in values for seed, v in each.items()}

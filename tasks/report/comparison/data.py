@@ -19,6 +19,7 @@ from tasks.artefacts.tables import read_table
 from tasks.evaluate.scores import Counts
 from tasks.report.cost import TRAINING
 from tasks.report.curves import Figures, figures_of
+from tasks.report.format import flat
 from tasks.report.run.data import read_json
 from tasks.stats.two_level_bootstrap import Floats
 
@@ -188,14 +189,3 @@ def differences(run: Compared, baseline: Compared) -> dict[str, tuple[Any, Any]]
     keys = [key for key in {**theirs, **mine} if key not in ("seed", "rounds")]
     found = {key: (mine.get(key), theirs.get(key)) for key in keys}
     return {key: pair for key, pair in found.items() if pair[0] != pair[1]}
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values by dotted key."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = value
-    return found

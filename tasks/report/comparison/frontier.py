@@ -9,6 +9,7 @@ did; the tables give their number.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from itertools import zip_longest
 from typing import Any
 
@@ -88,7 +89,7 @@ def frontier_tables(data: Results, name: str) -> list[Table]:
     """The readings of a frontier, and the same less the baseline's."""
     frontier = data.comparison.frontiers[name]
     known, show = curves_of(data, frontier), percent if frontier.percent else number
-    width, label = f"{100 * data.confidence:g}%", frontier.label or name
+    label = frontier.label or name
     ways: tuple[tuple[str, str, str, Sequence[float], Callable[..., str], Callable[..., str]], ...] = (
         ("at_x", frontier.y_label, frontier.x_label, frontier.at_x, show, number),
         ("at_y", frontier.x_label, frontier.y_label, frontier.at_y, number, show),
@@ -99,7 +100,7 @@ def frontier_tables(data: Results, name: str) -> list[Table]:
         key = f"frontier-{name}-{way.replace('_', '-')}"
         caption = (
             f"{label}. {what[0].upper()}{what[1:]} where a curve first reaches that much of {given}, between "
-            f"rounds linearly; mean over seeds with its {width} interval, and how many seeds got there."
+            f"rounds linearly; mean over seeds with its {data.width} interval, and how many seeds got there."
         )
         rows = [
             (Cell(c), *(_cell(data, _reached(known, c, goal, way), len(known[c]), value) for goal in goals))
@@ -142,7 +143,7 @@ def _told(data: Results, known: dict[str, Curve], curve: str, goal: float, way: 
 def _json(found: Estimate | None, count: str) -> dict[str, Any]:
     if found is None:
         return {"value": None, "low": None, "high": None, count: 0}
-    return {**found.interval.to_json(), "p": found.p, count: found.seeds}
+    return {**asdict(found.interval), "p": found.p, count: found.seeds}
 
 
 def _cell(data: Results, values: dict[int, float], of: int, show: Callable[[float], str]) -> Cell:

@@ -92,13 +92,12 @@ def _results(data: Results) -> Table:
         finals = (_amount(data.final(arm, name), shown[name]) for name in shown)
         rows.append((Cell(arm), *finals, Cell(percent(data.collapsed(arm), 0)), Cell(seeds)))
     header = (data.noun, *labels(shown), "collapsed", "seeds at the end")
-    width = f"{100 * data.confidence:g}%"
     more = (
         ", of what is not measured problem by problem over seeds" if len(shown) > len(data.held_out) else ""
     )
     caption = (
-        f"After the last round: mean over seeds with its {width} interval over seeds and problems{more}. "
-        "Collapsed: runs that ended below half of their best accuracy, or diverged."
+        f"After the last round: mean over seeds with its {data.width} interval over seeds and "
+        f"problems{more}. Collapsed: runs that ended below half of their best accuracy, or diverged."
     )
     return Table("results", caption, header, tuple(rows))
 
