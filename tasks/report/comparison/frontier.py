@@ -8,6 +8,7 @@ did; the tables give their number.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from itertools import zip_longest
@@ -17,7 +18,7 @@ from params.comparison import Frontier, Pair
 from tasks.report.comparison.data import Compared
 from tasks.report.comparison.stats import Results
 from tasks.report.comparison.tables import Cell, Table
-from tasks.report.format import ABSENT, count, number, percent, signed
+from tasks.report.format import count, number, percent, signed
 from tasks.stats.intervals import Estimate, Interval
 from tasks.stats.paired_tests import paired, student
 
@@ -103,7 +104,13 @@ def frontier_tables(data: Results, name: str) -> list[Table]:
             f"rounds linearly; mean over seeds with its {data.width} interval, and how many seeds got there."
         )
         rows = [
-            (Cell(c), *(_cell(data, _reached(known, c, goal, way), len(known[c]), value) for goal in goals))
+            (
+                Cell(c),
+                *(
+                    _cell(data.over_seeds(_reached(known, c, goal, way)), len(known[c]), value)
+                    for goal in goals
+                ),
+            )
             for c in known
         ]
         less = f"The same less {data.baseline}'s, over the seeds of which both got there."
@@ -146,18 +153,10 @@ def _json(found: Estimate | None, count: str) -> dict[str, Any]:
     return {**asdict(found.interval), "p": found.p, count: found.seeds}
 
 
-def _cell(data: Results, values: dict[int, float], of: int, show: Callable[[float], str]) -> Cell:
-    found = data.over_seeds(values)
-    if found is None:
-        return Cell(ABSENT, f"0 of {of}")
-    low, high = found.interval.low, found.interval.high
-    around = f"{show(low)} to {show(high)}, " if low is not None and high is not None else ""
-    return Cell(show(found.value), f"{around}{found.seeds} of {of}")
+def _cell(found: Estimate | None, of: int, show: Callable[[float], str]) -> Cell:
+    return Cell.of(found, show, f"{found.seeds if found else 0} of {of}")
 
 
 def _change(found: Estimate | None, show: Callable[[float], str]) -> Cell:
-    if found is None:
-        return Cell(ABSENT)
-    low, high = found.interval.low, found.interval.high
-    around = f"{signed(low, show)} to {signed(high, show)}, " if low is not None and high is not None else ""
-    return Cell(signed(found.value, show), f"{around}{count(found.seeds, 'seed')}")
+    notes = [count(found.seeds, "seed")] if found else []
+    return Cell.of(found, functools.partial(signed, show=show), *notes)

@@ -153,6 +153,10 @@ class Results:
         found = [(s, self._estimate(metric, self._across(s, metric))) for s in self._along(arm, metric)]
         return [CurvePoint(_mean_place(s), estimate) for s, estimate in found if estimate is not None]
 
+    def curves(self, metric: str) -> dict[str, list[CurvePoint]]:
+        """That of every arm."""
+        return {arm: self.curve(arm, metric) for arm in self.arms}
+
     def lead(self, arm: str) -> list[CurvePoint]:
         """Its accuracy less the baseline's, over the rounds that all seeds of both have."""
         if self.baseline is None or arm == self.baseline:

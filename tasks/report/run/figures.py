@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,12 +14,12 @@ from tasks.report.charts import (
     Figure,
     Point,
     Series,
-    Size,
+    Sizes,
     dumbbells,
     lines,
+    pictures,
     series,
     stacked,
-    svg,
 )
 from tasks.report.format import count, duration, number, percent
 from tasks.report.run.data import RunData, metrics_of
@@ -40,7 +41,7 @@ class Look:
     axis: str
     show: Callable[[float | None], str]
     domain: tuple[float, float] | None = None
-    sizes: tuple[tuple[str, Size], ...] = HALF
+    sizes: Sizes = HALF
 
 
 SHARES = Look(".0%", percent, (0.0, 1.0))
@@ -161,14 +162,12 @@ def lines_figure(
     ends = [f"{s.name}: from {show(s.points[0].y)} to {show(s.points[-1].y)}." for s in drawn]
     spoken = " ".join([says, *ends])
     legend = tuple((s.colour, f"{s.name} {show(s.points[-1].y)}", MARKS[s.dash]) for s in drawn)
+    draw = functools.partial(lines, drawn, form=look.axis, y_domain=look.domain)
     return Figure(
         key=key,
         title=title,
         says=says,
-        pictures=tuple(
-            (name, svg(lines(drawn, size, look.axis, look.domain), key + name, title, spoken))
-            for name, size in look.sizes
-        ),
+        pictures=pictures(draw, look.sizes, key, title, spoken),
         legend=legend if len(every) > 1 else (),
         header=("round", *columns),
         rows=tuple(
@@ -193,10 +192,7 @@ def _gains(data: RunData) -> Figure | None:
         key="gains",
         title=title,
         says=says,
-        pictures=tuple(
-            (name, svg(dumbbells(rows, width - 40), f"gains{name}", title, spoken))
-            for name, (width, _) in HALF
-        ),
+        pictures=pictures(lambda size: dumbbells(rows, size[0] - 40), HALF, "gains", title, spoken),
         legend=(("var(--base)", "base model", "dot"), ("var(--final)", policy, "dot")),
         header=columns,
         rows=tuple((row["name"], *(percent(row[column]) for column in columns[1:])) for row in rows),
@@ -216,12 +212,9 @@ def _gain_rows(data: RunData) -> list[dict[str, Any]]:
         wanted += [(f"level {level}", ("levels", level)) for level in levels]
     rows = []
     for name, path in wanted:
-        row: dict[str, Any] = {"name": name}
-        for which, evaluation in (("before", data.base), ("after", data.last)):
-            found = evaluation.interval(*path)
-            row |= {which: found.value, f"{which}_low": found.low, f"{which}_high": found.high}
-        if row["before"] is not None and row["after"] is not None:
-            rows.append(row)
+        before, after = data.base.interval(*path), data.last.interval(*path)
+        if before.value is not None and after.value is not None:
+            rows.append({"name": name, **before.named("before"), **after.named("after")})
     return rows
 
 
@@ -235,15 +228,13 @@ def _time(data: RunData) -> Figure | None:
     says = f"{count(len(rows), 'stage')}, {duration(sum(totals.values()))} in all"
     says += f"; {cached} came from the cache: faint, with the time that they took once." if cached else "."
     title = "Time by stage"
+    draw = functools.partial(stacked, rows, stages, column="seconds", title="seconds")
     spoken = " ".join([says, *(f"{stage}: {duration(total)}." for stage, total in totals.items())])
     return Figure(
         key="time",
         title=title,
         says=says,
-        pictures=tuple(
-            (name, svg(stacked(rows, stages, size, "seconds", "seconds"), f"time{name}", title, spoken))
-            for name, size in HERO
-        ),
+        pictures=pictures(draw, HERO, "time", title, spoken),
         legend=tuple(
             (f"var(--stage-{i})", f"{stage} {duration(totals[stage])}", "dot")
             for i, stage in enumerate(stages)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
-from tasks.report.charts import HALF, HERO, Figure, Point, Series, stacked, svg
+from tasks.report.charts import HALF, HERO, Figure, Point, Series, pictures, stacked
 from tasks.report.format import count, number
 from tasks.report.run.data import RunData, told_by
 from tasks.report.run.figures import COLOURS, DASHED, DOTTED, SHARES, SOLID, Look, lines_figure
@@ -33,14 +34,12 @@ def _buffer(data: RunData) -> Figure | None:
     title = "Replay buffer by age"
     says = f"Responses in the buffer after each round: {count(sizes[-1], 'response')} at the end."
     names = [name for _, _, name in AGES]
+    draw = functools.partial(stacked, rows, names, column="amount", title="responses")
     return Figure(
         key="buffer",
         title=title,
         says=says,
-        pictures=tuple(
-            (css, svg(stacked(rows, names, size, "amount", "responses"), f"buffer{css}", title, says))
-            for css, size in HERO
-        ),
+        pictures=pictures(draw, HERO, "buffer", title, says),
         legend=tuple((f"var(--stage-{i})", name, "dot") for i, name in enumerate(names)),
         header=("round", "age", "responses"),
         rows=tuple((row["round"], row["stage"], str(row["amount"])) for row in rows if row["amount"]),
