@@ -22,7 +22,6 @@ class Cluster(Protocol):
 
     def each(self, shards: Sequence[Mapping[str, Any]]) -> list[str]:
         """Sample and judge each shard, side by side; the paths of their artefacts, in their order."""
-        ...
 
 
 ResourceT = TypeVar("ResourceT", bound=Closeable)

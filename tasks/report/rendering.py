@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import csv
 import hashlib
+import io
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -39,6 +42,13 @@ def rendered(template: str, style: str, script: str, **said: Any) -> str:
 def asset(name: str) -> str:
     """A file of ours that goes into the page."""
     return (HERE / name).read_text()
+
+
+def csv_text(lines: Iterable[Iterable[Any]]) -> str:
+    """A table as a file, its header first; None is an empty cell."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()
 
 
 def saved(text: str, kind: str) -> str:

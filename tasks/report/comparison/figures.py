@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -15,11 +13,10 @@ from tasks.report.comparison.frontier import curves_of, places
 from tasks.report.comparison.stats import CurvePoint, Results
 from tasks.report.comparison.words import ranked
 from tasks.report.format import number, percent, points
+from tasks.report.rendering import csv_text
 from tasks.stats.intervals import Interval
 
 FORMS = {"round": "d", "tokens": "~s", "trained": "~s", "minutes": "~g", "kl": "~g"}
-LENGTH = "evaluate.response_length"
-RANKS = {f"evaluate.rank_probabilities.{i}": f"Rank-{i} probability" for i in (1, 2, 3)}
 
 
 @dataclass(frozen=True)
@@ -34,9 +31,7 @@ class Panel(Figure):
     @property
     def csv(self) -> str:
         """Its table."""
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([self.header, *self.rows])
-        return text.getvalue()
+        return csv_text([self.header, *self.rows])
 
 
 @dataclass(frozen=True)
@@ -91,21 +86,19 @@ def panels(data: Results) -> dict[str, list[Panel]]:
 
 def policy_kinds(over: str) -> dict[str, Kind]:
     """The figures of a policy that every comparison draws."""
-    length = f"tokens; {over}"
+    ranks = {
+        f"evaluate.rank_probabilities.{i}": Kind(
+            f"rank-{i}", f"Rank-{i} probability", over, ".1~%", percent, THIRD
+        )
+        for i in (1, 2, 3)
+    }
+    length = Kind("length", "Response length", f"tokens; {over}", "~g", number, THIRD)
     return {
         ENTROPY: Kind("entropy", "Entropy", f"nats per token; {over}", "~g", number, HALF),
         KL: Kind("kl", "Distance from the base", f"KL, nats per token (k3); {over}", "~g", number, HALF),
-        LENGTH: Kind("length", "Response length", length, "~g", number, THIRD),
-        **{
-            name: Kind(title.split()[0].lower(), title, over, ".1~%", percent, THIRD)
-            for name, title in RANKS.items()
-        },
+        "evaluate.response_length": length,
+        **ranks,
     }
-
-
-def legend(data: Results) -> list[tuple[str, str]]:
-    """Each arm and its colour."""
-    return [(arm, colour(place)) for place, arm in enumerate(data.arms)]
 
 
 def _kind(name: str, metric: Metric, says: str) -> Kind:

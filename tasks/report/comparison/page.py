@@ -17,10 +17,10 @@ from tasks.artefacts.artefact import write_json
 from tasks.artefacts.tables import write_table
 from tasks.report.comparison import words
 from tasks.report.comparison.answers import STORIES, shown_problems
-from tasks.report.comparison.charts import dash, paints
+from tasks.report.comparison.charts import colour, dash, paints
 from tasks.report.comparison.data import ACCURACY, AXES, Outcome, read_runs
 from tasks.report.comparison.export import exported
-from tasks.report.comparison.figures import Panel, legend, panels
+from tasks.report.comparison.figures import Panel, panels
 from tasks.report.comparison.frontier import frontier_tables, frontiers
 from tasks.report.comparison.stats import Effect, Results
 from tasks.report.comparison.tables import Table, tables
@@ -165,7 +165,7 @@ def page(
         tables={key: listed.get(key) for key in ("results", "effects", "best", "cost", "arms", "parameters")},
         frontiers=[table for tables in spent.values() for table in tables],
         axes={axis: name for axis, name in AXES.items() if any(p.axis == axis for p in drawn["learning"])},
-        legend=[(arm, colour, _mark(place)) for place, (arm, colour) in enumerate(legend(data))],
+        legend=[(arm, colour(place), _mark(place)) for place, arm in enumerate(data.arms)],
         headline=[(arm, data.final(arm, ACCURACY)) for arm in data.arms],
         problems=problems,
         stories=STORIES,

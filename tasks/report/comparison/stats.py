@@ -101,11 +101,6 @@ class Results:
         name = HELD_OUT.get(metric, metric.replace("evaluate.pass_at.", "pass@"))
         return name if name in self.held_out else metric
 
-    def missing(self) -> list[str]:
-        """The figures that the comparison asks for and no run has."""
-        wanted = (name for name in self.comparison.wanted() if name not in self.figures)
-        return [name for name in wanted if self.named(name) not in self.held_out]
-
     def of(self, arm: str) -> list[Compared]:
         """The runs of an arm that came to their end, diverged ones included."""
         return [run for run in self.runs if run.arm == arm]

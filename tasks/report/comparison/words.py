@@ -111,7 +111,9 @@ def cautions(data: Results, failed: Sequence[str]) -> list[str]:
 def missing(data: Results) -> list[str]:
     """A line for each figure that the comparison asks for and no run has."""
     found = []
-    for name in data.missing():
+    for name in data.comparison.wanted():
+        if name in data.figures or data.named(name) in data.held_out:
+            continue
         stage = name.partition(".")[0]
         near = {known for known in data.figures if known.partition(".")[0] == stage} or data.figures
         found.append(f"{name}: no run has this metric{nearest(name, near)}")

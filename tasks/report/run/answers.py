@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -74,9 +73,9 @@ class Problem:
 
 def shown_problems(data: RunData) -> list[Problem]:
     """As many problems as ``evaluate.transcripts`` says, of every kind of outcome, in a fixed order."""
-    if data.base is None and data.last is None:
-        return []
     evaluations = [e for e in (data.base, data.last) if e is not None]
+    if not evaluations:
+        return []
     rows = {e.round: rows_by_problem(e.answers) for e in evaluations}
     courses = [(e.round, accuracy_by_problem(e.answers)) for e in data.evaluations]
     first = rows[evaluations[0].round]
@@ -121,19 +120,9 @@ def gold_reader(params: Params) -> Callable[[str], str]:
 
 def rows_by_problem(answers: pa.Table) -> dict[str, list[dict[str, Any]]]:
     """The answers to each problem, the greedy one first."""
-    columns = [
-        "problem_id",
-        "question",
-        "answer",
-        "level",
-        "response",
-        "reward",
-        "reward_error",
-        "finish_reason",
-        "greedy",
-    ]
+    plain = [column.name for column in answers.schema if not pa.types.is_list(column.type)]
     found: dict[str, list[dict[str, Any]]] = {}
-    for row in answers.select(columns).to_pylist():
+    for row in answers.select(plain).to_pylist():
         found.setdefault(row["problem_id"], []).append(row)
     return {problem: sorted(rows, key=lambda row: not row["greedy"]) for problem, rows in found.items()}
 
@@ -182,9 +171,8 @@ def _answer(
     times: int, greedy: bool, text: str, reward: float | None, error: str | None, truncated: bool
 ) -> Answer:
     outcome = "error" if reward is None or error else "right" if reward >= CORRECT else "wrong"
-    shown = re.sub(r"\s+\Z", "", visible(text[:LONGEST]))
     return Answer(
-        text=shown,
+        text=visible(text[:LONGEST]).rstrip(),
         cut=max(0, len(text) - LONGEST),
         reward="no reward" if reward is None else f"{reward:g}",
         outcome=outcome,

@@ -24,10 +24,9 @@ from tasks.report.charts import (
 from tasks.report.format import count, duration, number, percent
 from tasks.report.run.data import RunData, metrics_of
 
-Dash = tuple[int, ...]
-SOLID: Dash = ()
-DASHED: Dash = (6, 4)
-DOTTED: Dash = (1, 4)
+SOLID: tuple[int, ...] = ()
+DASHED = (6, 4)
+DOTTED = (1, 4)
 MARKS = {SOLID: "", DASHED: "dashed", DOTTED: "dotted"}
 COLOURS = ("var(--final)", "var(--train)", "var(--third)", "var(--greedy)")
 KINDS = ("sample", "judge", "learn", "measure", "prepare")
@@ -48,12 +47,12 @@ SHARES = Look(".0%", percent, (0.0, 1.0))
 NUMBERS = Look("~g", number)
 
 
-def figures(data: RunData) -> dict[str, Figure]:
-    """Every chart for which the run has figures, by key."""
+def figures(data: RunData) -> list[Figure | None]:
+    """The charts that every run may have; None where it has no figures for one."""
     small = replace(NUMBERS, sizes=THIRD)
     rare = replace(small, axis=".1%", show=percent)
     mismatch = "mean difference in log-probability, nats per token"
-    made = [
+    return [
         _accuracy(data),
         _pass_at(data),
         _gains(data),
@@ -69,7 +68,6 @@ def figures(data: RunData) -> dict[str, Figure]:
         _agreeing(data),
         _time(data),
     ]
-    return {figure.key: figure for figure in made if figure is not None}
 
 
 def _accuracy(data: RunData) -> Figure | None:

@@ -6,14 +6,12 @@ artefacts do not determine, and it can be written at any moment of a run.
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from typing import Any
 
 from tasks.artefacts.artefact import replace_file, write_json
 from tasks.report.format import flat, number, percent, value
-from tasks.report.rendering import asset, rendered
+from tasks.report.rendering import asset, csv_text, rendered
 from tasks.report.run import words
 from tasks.report.run.answers import STORIES, shown_problems
 from tasks.report.run.data import COLUMNS, Done, Row, RunData, collect
@@ -41,7 +39,7 @@ def write(directory: Path) -> Path:
     """
     data = collect(directory)
     write_json(directory / "metrics.json", summary(data))
-    replace_file(directory / "rounds.csv", _csv(rounds_table(data)))
+    replace_file(directory / "rounds.csv", csv_text([COLUMNS, *(row.values() for row in data.rounds)]))
     replace_file(directory / "report.html", page(data))
     return directory / "report.html"
 
@@ -69,9 +67,10 @@ def rounds_table(data: RunData) -> list[Row]:
 
 def page(data: RunData) -> str:
     """The whole page."""
-    of_terms = {each.key: each for each in term_figures(data) if each is not None}
-    drawn = figures(data) | {each.key: each for each in replay_figures(data) if each is not None} | of_terms
-    groups = (*GROUPS, ("terms", "Method", tuple(of_terms)))
+    of_terms = [figure for figure in term_figures(data) if figure is not None]
+    every = (*figures(data), *replay_figures(data), *of_terms)
+    drawn = {figure.key: figure for figure in every if figure is not None}
+    groups = (*GROUPS, ("terms", "Method", tuple(figure.key for figure in of_terms)))
     return rendered(
         "run/report.html.j2",
         style=asset("report.css"),
@@ -149,11 +148,3 @@ def _versions(done: list[Done]) -> dict[str, str]:
         if each.artefact is not None:
             found |= each.artefact.manifest.versions
     return dict(sorted(found.items()))
-
-
-def _csv(rows: list[Row]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

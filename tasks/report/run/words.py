@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from params.schema import Method
 from tasks.report.format import count, duration, number, percent, points, was
-
-if TYPE_CHECKING:  # pandas and scipy, which a run that only counts its rounds need not wait for
-    from tasks.report.run.data import Evaluation, RunData
-    from tasks.stats.intervals import Interval
+from tasks.report.run.data import Evaluation, RunData
+from tasks.stats.intervals import Interval
 
 
 def verdict(data: RunData) -> str:
