@@ -62,12 +62,7 @@ class Store:
         """
         self.need(0, f"make {stage}")
         target = self.path(stage, fingerprint)
-
-        def build(new: Path) -> None:
-            facts = fill(new)
-            seal(new, stage=stage, fingerprint=fingerprint, **facts)
-
-        self.put(target, build)
+        self.put(target, lambda new: seal(new, stage=stage, fingerprint=fingerprint, **fill(new)))
         return Artefact.open(target)
 
     @contextmanager
@@ -112,7 +107,7 @@ class Store:
                 f"to {what} (make room, or set OSTINATO_HOME to another disk)"
             )
 
-    def put(self, target: Path, build: Callable[[Path], None]) -> None:
+    def put(self, target: Path, build: Callable[[Path], object]) -> None:
         """Let ``build`` fill a directory beside ``target``, and move it there whole."""
         building = self._work / "building"
         building.mkdir(parents=True, exist_ok=True)

@@ -51,9 +51,9 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def count(amount: int, one: str, many: str | None = None) -> str:
+def count(amount: int, one: str) -> str:
     """``1 round``, ``20 rounds``, ``12,288 answers``."""
-    return f"{amount:,} {one if amount == 1 else many or one + 's'}"
+    return f"{amount:,} {one}{'' if amount == 1 else 's'}"
 
 
 def was(amount: int) -> str:

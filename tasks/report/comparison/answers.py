@@ -31,8 +31,7 @@ def _of_seed(data: Results, seed: int) -> list[Problem]:
     asked += [(run.arm, run.last) for run in runs if run.last is not None]
     given = {name: rows_by_problem(read_table(a.file("answers.parquet"))) for name, a in asked}
     found, show = [], gold_reader(data.runs[0].params)
-    for problem in next(iter(given.values()), {}):
-        facts = given[asked[0][0]][problem][0]
+    for problem, (facts, *_) in next(iter(given.values()), {}).items():
         own = {name: rows.get(problem, []) for name, rows in given.items()}
         found.append(
             Problem(

@@ -104,13 +104,7 @@ def frontier_tables(data: Results, name: str) -> list[Table]:
             f"rounds linearly; mean over seeds with its {data.width} interval, and how many seeds got there."
         )
         rows = [
-            (
-                Cell(c),
-                *(
-                    _cell(data.over_seeds(_reached(known, c, goal, way)), len(known[c]), value)
-                    for goal in goals
-                ),
-            )
+            (Cell(c), *(_cell(data, _reached(known, c, goal, way), len(known[c]), value) for goal in goals))
             for c in known
         ]
         less = f"The same less {data.baseline}'s, over the seeds of which both got there."
@@ -153,7 +147,8 @@ def _json(found: Estimate | None, count: str) -> dict[str, Any]:
     return {**asdict(found.interval), "p": found.p, count: found.seeds}
 
 
-def _cell(found: Estimate | None, of: int, show: Callable[[float], str]) -> Cell:
+def _cell(data: Results, values: dict[int, float], of: int, show: Callable[[float], str]) -> Cell:
+    found = data.over_seeds(values)
     return Cell.of(found, show, f"{found.seeds if found else 0} of {of}")
 
 

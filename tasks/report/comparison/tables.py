@@ -91,14 +91,8 @@ def columns(data: Results) -> dict[str, Metric]:
 
 def _results(data: Results) -> Table:
     shown = columns(data)
-    rows = [
-        (
-            Cell("base model"),
-            *(_amount(data.base(name), shown[name]) for name in shown),
-            Cell(ABSENT),
-            Cell(ABSENT),
-        )
-    ]
+    bases = (_amount(data.base(name), shown[name]) for name in shown)
+    rows = [(Cell("base model"), *bases, Cell(ABSENT), Cell(ABSENT))]
     for arm in data.arms:
         seeds = f"{len(data.at_end(arm))} of {len(data.of(arm))}"
         finals = (_amount(data.final(arm, name), shown[name]) for name in shown)

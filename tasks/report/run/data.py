@@ -117,6 +117,11 @@ class RunData:
         return self.params.evaluate.pass_at
 
     @property
+    def width(self) -> str:
+        """How wide the intervals are: ``95%``."""
+        return f"{100 * self.params.evaluate.confidence:g}%"
+
+    @property
     def base(self) -> Evaluation | None:
         """The base model's evaluation, if it has been made."""
         return next((e for e in self.evaluations if e.round == 0), None)

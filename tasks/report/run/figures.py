@@ -76,7 +76,7 @@ def _accuracy(data: RunData) -> Figure | None:
         series("Held-out, greedy", COLOURS[3], data.rounds, "greedy_accuracy", dash=DASHED),
         series("Training reward", COLOURS[1], data.rounds, "reward", dash=DOTTED),
     ]
-    says = f"Shares of right answers; bands are {_width(data)} bootstrap intervals over problems."
+    says = f"Shares of right answers; bands are {data.width} bootstrap intervals over problems."
     table = ["reward", "reward_low", "reward_high", "accuracy", "accuracy_low", "accuracy_high"]
     look = replace(SHARES, sizes=HERO)
     return lines_figure(
@@ -122,17 +122,17 @@ def _ranks(data: RunData) -> Figure | None:
 
 def _agreeing(data: RunData) -> Figure | None:
     """Groups that teach the objective nothing."""
-    names = {"all_right_groups": ("all right", SOLID), "all_wrong_groups": ("all wrong", DASHED)}
-    said = metrics_of(data, "update")
-    drawn = [
-        Series(name, COLOURS[place], tuple(Point(n, row[key]) for n, row in said if key in row), dash=dash)
-        for place, (key, (name, dash)) in enumerate(names.items())
+    rows = [
+        {"round": n, "all right": said.get("all_right_groups"), "all wrong": said.get("all_wrong_groups")}
+        for n, said in metrics_of(data, "update")
     ]
-    rows = [{"round": n, **{name: row.get(key) for key, (name, _) in names.items()}} for n, row in said]
+    drawn = [
+        series("all right", COLOURS[0], rows, "all right"),
+        series("all wrong", COLOURS[1], rows, "all wrong", dash=DASHED),
+    ]
     says = "Shares of the groups whose answers were all right, and all wrong: nothing for the objective."
-    columns = [name for name, _ in names.values()]
     look = replace(SHARES, sizes=THIRD)
-    return lines_figure("agreeing", "Groups that agree", says, drawn, look, rows, columns)
+    return lines_figure("agreeing", "Groups that agree", says, drawn, look, rows, ["all right", "all wrong"])
 
 
 def _line(data: RunData, column: str, title: str, says: str, look: Look) -> Figure | None:
@@ -182,7 +182,7 @@ def _gains(data: RunData) -> Figure | None:
     if not rows or data.last is None:
         return None
     title, policy = "Before and after", f"round {data.last.round}"
-    says = f"Base model and {policy}, with {_width(data)} intervals."
+    says = f"Base model and {policy}, with {data.width} intervals."
     ends = [f"{row['name']}: {percent(row['before'])} to {percent(row['after'])}." for row in rows]
     spoken = " ".join([says, *ends])
     columns = tuple(rows[0])
@@ -258,7 +258,3 @@ def _time_rows(data: RunData) -> list[dict[str, Any]]:
         for done in data.done
     ]
     return sorted(rows, key=lambda row: (-1 if row["round"] == "prep" else int(row["round"]), row["order"]))
-
-
-def _width(data: RunData) -> str:
-    return f"{100 * data.params.evaluate.confidence:g}%"
