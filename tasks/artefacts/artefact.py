@@ -11,11 +11,10 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from params.base import BadInput
 from params.errors import OstinatoError
@@ -77,7 +76,7 @@ class Manifest(BaseModel):
             body = json.loads(data)
             body.pop("seal", None)
             manifest = cls.model_validate(body)
-        except (ValueError, AttributeError, ValidationError):
+        except (ValueError, AttributeError):
             raise Damaged(f"{where}: not a manifest") from None
         if manifest.to_bytes() != data:
             raise Damaged(f"{where}: its bytes do not match its seal")
@@ -155,7 +154,8 @@ def seal(directory: Path, **facts: Any) -> Manifest:
             os.fsync(handle.fileno())
         name = path.relative_to(directory).as_posix()
         files[name] = File(bytes=path.stat().st_size, sha256=file_digest(path))
-    manifest = Manifest(files=files, digest=content_digest(files), **facts)
+    digest = hashlib.sha256(canonical({name: file.sha256 for name, file in files.items()})).hexdigest()
+    manifest = Manifest(files=files, digest=digest, **facts)
     target = directory / MANIFEST
     with target.open("wb") as handle:
         handle.write(manifest.to_bytes())
@@ -163,11 +163,6 @@ def seal(directory: Path, **facts: Any) -> Manifest:
         os.fsync(handle.fileno())
     sync_directory(directory)
     return manifest
-
-
-def content_digest(files: Mapping[str, File]) -> str:
-    """One digest over names and contents."""
-    return hashlib.sha256(canonical({name: file.sha256 for name, file in files.items()})).hexdigest()
 
 
 def canonical(value: Any) -> bytes:
@@ -216,6 +211,11 @@ def replace_directory(new: Path, target: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON whole or not at all, with the same bytes for equal values."""
+    replace_file(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a text whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)

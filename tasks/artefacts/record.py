@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from params.base import BadInput
-from tasks.artefacts.artefact import write_json
+from tasks.artefacts.artefact import replace_file, write_json
 from tasks.artefacts.role import Role
 
 RECORD = "run.json"
@@ -60,9 +60,7 @@ class Record(BaseModel):
     def write(self, directory: Path) -> None:
         """Write both files, each whole or not at all."""
         directory.mkdir(parents=True, exist_ok=True)
-        lines = "".join(_line(step) for step in self.steps)
-        (directory / f".{STEPS}").write_text(lines)
-        (directory / f".{STEPS}").replace(directory / STEPS)
+        replace_file(directory / STEPS, "".join(_line(step) for step in self.steps))
         self.write_head(directory)
 
     def write_head(self, directory: Path) -> None:

@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ class Store:
         self.root = root
         self.artefacts = root / "artefacts"
         self._work = root / ".ostinato"
-        self._verified: dict[str, Artefact] = {}
 
     def path(self, stage: str, fingerprint: str) -> Path:
         """Where the artefact with this fingerprint lies, or would lie."""
@@ -63,12 +62,7 @@ class Store:
         """
         self.need(0, f"make {stage}")
         target = self.path(stage, fingerprint)
-
-        def build(new: Path) -> None:
-            facts = fill(new)
-            seal(new, stage=stage, fingerprint=fingerprint, **facts)
-
-        self.put(target, build)
+        self.put(target, lambda new: seal(new, stage=stage, fingerprint=fingerprint, **fill(new)))
         return Artefact.open(target)
 
     @contextmanager
@@ -113,7 +107,7 @@ class Store:
                 f"to {what} (make room, or set OSTINATO_HOME to another disk)"
             )
 
-    def put(self, target: Path, build: Callable[[Path], None]) -> None:
+    def put(self, target: Path, build: Callable[[Path], object]) -> None:
         """Let ``build`` fill a directory beside ``target``, and move it there whole."""
         building = self._work / "building"
         building.mkdir(parents=True, exist_ok=True)
@@ -150,13 +144,11 @@ def link_tree(source: Path, target: Path) -> None:
 
 def publish(artefact: Artefact, place: Path) -> None:
     """Show an artefact at a run's path, unless it is there already."""
-    manifest = place / MANIFEST
-    if manifest.exists() and manifest.read_bytes() == (artefact.path / MANIFEST).read_bytes():
-        try:
-            Artefact.open(place)
+    with suppress(FileNotFoundError, NotADirectoryError, Damaged):
+        found = Artefact.open(place, check=False)
+        if found.manifest == artefact.manifest:
+            found.check()
             return
-        except Damaged:
-            pass
     new = place.with_name(f".{place.name}.{os.getpid()}")
     shutil.rmtree(new, ignore_errors=True)
     link_tree(artefact.path, new)

@@ -22,14 +22,9 @@ class Cluster(Protocol):
 
     def each(self, shards: Sequence[Mapping[str, Any]]) -> list[str]:
         """Sample and judge each shard, side by side; the paths of their artefacts, in their order."""
-        ...
 
 
 ResourceT = TypeVar("ResourceT", bound=Closeable)
-
-
-def _silent(activity: str, done: int, total: int, facts: dict[str, float]) -> None:
-    pass
 
 
 @dataclass
@@ -38,7 +33,7 @@ class Context:
 
     scratch: Path
     """A directory for files that nobody needs after the run (merged weights, engine logs)."""
-    tell: Callable[[str, int, int, dict[str, float]], None] = _silent
+    tell: Callable[[str, int, int, dict[str, float]], None] = lambda *_: None
     """``tell(activity, done, total, facts)``: progress inside a stage, as often as it is known."""
     cluster: Cluster | None = None
     """Where the shards of a rollout are sampled; None: a rollout is sampled here and in one piece."""

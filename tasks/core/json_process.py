@@ -31,7 +31,6 @@ KILL_SECONDS = 60.0
 """On a busy machine the memory of a killed process takes its time to be given back."""
 TAIL_BYTES = 1 << 18
 LAST_WORDS = 300
-PIECE = 1 << 16
 EXCEPTION = re.compile(r"(\[rank\d+\]: )?[\w.]+(Error|Exception|Interrupt|Exit)\b")
 ROOT = Path(__file__).parents[2]
 Popen = subprocess.Popen[bytes]
@@ -125,7 +124,7 @@ class JsonProcess:
             searched = len(self._received)
             if not self._readable.poll(_left(deadline)):
                 raise self._unanswered(f"gave no sign of life for {seconds:g} s")
-            piece = os.read(self._stdout.fileno(), PIECE)
+            piece = os.read(self._stdout.fileno(), 1 << 16)
             if not piece:
                 raise self.death()
             self._received += piece

@@ -91,8 +91,8 @@ def _readable(job: Job, held_out: pa.Table, answers: pa.Table, greedy: bool) -> 
     problems = held_out.select(["question", "answer", "level"]).take(answers["group"])
     texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in answers["response_ids"].to_pylist()]
     columns = {
-        **{name: answers[name] for name in answers.column_names},
-        **{name: problems[name] for name in problems.column_names},
+        **dict(zip(answers.column_names, answers.columns, strict=True)),
+        **dict(zip(problems.column_names, problems.columns, strict=True)),
         "response": texts,
         "greedy": pa.repeat(greedy, len(answers)),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from algorithms.diagnostics import pass_at_k
 from params.schema import Params
 from tasks.artefacts.tables import ROLLOUTS
 from tasks.core.seeds import numpy_generator
-from tasks.stats.intervals import Interval, mean_interval
+from tasks.stats.intervals import mean_interval
 
 REASON_CHARACTERS = 80
 ANSWERS = pa.schema(
@@ -36,6 +36,7 @@ ANSWERS = pa.schema(
 class Counts:
     """Judged answers and right ones, one value per problem that has a judged answer."""
 
+    problem: NDArray[np.object_]
     level: NDArray[np.int64]
     judged: NDArray[np.int64]
     right: NDArray[np.int64]
@@ -51,7 +52,8 @@ class Counts:
             .group_by("problem_id", use_threads=False)
             .aggregate([("level", "min"), ("right", "count"), ("right", "sum")])
         )
-        return cls(*(grouped[name].to_numpy() for name in ("level_min", "right_count", "right_sum")))
+        columns = ("problem_id", "level_min", "right_count", "right_sum")
+        return cls(*(grouped[name].to_numpy() for name in columns))
 
     def accuracy(self) -> NDArray[np.float64]:
         """Share of right answers, one value per problem."""
@@ -79,7 +81,10 @@ def scores(answers: pa.Table, token_means: dict[str, Any], params: Params, round
     counts, greedy = Counts.of(sampled), Counts.of(answers.filter(answers["greedy"]))
 
     def interval(values: NDArray[np.float64]) -> dict[str, float | None]:
-        return _interval(values, params, round).to_json()
+        # All scores resample the same problems, so that equal scores have equal intervals.
+        generator = numpy_generator(params.seed, "evaluate", round, "bootstrap")
+        given = params.evaluate
+        return asdict(mean_interval(values, given.confidence, given.bootstrap_samples, generator))
 
     return {
         "round": round,
@@ -99,15 +104,7 @@ def scores(answers: pa.Table, token_means: dict[str, Any], params: Params, round
             for level in np.unique(counts.level)
         },
         "response_length": pc.mean(pc.list_value_length(sampled["response_ids"])).as_py(),
-        "truncated": pc.mean(
-            pc.cast(pc.equal(sampled["finish_reason"], pa.scalar("length")), pa.float64())
-        ).as_py(),
+        "truncated": pc.mean(pc.equal(sampled["finish_reason"], "length")).as_py(),
         "reward_errors": dict(sorted(Counter(reasons).items())),
         **token_means,
     }
-
-
-def _interval(values: NDArray[np.float64], params: Params, round: int) -> Interval:
-    """All scores resample the same problems, so that equal scores have equal intervals."""
-    generator = numpy_generator(params.seed, "evaluate", round, "bootstrap")
-    return mean_interval(values, params.evaluate.confidence, params.evaluate.bootstrap_samples, generator)

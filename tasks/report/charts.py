@@ -6,8 +6,8 @@ Colours are CSS variables of the page, so a chart follows light and dark; text i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -17,9 +17,10 @@ from markupsafe import Markup
 
 Chart = alt.Chart | alt.LayerChart | alt.FacetChart
 Size = tuple[int, int]
-HERO: tuple[tuple[str, Size], ...] = (("wide", (930, 340)), ("narrow", (286, 230)))
-HALF: tuple[tuple[str, Size], ...] = (("wide", (408, 230)), ("narrow", (286, 190)))
-THIRD: tuple[tuple[str, Size], ...] = (("", (250, 160)),)
+Sizes = tuple[tuple[str, Size], ...]
+HERO: Sizes = (("wide", (930, 340)), ("narrow", (286, 230)))
+HALF: Sizes = (("wide", (408, 230)), ("narrow", (286, 190)))
+THIRD: Sizes = (("", (250, 160)),)
 """Sizes of the plotting area, by the CSS class that shows them."""
 THEME: dict[str, Any] = {
     "aria": False,
@@ -76,10 +77,10 @@ class Figure:
     """One sentence with the numbers that matter."""
     pictures: tuple[tuple[str, Markup], ...]
     """(CSS class, SVG): several where the page chooses by its width."""
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
     legend: tuple[tuple[str, str, str], ...] = ()
     """(colour, name, how it is drawn: a CSS class)."""
-    header: tuple[str, ...] = ()
-    rows: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
 
 
 def series(name: str, colour: str, rows: Iterable[dict[str, Any]], column: str, **style: Any) -> Series:
@@ -97,11 +98,9 @@ def lines(
 ) -> Chart:
     """Lines over rounds, the first on top. A series with dots is measured only where the dots are."""
     xs = [point.x for each in drawn for point in each.points]
-    x = alt.X(
-        "x:Q", title="round", scale=_domain((min(xs), max(xs))), axis=_round_axis(min(xs), max(xs), size)
-    )
+    x = alt.X("x:Q", title="round", scale=span(min(xs), max(xs)), axis=_round_axis(min(xs), max(xs), size))
     flat = all(point.y == 0 for each in drawn for point in each.points)
-    y_scale = _domain(y_domain or (0.0, 1.0)) if y_domain or flat else alt.Scale(zero=True, nice=5)
+    y_scale = span(*(y_domain or (0.0, 1.0))) if y_domain or flat else alt.Scale(zero=True, nice=5)
     y = alt.Y("y:Q", title=None, scale=y_scale, axis=alt.Axis(format=form, tickCount=5))
     layers: list[alt.Chart] = []
     for each in reversed(drawn):
@@ -135,7 +134,7 @@ def dumbbells(rows: Sequence[dict[str, Any]], width: int) -> Chart:
     names = [row["name"] for row in rows]
     axis = alt.Axis(labelLimit=140, labelColor="var(--ink)", labelFontSize=12.5)
     y = alt.Y("name:N", sort=names, title=None, axis=axis)
-    scale = _domain((0.0, 1.0))
+    scale = span(0.0, 1.0)
     x_axis = alt.Axis(format=".0%", grid=True, domain=False, tickCount=5)
     layers = [
         base.mark_rule(color="var(--rule-strong)", strokeWidth=2).encode(
@@ -180,6 +179,13 @@ def stacked(
     return chart
 
 
+def pictures(
+    draw: Callable[[Size], Chart], sizes: Sizes, key: str, title: str, description: str
+) -> tuple[tuple[str, Markup], ...]:
+    """The chart in each size, with the CSS class that shows it."""
+    return tuple((css, svg(draw(size), key + css, title, description)) for css, size in sizes)
+
+
 def svg(chart: Chart, key: str, title: str, description: str) -> Markup:
     """The chart as an SVG element that scales with the page and tells a screen reader what it is."""
     drawn = vl_convert.vegalite_to_svg({**chart.to_dict(validate=False), "config": THEME})
@@ -193,8 +199,8 @@ def svg(chart: Chart, key: str, title: str, description: str) -> Markup:
     )
 
 
-def _domain(domain: tuple[float, float]) -> alt.Scale:
-    low, high = domain
+def span(low: float, high: float) -> alt.Scale:
+    """An axis from here to there and no further."""
     return alt.Scale(domain=[low, high if high > low else low + 1], nice=False, zero=False)
 
 

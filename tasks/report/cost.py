@@ -16,20 +16,16 @@ TRAINING: tuple[TimeOf, ...] = ("sampling", "learning")
 class Cost:
     """What some stages took."""
 
-    tokens: float = 0.0
+    tokens: float
     """Sampled for training, those of dropped answers included."""
-    seconds: float = 0.0
+    seconds: float
     """Wall time of sampling and learning."""
-
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(self.tokens + other.tokens, self.seconds + other.seconds)
 
 
 def spent(manifests: Iterable[Manifest]) -> Cost:
     """What these stages took, when they were made; measuring a policy is not counted."""
-    total = Cost()
-    for manifest in manifests:
-        if manifest.role.time_of in TRAINING:
-            measured = manifest.measured
-            total += Cost(measured.get("sampled_tokens", 0.0), measured.get("stage_seconds", 0.0))
-    return total
+    counted = [manifest.measured for manifest in manifests if manifest.role.time_of in TRAINING]
+    return Cost(
+        tokens=sum(measured.get("sampled_tokens", 0.0) for measured in counted),
+        seconds=sum(measured.get("stage_seconds", 0.0) for measured in counted),
+    )

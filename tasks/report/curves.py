@@ -42,7 +42,7 @@ def figures_of(directory: Path) -> Figures:
     ``STAGE.measured.NAME``: that varies from one making to the next.
     """
     found: Figures = {}
-    for step in {step.place: step for step in Record.read(directory).steps}.values():
+    for step in Record.read(directory).steps:
         if step.role.kind != "prepare":
             for name, value in _figures(directory, step):
                 found.setdefault(name, {})[step.round] = value
@@ -52,13 +52,12 @@ def figures_of(directory: Path) -> Figures:
 def curves(runs: Iterable[tuple[str, int, Figures]]) -> pa.Table:
     """The table of these runs, each an arm, a seed and its figures."""
     rows = [
-        (arm, seed, metric, round, value)
+        {"arm": arm, "seed": seed, "metric": metric, "round": round, "value": value}
         for arm, seed, figures in runs
         for metric, by_round in sorted(figures.items())
         for round, value in sorted(by_round.items())
     ]
-    columns = zip(*rows, strict=True) if rows else ([] for _ in CURVES)
-    return pa.table([list(column) for column in columns], schema=CURVES)
+    return pa.Table.from_pylist(rows, schema=CURVES)
 
 
 def flattened(prefix: str, value: Any) -> Iterator[tuple[str, float | None]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 ABSENT = "–"
 MINUS = "−"
@@ -50,9 +51,9 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def count(amount: int, one: str, many: str | None = None) -> str:
+def count(amount: int, one: str) -> str:
     """``1 round``, ``20 rounds``, ``12,288 answers``."""
-    return f"{amount:,} {one if amount == 1 else many or one + 's'}"
+    return f"{amount:,} {one}{'' if amount == 1 else 's'}"
 
 
 def was(amount: int) -> str:
@@ -71,3 +72,14 @@ def value(given: object) -> str:
     if isinstance(given, dict):
         return "{" + ", ".join(f"{key}: {value(item)}" for key, item in given.items()) + "}"
     return f"{given:g}" if isinstance(given, float) else str(given)
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted key."""
+    found: dict[str, Any] = {}
+    for key, item in values.items():
+        if isinstance(item, dict) and item:
+            found |= flat(item, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = item
+    return found

@@ -84,12 +84,8 @@ def _mlflow(directory: Path, record: Record, steps: Steps) -> None:
     with mlflow.start_run(run_name=record.name):
         mlflow.set_tag("command", record.command)
         for round, values in steps.items():
-            mlflow.log_metrics({_safe(name): value for name, value in values.items()}, step=round)
-
-
-def _safe(name: str) -> str:
-    """MLflow takes no ``@`` in a name."""
-    return name.replace("@", "_at_")
+            safe = {name.replace("@", "_at_"): value for name, value in values.items()}  # it takes no @
+            mlflow.log_metrics(safe, step=round)
 
 
 WRITERS: dict[str, Callable[[Path, Record, Steps], None]] = {

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,14 +17,9 @@ class Interval:
     low: float | None
     high: float | None
 
-    def to_json(self) -> dict[str, float | None]:
-        """As it stands in ``scores.json``."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Interval:
-        """Back from ``scores.json``."""
-        return cls(value["value"], value["low"], value["high"])
+    def named(self, name: str) -> dict[str, float | None]:
+        """The three by ``NAME``, ``NAME_low`` and ``NAME_high``."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
 
 
 NOTHING = Interval(None, None, None)

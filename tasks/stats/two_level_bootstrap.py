@@ -14,7 +14,7 @@ part that the problems add makes it a little wider than Student's interval on th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,7 +69,13 @@ class Draws:
         mean = float(by_seed.mean())
         if len(usable) < 2:
             return Estimate(mean, None, Interval(mean, None, None), None, 1)
-        return self._with_error(mean, self._replicates(usable), len(usable), confidence)
+        seeds = len(usable)
+        error = float(self._replicates(usable).std()) * math.sqrt(seeds / (seeds - 1))
+        if error <= ROUNDING * max(abs(mean), ROUNDING):  # every seed and problem says the same
+            return Estimate(mean, 0.0, Interval(mean, mean, mean), 1.0 if mean == 0 else None, seeds)
+        reach = float(stats.t.ppf((1 + confidence) / 2, seeds - 1)) * error
+        p = float(2 * stats.t.sf(abs(mean) / error, seeds - 1))
+        return Estimate(mean, error, Interval(mean, mean - reach, mean + reach), p, seeds)
 
     def _replicates(self, values: Mapping[int, Floats]) -> Floats:
         total = np.zeros(self.count)
@@ -80,14 +86,6 @@ class Draws:
             weight += times
         return total[weight > 0] / weight[weight > 0]
 
-    def _with_error(self, mean: float, replicates: Floats, seeds: int, confidence: float) -> Estimate:
-        error = float(replicates.std()) * math.sqrt(seeds / (seeds - 1))
-        if error <= ROUNDING * max(abs(mean), ROUNDING):  # every seed and problem says the same
-            return Estimate(mean, 0.0, Interval(mean, mean, mean), 1.0 if mean == 0 else None, seeds)
-        reach = float(stats.t.ppf((1 + confidence) / 2, seeds - 1)) * error
-        p = float(2 * stats.t.sf(abs(mean) / error, seeds - 1))
-        return Estimate(mean, error, Interval(mean, mean - reach, mean + reach), p, seeds)
-
 
 def seed_means(values: Mapping[int, Floats]) -> dict[int, float]:
     """Each seed's mean over the problems that have a value."""
@@ -97,8 +95,3 @@ def seed_means(values: Mapping[int, Floats]) -> dict[int, float]:
 def difference(one: Mapping[int, Floats], other: Mapping[int, Floats]) -> dict[int, Floats]:
     """``one`` minus ``other``, problem by problem, of the seeds that both have."""
     return {seed: one[seed] - other[seed] for seed in one if seed in other}
-
-
-def sizes(values: Sequence[Mapping[int, Floats]]) -> dict[int, int]:
-    """Problems of each seed, over all that have it."""
-    return {seed: len(v) for each in values for seed, v in each.items()}

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 from algorithms.correct import CORRECT
-from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.tables import read_table
 from tasks.report.comparison.stats import Results
-from tasks.report.run.answers import ROOM, Column, column_of, gold_reader, rows_by_problem, visible
-from tasks.report.run.data import Evaluation
+from tasks.report.run.answers import Problem, column_of, gold_reader, rows_by_problem, visible, within_room
 
 STORIES = {"split": "methods disagree", "missed": "all wrong", "solved": "all right"}
 BASE = "base model"
@@ -19,32 +17,11 @@ BASE = "base model"
 Rows = list[dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class Problem:
-    """One problem of the browser."""
-
-    key: str
-    """Unique on the page."""
-    seed: int
-    question: str
-    gold: str
-    level: int
-    story: str
-    columns: tuple[Column, ...]
-
-
 def shown_problems(data: Results) -> list[Problem]:
     """As many problems as ``evaluate.transcripts`` says, over all seeds and outcomes, in a fixed order."""
     total = data.runs[0].params.evaluate.transcripts
     by_seed = [_of_seed(data, seed) for seed in sorted(data.problems)]
-    shown: list[Problem] = []
-    used = 0
-    for problem in _spread(by_seed, total):
-        used += sum(len(answer.text) for column in problem.columns for answer in column.answers)
-        if used > ROOM and shown:
-            break
-        shown.append(problem)
-    return shown
+    return list(within_room(_spread(by_seed, total)))
 
 
 def _of_seed(data: Results, seed: int) -> list[Problem]:
@@ -52,10 +29,9 @@ def _of_seed(data: Results, seed: int) -> list[Problem]:
     bases = [run.base for run in runs if run.base is not None]
     asked = [(BASE, artefact) for artefact in bases[:1]]
     asked += [(run.arm, run.last) for run in runs if run.last is not None]
-    given = {name: _answers(artefact) for name, artefact in asked}
+    given = {name: rows_by_problem(read_table(a.file("answers.parquet"))) for name, a in asked}
     found, show = [], gold_reader(data.runs[0].params)
-    for problem in next(iter(given.values()), {}):
-        facts = given[asked[0][0]][problem][0]
+    for problem, (facts, *_) in next(iter(given.values()), {}).items():
         own = {name: rows.get(problem, []) for name, rows in given.items()}
         found.append(
             Problem(
@@ -65,19 +41,10 @@ def _of_seed(data: Results, seed: int) -> list[Problem]:
                 gold=visible(show(facts["answer"])),
                 level=facts["level"],
                 story=_story([rows for name, rows in own.items() if name != BASE]),
-                columns=tuple(_column(name, own[name]) for name in own),
+                columns=tuple(column_of(name, name, rows) for name, rows in own.items()),
             )
         )
     return found
-
-
-def _answers(artefact: Artefact) -> Mapping[str, Rows]:
-    table = read_table(artefact.file("answers.parquet"))
-    return rows_by_problem(Evaluation(artefact.manifest.round, {}, table))
-
-
-def _column(name: str, rows: Rows) -> Column:
-    return replace(column_of(Evaluation(0, {}, None), rows), policy=name, name=name)
 
 
 def _story(rows: Sequence[Rows]) -> str:
@@ -88,16 +55,9 @@ def _story(rows: Sequence[Rows]) -> str:
 
 def _spread(by_seed: Sequence[Sequence[Problem]], total: int) -> list[Problem]:
     """Problems of all seeds in turn: half of them, where there are so many, split the methods."""
-    queues: dict[str, list[Problem]] = {story: [] for story in STORIES}
-    longest = max((len(problems) for problems in by_seed), default=0)
-    for place in range(longest):
-        for problems in by_seed:
-            if place < len(problems):
-                queues[problems[place].story].append(problems[place])
-    turns = ("split", "missed", "split", "solved")
+    mixed = [problem for turn in zip_longest(*by_seed) for problem in turn if problem is not None]
+    queues = {story: [problem for problem in mixed if problem.story == story] for story in STORIES}
     chosen: list[Problem] = []
-    while len(chosen) < total and any(queues.values()):
-        for story in turns:
-            if queues[story] and len(chosen) < total:
-                chosen.append(queues[story].pop(0))
-    return chosen
+    while any(queues.values()):
+        chosen += [queues[s].pop(0) for s in ("split", "missed", "split", "solved") if queues[s]]
+    return chosen[:total]

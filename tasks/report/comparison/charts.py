@@ -15,7 +15,7 @@ from typing import Any
 import altair as alt
 import vl_convert
 
-from tasks.report.charts import THEME, Chart, Series, Size
+from tasks.report.charts import THEME, Chart, Series, Size, span
 
 PALETTE = (
     ("#0b6e63", "#45c4b0"),
@@ -90,13 +90,12 @@ def curves(drawn: Sequence[Series], size: Size, x_axis: Axis, y_axis: Axis, lege
     colours = alt.Color("arm:N", scale=paint, legend=key)
     dashes = alt.Scale(domain=names, range=[list(each.dash) for each in drawn])
     scale, axis = _y_scale(drawn, y_axis), _axis(x_axis, size, True)
-    x = alt.X("x:Q", title=x_axis.title, scale=_span([v["x"] for v in values]), axis=axis)
+    xs = [value["x"] for value in values]
+    x = alt.X("x:Q", title=x_axis.title, scale=span(min(xs), max(xs)), axis=axis)
     y = alt.Y("y:Q", title=y_axis.title, scale=scale, axis=_axis(y_axis, size, False))
     low, high = (alt.Y(f"{edge}:Q", scale=scale) for edge in ("low", "high"))
-    band, edge = (
-        chart.mark_area(opacity=0.09, clip=True),
-        chart.mark_line(opacity=0.4, strokeWidth=0.75, clip=True),
-    )
+    band = chart.mark_area(opacity=0.09, clip=True)
+    edge = chart.mark_line(opacity=0.4, strokeWidth=0.75, clip=True)
     edges = {"x": x, "color": colours, "detail": "arm:N", "order": alt.Order("order:Q")}
     line = chart.mark_line(strokeWidth=2.25, strokeCap="round", clip=True)
     dots = chart.mark_point(size=26 if size[0] > 300 else 18, opacity=1, filled=True, fill="var(--paper)")
@@ -117,7 +116,7 @@ def forest(rows: Sequence[dict[str, Any]], width: int) -> Chart:
     names = [row["name"] for row in rows]
     ends = [row[part] for row in rows for part in ("value", "low", "high")] + [0.0]
     room = 0.05 * (max(ends) - min(ends)) or 0.01
-    scale = alt.Scale(domain=[min(ends) - room, max(ends) + room], nice=False, zero=False)
+    scale = span(min(ends) - room, max(ends) + room)
     axis = alt.Axis(labelLimit=150, labelColor="var(--ink)", labelFontSize=13)
     y = alt.Y("name:N", sort=names, title=None, axis=axis)
     percent = alt.Axis(labelExpr=POINTS, grid=True, domain=False, tickCount=6)
@@ -164,11 +163,6 @@ def _axis(axis: Axis, size: Size, horizontal: bool) -> alt.Axis:
     return alt.Axis(format=axis.form, tickCount=ticks, labelOverlap=True, **more)
 
 
-def _span(values: Sequence[float]) -> alt.Scale:
-    low, high = min(values), max(values)
-    return alt.Scale(domain=[low, high if high > low else low + 1], nice=False, zero=False)
-
-
 def _y_scale(drawn: Sequence[Series], axis: Axis) -> alt.Scale:
     """Over values and bands; bands of what has no bounds are cut off where they dwarf the values."""
     values = [point.y for each in drawn for point in each.points]
@@ -180,4 +174,4 @@ def _y_scale(drawn: Sequence[Series], axis: Axis) -> alt.Scale:
     else:
         low, high = max(low, min(values) - 4 * spread), min(high, max(values) + 4 * spread)
     low = max(low, 0.0) if min(values) >= 0 else low
-    return alt.Scale(domain=[low, high], nice=False, zero=False)
+    return span(low, high)

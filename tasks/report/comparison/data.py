@@ -19,6 +19,7 @@ from tasks.artefacts.tables import read_table
 from tasks.evaluate.scores import Counts
 from tasks.report.cost import TRAINING
 from tasks.report.curves import Figures, figures_of
+from tasks.report.format import flat
 from tasks.report.run.data import read_json
 from tasks.stats.two_level_bootstrap import Floats
 
@@ -119,15 +120,16 @@ def _read(outcome: Outcome, order: dict[int, list[str]]) -> Compared:
     params = validate(Params, record.params)
     run = Compared(outcome.arm, outcome.seed, record, params, outcome.diverged, outcome.rounds)
     run.figures = figures_of(outcome.directory)
-    steps, made = {step.place: step for step in record.steps}, 0.0
-    for step in sorted(steps.values(), key=lambda step: (step.round, step.stage == "evaluate")):
+    made = 0.0
+    for step in sorted(record.steps, key=lambda step: (step.round, step.stage == "evaluate")):
         artefact = Artefact.open(outcome.directory / step.place, check=False)
         _add(run.totals, artefact)
         made += artefact.manifest.measured.get("stage_seconds", 0.0) if step.outcome == "made" else 0.0
         if step.stage == "evaluate":
             run.measured.append(_measured(run, step.round, artefact, order))
             run.last = artefact
-            run.base = artefact if step.round == 0 else run.base
+            if step.round == 0:
+                run.base = artefact
         elif step.stage == "rollout" and step.round == 1:
             run.first_rollout = artefact.digest
     run.totals.orchestration = max(0.0, record.seconds - made)
@@ -165,21 +167,19 @@ def by_problem(answers: pa.Table, run: Compared, order: dict[int, list[str]]) ->
     known = order.setdefault(run.seed, pc.unique(answers["problem_id"]).to_pylist())
     sampled = answers.filter(pc.invert(answers["greedy"]))
     passes = {f"pass@{k}": k for k in run.params.evaluate.pass_at if k > 1}
-    found = {ACCURACY: _placed(sampled, known, None)}
-    found["greedy"] = _placed(answers.filter(answers["greedy"]), known, None)
-    return found | {name: _placed(sampled, known, k) for name, k in passes.items()}
+    return {
+        ACCURACY: _placed(sampled, known, None),
+        "greedy": _placed(answers.filter(answers["greedy"]), known, None),
+        **{name: _placed(sampled, known, k) for name, k in passes.items()},
+    }
 
 
 def _placed(answers: pa.Table, known: list[str], k: int | None) -> Floats:
-    judged = answers.filter(pc.is_valid(answers["reward"]))
-    names = pc.unique(judged["problem_id"]).to_pylist()
-    counts = Counts.of(judged)  # in the order in which the problems come
-    enough = np.ones(len(names), dtype=bool) if k is None else counts.judged >= k
+    counts = Counts.of(answers)
+    enough = counts.judged >= (k or 1)
     values = counts.accuracy() if k is None else counts.pass_at(k)
-    place = {name: index for index, name in enumerate(known)}
-    placed = np.full(len(known), np.nan)
-    placed[[place[name] for name, usable in zip(names, enough, strict=True) if usable]] = values
-    return placed
+    by_name = dict(zip(counts.problem[enough], values, strict=True))
+    return np.array([by_name.get(name, np.nan) for name in known])
 
 
 def differences(run: Compared, baseline: Compared) -> dict[str, tuple[Any, Any]]:
@@ -188,14 +188,3 @@ def differences(run: Compared, baseline: Compared) -> dict[str, tuple[Any, Any]]
     keys = [key for key in {**theirs, **mine} if key not in ("seed", "rounds")]
     found = {key: (mine.get(key), theirs.get(key)) for key in keys}
     return {key: pair for key, pair in found.items() if pair[0] != pair[1]}
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values by dotted key."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = value
-    return found

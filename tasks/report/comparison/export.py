@@ -37,9 +37,7 @@ def exported(
         f"`{facts['command']}`: {arms}, {seeds}, {said['budget']}.\n",
         "".join(f"- {line}\n" for line in said["cautions"]),
     ]
-    for key, heading in HEADINGS.items():
-        if key in tables:
-            parts.append(f"## {heading}\n\n{tables[key].markdown}")
+    parts += [f"## {name}\n\n{tables[key].markdown}" for key, name in HEADINGS.items() if key in tables]
     for name, readings in frontiers.items():
         heading = comparison.frontiers[name].label or name
         parts += [f"## {heading}\n", *(table.markdown for table in readings)]

@@ -2,51 +2,36 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-
-from markupsafe import Markup
+from dataclasses import asdict, dataclass
 
 from params.comparison import Metric
-from tasks.report.charts import HALF, HERO, THIRD, Chart, Point, Series, Size, svg
+from tasks.report.charts import HALF, HERO, THIRD, Chart, Figure, Point, Series, Size, Sizes, pictures
 from tasks.report.comparison.charts import BESIDE, Axis, colour, curves, dash, forest, standalone
 from tasks.report.comparison.data import ACCURACY, AXES, ENTROPY, KL
 from tasks.report.comparison.frontier import curves_of, places
 from tasks.report.comparison.stats import CurvePoint, Results
 from tasks.report.comparison.words import ranked
 from tasks.report.format import number, percent, points
+from tasks.report.rendering import csv_text
 from tasks.stats.intervals import Interval
 
-Rows = tuple[tuple[str, ...], ...]
 FORMS = {"round": "d", "tokens": "~s", "trained": "~s", "minutes": "~g", "kl": "~g"}
-LENGTH = "evaluate.response_length"
-RANKS = {f"evaluate.rank_probabilities.{i}": f"Rank-{i} probability" for i in (1, 2, 3)}
 
 
 @dataclass(frozen=True)
-class Panel:
-    """A chart of the page, in as many sizes as the page chooses from."""
+class Panel(Figure):
+    """A chart that has files of its own, ``KEY.svg`` and ``KEY.csv``."""
 
-    key: str
-    """Of its files: ``KEY.svg``, ``KEY.csv``."""
-    axis: str
-    """Which of ``AXES`` it is read against; empty: always shown."""
-    title: str
-    says: str
-    pictures: tuple[tuple[str, Markup], ...]
-    alone: str
+    alone: str = ""
     """As an SVG file."""
-    header: tuple[str, ...]
-    rows: Rows
+    axis: str = ""
+    """Which of ``AXES`` it is read against; empty: always shown."""
 
     @property
     def csv(self) -> str:
         """Its table."""
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([self.header, *self.rows])
-        return text.getvalue()
+        return csv_text([self.header, *self.rows])
 
 
 @dataclass(frozen=True)
@@ -58,13 +43,12 @@ class Kind:
     says: str
     form: str
     show: Callable[[float | None], str]
-    sizes: tuple[tuple[str, Size], ...]
+    sizes: Sizes
 
 
 def panels(data: Results) -> dict[str, list[Panel]]:
     """Every chart by section: ``effects``, ``learning``, ``lead``, ``frontier``, ``policy``, ``figures``."""
-    width = f"{100 * data.confidence:g}%"
-    bands = f"mean over seeds; bands are {width} intervals over seeds and problems"
+    bands = f"mean over seeds; bands are {data.width} intervals over seeds and problems"
     kinds = {ACCURACY: Kind("accuracy", "Held-out accuracy", bands, ".1~%", percent, HERO)}
     for name in data.held_out:
         if name.startswith("pass@"):
@@ -72,53 +56,49 @@ def panels(data: Results) -> dict[str, list[Panel]]:
             kinds[name] = Kind(f"pass-at-{name[5:]}", name.capitalize(), says, ".1~%", percent, HALF)
     kinds["greedy"] = Kind("greedy", "Greedy accuracy", f"at temperature 0; {bands}", ".1~%", percent, HALF)
     learning = [
-        _curves(data, kind, axis, along(data.curve, name), switched=True)
+        _curves(data, kind, axis, data.curves(name), switched=True)
         for name, kind in kinds.items()
         for axis in AXES
         if axis != "kl"
     ]
-    says = f"points, paired by seed and problem; {width} intervals"
+    says = f"points, paired by seed and problem; {data.width} intervals"
     lead = Kind("lead", f"Lead over {data.baseline}", says, "points", points, HERO)
     says = f"each dot an evaluation; {bands}"
     kl = Kind("frontier", "Accuracy for KL spent", says, ".1~%", percent, HERO)
-    policy, more = policy_kinds(f"mean over seeds with {width} intervals"), {}
-    for name, metric in data.metrics.items():
-        if metric.chart and name not in data.held_out and name not in policy:
-            more[name] = _kind(name, metric, f"mean over seeds with {width} intervals over them")
-    front = [_curves(data, kl, "kl", along(data.curve, ACCURACY))]
+    over = f"mean over seeds with {data.width} intervals"
+    policy = policy_kinds(over)
+    more = {
+        name: _kind(name, metric, f"{over} over them")
+        for name, metric in data.metrics.items()
+        if metric.chart and name not in data.held_out and name not in policy
+    }
+    front = [_curves(data, kl, "kl", data.curves(ACCURACY))]
     found = {
         "effects": [_forest(data)],
         "learning": learning,
-        "lead": [_curves(data, lead, "round", data.lead)],
+        "lead": [_curves(data, lead, "round", {arm: data.lead(arm) for arm in data.arms})],
         "frontier": [*front, *(_frontier(data, name) for name in data.comparison.frontiers)],
-        "policy": [_curves(data, kind, "round", along(data.curve, n)) for n, kind in policy.items()],
-        "figures": [_curves(data, kind, "round", along(data.curve, n)) for n, kind in more.items()],
+        "policy": [_curves(data, kind, "round", data.curves(name)) for name, kind in policy.items()],
+        "figures": [_curves(data, kind, "round", data.curves(name)) for name, kind in more.items()],
     }
     return {section: [panel for panel in drawn if panel] for section, drawn in found.items()}
 
 
 def policy_kinds(over: str) -> dict[str, Kind]:
     """The figures of a policy that every comparison draws."""
-    length = f"tokens; {over}"
+    ranks = {
+        f"evaluate.rank_probabilities.{i}": Kind(
+            f"rank-{i}", f"Rank-{i} probability", over, ".1~%", percent, THIRD
+        )
+        for i in (1, 2, 3)
+    }
+    length = Kind("length", "Response length", f"tokens; {over}", "~g", number, THIRD)
     return {
         ENTROPY: Kind("entropy", "Entropy", f"nats per token; {over}", "~g", number, HALF),
         KL: Kind("kl", "Distance from the base", f"KL, nats per token (k3); {over}", "~g", number, HALF),
-        LENGTH: Kind("length", "Response length", length, "~g", number, THIRD),
-        **{
-            name: Kind(title.split()[0].lower(), title, over, ".1~%", percent, THIRD)
-            for name, title in RANKS.items()
-        },
+        "evaluate.response_length": length,
+        **ranks,
     }
-
-
-def along(curve: Callable[[str, str], list[CurvePoint]], name: str) -> Callable[[str], list[CurvePoint]]:
-    """The curve of one figure, an arm at a time."""
-    return lambda arm: curve(arm, name)
-
-
-def legend(data: Results) -> list[tuple[str, str]]:
-    """Each arm and its colour."""
-    return [(arm, colour(place)) for place, arm in enumerate(data.arms)]
 
 
 def _kind(name: str, metric: Metric, says: str) -> Kind:
@@ -128,13 +108,8 @@ def _kind(name: str, metric: Metric, says: str) -> Kind:
 
 
 def _curves(
-    data: Results,
-    kind: Kind,
-    axis: str,
-    curve_of: Callable[[str], list[CurvePoint]],
-    switched: bool = False,
+    data: Results, kind: Kind, axis: str, found: Mapping[str, Sequence[CurvePoint]], switched: bool = False
 ) -> Panel | None:
-    found = {arm: curve_of(arm) for arm in data.arms}
     if all(len(curve) < 2 for curve in found.values()):
         return None
     drawn = {
@@ -150,11 +125,10 @@ def _curves(
 def _frontier(data: Results, name: str) -> Panel | None:
     """What a study's frontier shows: one figure against another, along the rounds."""
     frontier = data.comparison.frontiers[name]
-    width, label = f"{100 * data.confidence:g}%", frontier.label or name
     beside = f"; fine dots: {', '.join(frontier.beside)}" if frontier.beside else ""
-    says = f"each dot a round, mean over seeds; bands are {width} intervals over them{beside}"
+    says = f"each dot a round, mean over seeds; bands are {data.width} intervals over them{beside}"
     form, show = (".1~%", percent) if frontier.percent else ("~g", number)
-    kind = Kind(f"frontier-{name}", label, says, form, show, HERO)
+    kind = Kind(f"frontier-{name}", frontier.label or name, says, form, show, HERO)
     drawn = {curve: places(seeds, data.confidence) for curve, seeds in curves_of(data, frontier).items()}
     if not drawn:
         return None
@@ -189,7 +163,7 @@ def _panel(
         axis=switch,
         title=kind.title,
         says=kind.says,
-        pictures=tuple((css, svg(draw(size), f"{key}{css}", kind.title, spoken)) for css, size in kind.sizes),
+        pictures=pictures(draw, kind.sizes, key, kind.title, spoken),
         alone=standalone(draw((620, 320), True), kind.title, kind.says),
         header=(data.noun, x_axis.title or "", "value", "low", "high"),
         rows=tuple(
@@ -210,38 +184,31 @@ def _forest(data: Results) -> Panel | None:
         {
             "name": effect.arm,
             "colour": colour(data.arms.index(effect.arm)),
-            "value": effect.estimate.value,
-            "low": effect.estimate.interval.low,
-            "high": effect.estimate.interval.high,
+            **asdict(effect.estimate.interval),
         }
         for effect in effects
     ]
-    width = f"{100 * data.confidence:g}%"
     title = f"Held-out accuracy against {data.baseline}"
-    says = f"difference after the last round, paired by seed and problem, with {width} intervals"
+    says = f"difference after the last round, paired by seed and problem, with {data.width} intervals"
     spoken = " ".join(
         [f"{title}, {says}.", *(f"{e.arm}: {points(e.estimate.value)} points." for e in effects)]
     )
+
+    def draw(size: Size) -> Chart:
+        names = 130 if size[0] > 300 else 70
+        return forest(rows, size[0] - names)
+
     return Panel(
         key="effects",
-        axis="",
         title=title,
         says=says,
-        pictures=tuple(
-            (
-                css,
-                svg(forest(rows, size[0] - (70 if css == "narrow" else 130)), f"effects{css}", title, spoken),
-            )
-            for css, size in HERO
-        ),
+        pictures=pictures(draw, HERO, "effects", title, spoken),
         alone=standalone(forest(rows, 500), title, says),
         header=(data.noun, "difference", "low", "high", "p", "p_holm"),
         rows=tuple(
             (
                 e.arm,
-                *(_plain(v) for v in (e.estimate.value, e.estimate.interval.low, e.estimate.interval.high)),
-                _plain(e.estimate.p),
-                _plain(e.p_holm),
+                *(_plain(v) for v in (*asdict(e.estimate.interval).values(), e.estimate.p, e.p_holm)),
             )
             for e in effects
         ),

@@ -8,7 +8,9 @@ did; the tables give their number.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from itertools import zip_longest
 from typing import Any
 
@@ -16,7 +18,7 @@ from params.comparison import Frontier, Pair
 from tasks.report.comparison.data import Compared
 from tasks.report.comparison.stats import Results
 from tasks.report.comparison.tables import Cell, Table
-from tasks.report.format import ABSENT, count, number, percent, signed
+from tasks.report.format import count, number, percent, signed
 from tasks.stats.intervals import Estimate, Interval
 from tasks.stats.paired_tests import paired, student
 
@@ -88,7 +90,7 @@ def frontier_tables(data: Results, name: str) -> list[Table]:
     """The readings of a frontier, and the same less the baseline's."""
     frontier = data.comparison.frontiers[name]
     known, show = curves_of(data, frontier), percent if frontier.percent else number
-    width, label = f"{100 * data.confidence:g}%", frontier.label or name
+    label = frontier.label or name
     ways: tuple[tuple[str, str, str, Sequence[float], Callable[..., str], Callable[..., str]], ...] = (
         ("at_x", frontier.y_label, frontier.x_label, frontier.at_x, show, number),
         ("at_y", frontier.x_label, frontier.y_label, frontier.at_y, number, show),
@@ -99,7 +101,7 @@ def frontier_tables(data: Results, name: str) -> list[Table]:
         key = f"frontier-{name}-{way.replace('_', '-')}"
         caption = (
             f"{label}. {what[0].upper()}{what[1:]} where a curve first reaches that much of {given}, between "
-            f"rounds linearly; mean over seeds with its {width} interval, and how many seeds got there."
+            f"rounds linearly; mean over seeds with its {data.width} interval, and how many seeds got there."
         )
         rows = [
             (Cell(c), *(_cell(data, _reached(known, c, goal, way), len(known[c]), value) for goal in goals))
@@ -142,21 +144,14 @@ def _told(data: Results, known: dict[str, Curve], curve: str, goal: float, way: 
 def _json(found: Estimate | None, count: str) -> dict[str, Any]:
     if found is None:
         return {"value": None, "low": None, "high": None, count: 0}
-    return {**found.interval.to_json(), "p": found.p, count: found.seeds}
+    return {**asdict(found.interval), "p": found.p, count: found.seeds}
 
 
 def _cell(data: Results, values: dict[int, float], of: int, show: Callable[[float], str]) -> Cell:
     found = data.over_seeds(values)
-    if found is None:
-        return Cell(ABSENT, f"0 of {of}")
-    low, high = found.interval.low, found.interval.high
-    around = f"{show(low)} to {show(high)}, " if low is not None and high is not None else ""
-    return Cell(show(found.value), f"{around}{found.seeds} of {of}")
+    return Cell.of(found, show, f"{found.seeds if found else 0} of {of}")
 
 
 def _change(found: Estimate | None, show: Callable[[float], str]) -> Cell:
-    if found is None:
-        return Cell(ABSENT)
-    low, high = found.interval.low, found.interval.high
-    around = f"{signed(low, show)} to {signed(high, show)}, " if low is not None and high is not None else ""
-    return Cell(signed(found.value, show), f"{around}{count(found.seeds, 'seed')}")
+    notes = [count(found.seeds, "seed")] if found else []
+    return Cell.of(found, functools.partial(signed, show=show), *notes)

@@ -1,37 +1,33 @@
 """A comparison as a directory of files: the page, its export as Markdown, its charts and tables, its figures.
 
-The page is one file that needs no network: charts are inline, and what it offers to save is inside it.
+Charts are drawn when the page is built, and stand in it inline.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from altair.utils.schemapi import debug_mode
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from params.comparison import Comparison
 from tasks.artefacts.artefact import write_json
 from tasks.artefacts.tables import write_table
 from tasks.report.comparison import words
 from tasks.report.comparison.answers import STORIES, shown_problems
-from tasks.report.comparison.charts import dash, paints
+from tasks.report.comparison.charts import colour, dash, paints
 from tasks.report.comparison.data import ACCURACY, AXES, Outcome, read_runs
 from tasks.report.comparison.export import exported
-from tasks.report.comparison.figures import Panel, legend, panels
+from tasks.report.comparison.figures import Panel, panels
 from tasks.report.comparison.frontier import frontier_tables, frontiers
 from tasks.report.comparison.stats import Effect, Results
 from tasks.report.comparison.tables import Table, tables
 from tasks.report.curves import curves
-from tasks.report.format import count, duration, number, percent
+from tasks.report.format import count
+from tasks.report.rendering import asset, rendered
 
-HERE = Path(__file__).parents[1]
 SECTIONS = (
     ("effects", "Effects"),
     ("learning", "Learning"),
@@ -74,18 +70,25 @@ def write(comparison: Comparison, outcomes: Sequence[Outcome], facts: dict[str, 
 
 def summary(data: Results, facts: dict[str, Any]) -> dict[str, Any]:
     """The comparison in figures, for machines."""
-    budget, comparison = budget_words(data.comparison), data.comparison
+    comparison = data.comparison
+    budget = comparison.budget.words() if comparison.budget else count(comparison.rounds, "round")
+    failed = [f"{run['name']} {run['outcome']}: {run['why']}" for run in facts["runs"] if run["why"]]
     return {
         "title": comparison.title,
         "question": comparison.question,
         "verdict": words.verdict(data, budget),
         "evidence": words.evidence(data),
-        "cautions": words.cautions(data, failures(facts)),
+        "cautions": words.cautions(data, failed),
         "missing": words.missing(data),
         "budget": budget,
         "baseline": data.baseline,
         "confidence": data.confidence,
-        "stages": stages(data, facts),
+        "stages": {
+            "made": sum(run["made"] for run in facts["runs"]),
+            "cached": sum(run["cached"] for run in facts["runs"]),
+            "runs": len(data.runs),
+            "first_rollouts": len({run.first_rollout for run in data.runs}),
+        },
         "methods": {arm: _arm(data, arm) for arm in data.arms},
         "effects": {
             metric: {arm: _effect(effect) for arm, effect in by_arm.items()}
@@ -103,7 +106,7 @@ def _arm(data: Results, arm: str) -> dict[str, Any]:
         ends = {metric: data.path(run, metric).get(run.rounds) for metric in data.metrics}
         runs.append({"seed": run.seed, "rounds": run.rounds, "final": ends, **vars(run.totals)})
     return {
-        **{metric: found.interval.to_json() if found else None for metric, found in finals.items()},
+        **{metric: asdict(found.interval) if found else None for metric, found in finals.items()},
         "method": data.comparison.arms[arm].method or data.comparison.base.method,
         "set": list(data.comparison.arms[arm].set),
         "diverged": sum(run.diverged for run in data.of(arm)),
@@ -115,7 +118,7 @@ def _arm(data: Results, arm: str) -> dict[str, Any]:
 def _effect(effect: Effect) -> dict[str, Any]:
     found = effect.estimate
     return {
-        **found.interval.to_json(),
+        **asdict(found.interval),
         "error": found.error,
         "p": found.p,
         "p_holm": effect.p_holm,
@@ -137,27 +140,6 @@ def metrics(data: Results) -> dict[str, Any]:
     return found
 
 
-def stages(data: Results, facts: dict[str, Any]) -> dict[str, int]:
-    """How much was made, how much came from the cache, and how many first rollouts the runs stand on."""
-    return {
-        "made": sum(run["made"] for run in facts["runs"]),
-        "cached": sum(run["cached"] for run in facts["runs"]),
-        "runs": len(data.runs),
-        "first_rollouts": len({run.first_rollout for run in data.runs}),
-    }
-
-
-def budget_words(comparison: Comparison) -> str:
-    """What every run had."""
-    given = comparison.budget
-    return given.words() if given else count(comparison.rounds, "round")
-
-
-def failures(facts: dict[str, Any]) -> list[str]:
-    """The runs that did not come to their end."""
-    return [f"{run['name']} {run['outcome']}: {run['why']}" for run in facts["runs"] if run["why"]]
-
-
 def page(
     data: Results,
     facts: dict[str, Any],
@@ -167,19 +149,13 @@ def page(
     spent: dict[str, list[Table]],
 ) -> str:
     """The whole page."""
-    script = read("comparison/compare.js") + read("answers.js")
-    environment = Environment(
-        loader=FileSystemLoader(HERE / "comparison"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(percent=percent, number=number, duration=duration, count=count, saved=saved)
     problems = shown_problems(data)
     there = {**drawn, "cost": listed.get("cost"), "answers": problems, "parameters": True, "provenance": True}
     there["effects"] = listed.get("results")
-    return environment.get_template("compare.html.j2").render(
+    return rendered(
+        "comparison/compare.html.j2",
+        style=asset("report.css") + asset("comparison/compare.css") + _colours(len(data.arms)),
+        script=asset("comparison/compare.js") + asset("answers.js"),
         data=data,
         facts=facts,
         said=said,
@@ -189,27 +165,12 @@ def page(
         tables={key: listed.get(key) for key in ("results", "effects", "best", "cost", "arms", "parameters")},
         frontiers=[table for tables in spent.values() for table in tables],
         axes={axis: name for axis, name in AXES.items() if any(p.axis == axis for p in drawn["learning"])},
-        legend=[(arm, colour, _mark(place)) for place, (arm, colour) in enumerate(legend(data))],
+        legend=[(arm, colour(place), _mark(place)) for place, arm in enumerate(data.arms)],
         headline=[(arm, data.final(arm, ACCURACY)) for arm in data.arms],
         problems=problems,
         stories=STORIES,
         runs=data.runs,
-        style=Markup(  # noqa: S704 - our own
-            read("report.css") + read("comparison/compare.css") + _colours(len(data.arms))
-        ),
-        script=Markup(script),  # noqa: S704 - our own file
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
-
-
-def read(name: str) -> str:
-    """A file of ours that goes into the page."""
-    return (HERE / name).read_text()
-
-
-def saved(text: str, kind: str) -> str:
-    """A file as an address that the page itself holds."""
-    return f"data:{kind};charset=utf-8,{quote(text)}"
 
 
 def _mark(place: int) -> str:

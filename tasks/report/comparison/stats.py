@@ -18,7 +18,7 @@ from tasks.report.comparison.data import ACCURACY, Compared
 from tasks.stats.intervals import Estimate
 from tasks.stats.paired_tests import holm, paired, student
 from tasks.stats.power import detectable, seeds_needed
-from tasks.stats.two_level_bootstrap import Draws, Floats, difference, seed_means, sizes
+from tasks.stats.two_level_bootstrap import Draws, Floats, difference, seed_means
 
 DRAWS = 2000
 HELD_OUT = {"evaluate.mean_at_n": ACCURACY, "evaluate.greedy": "greedy"}
@@ -58,7 +58,7 @@ class CurvePoint:
 class Results:
     """The runs of a comparison, and the questions that are asked of them."""
 
-    def __init__(self, comparison: Comparison, runs: Sequence[Compared], draws: int = DRAWS) -> None:
+    def __init__(self, comparison: Comparison, runs: Sequence[Compared]) -> None:
         self.comparison = comparison
         self.runs = runs
         self.confidence = comparison.confidence
@@ -69,18 +69,24 @@ class Results:
         self.baseline = self.against if self.against in self.arms else None
         """The same, where it has a run that came to its end."""
         self.noun = "arm" if any(arm.set for arm in comparison.arms.values()) else "method"
-        every = [{run.seed: m.problems[ACCURACY]} for run in runs for m in run.measured[:1]]
-        self.problems = sizes(every)
+        self.problems = {run.seed: len(m.problems[ACCURACY]) for run in runs for m in run.measured[:1]}
+        """How many are held out, by seed."""
         self.held_out = list(dict.fromkeys(name for r in runs for m in r.measured[:1] for name in m.problems))
-        self.metrics = self._metrics()
-        """By name, what is told of every arm: what is held out first, then what the comparison adds."""
-        self._count = draws
+        self.figures = {name for run in runs for name in run.figures}
+        """By name, what some run tells."""
+
+    @property
+    def width(self) -> str:
+        """How wide the intervals are: ``95%``."""
+        return f"{100 * self.confidence:g}%"
 
     @functools.cached_property
     def _draws(self) -> Draws:
-        return Draws(self.problems, self._count, numpy_generator(0, "compare", 0, "bootstrap"))
+        return Draws(self.problems, DRAWS, numpy_generator(0, "compare", 0, "bootstrap"))
 
-    def _metrics(self) -> dict[str, Metric]:
+    @functools.cached_property
+    def metrics(self) -> dict[str, Metric]:
+        """By name, what is told of every arm: what is held out first, then what the comparison adds."""
         own = {self.named(name): metric for name, metric in self.comparison.metrics.items()}
         found = {
             name: Metric(
@@ -88,18 +94,12 @@ class Results:
             )
             for name in self.held_out
         }
-        known = {name for run in self.runs for name in run.figures}
-        return found | {name: metric for name, metric in own.items() if name not in found and name in known}
+        return found | {n: metric for n, metric in own.items() if n not in found and n in self.figures}
 
     def named(self, metric: str) -> str:
         """What a figure of ``curves.parquet`` is called here: ``accuracy``, ``pass@4``, or as there."""
         name = HELD_OUT.get(metric, metric.replace("evaluate.pass_at.", "pass@"))
         return name if name in self.held_out else metric
-
-    def missing(self) -> list[str]:
-        """The figures that the comparison asks for and no run has."""
-        known = {name for run in self.runs for name in run.figures}
-        return [n for n in self.comparison.wanted() if n not in known and self.named(n) not in self.held_out]
 
     def of(self, arm: str) -> list[Compared]:
         """The runs of an arm that came to their end, diverged ones included."""
@@ -115,8 +115,7 @@ class Results:
 
     def base(self, metric: str) -> Estimate | None:
         """The same of the base model, which all arms begin from."""
-        first = {run.seed: run for run in self.runs}
-        return self._estimate(metric, {seed: self._values(run, metric, 0) for seed, run in first.items()})
+        return self._estimate(metric, self._across([(run, 0) for run in self.runs], metric))
 
     def best(self, arm: str, metric: str) -> Estimate | None:
         """The best value over the rounds, that of the base model included, of each seed."""
@@ -146,26 +145,24 @@ class Results:
 
     def curve(self, arm: str, metric: str) -> list[CurvePoint]:
         """A metric over the rounds that all seeds of the arm have, and after the last one of each."""
-        found = []
-        for steps in self._along(arm, metric):
-            estimate = self._estimate(metric, {r.seed: self._values(r, metric, at) for r, at in steps})
-            if estimate is not None:
-                found.append(CurvePoint(_mean_place(steps), estimate))
-        return found
+        found = [(s, self._estimate(metric, self._across(s, metric))) for s in self._along(arm, metric)]
+        return [CurvePoint(_mean_place(s), estimate) for s, estimate in found if estimate is not None]
+
+    def curves(self, metric: str) -> dict[str, list[CurvePoint]]:
+        """That of every arm."""
+        return {arm: self.curve(arm, metric) for arm in self.arms}
 
     def lead(self, arm: str) -> list[CurvePoint]:
         """Its accuracy less the baseline's, over the rounds that all seeds of both have."""
         if self.baseline is None or arm == self.baseline:
             return []
-        against = {_round(steps): steps for steps in self._along(self.baseline, ACCURACY)}
-        found = []
-        for steps in self._along(arm, ACCURACY):
-            both = (steps, against.get(_round(steps), []))
-            mine, theirs = ({r.seed: self._values(r, ACCURACY, at) for r, at in each} for each in both)
-            estimate = self._estimate(ACCURACY, difference(mine, theirs))
-            if estimate is not None:
-                found.append(CurvePoint(_mean_place(steps), estimate))
-        return found
+        against = {_round(s): self._across(s, ACCURACY) for s in self._along(self.baseline, ACCURACY)}
+        changes = [
+            (s, difference(self._across(s, ACCURACY), against.get(_round(s), {})))
+            for s in self._along(arm, ACCURACY)
+        ]
+        found = [(s, self._estimate(ACCURACY, change)) for s, change in changes]
+        return [CurvePoint(_mean_place(s), estimate) for s, estimate in found if estimate is not None]
 
     def over_seeds(self, values: Mapping[int, float]) -> Estimate | None:
         """A figure of each seed's run: its mean, with Student's interval."""
@@ -193,8 +190,11 @@ class Results:
         found = run.at(round)
         return np.full(1, np.nan) if found is None else found.problems[metric]
 
+    def _across(self, steps: Steps, metric: str) -> dict[int, Floats]:
+        return {run.seed: self._values(run, metric, round) for run, round in steps}
+
     def _finals(self, arm: str, metric: str) -> dict[int, Floats]:
-        return {run.seed: self._values(run, metric, run.rounds) for run in self.at_end(arm)}
+        return self._across([(run, run.rounds) for run in self.at_end(arm)], metric)
 
     def _estimate(self, metric: str, values: Mapping[int, Floats]) -> Estimate | None:
         if metric in self.held_out:

@@ -11,17 +11,17 @@ from tasks.report.comparison.stats import Effect, Results
 from tasks.report.format import ABSENT, MINUS, number, percent, points, signed, value
 from tasks.stats.intervals import Estimate
 
-LATEX = {
-    "&": r"\&",
-    "%": r"\%",
-    "_": r"\_",
-    "#": r"\#",
-    "$": r"\$",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-}
-LATEX |= {"^": r"\textasciicircum{}", "\\": r"\textbackslash{}", MINUS: "$-$", ABSENT: "--", "×": r"$\times$"}
+LATEX = str.maketrans(
+    {
+        **{character: f"\\{character}" for character in "&%_#${}"},
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "\\": r"\textbackslash{}",
+        MINUS: "$-$",
+        ABSENT: "--",
+        "×": r"$\times$",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,18 @@ class Cell:
 
     text: str
     small: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.text} [{self.small}]" if self.small else self.text
+
+    @classmethod
+    def of(cls, found: Estimate | None, show: Callable[[float], str], *notes: str) -> Cell:
+        """An estimate and, smaller, its interval, where it has one, and the notes."""
+        if found is None:
+            return cls(ABSENT, ", ".join(notes))
+        low, high = found.interval.low, found.interval.high
+        around = [] if low is None or high is None else [f"{show(low)} to {show(high)}"]
+        return cls(show(found.value), ", ".join([*around, *notes]))
 
 
 @dataclass(frozen=True)
@@ -48,7 +60,7 @@ class Table:
     def markdown(self) -> str:
         """As GitHub's Markdown."""
         rule = ["---", *("---:" if self.numbers else "---" for _ in self.header[1:])]
-        rows = [[_joined(cell).replace("|", "\\|") for cell in row] for row in self.rows]
+        rows = [[str(cell).replace("|", "\\|") for cell in row] for row in self.rows]
         lines = (list(self.header), rule, *rows)
         return f"{self.caption}\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in lines) + "\n"
 
@@ -56,9 +68,9 @@ class Table:
     def latex(self) -> str:
         """As a table for the package booktabs."""
         columns = "l" + ("r" if self.numbers else "l") * (len(self.header) - 1)
-        rows = [" & ".join(_latex(_joined(cell)) for cell in row) + r" \\" for row in self.rows]
-        head = " & ".join(_latex(name) for name in self.header) + r" \\"
-        caption = f"\\caption{{{_latex(self.caption)}}}"
+        lines = (self.header, *self.rows)
+        head, *rows = [" & ".join(str(cell).translate(LATEX) for cell in line) + r" \\" for line in lines]
+        caption = f"\\caption{{{self.caption.translate(LATEX)}}}"
         body = "\n".join([head, r"\midrule", *rows])
         return (
             f"\\begin{{table}}\n\\centering\n{caption}\n\\begin{{tabular}}{{{columns}}}\n\\toprule\n{body}\n"
@@ -79,26 +91,19 @@ def columns(data: Results) -> dict[str, Metric]:
 
 def _results(data: Results) -> Table:
     shown = columns(data)
-    rows = [
-        (
-            Cell("base model"),
-            *(_amount(data.base(name), shown[name]) for name in shown),
-            Cell(ABSENT),
-            Cell(ABSENT),
-        )
-    ]
+    bases = (_amount(data.base(name), shown[name]) for name in shown)
+    rows = [(Cell("base model"), *bases, Cell(ABSENT), Cell(ABSENT))]
     for arm in data.arms:
         seeds = f"{len(data.at_end(arm))} of {len(data.of(arm))}"
         finals = (_amount(data.final(arm, name), shown[name]) for name in shown)
         rows.append((Cell(arm), *finals, Cell(percent(data.collapsed(arm), 0)), Cell(seeds)))
     header = (data.noun, *labels(shown), "collapsed", "seeds at the end")
-    width = f"{100 * data.confidence:g}%"
     more = (
         ", of what is not measured problem by problem over seeds" if len(shown) > len(data.held_out) else ""
     )
     caption = (
-        f"After the last round: mean over seeds with its {width} interval over seeds and problems{more}. "
-        "Collapsed: runs that ended below half of their best accuracy, or diverged."
+        f"After the last round: mean over seeds with its {data.width} interval over seeds and "
+        f"problems{more}. Collapsed: runs that ended below half of their best accuracy, or diverged."
     )
     return Table("results", caption, header, tuple(rows))
 
@@ -136,15 +141,16 @@ def labels(shown: dict[str, Metric]) -> list[str]:
 
 
 def _cost(data: Results) -> Table:
+    whole, tenths = "{:,.0f}".format, "{:,.1f}".format
     amounts: dict[str, tuple[Callable[[Compared], float | None], Callable[[float], str]]] = {
-        "rounds": (lambda r: float(r.rounds), _whole),
-        "sampled tokens": (lambda r: r.totals.sampled_tokens, _whole),
-        "trained tokens": (lambda r: r.totals.trained_tokens, _whole),
-        "sampling, s": (lambda r: r.totals.sampling, _seconds),
-        "learning, s": (lambda r: r.totals.learning, _seconds),
-        "evaluation, s": (lambda r: r.totals.evaluation, _seconds),
-        "orchestration, s": (lambda r: r.totals.orchestration, _seconds),
-        "peak memory, MiB": (lambda r: r.totals.peak_memory / 2**20, _whole),
+        "rounds": (lambda r: float(r.rounds), whole),
+        "sampled tokens": (lambda r: r.totals.sampled_tokens, whole),
+        "trained tokens": (lambda r: r.totals.trained_tokens, whole),
+        "sampling, s": (lambda r: r.totals.sampling, tenths),
+        "learning, s": (lambda r: r.totals.learning, tenths),
+        "evaluation, s": (lambda r: r.totals.evaluation, tenths),
+        "orchestration, s": (lambda r: r.totals.orchestration, tenths),
+        "peak memory, MiB": (lambda r: r.totals.peak_memory / 2**20, whole),
         "KL spent, nats": (lambda r: r.figure(KL) if r.final else None, number),
     }
     rows = []
@@ -195,24 +201,19 @@ def _parameters(data: Results) -> Table:
 
 
 def _amount(found: Estimate | None, metric: Metric) -> Cell:
-    if found is None:
-        return Cell(ABSENT)
+    if found is None or not metric.percent:
+        return Cell.of(found, number)
     low, high = found.interval.low, found.interval.high
     if low is None or high is None:
-        return Cell(percent(found.value) if metric.percent else number(found.value))
-    if metric.percent:
-        return Cell(percent(found.value), f"{100 * max(low, 0.0):.1f} to {100 * min(high, 1.0):.1f}")
-    return Cell(number(found.value), f"{number(low)} to {number(high)}")
+        return Cell(percent(found.value))
+    return Cell(percent(found.value), f"{100 * max(low, 0.0):.1f} to {100 * min(high, 1.0):.1f}")
 
 
 def _change(effect: Effect | None, metric: Metric) -> Cell:
     if effect is None:
         return Cell(ABSENT)
-    show, interval = points if metric.percent else signed, effect.estimate.interval
-    if interval.low is None or interval.high is None:
-        return Cell(show(effect.estimate.value))
-    p = f", p {number(effect.p_holm, 2)}" if effect.p_holm is not None else ""
-    return Cell(show(effect.estimate.value), f"{show(interval.low)} to {show(interval.high)}{p}")
+    notes = [] if effect.p_holm is None else [f"p {number(effect.p_holm, 2)}"]
+    return Cell.of(effect.estimate, points if metric.percent else signed, *notes)
 
 
 def _spent(found: Estimate | None, show: Callable[[float], str]) -> Cell:
@@ -221,19 +222,3 @@ def _spent(found: Estimate | None, show: Callable[[float], str]) -> Cell:
     if not found.error or found.interval.low is None or found.interval.high is None:
         return Cell(show(found.value))
     return Cell(show(found.value), f"± {show(found.interval.high - found.value)}")
-
-
-def _whole(amount: float) -> str:
-    return f"{amount:,.0f}"
-
-
-def _seconds(amount: float) -> str:
-    return f"{amount:,.1f}"
-
-
-def _joined(cell: Cell) -> str:
-    return f"{cell.text} [{cell.small}]" if cell.small else cell.text
-
-
-def _latex(text: str) -> str:
-    return "".join(LATEX.get(character, character) for character in text)

@@ -37,20 +37,16 @@ def verdict(data: Results, budget: str) -> str:
     better = [e for e in effects if e.shown(data.alpha) and e.estimate.value > 0]
     worse = [e for e in effects if e.shown(data.alpha) and e.estimate.value < 0]
     if better:
+        names = joined([_amount(e) for e in ranked(better)])
         verb = "helps" if len(better) == 1 else "help"
-        return (
-            f"{joined([_amount(e) for e in ranked(better)])} {verb} over {data.baseline} after {budget} each."
-        )
+        return f"{names} {verb} over {data.baseline} after {budget} each."
     if worse and len(worse) == len(effects):
         every = "It hurts" if len(effects) == 1 else "All of them hurt"
         return f"Nothing helps over {data.baseline} after {budget} each. {every}."
     if worse:
         names = joined([_amount(e) for e in reversed(ranked(worse))])
-        return (
-            f"No {data.noun} is shown to help over {data.baseline} after {budget} each; {names} hurts."
-            if len(worse) == 1
-            else f"No {data.noun} is shown to help over {data.baseline} after {budget} each; {names} hurt."
-        )
+        verb = "hurts" if len(worse) == 1 else "hurt"
+        return f"No {data.noun} is shown to help over {data.baseline} after {budget} each; {names} {verb}."
     return f"No difference from {data.baseline} can be shown at {count(least, 'seed')}{_seeds(effects)}."
 
 
@@ -61,7 +57,6 @@ def evidence(data: Results) -> str:
         return f"The base model has {percent(start.value)} right."
     if not effects or effects[0].estimate.interval.low is None:
         return "No interval can be given."
-    width = f"{100 * data.confidence:g}%"
     first = effects[0]
     did = "gained most:" if first.estimate.value > 0 else "lost least:"
     did = did if len(effects) > 1 else "ended at"
@@ -69,7 +64,7 @@ def evidence(data: Results) -> str:
     holm = f", corrected by Holm for {count(len(effects), 'comparison')}" if len(effects) > 1 else ""
     parts = [
         f"{name} {did} {points(first.estimate.value)} points of held-out "
-        f"accuracy against {data.baseline} ({width} interval {bounds(first.estimate.interval)}; "
+        f"accuracy against {data.baseline} ({data.width} interval {bounds(first.estimate.interval)}; "
         f"p {number(first.p_holm, 2)}{holm})"
     ]
     if first.detectable is not None:
@@ -115,10 +110,12 @@ def cautions(data: Results, failed: Sequence[str]) -> list[str]:
 
 def missing(data: Results) -> list[str]:
     """A line for each figure that the comparison asks for and no run has."""
-    known = {name for run in data.runs for name in run.figures}
     found = []
-    for name in data.missing():
-        near = {other for other in known if other.partition(".")[0] == name.partition(".")[0]} or known
+    for name in data.comparison.wanted():
+        if name in data.figures or data.named(name) in data.held_out:
+            continue
+        stage = name.partition(".")[0]
+        near = {known for known in data.figures if known.partition(".")[0] == stage} or data.figures
         found.append(f"{name}: no run has this metric{nearest(name, near)}")
     return found
 

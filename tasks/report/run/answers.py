@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow.compute as pc
+import pyarrow as pa
 
 from algorithms.correct import CORRECT
 from params.schema import Params
@@ -55,52 +55,56 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Shown:
+class Problem:
     """One problem of the browser."""
 
-    problem_id: str
+    key: str
+    """Unique on the page."""
     question: str
     gold: str
     level: int
     story: str
-    course: tuple[tuple[int, float], ...]
-    """(round, share of right answers) at every evaluation."""
     columns: tuple[Column, ...]
+    course: tuple[tuple[int, float], ...] = ()
+    """(round, share of right answers) at every evaluation of a run."""
+    seed: int = 0
+    """Of a comparison's run."""
 
 
-def shown_problems(data: RunData) -> list[Shown]:
+def shown_problems(data: RunData) -> list[Problem]:
     """As many problems as ``evaluate.transcripts`` says, of every kind of outcome, in a fixed order."""
-    if data.base is None and data.last is None:
-        return []
     evaluations = [e for e in (data.base, data.last) if e is not None]
-    rows = {e.round: rows_by_problem(e) for e in evaluations}
+    if not evaluations:
+        return []
+    rows = {e.round: rows_by_problem(e.answers) for e in evaluations}
     courses = [(e.round, accuracy_by_problem(e.answers)) for e in data.evaluations]
     first = rows[evaluations[0].round]
     stories = {p: _story([rows[e.round].get(p, []) for e in evaluations]) for p in first}
+    levels = {p: r[0]["level"] for p, r in first.items()}
     show = gold_reader(data.params)
-    shown: list[Shown] = []
-    used = 0
-    for problem in _spread(
-        stories, {p: r[0]["level"] for p, r in first.items()}, data.params.evaluate.transcripts
-    ):
-        columns = tuple(column_of(e, rows[e.round].get(problem, [])) for e in evaluations)
-        used += sum(len(a.text) for c in columns for a in c.answers)
-        if used > ROOM and shown:
-            break
-        facts = first[problem][0]
-        course = tuple((r, accuracy[problem]) for r, accuracy in courses if problem in accuracy)
-        shown.append(
-            Shown(
-                problem,
-                visible(facts["question"]),
-                visible(show(facts["answer"])),
-                facts["level"],
-                stories[problem],
-                course,
-                columns,
-            )
+    problems = (
+        Problem(
+            key=p,
+            question=visible(first[p][0]["question"]),
+            gold=visible(show(first[p][0]["answer"])),
+            level=levels[p],
+            story=stories[p],
+            course=tuple((r, accuracy[p]) for r, accuracy in courses if p in accuracy),
+            columns=tuple(column_of(*_names(e), rows[e.round].get(p, [])) for e in evaluations),
         )
-    return shown
+        for p in _spread(stories, levels, data.params.evaluate.transcripts)
+    )
+    return list(within_room(problems))
+
+
+def within_room(problems: Iterable[Problem]) -> Iterator[Problem]:
+    """The first one, and as many more as ``ROOM`` allows."""
+    used = 0
+    for place, problem in enumerate(problems):
+        used += sum(len(answer.text) for column in problem.columns for answer in column.answers)
+        if place and used > ROOM:
+            return
+        yield problem
 
 
 def visible(text: str) -> str:
@@ -114,25 +118,13 @@ def gold_reader(params: Params) -> Callable[[str], str]:
     return source.shown_answer or str
 
 
-def rows_by_problem(evaluation: Evaluation) -> dict[str, list[dict[str, Any]]]:
+def rows_by_problem(answers: pa.Table) -> dict[str, list[dict[str, Any]]]:
     """The answers to each problem, the greedy one first."""
-    columns = [
-        "problem_id",
-        "question",
-        "answer",
-        "level",
-        "response",
-        "reward",
-        "reward_error",
-        "finish_reason",
-        "greedy",
-    ]
-    table = evaluation.answers.select(columns)
-    table = table.append_column("order", pc.cast(pc.invert(table["greedy"]), "int8"))
+    plain = [column.name for column in answers.schema if not pa.types.is_list(column.type)]
     found: dict[str, list[dict[str, Any]]] = {}
-    for row in table.to_pylist():
+    for row in answers.select(plain).to_pylist():
         found.setdefault(row["problem_id"], []).append(row)
-    return {problem: sorted(rows, key=lambda row: int(row["order"])) for problem, rows in found.items()}
+    return {problem: sorted(rows, key=lambda row: not row["greedy"]) for problem, rows in found.items()}
 
 
 def _story(rows: list[list[dict[str, Any]]]) -> str:
@@ -162,30 +154,25 @@ def _spread(stories: dict[str, str], levels: dict[str, int], total: int) -> list
     return [problem for _, problem in sorted(chosen, key=lambda pair: pair[0])]
 
 
-def column_of(evaluation: Evaluation, rows: Iterable[dict[str, Any]]) -> Column:
+def column_of(policy: str, name: str, rows: Iterable[dict[str, Any]]) -> Column:
     """These answers to one problem, equal ones counted once."""
-    grouped: dict[tuple[Any, ...], int] = {}
-    for row in rows:
-        key = (
-            row["greedy"],
-            row["response"],
-            row["reward"],
-            row["reward_error"],
-            row["finish_reason"] == "length",
-        )
-        grouped[key] = grouped.get(key, 0) + 1
-    answers = tuple(_answer(times, *key) for key, times in grouped.items())
-    policy, name = ("final", f"Round {evaluation.round}") if evaluation.round else ("base", "Base model")
-    return Column(policy, name, answers)
+    grouped = Counter(
+        (row["greedy"], row["response"], row["reward"], row["reward_error"], row["finish_reason"] == "length")
+        for row in rows
+    )
+    return Column(policy, name, tuple(_answer(times, *key) for key, times in grouped.items()))
+
+
+def _names(evaluation: Evaluation) -> tuple[str, str]:
+    return ("final", f"Round {evaluation.round}") if evaluation.round else ("base", "Base model")
 
 
 def _answer(
     times: int, greedy: bool, text: str, reward: float | None, error: str | None, truncated: bool
 ) -> Answer:
     outcome = "error" if reward is None or error else "right" if reward >= CORRECT else "wrong"
-    shown = re.sub(r"\s+\Z", "", visible(text[:LONGEST]))
     return Answer(
-        text=shown,
+        text=visible(text[:LONGEST]).rstrip(),
         cut=max(0, len(text) - LONGEST),
         reward="no reward" if reward is None else f"{reward:g}",
         outcome=outcome,

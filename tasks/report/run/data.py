@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,13 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from algorithms.correct import CORRECT
 from params.base import validate
 from params.schema import Params
 from tasks.artefacts.artefact import Artefact, Damaged, file_digest
 from tasks.artefacts.record import Record, Step
 from tasks.artefacts.tables import read_table
 from tasks.core.seeds import numpy_generator
+from tasks.evaluate.scores import Counts
 from tasks.stats.intervals import NOTHING, Interval, mean_interval
 
 Row = dict[str, float | int | None]
@@ -93,7 +94,7 @@ class Evaluation:
         found: Any = self.scores
         for part in path:
             found = found.get(part) if isinstance(found, dict) else None
-        return Interval.from_json(found) if found else NOTHING
+        return Interval(found["value"], found["low"], found["high"]) if found else NOTHING
 
     def number(self, name: str) -> float | None:
         """A figure without an interval."""
@@ -104,15 +105,21 @@ class Evaluation:
 class RunData:
     """Everything that the report says, before it is put into words."""
 
-    directory: Path
     record: Record
     params: Params
     done: list[Done]
     evaluations: list[Evaluation]
     rounds: list[Row]
-    change: Interval = NOTHING
-    """Paired change in held-out accuracy, from the base to the last evaluated policy."""
-    pass_at: tuple[int, ...] = field(default=())
+
+    @property
+    def pass_at(self) -> tuple[int, ...]:
+        """Every k of pass@k."""
+        return self.params.evaluate.pass_at
+
+    @property
+    def width(self) -> str:
+        """How wide the intervals are: ``95%``."""
+        return f"{100 * self.params.evaluate.confidence:g}%"
 
     @property
     def base(self) -> Evaluation | None:
@@ -129,13 +136,24 @@ class RunData:
         """Rounds whose policy is finished."""
         return max((d.step.round for d in self.done if d.step.role.makes_policy), default=0)
 
+    @functools.cached_property
+    def change(self) -> Interval:
+        """Mean change in a problem's accuracy from the base to the last policy, over the problems that both
+        evaluations could judge."""
+        if self.base is None or self.last is None:
+            return NOTHING
+        old, new = accuracy_by_problem(self.base.answers), accuracy_by_problem(self.last.answers)
+        changes = np.array([new[p] - old[p] for p in old if p in new], dtype=np.float64)
+        generator = numpy_generator(self.params.seed, "report", self.last.round, "change")
+        given = self.params.evaluate
+        return mean_interval(changes, given.confidence, given.bootstrap_samples, generator)
+
 
 def collect(directory: Path) -> RunData:
     """Read a run, finished or not. Raises ``BadInput`` where none is, ``Damaged`` for a changed file."""
     record = Record.read(directory)
     params = validate(Params, record.params)
-    newest = {step.place: step for step in record.steps}
-    done = [Done(step, _artefact(directory / step.place)) for step in newest.values()]
+    done = [Done(step, _artefact(directory / step.place)) for step in record.steps]
     evaluations = [
         Evaluation(
             d.step.round, read_json(d.artefact, "scores.json"), read_rows(d.artefact, "answers.parquet")
@@ -143,36 +161,13 @@ def collect(directory: Path) -> RunData:
         for d in sorted(done, key=lambda d: d.step.round)
         if d.step.stage == "evaluate" and d.artefact is not None
     ]
-    base, last = (evaluations[0], evaluations[-1]) if len(evaluations) > 1 else (None, None)
-    change = paired_change(base, last, params) if base and last and base.round == 0 else NOTHING
-    return RunData(
-        directory=directory,
-        record=record,
-        params=params,
-        done=done,
-        evaluations=evaluations,
-        rounds=_rows(done, evaluations, params),
-        change=change,
-        pass_at=params.evaluate.pass_at,
-    )
-
-
-def paired_change(before: Evaluation, after: Evaluation, params: Params) -> Interval:
-    """Mean change in a problem's accuracy, over the problems that both evaluations could judge."""
-    old, new = accuracy_by_problem(before.answers), accuracy_by_problem(after.answers)
-    both = [problem for problem in old if problem in new]
-    changes = np.array([new[p] - old[p] for p in both], dtype=np.float64)
-    generator = numpy_generator(params.seed, "report", after.round, "change")
-    return mean_interval(changes, params.evaluate.confidence, params.evaluate.bootstrap_samples, generator)
+    return RunData(record, params, done, evaluations, _rows(done, evaluations, params))
 
 
 def accuracy_by_problem(answers: pa.Table) -> dict[str, float]:
     """Share of right answers among the sampled ones that the judge could judge, by problem."""
-    sampled = answers.filter(pc.and_(pc.invert(answers["greedy"]), pc.is_valid(answers["reward"])))
-    right = pc.cast(pc.greater_equal(sampled["reward"], CORRECT), pa.float64())
-    counted = sampled.select(["problem_id"]).append_column("right", right)
-    means = counted.group_by("problem_id", use_threads=False).aggregate([("right", "mean")])
-    return dict(zip(means["problem_id"].to_pylist(), means["right_mean"].to_pylist(), strict=True))
+    counts = Counts.of(answers.filter(pc.invert(answers["greedy"])))
+    return dict(zip(counts.problem, counts.accuracy().tolist(), strict=True))
 
 
 def told_by(data: RunData, stage: str) -> list[tuple[int, dict[str, Any]]]:
@@ -250,32 +245,24 @@ def _rollout_figures(rollouts: pa.Table, params: Params, round: int) -> Row:
     reward = mean_interval(groups.to_numpy().astype(np.float64), params.evaluate.confidence, 1000, generator)
     surprisal = pc.mean(pc.list_flatten(rollouts["behaviour_logp"])).as_py()
     return {
-        "reward": reward.value,
-        "reward_low": reward.low,
-        "reward_high": reward.high,
+        **reward.named("reward"),
         "response_length": pc.mean(lengths).as_py(),
         "response_tokens": pc.sum(lengths).as_py(),
-        "truncated": pc.mean(
-            pc.cast(pc.equal(rollouts["finish_reason"], pa.scalar("length")), pa.float64())
-        ).as_py(),
+        "truncated": pc.mean(pc.equal(rollouts["finish_reason"], "length")).as_py(),
         "unjudged": len(rollouts) - len(judged),
         "surprisal": None if surprisal is None else -surprisal,
     }
 
 
 def _evaluation_figures(evaluation: Evaluation) -> Row:
-    accuracy = evaluation.interval("mean_at_n")
-    ranks = [*evaluation.scores.get("rank_probabilities", []), None, None, None][:3]
+    ranks = evaluation.scores.get("rank_probabilities", [])
     figures: Row = {
-        "accuracy": accuracy.value,
-        "accuracy_low": accuracy.low,
-        "accuracy_high": accuracy.high,
+        **evaluation.interval("mean_at_n").named("accuracy"),
         "greedy_accuracy": evaluation.interval("greedy").value,
         "entropy": evaluation.number("entropy"),
         "kl_to_base": evaluation.number("kl_to_base"),
-        **dict(zip(("rank_1", "rank_2", "rank_3"), ranks, strict=True)),
+        **{f"rank_{rank}": share for rank, share in enumerate(ranks, start=1)},
     }
     if evaluation.round == 0:
-        figures |= {"response_length": evaluation.number("response_length")}
-        figures |= {"truncated": evaluation.number("truncated")}
+        figures |= {name: evaluation.number(name) for name in ("response_length", "truncated")}
     return figures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,20 +14,19 @@ from tasks.report.charts import (
     Figure,
     Point,
     Series,
-    Size,
+    Sizes,
     dumbbells,
     lines,
+    pictures,
     series,
     stacked,
-    svg,
 )
 from tasks.report.format import count, duration, number, percent
 from tasks.report.run.data import RunData, metrics_of
 
-Dash = tuple[int, ...]
-SOLID: Dash = ()
-DASHED: Dash = (6, 4)
-DOTTED: Dash = (1, 4)
+SOLID: tuple[int, ...] = ()
+DASHED = (6, 4)
+DOTTED = (1, 4)
 MARKS = {SOLID: "", DASHED: "dashed", DOTTED: "dotted"}
 COLOURS = ("var(--final)", "var(--train)", "var(--third)", "var(--greedy)")
 KINDS = ("sample", "judge", "learn", "measure", "prepare")
@@ -40,19 +40,19 @@ class Look:
     axis: str
     show: Callable[[float | None], str]
     domain: tuple[float, float] | None = None
-    sizes: tuple[tuple[str, Size], ...] = HALF
+    sizes: Sizes = HALF
 
 
 SHARES = Look(".0%", percent, (0.0, 1.0))
 NUMBERS = Look("~g", number)
 
 
-def figures(data: RunData) -> dict[str, Figure]:
-    """Every chart for which the run has figures, by key."""
+def figures(data: RunData) -> list[Figure | None]:
+    """The charts that every run may have; None where it has no figures for one."""
     small = replace(NUMBERS, sizes=THIRD)
     rare = replace(small, axis=".1%", show=percent)
     mismatch = "mean difference in log-probability, nats per token"
-    made = [
+    return [
         _accuracy(data),
         _pass_at(data),
         _gains(data),
@@ -68,7 +68,6 @@ def figures(data: RunData) -> dict[str, Figure]:
         _agreeing(data),
         _time(data),
     ]
-    return {figure.key: figure for figure in made if figure is not None}
 
 
 def _accuracy(data: RunData) -> Figure | None:
@@ -77,7 +76,7 @@ def _accuracy(data: RunData) -> Figure | None:
         series("Held-out, greedy", COLOURS[3], data.rounds, "greedy_accuracy", dash=DASHED),
         series("Training reward", COLOURS[1], data.rounds, "reward", dash=DOTTED),
     ]
-    says = f"Shares of right answers; bands are {_width(data)} bootstrap intervals over problems."
+    says = f"Shares of right answers; bands are {data.width} bootstrap intervals over problems."
     table = ["reward", "reward_low", "reward_high", "accuracy", "accuracy_low", "accuracy_high"]
     look = replace(SHARES, sizes=HERO)
     return lines_figure(
@@ -123,17 +122,17 @@ def _ranks(data: RunData) -> Figure | None:
 
 def _agreeing(data: RunData) -> Figure | None:
     """Groups that teach the objective nothing."""
-    names = {"all_right_groups": ("all right", SOLID), "all_wrong_groups": ("all wrong", DASHED)}
-    said = metrics_of(data, "update")
-    drawn = [
-        Series(name, COLOURS[place], tuple(Point(n, row[key]) for n, row in said if key in row), dash=dash)
-        for place, (key, (name, dash)) in enumerate(names.items())
+    rows = [
+        {"round": n, "all right": said.get("all_right_groups"), "all wrong": said.get("all_wrong_groups")}
+        for n, said in metrics_of(data, "update")
     ]
-    rows = [{"round": n, **{name: row.get(key) for key, (name, _) in names.items()}} for n, row in said]
+    drawn = [
+        series("all right", COLOURS[0], rows, "all right"),
+        series("all wrong", COLOURS[1], rows, "all wrong", dash=DASHED),
+    ]
     says = "Shares of the groups whose answers were all right, and all wrong: nothing for the objective."
-    columns = [name for name, _ in names.values()]
     look = replace(SHARES, sizes=THIRD)
-    return lines_figure("agreeing", "Groups that agree", says, drawn, look, rows, columns)
+    return lines_figure("agreeing", "Groups that agree", says, drawn, look, rows, ["all right", "all wrong"])
 
 
 def _line(data: RunData, column: str, title: str, says: str, look: Look) -> Figure | None:
@@ -161,14 +160,12 @@ def lines_figure(
     ends = [f"{s.name}: from {show(s.points[0].y)} to {show(s.points[-1].y)}." for s in drawn]
     spoken = " ".join([says, *ends])
     legend = tuple((s.colour, f"{s.name} {show(s.points[-1].y)}", MARKS[s.dash]) for s in drawn)
+    draw = functools.partial(lines, drawn, form=look.axis, y_domain=look.domain)
     return Figure(
         key=key,
         title=title,
         says=says,
-        pictures=tuple(
-            (name, svg(lines(drawn, size, look.axis, look.domain), key + name, title, spoken))
-            for name, size in look.sizes
-        ),
+        pictures=pictures(draw, look.sizes, key, title, spoken),
         legend=legend if len(every) > 1 else (),
         header=("round", *columns),
         rows=tuple(
@@ -185,7 +182,7 @@ def _gains(data: RunData) -> Figure | None:
     if not rows or data.last is None:
         return None
     title, policy = "Before and after", f"round {data.last.round}"
-    says = f"Base model and {policy}, with {_width(data)} intervals."
+    says = f"Base model and {policy}, with {data.width} intervals."
     ends = [f"{row['name']}: {percent(row['before'])} to {percent(row['after'])}." for row in rows]
     spoken = " ".join([says, *ends])
     columns = tuple(rows[0])
@@ -193,10 +190,7 @@ def _gains(data: RunData) -> Figure | None:
         key="gains",
         title=title,
         says=says,
-        pictures=tuple(
-            (name, svg(dumbbells(rows, width - 40), f"gains{name}", title, spoken))
-            for name, (width, _) in HALF
-        ),
+        pictures=pictures(lambda size: dumbbells(rows, size[0] - 40), HALF, "gains", title, spoken),
         legend=(("var(--base)", "base model", "dot"), ("var(--final)", policy, "dot")),
         header=columns,
         rows=tuple((row["name"], *(percent(row[column]) for column in columns[1:])) for row in rows),
@@ -216,12 +210,9 @@ def _gain_rows(data: RunData) -> list[dict[str, Any]]:
         wanted += [(f"level {level}", ("levels", level)) for level in levels]
     rows = []
     for name, path in wanted:
-        row: dict[str, Any] = {"name": name}
-        for which, evaluation in (("before", data.base), ("after", data.last)):
-            found = evaluation.interval(*path)
-            row |= {which: found.value, f"{which}_low": found.low, f"{which}_high": found.high}
-        if row["before"] is not None and row["after"] is not None:
-            rows.append(row)
+        before, after = data.base.interval(*path), data.last.interval(*path)
+        if before.value is not None and after.value is not None:
+            rows.append({"name": name, **before.named("before"), **after.named("after")})
     return rows
 
 
@@ -235,15 +226,13 @@ def _time(data: RunData) -> Figure | None:
     says = f"{count(len(rows), 'stage')}, {duration(sum(totals.values()))} in all"
     says += f"; {cached} came from the cache: faint, with the time that they took once." if cached else "."
     title = "Time by stage"
+    draw = functools.partial(stacked, rows, stages, column="seconds", title="seconds")
     spoken = " ".join([says, *(f"{stage}: {duration(total)}." for stage, total in totals.items())])
     return Figure(
         key="time",
         title=title,
         says=says,
-        pictures=tuple(
-            (name, svg(stacked(rows, stages, size, "seconds", "seconds"), f"time{name}", title, spoken))
-            for name, size in HERO
-        ),
+        pictures=pictures(draw, HERO, "time", title, spoken),
         legend=tuple(
             (f"var(--stage-{i})", f"{stage} {duration(totals[stage])}", "dot")
             for i, stage in enumerate(stages)
@@ -269,7 +258,3 @@ def _time_rows(data: RunData) -> list[dict[str, Any]]:
         for done in data.done
     ]
     return sorted(rows, key=lambda row: (-1 if row["round"] == "prep" else int(row["round"]), row["order"]))
-
-
-def _width(data: RunData) -> str:
-    return f"{100 * data.params.evaluate.confidence:g}%"

@@ -6,19 +6,12 @@ artefacts do not determine, and it can be written at any moment of a run.
 
 from __future__ import annotations
 
-import base64
-import csv
-import hashlib
-import io
-import os
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
-from tasks.artefacts.artefact import write_json
-from tasks.report import format
+from tasks.artefacts.artefact import replace_file, write_json
+from tasks.report.format import flat, number, percent, value
+from tasks.report.rendering import asset, csv_text, rendered
 from tasks.report.run import words
 from tasks.report.run.answers import STORIES, shown_problems
 from tasks.report.run.data import COLUMNS, Done, Row, RunData, collect
@@ -29,7 +22,6 @@ from tasks.report.run.terms import term_figures
 
 __all__ = ["RunData", "collect", "rounds_table", "summary", "write"]
 
-HERE = Path(__file__).parent
 GROUPS = (
     ("learning", "Learning", ("accuracy", "pass", "gains")),
     ("policy", "Policy", ("entropy", "ranks", "kl_to_base", "response_length")),
@@ -47,25 +39,21 @@ def write(directory: Path) -> Path:
     """
     data = collect(directory)
     write_json(directory / "metrics.json", summary(data))
-    _replace(directory / "rounds.csv", _csv(rounds_table(data)))
-    _replace(directory / "report.html", page(data))
+    replace_file(directory / "rounds.csv", csv_text([COLUMNS, *(row.values() for row in data.rounds)]))
+    replace_file(directory / "report.html", page(data))
     return directory / "report.html"
 
 
 def summary(data: RunData) -> dict[str, Any]:
     """The run in a few figures, for ``dvc metrics`` and the command line; only what was measured."""
     found: dict[str, Any] = {"rounds": data.rounds_done, "finished": data.record.finished}
-    base, last = data.base, data.last
-    measured = [e for e in (("before", base), ("after", last)) if e[1] is not None]
+    measured = {when: e for when, e in (("before", data.base), ("after", data.last)) if e is not None}
     for name, path in _summary_paths(data).items():
-        figures = {when: e.interval(*path).value for when, e in measured if e is not None}
-        found[name] = {when: value for when, value in figures.items() if value is not None}
+        found[name] = {when: v for when, e in measured.items() if (v := e.interval(*path).value) is not None}
     for name in ("entropy", "kl_to_base", "response_length", "truncated"):
-        numbers = {when: e.number(name) for when, e in measured if e is not None}
-        found[name] = {when: value for when, value in numbers.items() if value is not None}
+        found[name] = {when: v for when, e in measured.items() if (v := e.number(name)) is not None}
     if data.change.value is not None:
-        change = {"change": data.change.value, "change_low": data.change.low, "change_high": data.change.high}
-        found["accuracy"] |= change
+        found["accuracy"] |= data.change.named("change")
     rewards = [row["reward"] for row in data.rounds if row["reward"] is not None]
     if rewards:
         found["training_reward"] = {"first": rewards[0], "last": rewards[-1]}
@@ -74,30 +62,19 @@ def summary(data: RunData) -> dict[str, Any]:
 
 def rounds_table(data: RunData) -> list[Row]:
     """A row a round with every column of ``COLUMNS``; None where nothing was measured."""
-    return [{column: row[column] for column in COLUMNS} for row in data.rounds]
+    return data.rounds
 
 
 def page(data: RunData) -> str:
     """The whole page."""
-    script = (HERE.parent / "answers.js").read_text()
-    of_terms = {each.key: each for each in term_figures(data) if each is not None}
-    drawn = figures(data) | {each.key: each for each in replay_figures(data) if each is not None} | of_terms
-    groups = (*GROUPS, ("terms", "Method", tuple(of_terms)))
-    environment = Environment(
-        loader=FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        percent=format.percent,
-        number=format.number,
-        duration=format.duration,
-        points=format.points,
-        count=format.count,
-    )
-    return environment.get_template("report.html.j2").render(
+    of_terms = [figure for figure in term_figures(data) if figure is not None]
+    every = (*figures(data), *replay_figures(data), *of_terms)
+    drawn = {figure.key: figure for figure in every if figure is not None}
+    groups = (*GROUPS, ("terms", "Method", tuple(figure.key for figure in of_terms)))
+    return rendered(
+        "run/report.html.j2",
+        style=asset("report.css"),
+        script=asset("answers.js"),
         data=data,
         record=data.record,
         verdict=words.verdict(data),
@@ -113,9 +90,6 @@ def page(data: RunData) -> str:
         sections=_sections(data.params.model_dump(mode="json")),
         lineage=_lineage(data),
         versions=_versions(data.done),
-        style=Markup((HERE.parent / "report.css").read_text()),  # noqa: S704 - our own file
-        script=Markup(script),  # noqa: S704 - our own file
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
 
@@ -129,12 +103,13 @@ def headline(data: RunData) -> list[dict[str, str]]:
         "accuracy": f"Accuracy, mean@{n}",
         "greedy": "Greedy accuracy",
         "entropy": "Entropy, nats per token",
+        "kl_to_base": "KL to the base, nats per token",
+        "response_length": "Response length, tokens",
+        **{f"pass_at_{k}": f"Pass@{k}" for k in data.pass_at if k > 1},
     }
-    names |= {"kl_to_base": "KL to the base, nats per token", "response_length": "Response length, tokens"}
-    names |= {f"pass_at_{k}": f"Pass@{k}" for k in data.pass_at}
     for name, values in summary(data).items():
-        if name in names and name != "pass_at_1" and "before" in values:
-            show = format.percent if name in _summary_paths(data) else format.number
+        if name in names and "before" in values:
+            show = percent if name in _summary_paths(data) else number
             after = show(values["after"]) if "after" in values else ""
             found.append({"name": names[name], "before": show(values["before"]), "after": after})
     return found
@@ -147,20 +122,12 @@ def _summary_paths(data: RunData) -> dict[str, tuple[str, ...]]:
 
 def _sections(params: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
     """The parameters by section, each as (dotted key, value)."""
-    top = [(key, format.value(value)) for key, value in params.items() if not isinstance(value, dict)]
-    nested = [(key, _flat(value)) for key, value in params.items() if isinstance(value, dict)]
-    return [("run", top), *nested]
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
-    for key, value in values.items():
-        found += (
-            _flat(value, f"{prefix}{key}.")
-            if isinstance(value, dict)
-            else [(prefix + key, format.value(value))]
-        )
-    return found
+    nested = {key: given for key, given in params.items() if isinstance(given, dict)}
+    sections = {"run": {key: given for key, given in params.items() if key not in nested}, **nested}
+    return [
+        (name, [(key, value(given)) for key, given in flat(section).items() if given != {}])
+        for name, section in sections.items()
+    ]
 
 
 def _lineage(data: RunData) -> list[tuple[str, Done]]:
@@ -181,17 +148,3 @@ def _versions(done: list[Done]) -> dict[str, str]:
         if each.artefact is not None:
             found |= each.artefact.manifest.versions
     return dict(sorted(found.items()))
-
-
-def _csv(rows: list[Row]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

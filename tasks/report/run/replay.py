@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
-from tasks.report.charts import HALF, HERO, Figure, Point, Series, stacked, svg
+from tasks.report.charts import HALF, HERO, Figure, pictures, series, stacked
 from tasks.report.format import count, number
 from tasks.report.run.data import RunData, told_by
 from tasks.report.run.figures import COLOURS, DASHED, DOTTED, SHARES, SOLID, Look, lines_figure
 
 AGES = ((0, 0, "this round"), (1, 2, "1–2 rounds"), (3, 5, "3–5 rounds"), (6, 1 << 30, "6 and more"))
 """Classes of age: youngest, oldest, name."""
-SHOWN = (1, 2, 4, 8)
-"""Ages whose drift has a line."""
+SHOWN = {1: SOLID, 2: DASHED, 4: DOTTED, 8: DASHED}
+"""Ages whose drift has a line, and which."""
 
 
 def replay_figures(data: RunData) -> list[Figure | None]:
@@ -33,14 +34,12 @@ def _buffer(data: RunData) -> Figure | None:
     title = "Replay buffer by age"
     says = f"Responses in the buffer after each round: {count(sizes[-1], 'response')} at the end."
     names = [name for _, _, name in AGES]
+    draw = functools.partial(stacked, rows, names, column="amount", title="responses")
     return Figure(
         key="buffer",
         title=title,
         says=says,
-        pictures=tuple(
-            (css, svg(stacked(rows, names, size, "amount", "responses"), f"buffer{css}", title, says))
-            for css, size in HERO
-        ),
+        pictures=pictures(draw, HERO, "buffer", title, says),
         legend=tuple((f"var(--stage-{i})", name, "dot") for i, name in enumerate(names)),
         header=("round", "age", "responses"),
         rows=tuple((row["round"], row["stage"], str(row["amount"])) for row in rows if row["amount"]),
@@ -48,23 +47,17 @@ def _buffer(data: RunData) -> Figure | None:
 
 
 def _drift(data: RunData) -> Figure | None:
-    found = {round: _ages(said) for round, said in told_by(data, "update")}
-    drawn = []
-    for position, age in enumerate(SHOWN):
-        points = tuple(Point(round, by_age[age]) for round, by_age in found.items() if age in by_age)
-        dash = (SOLID, DASHED, DOTTED, DASHED)[position]
-        drawn.append(Series(f"age {age}", COLOURS[position], points, dash=dash))
-    rows: list[dict[str, Any]] = [
-        {"round": round, **{f"age {age}": by_age.get(age) for age in SHOWN}}
-        for round, by_age in found.items()
+    rows = [
+        {"round": round, **{f"age {age}": said.get("drift_by_age", {}).get(str(age)) for age in SHOWN}}
+        for round, said in told_by(data, "update")
+    ]
+    drawn = [
+        series(f"age {age}", colour, rows, f"age {age}", dash=dash)
+        for (age, dash), colour in zip(SHOWN.items(), COLOURS, strict=True)
     ]
     says = "Jensen-Shannon divergence of the policy from replayed responses, nats per token, by their age."
     look = Look("~g", number, sizes=HALF)
     return lines_figure("drift", "Drift by age", says, drawn, look, rows, [f"age {age}" for age in SHOWN])
-
-
-def _ages(said: dict[str, Any]) -> dict[int, float]:
-    return {int(age): value for age, value in said.get("drift_by_age", {}).items() if value is not None}
 
 
 def _replayed(data: RunData) -> Figure | None:
@@ -74,6 +67,6 @@ def _replayed(data: RunData) -> Figure | None:
         rows.append({"round": round, "replayed": replayed / max(said.get("tokens", 0) + replayed, 1)})
     if not any(row["replayed"] for row in rows):
         return None
-    line = Series("replayed", COLOURS[0], tuple(Point(row["round"], row["replayed"]) for row in rows))
+    line = series("replayed", COLOURS[0], rows, "replayed")
     says = "Share of the update's response tokens that came from the buffer."
     return lines_figure("replayed", "Replayed tokens", says, [line], SHARES, rows, ["replayed"])

@@ -51,10 +51,9 @@ def shown_spans(data: RunData) -> list[ShownSpan]:
 def _questions(data: RunData) -> dict[str, str]:
     """The training questions by problem, where the run's problems are at hand."""
     for each in data.done:
-        if each.step.stage == "problems" and each.artefact is not None:
-            if "train.parquet" not in each.artefact.manifest.files:
-                continue
-            table = read_rows(each.artefact, "train.parquet")
+        artefact = each.artefact
+        if each.step.stage == "problems" and artefact and "train.parquet" in artefact.manifest.files:
+            table = read_rows(artefact, "train.parquet")
             return dict(zip(table["problem_id"].to_pylist(), table["question"].to_pylist(), strict=True))
     return {}
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from algorithms.contract import Recipe
 from algorithms.terms import MetricLabel
 from params.schema import Method
-from tasks.report.charts import THIRD, Figure, Point, Series
+from tasks.report.charts import THIRD, Figure, series
 from tasks.report.run.data import RunData, metrics_of
 from tasks.report.run.figures import COLOURS, NUMBERS, SHARES, lines_figure
 
@@ -35,8 +35,8 @@ def _labels(method: Method) -> dict[str, MetricLabel]:
 
 def _chart(key: str, label: MetricLabel, said: list[tuple[int, dict[str, float]]]) -> Figure | None:
     rows = [{"round": round, key: values.get(key)} for round, values in said]
-    points = tuple(Point(round, values[key]) for round, values in said if key in values)
+    line = series(label.label, COLOURS[0], rows, key)
     look = replace(SHARES if label.percent else NUMBERS, sizes=THIRD)
-    says = f"{look.show(points[0].y)} → {look.show(points[-1].y)}{label.says and f': {label.says}'}."
-    line = Series(label.label, COLOURS[0], points)
+    first, last = (look.show(line.points[place].y) for place in (0, -1))
+    says = f"{first} → {last}{label.says and f': {label.says}'}."
     return lines_figure(f"metric-{key.replace('.', '-')}", label.label, says, [line], look, rows, [key])

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from params.schema import Method
 from tasks.report.format import count, duration, number, percent, points, was
-
-if TYPE_CHECKING:  # pandas and scipy, which a run that only counts its rounds need not wait for
-    from tasks.report.run.data import Evaluation, RunData
-    from tasks.stats.intervals import Interval
+from tasks.report.run.data import Evaluation, RunData
+from tasks.stats.intervals import Interval
 
 
 def verdict(data: RunData) -> str:
@@ -35,8 +30,7 @@ def evidence(data: RunData) -> str:
     """The second: how much, how sure, in how many rounds, in what time."""
     parts = []
     if data.change.value is not None and data.last is not None:
-        width = f"{100 * data.params.evaluate.confidence:g}%"
-        parts.append(f"{points(data.change.value)} points ({width} interval {bounds(data.change)})")
+        parts.append(f"{points(data.change.value)} points ({data.width} interval {bounds(data.change)})")
     elif data.base is not None:
         parts.append("no policy measured yet")
     parts.append(progress(data))
@@ -122,9 +116,11 @@ def _about_drift(base: Evaluation, last: Evaluation) -> list[str]:
 def setting(data: RunData) -> str:
     """What was trained on what, with which method."""
     params = data.params
-    method = "erpd" if params.distil else _parts(params.method)
+    parts = (params.method.objective, params.method.replay, *params.method.terms)
+    method = "erpd" if params.distil else " + ".join(part.name for part in parts if part)
     held_out = data.base.scores["problems"] if data.base else params.task.held_out_count
-    what = f"{model_name(params.model.source)} on {params.task.problems.name}"
+    model = params.model.source.rstrip("/").rpartition("/")[2].removesuffix(".gguf")
+    what = f"{model} on {params.task.problems.name}"
     problems = count(params.rollout.problems_per_round, "problem")
     group = f"{problems} × {params.rollout.samples_per_problem} answers"
     return (
@@ -132,14 +128,3 @@ def setting(data: RunData) -> str:
         f"at temperature {params.rollout.temperature:g}. Measured on {count(held_out, 'held-out problem')} "
         f"with {count(params.evaluate.samples_per_problem, 'sampled answer')} each."
     )
-
-
-def _parts(method: Method) -> str:
-    """The objective and what is added to it."""
-    replay = (method.replay,) if method.replay else ()
-    return " + ".join(part.name for part in (method.objective, *replay, *method.terms))
-
-
-def model_name(source: str) -> str:
-    """The last part of where a model comes from."""
-    return source.rstrip("/").rpartition("/")[2].removesuffix(".gguf")

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tasks.stats.two_level_bootstrap import Draws, Floats, difference, seed_means, sizes
+from tasks.stats.two_level_bootstrap import Draws, Floats, difference, seed_means
 
 VALUES = arrays(np.float64, 5, elements=st.sampled_from([0.0, 0.25, 0.5, 1.0, math.nan]))
 
@@ -69,7 +69,7 @@ def test_what_two_methods_share_falls_out_of_their_difference() -> None:
     generator = np.random.default_rng(0)
     one = {seed: generator.random(30) + seed for seed in range(4)}
     other = {seed: v - 0.1 for seed, v in one.items()}
-    made = draws(sizes([one, other]))
+    made = draws(dict.fromkeys(range(4), 30))
     apart, paired = made.estimate(one, 0.95), made.estimate(difference(one, other), 0.95)
     assert apart is not None
     assert paired is not None
