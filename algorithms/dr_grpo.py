@@ -19,8 +19,6 @@ from algorithms import grpo
 class Config(grpo.Config):
     """The trust region, which is the same in both directions."""
 
-    clip_low: Annotated[float, Field(ge=0.0, le=1.0)] = 0.2
-    """A token whose advantage is negative stops pushing once its ratio is below 1 - clip_low."""
     clip_high: Annotated[float, Field(ge=0.0)] = 0.2
     """A token whose advantage is positive stops pulling once its ratio is above 1 + clip_high."""
 

@@ -10,9 +10,10 @@ pruned column by column and gives up after ``MOST_CELLS`` looked-at cells.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any
 
 from tasks.rewards.sql_result import QueryError, Row
 
@@ -32,8 +33,10 @@ def multiset_equal(
         return False
     if gold == given:
         return True
-    classes = _Classes([*gold, *given], tolerance)
-    left, right = classes.of(gold), classes.of(given)
+    least = _least_equal([*gold, *given], tolerance)
+    left, right = (
+        [tuple(least.get(value, value) for value in row) for row in rows] for rows in (gold, given)
+    )
     if any_columns:
         return _some_order_of_columns(left, right, ordered)
     return left == right if ordered else Counter(left) == Counter(right)
@@ -60,32 +63,14 @@ def bird_equal(gold: Sequence[Row], given: Sequence[Row]) -> bool:
     return set(gold) == set(given)
 
 
-class _Classes:
-    """Classes of numbers that are equal within the tolerance, each with one representative."""
-
-    def __init__(self, rows: Sequence[Row], tolerance: float) -> None:
-        values = {value for row in rows for value in row if isinstance(value, int | float)}
-        self._starts: list[int | float] = []
-        self._plain = all(map(_whole, values))
-        if self._plain:
-            return
-        before: int | float | None = None
-        for value in sorted(values):
-            close = before is not None and _close(before, value, tolerance)
-            if not close:
-                self._starts.append(value)
-            before = value
-
-    def of(self, rows: Sequence[Row]) -> list[Row]:
-        """The rows with each number replaced by the least one of its class."""
-        if self._plain:
-            return list(rows)
-        return [tuple(map(self._representative, row)) for row in rows]
-
-    def _representative(self, value: object) -> object:
-        if not isinstance(value, int | float):
-            return value
-        return self._starts[bisect_right(self._starts, value) - 1]
+def _least_equal(rows: Iterable[Row], tolerance: float) -> dict[Any, int | float]:
+    """By number the least one of its class: those that are equal within the tolerance."""
+    values = sorted({value for row in rows for value in row if isinstance(value, int | float)})
+    least = dict(zip(values, values, strict=True))
+    for before, value in pairwise(values):
+        if _close(before, value, tolerance):
+            least[value] = least[before]
+    return least
 
 
 def _whole(value: int | float) -> bool:
