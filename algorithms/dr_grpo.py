@@ -26,5 +26,5 @@ class Config(grpo.Config):
 def token_loss(
     logp: Tensor, behaviour_logp: Tensor, advantage: Tensor, sequence: Tensor, config: Config
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss [T] to be minimised, differentiable in ``logp`` [T], and metrics [T]: those of ``grpo``."""
+    """A ``TokenLoss``, with the metrics of ``grpo``."""
     return grpo.token_loss(logp, behaviour_logp, advantage, sequence, config)

@@ -38,10 +38,9 @@ class Config(grpo.Config):
 def token_loss(
     logp: Tensor, behaviour_logp: Tensor, advantage: Tensor, sequence: Tensor, config: Config
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss [T] to be minimised, differentiable in ``logp`` [T], and metrics [T].
+    """A ``TokenLoss``; ``sequence`` [T] holds any integers, in any order.
 
-    ``behaviour_logp`` [T] (nats) and ``advantage`` [T] are constants. ``sequence`` [T] holds any integers, in
-    any order; all tokens of a response must be in the call. Metrics: ``sequence_ratio`` and its largest,
+    All tokens of a response must be in the call. Metrics [T]: ``sequence_ratio`` and its largest,
     ``clip_low``, ``clip_high`` and ``clip_fraction`` (by the response's ratio), those of ``policy_shift``.
     """
     mean = over_responses(logp - behaviour_logp.detach(), sequence)

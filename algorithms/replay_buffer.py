@@ -210,8 +210,7 @@ def _answers(table: pa.Table) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def _births(table: pa.Table) -> list[int]:
-    births: list[int] = table["round"].to_pylist() if "round" in table.column_names else []
-    return births
+    return list(table["round"].to_pylist()) if "round" in table.column_names else []
 
 
 def _latest(results: pa.Table, rollouts: pa.Table, rewards: npt.NDArray[np.float64], round: int) -> pa.Table:

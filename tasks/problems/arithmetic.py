@@ -23,21 +23,14 @@ from tasks.problems.rows import digest, distinct, shares, table
 
 Level = Annotated[int, Field(ge=1, le=5)]
 
-_SUMS: list[dict[str, Any]] = [
-    {"max_terms": 2, "max_digits": 1},
-    {"max_terms": 2, "max_digits": 2},
-    {"max_terms": 3, "max_digits": 2},
-    {"max_terms": 4, "max_digits": 3},
-    {"max_terms": 6, "max_digits": 4},
-]
 _PLAIN = {"allow_parentheses": False, "allow_negation": False}
-_PRODUCTS: list[dict[str, Any]] = [
-    {"max_terms": 2, "max_digits": 1},
-    {"max_terms": 2, "max_digits": 2},
-    {"max_terms": 3, "max_digits": 2},
-    {"max_terms": 3, "max_digits": 3},
-    {"max_terms": 4, "max_digits": 3},
-]
+_SUMS, _PRODUCTS = (
+    [{"max_terms": terms, "max_digits": digits} for terms, digits in levels]
+    for levels in (
+        ((2, 1), (2, 2), (3, 2), (4, 3), (6, 4)),
+        ((2, 1), (2, 2), (3, 2), (3, 3), (4, 3)),
+    )
+)
 _GENERATORS: dict[str, tuple[str, list[dict[str, Any]]]] = {
     "sums": ("basic_arithmetic", [{**terms, **_PLAIN, "operators": ["+"]} for terms in _SUMS]),
     "differences": ("basic_arithmetic", [{**terms, **_PLAIN, "operators": ["-"]} for terms in _SUMS]),

@@ -165,12 +165,11 @@ def _foreign_keys(path: Path) -> dict[str, ForeignKeys]:
     """By database: its foreign keys as ``tables.json`` lists them, which some files do not declare."""
     found: dict[str, ForeignKeys] = {}
     for place, row in _rows(path):
-        lists = [row.get(key) for key in ("table_names_original", "column_names_original", "foreign_keys")]
-        names, columns, pairs = (each if isinstance(each, list) else None for each in lists)
-        if names is None or columns is None or pairs is None:
-            raise BadInput(
-                f"{place}: expected lists: table_names_original, column_names_original, foreign_keys"
-            )
+        wanted = ("table_names_original", "column_names_original", "foreign_keys")
+        lists: list[Any] = [row.get(key) for key in wanted]
+        names, columns, pairs = lists
+        if not all(isinstance(each, list) for each in lists):
+            raise BadInput(f"{place}: expected lists: {', '.join(wanted)}")
         try:
             at = [(str(names[table]), str(column)) if table >= 0 else ("", "") for table, column in columns]
             links = {(at[a][0].lower(), at[a][1].lower()): at[b] for a, b in pairs}

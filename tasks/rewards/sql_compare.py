@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -88,57 +88,37 @@ def _unordered(row: Row) -> Row:
 
 
 def _some_order_of_columns(gold: Sequence[Row], given: Sequence[Row], ordered: bool) -> bool:
-    """Whether the columns of ``given`` can be put in an order that makes the results equal."""
+    """Whether the columns of ``given`` can be put in an order that makes the results equal.
+
+    Depth first: one column of the gold result after the other, the most constrained first. After each choice
+    the rows so far must be equal multisets; a row so far is known by a number.
+    """
     left, right = list(zip(*gold, strict=True)), list(zip(*given, strict=True))
     if ordered:
         return Counter(left) == Counter(right)
     bags = [Counter(column) for column in right]
     fits = [[i for i, bag in enumerate(bags) if bag == wanted] for wanted in map(Counter, left)]
-    if not all(fits):
-        return False
     order = sorted(range(len(left)), key=lambda column: len(fits[column]))
-    return _Search(left, right, fits, order).run()
+    cells = 0
 
-
-class _Search:
-    """Depth first: one column of the gold result after the other, the most constrained first.
-
-    After each choice the rows so far must be equal multisets; a row so far is known by a number.
-    """
-
-    def __init__(self, left: list[Row], right: list[Row], fits: list[list[int]], order: list[int]) -> None:
-        self._left, self._right, self._fits, self._order = left, right, fits, order
-        self._cells = 0
-
-    def run(self) -> bool:
-        rows = len(self._left[0])
-        return self._from(0, [0] * rows, [0] * rows, frozenset())
-
-    def _from(self, place: int, known: list[int], given: list[int], used: frozenset[int]) -> bool:
-        if place == len(self._order):
+    def search(place: int, known: list[int], other: list[int], used: frozenset[int]) -> bool:
+        nonlocal cells
+        if place == len(order):
             return True
-        column = self._order[place]
-        for choice in self._choices(column, used):
+        column = order[place]
+        distinct = {right[i]: i for i in reversed(fits[column]) if i not in used}  # of equal ones the first
+        for choice in sorted(distinct.values()):
             numbers: dict[tuple[int, object], int] = {}
-            longer = [
-                numbers.setdefault(pair, len(numbers)) for pair in zip(known, self._left[column], strict=True)
-            ]
-            other = [
-                numbers.setdefault(pair, len(numbers))
-                for pair in zip(given, self._right[choice], strict=True)
-            ]
-            self._cells += 2 * len(known)
-            if self._cells > MOST_CELLS:
+            longer, longer_other = (
+                [numbers.setdefault(pair, len(numbers)) for pair in zip(rows, values, strict=True)]
+                for rows, values in ((known, left[column]), (other, right[choice]))
+            )
+            cells += 2 * len(gold)
+            if cells > MOST_CELLS:
                 raise QueryError("too many ways to order the columns")
-            same = Counter(longer) == Counter(other)
-            if same and self._from(place + 1, longer, other, used | {choice}):
+            same = Counter(longer) == Counter(longer_other)
+            if same and search(place + 1, longer, longer_other, used | {choice}):
                 return True
         return False
 
-    def _choices(self, column: int, used: frozenset[int]) -> Iterator[int]:
-        """The columns that fit, of equal ones the first."""
-        tried: list[Row] = []
-        for choice in self._fits[column]:
-            if choice not in used and self._right[choice] not in tried:
-                tried.append(self._right[choice])
-                yield choice
+    return all(fits) and search(0, [0] * len(gold), [0] * len(gold), frozenset())

@@ -59,7 +59,7 @@ _DAMAGE = {
 
 
 class Database:
-    """One database, open until ``close``. Not for two threads."""
+    """One database, open until it is let go. Not for two threads."""
 
     def __init__(self, path: Path, limits: Limits) -> None:
         """Open and lock down. Raises ``DatabaseTrouble`` for what is no readable SQLite database."""
@@ -71,10 +71,6 @@ class Database:
             self._prepare(self._connection)
         except sqlite3.Error as error:
             raise DatabaseTrouble(str(error)) from error
-
-    def close(self) -> None:
-        """Close the file."""
-        self._connection.close()
 
     def run(self, query: str) -> Result:
         """The result of one SELECT. Raises ``QueryError`` or ``DatabaseTrouble``.
@@ -169,9 +165,9 @@ class _Timer:
         self._checks = 0
         self._began = time.thread_time()
 
-    def check(self) -> int:
+    def check(self) -> bool:
         self._checks += 1
-        return int(self._too_many() or self._too_long())
+        return self._too_many() or time.thread_time() - self._began > self._limits.query_seconds
 
     def verdict(self) -> QueryError:
         if self._too_many():
@@ -180,9 +176,6 @@ class _Timer:
 
     def _too_many(self) -> bool:
         return self._checks * _STEPS_PER_CHECK > self._limits.max_steps
-
-    def _too_long(self) -> bool:
-        return time.thread_time() - self._began > self._limits.query_seconds
 
 
 def _short(error: Exception) -> str:

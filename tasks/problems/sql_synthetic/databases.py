@@ -110,14 +110,11 @@ class Database:
     tables: tuple[Table, ...]
     connection: sqlite3.Connection
 
-    def table(self, one: str) -> Table:
-        """The table whose row is called so."""
-        return next(t for t in self.tables if t.one == one)
-
     def links(self) -> list[tuple[Table, Column, Table]]:
         """(child, its foreign key, parent)."""
+        tables = {table.one: table for table in self.tables}
         return [
-            (child, column, self.table(column.phrase))
+            (child, column, tables[column.phrase])
             for child in self.tables
             for column in child.columns
             if column.kind == "link"

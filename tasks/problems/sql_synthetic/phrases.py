@@ -9,10 +9,6 @@ from dataclasses import dataclass
 
 from tasks.problems.sql_synthetic.databases import CATEGORIES, NUMBERS, Column, Database, Table
 
-MOST_ROWS = 60
-"""Rows of a gold query's result at most."""
-SUMMABLE = ("count", "money")
-
 
 @dataclass(frozen=True)
 class Draft:
@@ -75,10 +71,10 @@ class Condition:
 
 
 def worth_asking(draft: Draft, connection: sqlite3.Connection) -> bool:
-    """Whether the gold query gives some rows that are not all NULL or 0, every part of it matters, and what
-    it orders by has no ties."""
+    """Whether the gold query gives some rows, not too many, that are not all NULL or 0, every part of it
+    matters, and what it orders by has no ties."""
     rows = connection.execute(draft.query).fetchall()
-    if not 0 < len(rows) <= MOST_ROWS or all(value in (None, 0) for row in rows for value in row):
+    if not 0 < len(rows) <= 60 or all(value in (None, 0) for row in rows for value in row):
         return False
     if any(_same(rows, connection.execute(query).fetchall()) for query in draft.without):
         return False
