@@ -36,11 +36,10 @@ class Config(Options):
 def token_loss(
     logp: Tensor, behaviour_logp: Tensor, advantage: Tensor, sequence: Tensor, config: Config
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss [T] to be minimised, differentiable in ``logp`` [T], and metrics [T].
+    """A ``TokenLoss`` that does not use ``sequence``.
 
-    ``behaviour_logp`` [T] (nats) and ``advantage`` [T] are constants; ``sequence`` [T] is not used. Metrics:
-    ``clip_low``, ``clip_high`` and ``clip_fraction``, 1 where the weight (not the gradient) is cut, and those
-    of ``policy_shift``.
+    Metrics [T]: ``clip_low``, ``clip_high`` and ``clip_fraction``, 1 where the weight (not the gradient) is
+    cut, and those of ``policy_shift``.
     """
     lowest, highest = config.bounds()
     shift = policy_shift(logp, behaviour_logp)

@@ -47,7 +47,6 @@ class TokenLoss(Protocol):
         *top: TopK,
     ) -> tuple[Tensor, Metrics]:
         """Loss and metrics of these tokens."""
-        ...
 
 
 class Draw(Protocol):
@@ -66,7 +65,6 @@ class Draw(Protocol):
         entropy: Entropy,
     ) -> Drawn:
         """The rows, and their place in the update."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -9,25 +9,17 @@ Yu et al. 2025, DAPO, arXiv 2503.14476, equation 10.
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import Field
 from torch import Tensor
 
 from algorithms import grpo
 
 
 class Config(grpo.Config):
-    """The trust region, with more room upward so that unlikely tokens can grow."""
-
-    clip_low: Annotated[float, Field(ge=0.0, le=1.0)] = 0.2
-    """A token whose advantage is negative stops pushing once its ratio is below 1 - clip_low."""
-    clip_high: Annotated[float, Field(ge=0.0)] = 0.28
-    """A token whose advantage is positive stops pulling once its ratio is above 1 + clip_high."""
+    """The trust region; the defaults are DAPO's, with more room upward so that unlikely tokens can grow."""
 
 
 def token_loss(
     logp: Tensor, behaviour_logp: Tensor, advantage: Tensor, sequence: Tensor, config: Config
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss [T] to be minimised, differentiable in ``logp`` [T], and metrics [T]: those of ``grpo``."""
+    """A ``TokenLoss``, with the metrics of ``grpo``."""
     return grpo.token_loss(logp, behaviour_logp, advantage, sequence, config)

@@ -7,9 +7,6 @@ from torch import Tensor
 
 from algorithms.divergence import binary_tv, log_ratio
 
-SHIFT_TAIL = 0.1
-"""A probability that moved by more than this counts into ``shift_tail``."""
-
 
 def entropy(logits: Tensor) -> Tensor:
     """Shannon entropy in nats of softmax(``logits``): [..., V] to [...]. A logit may be -inf."""
@@ -70,7 +67,7 @@ def policy_shift(logp: Tensor, behaviour_logp: Tensor) -> dict[str, Tensor]:
         "ratio_max": ratio,
         "shift": shift,
         "shift_max": shift,
-        "shift_tail": (shift > SHIFT_TAIL).to(shift.dtype),
+        "shift_tail": (shift > 0.1).to(shift.dtype),
     }
 
 

@@ -59,12 +59,10 @@ def token_loss(
     config: Config,
     top: TopK | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss [T] to be minimised, differentiable in ``logp`` [T], and metrics [T].
+    """A ``TokenLoss`` that does not use ``sequence``; raises ``ValueError`` where it lacks ``top``.
 
-    ``behaviour_logp`` [T] (nats) and ``advantage`` [T] are constants; ``sequence`` [T] is not used; ``top``
-    [T, K] is needed where ``top_k(config)`` is not 0. Metrics: ``divergence`` and its largest, ``clip_low``,
-    ``clip_high`` and ``clip_fraction``, 1 where a token is masked, and those of ``policy_shift``. Raises
-    ``ValueError`` where ``top`` is needed and missing.
+    Metrics [T]: ``divergence`` and its largest, ``clip_low``, ``clip_high`` and ``clip_fraction``, 1 where a
+    token is masked, and those of ``policy_shift``.
     """
     now, before = logp.detach(), behaviour_logp.detach()
     moved = _divergence(now, before, config, top)

@@ -19,8 +19,6 @@ from algorithms import grpo
 class Config(grpo.Config):
     """The trust region, which is the same in both directions."""
 
-    clip_low: Annotated[float, Field(ge=0.0, le=1.0)] = 0.2
-    """A token whose advantage is negative stops pushing once its ratio is below 1 - clip_low."""
     clip_high: Annotated[float, Field(ge=0.0)] = 0.2
     """A token whose advantage is positive stops pulling once its ratio is above 1 + clip_high."""
 
@@ -28,5 +26,5 @@ class Config(grpo.Config):
 def token_loss(
     logp: Tensor, behaviour_logp: Tensor, advantage: Tensor, sequence: Tensor, config: Config
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss [T] to be minimised, differentiable in ``logp`` [T], and metrics [T]: those of ``grpo``."""
+    """A ``TokenLoss``, with the metrics of ``grpo``."""
     return grpo.token_loss(logp, behaviour_logp, advantage, sequence, config)

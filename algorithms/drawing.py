@@ -27,10 +27,7 @@ class Fresh:
 
     def problems(self) -> dict[int, str]:
         """The problem of each group, in order of first appearance."""
-        found: dict[int, str] = {}
-        for group, problem in zip(self.group.tolist(), self.problem, strict=True):
-            found.setdefault(group, problem)
-        return found
+        return dict(zip(self.group.tolist(), self.problem, strict=True))
 
 
 @dataclass(frozen=True)

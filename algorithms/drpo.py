@@ -41,10 +41,9 @@ class Config(Options):
 def token_loss(
     logp: Tensor, behaviour_logp: Tensor, advantage: Tensor, sequence: Tensor, config: Config
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss [T] to be minimised, differentiable in ``logp`` [T], and metrics [T].
+    """A ``TokenLoss`` that does not use ``sequence``. A log-ratio beyond +-20 has no gradient.
 
-    ``behaviour_logp`` [T] (nats) and ``advantage`` [T] are constants; ``sequence`` [T] is not used. Metrics:
-    those of ``penalty_weight`` for w and of ``policy_shift``. A log-ratio beyond +-20 has no gradient.
+    Metrics [T]: those of ``penalty_weight`` for w and of ``policy_shift``.
     """
     behaviour_logp = behaviour_logp.detach()
     excess = log_ratio(logp, behaviour_logp).expm1()

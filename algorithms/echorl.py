@@ -176,7 +176,8 @@ def term(batch: Batch, config: Config) -> Term:
     scale = torch.zeros(len(batch.sequence))
     spans: list[Span] = []
     if config.coefficient and len(batch.sequence):
-        places = _places(batch)
+        order = torch.argsort(batch.sequence, stable=True)
+        places = torch.split(order, torch.bincount(batch.sequence, minlength=len(batch.fresh)).tolist())
         spans = _spans(batch, config, places)
         for span in spans:
             scale[places[span.response][: span.stop]] = config.coefficient / (len(spans) * span.stop)
@@ -188,15 +189,8 @@ def term(batch: Batch, config: Config) -> Term:
     return Term(name="echorl", scale=scale, token_loss=token_loss, spans=tuple(spans))
 
 
-def _places(batch: Batch) -> list[Tensor]:
-    """The tokens of each response, in their order, as positions in the batch."""
-    order = torch.argsort(batch.sequence, stable=True)
-    lengths = torch.bincount(batch.sequence, minlength=len(batch.fresh))
-    return list(torch.split(order, lengths.tolist()))
-
-
 def _spans(batch: Batch, config: Config, places: Sequence[Tensor]) -> list[Span]:
-    """The span of each group that has one, in the order of the groups."""
+    """The span of each group that has one, in the order of the groups; ``places``: each response's tokens."""
     if batch.reward is None or batch.group is None or batch.entropy is None or batch.boundary is None:
         raise ValueError("echorl: the batch lacks rewards, groups, entropies or boundaries")
     right = candidates(batch.reward, batch.group, batch.fresh, config)

@@ -39,7 +39,7 @@ from algorithms import sapo as smooth
 from algorithms.advantages import group_advantage
 from algorithms.divergence import kl_k3
 from algorithms.geometric import geometric_target as geometric_target  # noqa: PLC0414 - a public name of this module
-from algorithms.terms import Batch, Metrics, Signals, Term, aggregation_scale
+from algorithms.terms import Batch, Metrics, Signals, Term, aggregation_scale, over_responses
 from params.distil import Student, Teacher
 
 STEPS = 100
@@ -282,10 +282,4 @@ def _scores(
     logp: Tensor, reference_logp: Tensor, sequence: Tensor, beta: float, length_normalised: bool
 ) -> Tensor:
     """s of each token's response [T]: beta times the sum, or the mean, of its log-ratios."""
-    names, place = torch.unique(sequence, return_inverse=True)
-    ratio = logp - reference_logp.detach()
-    blank = ratio.new_zeros(len(names))
-    total = blank.index_add(0, place, ratio)
-    if length_normalised:
-        total = total / blank.index_add(0, place, torch.ones_like(ratio))
-    return beta * total[place]
+    return beta * over_responses(logp - reference_logp.detach(), sequence, length_normalised)

@@ -31,12 +31,11 @@ class Config(Options):
 def token_loss(
     logp: Tensor, behaviour_logp: Tensor, advantage: Tensor, sequence: Tensor, config: Config
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss [T] to be minimised, differentiable in ``logp`` [T], and metrics [T].
+    """A ``TokenLoss`` that does not use ``sequence``.
 
-    ``behaviour_logp`` [T] (nats) and ``advantage`` [T] are constants; ``sequence`` [T] is not used. An
-    advantage of zero gives a loss of exactly zero. Metrics: those of ``policy_shift``, and 1 where a bound
-    takes away the token's gradient: ``clip_low``, ``clip_high``, and ``clip_fraction`` for either. With one
-    step a batch no ratio leaves 1 by much and all three stay near 0, as they should.
+    Metrics [T]: those of ``policy_shift``, and 1 where a bound takes away the token's gradient: ``clip_low``,
+    ``clip_high``, and ``clip_fraction`` for either. With one step a batch no ratio leaves 1 by much and all
+    three stay near 0, as they should.
     """
     ratio = log_ratio(logp, behaviour_logp.detach()).exp()
     bounded = ratio.clamp(1.0 - config.clip_low, 1.0 + config.clip_high)

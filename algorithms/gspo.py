@@ -18,7 +18,7 @@ from torch import Tensor
 
 from algorithms import grpo
 from algorithms.diagnostics import policy_shift
-from algorithms.terms import MetricLabel
+from algorithms.terms import MetricLabel, over_responses
 
 METRICS = (
     MetricLabel("sequence_ratio", "Ratio of responses", "mean over tokens of their response's ratio"),
@@ -38,23 +38,13 @@ class Config(grpo.Config):
 def token_loss(
     logp: Tensor, behaviour_logp: Tensor, advantage: Tensor, sequence: Tensor, config: Config
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss [T] to be minimised, differentiable in ``logp`` [T], and metrics [T].
+    """A ``TokenLoss``; ``sequence`` [T] holds any integers, in any order.
 
-    ``behaviour_logp`` [T] (nats) and ``advantage`` [T] are constants. ``sequence`` [T] holds any integers, in
-    any order; all tokens of a response must be in the call. Metrics: ``sequence_ratio`` and its largest,
+    All tokens of a response must be in the call. Metrics [T]: ``sequence_ratio`` and its largest,
     ``clip_low``, ``clip_high`` and ``clip_fraction`` (by the response's ratio), those of ``policy_shift``.
     """
-    mean = _response_means(logp - behaviour_logp.detach(), sequence)
+    mean = over_responses(logp - behaviour_logp.detach(), sequence)
     loss, metrics = grpo.token_loss(mean, torch.zeros_like(mean), advantage, sequence, config)
     ratio = metrics["ratio"]
     shift = policy_shift(logp, behaviour_logp)
     return loss, {**metrics, "sequence_ratio": ratio, "sequence_ratio_max": ratio, **shift}
-
-
-def _response_means(values: Tensor, sequence: Tensor) -> Tensor:
-    """The mean of ``values`` [T] over each token's response, [T]."""
-    names, place = torch.unique(sequence, return_inverse=True)
-    blank = values.new_zeros(len(names))
-    totals = blank.index_add(0, place, values)
-    lengths = blank.index_add(0, place, torch.ones_like(values))
-    return (totals / lengths)[place]

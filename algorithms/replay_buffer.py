@@ -39,7 +39,10 @@ Evicted = dict[int, dict[str, int]]
 
 
 class ReplayBuffer:
-    """Rows in order of birth: by round, and within a round as the rollouts came."""
+    """Rows in order of birth: by round, and within a round as the rollouts came.
+
+    ``table``, ``results`` and ``started`` are those of the buffer that this one continues, if any.
+    """
 
     def __init__(
         self,
@@ -52,17 +55,6 @@ class ReplayBuffer:
         self.results = RESULTS.empty_table() if results is None else results
         self.started = started
         self._table = table
-
-    @classmethod
-    def from_table(
-        cls,
-        table: pa.Table,
-        rules: Replay | None = None,
-        results: pa.Table | None = None,
-        started: int | None = None,
-    ) -> ReplayBuffer:
-        """The buffer that ``to_table`` gave, with its ``results`` and ``started``."""
-        return cls(rules, table, results, started)
 
     def to_table(self) -> pa.Table:
         """All rows; a table without columns before the first ``admit``."""
@@ -96,15 +88,12 @@ class ReplayBuffer:
         self.results = _latest(self.results, rollouts, rewards, round)
         fresh = rollouts.append_column("group_accuracy", pa.array(accuracy, pa.float32(), from_pandas=True))
         fresh = fresh.append_column("admitted_as", pa.array([self.rules.admit] * len(rollouts), pa.string()))
-        self._append(fresh.filter(pa.array([fate == "admitted" for fate in fates], pa.bool_())))
-        return dict(sorted(Counter(fates).items()))
-
-    def _append(self, fresh: pa.Table) -> None:
-        if self._table is None:
-            self._table = fresh
-        else:
+        fresh = fresh.filter(pa.array([fate == "admitted" for fate in fates], pa.bool_()))
+        if self._table is not None:
             same = fresh.select(self._table.column_names).cast(self._table.schema)
-            self._table = pa.concat_tables([self._table, same])
+            fresh = pa.concat_tables([self._table, same])
+        self._table = fresh
+        return dict(sorted(Counter(fates).items()))
 
     def _start(self, rewards: npt.NDArray[np.float64], round: int) -> None:
         judged = rewards[~np.isnan(rewards)]
@@ -120,7 +109,9 @@ class ReplayBuffer:
         scale: float,
     ) -> list[str]:
         problems, samples = rollouts["problem_id"].to_pylist(), rollouts["sample"].to_numpy()
-        groups, repeated = rollouts["group"].to_numpy(), self._repeated(rollouts)
+        groups = rollouts["group"].to_numpy()
+        answers = _answers(rollouts) if self.rules.distinct else []
+        known = set(_answers(self.to_table()) if self.rules.distinct else [])
         fates = [
             self._fate(reward, bool(mean >= CORRECT)) for reward, mean in zip(rewards, accuracy, strict=True)
         ]
@@ -128,8 +119,9 @@ class ReplayBuffer:
         taken: Counter[str] = Counter()
         places = []
         for i in order:
-            if fates[i] == "admitted" and repeated(i):
-                fates[i] = "known"
+            if fates[i] == "admitted" and self.rules.distinct:
+                fates[i] = "known" if answers[i] in known else "admitted"
+                known.add(answers[i])
             if fates[i] != "admitted":
                 continue
             taken[problems[i]] += 1
@@ -155,9 +147,6 @@ class ReplayBuffer:
             return "all_correct"
         return "admitted"
 
-    def _repeated(self, rollouts: pa.Table) -> _Repeated:
-        return _Repeated(self.to_table(), rollouts) if self.rules.distinct else _Repeated(None, rollouts)
-
     def evict(
         self, round: int, drift: Mapping[int, float] | None = None, max_drift: float | None = None
     ) -> Evicted:
@@ -170,8 +159,7 @@ class ReplayBuffer:
         """
         births = _births(self.to_table())
         bound = self.rules.drift_bound if max_drift is None else max_drift
-        over = [born for born, value in (drift or {}).items() if value > bound]
-        horizon = max(over, default=-(2**62))
+        horizon = max((born for born, value in (drift or {}).items() if value > bound), default=-(2**62))
         reasons = [
             "age" if round - born > self.rules.max_age else "drift" if born <= horizon else ""
             for born in births
@@ -187,10 +175,9 @@ class ReplayBuffer:
             kept = [i for i, reason in enumerate(reasons) if not reason]
             self._table = self._table.take(pa.array(kept, pa.int64()))
         gone: Evicted = {}
-        for born, reason in zip(births, reasons, strict=True):
+        for (born, reason), count in Counter(zip(births, reasons, strict=True)).items():
             if reason:
-                counts = gone.setdefault(born, {})
-                counts[reason] = counts.get(reason, 0) + 1
+                gone.setdefault(born, {})[reason] = count
         return dict(sorted(gone.items()))
 
     def retired(self) -> set[str]:
@@ -215,22 +202,6 @@ class ReplayBuffer:
         return self.to_table().take(pa.array(order[:count].numpy(), pa.int64()))
 
 
-class _Repeated:
-    """Whether a rollout's response is one that its problem has: in the buffer, or earlier in the round."""
-
-    def __init__(self, held: pa.Table | None, rollouts: pa.Table) -> None:
-        self._fresh = None if held is None else _answers(rollouts)
-        self._seen = set(() if held is None else _answers(held))
-
-    def __call__(self, place: int) -> bool:
-        if self._fresh is None:
-            return False
-        answer = self._fresh[place]
-        known = answer in self._seen
-        self._seen.add(answer)
-        return known
-
-
 def _answers(table: pa.Table) -> list[tuple[str, tuple[int, ...]]]:
     if not table.num_rows:
         return []
@@ -239,8 +210,7 @@ def _answers(table: pa.Table) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def _births(table: pa.Table) -> list[int]:
-    births: list[int] = table["round"].to_pylist() if "round" in table.column_names else []
-    return births
+    return list(table["round"].to_pylist()) if "round" in table.column_names else []
 
 
 def _latest(results: pa.Table, rollouts: pa.Table, rewards: npt.NDArray[np.float64], round: int) -> pa.Table:

@@ -32,10 +32,9 @@ class Config(Options):
 def token_loss(
     logp: Tensor, behaviour_logp: Tensor, advantage: Tensor, sequence: Tensor, config: Config
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss [T] to be minimised, differentiable in ``logp`` [T], and metrics [T].
+    """A ``TokenLoss`` that does not use ``sequence``.
 
-    ``behaviour_logp`` [T] (nats) and ``advantage`` [T] are constants; ``sequence`` [T] is not used. Metrics:
-    ``gate``, the factor f' in 0..1 that is left of the token's policy gradient, those of ``policy_shift``.
+    Metrics [T]: ``gate``, the factor f' in 0..1 that is left of its gradient; those of ``policy_shift``.
     """
     ratio = log_ratio(logp, behaviour_logp.detach()).exp()
     positive = torch.full_like(ratio, config.tau_positive)

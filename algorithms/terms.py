@@ -161,8 +161,7 @@ def aggregation_scale(sequence: Tensor, chosen: Tensor, how: Aggregation, max_to
     ``token_mean``: 1 / tokens. ``sequence_mean``: 1 / (responses × the response's tokens).
     ``constant``: 1 / (responses × max_tokens). Responses without a chosen token do not count.
     """
-    lengths = torch.zeros(int(sequence.max()) + 1 if len(sequence) else 0, dtype=torch.float64)
-    lengths.index_add_(0, sequence, chosen.double())
+    lengths = torch.bincount(sequence, chosen.double())
     responses = max(int((lengths > 0).sum()), 1)
     if how == "token_mean":
         scale = chosen.double() / max(int(chosen.sum()), 1)
@@ -171,6 +170,16 @@ def aggregation_scale(sequence: Tensor, chosen: Tensor, how: Aggregation, max_to
     else:
         scale = chosen.double() / (responses * max_tokens)
     return scale.float()
+
+
+def over_responses(values: Tensor, sequence: Tensor, mean: bool = True) -> Tensor:
+    """The mean, or the sum, of ``values`` [T] over each token's response, [T]; ``sequence``: any integers."""
+    names, place = torch.unique(sequence, return_inverse=True)
+    blank = values.new_zeros(len(names))
+    totals = blank.index_add(0, place, values)
+    if mean:
+        totals = totals / blank.index_add(0, place, torch.ones_like(values))
+    return totals[place]
 
 
 def objective_term(batch: Batch, part: Hooks, config: Config, how: Aggregation) -> Term:

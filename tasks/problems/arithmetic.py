@@ -19,25 +19,18 @@ from params.base import BadInput, nearest
 from params.schema import Task
 from tasks.core import seeds
 from tasks.problems.contract import normalised
-from tasks.problems.rows import digest, shares, table
+from tasks.problems.rows import digest, distinct, shares, table
 
 Level = Annotated[int, Field(ge=1, le=5)]
 
-_SUMS: list[dict[str, Any]] = [
-    {"max_terms": 2, "max_digits": 1},
-    {"max_terms": 2, "max_digits": 2},
-    {"max_terms": 3, "max_digits": 2},
-    {"max_terms": 4, "max_digits": 3},
-    {"max_terms": 6, "max_digits": 4},
-]
 _PLAIN = {"allow_parentheses": False, "allow_negation": False}
-_PRODUCTS: list[dict[str, Any]] = [
-    {"max_terms": 2, "max_digits": 1},
-    {"max_terms": 2, "max_digits": 2},
-    {"max_terms": 3, "max_digits": 2},
-    {"max_terms": 3, "max_digits": 3},
-    {"max_terms": 4, "max_digits": 3},
-]
+_SUMS, _PRODUCTS = (
+    [{"max_terms": terms, "max_digits": digits} for terms, digits in levels]
+    for levels in (
+        ((2, 1), (2, 2), (3, 2), (4, 3), (6, 4)),
+        ((2, 1), (2, 2), (3, 2), (3, 3), (4, 3)),
+    )
+)
 _GENERATORS: dict[str, tuple[str, list[dict[str, Any]]]] = {
     "sums": ("basic_arithmetic", [{**terms, **_PLAIN, "operators": ["+"]} for terms in _SUMS]),
     "differences": ("basic_arithmetic", [{**terms, **_PLAIN, "operators": ["-"]} for terms in _SUMS]),
@@ -121,29 +114,15 @@ def _share(
     """``count`` distinct problems, split evenly over the generators and shuffled; ``taken`` grows by them."""
     rows: list[dict[str, Any]] = []
     for name, wanted in zip(names, shares(count, len(names)), strict=True):
-        rows += _distinct(name, level, wanted, seed, taken)
-    random.Random(seed).shuffle(rows)
-    return rows
-
-
-def _distinct(name: str, level: int, wanted: int, seed: int, taken: set[str]) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    misses = 0
-    stream = _stream(name, level, seeds.seed(seed, "problems", 0, name, level))
-    while len(rows) < wanted:
-        row = next(stream)
-        question = normalised(row["question"])
-        if question not in taken:
-            taken.add(question)
-            rows.append(row)
-            misses = 0
-            continue
-        misses += 1
-        if misses > 1000 + 25 * len(taken):
+        stream = _stream(name, level, seeds.seed(seed, "problems", 0, name, level))
+        found = distinct(stream, wanted, taken)
+        if len(found) < wanted:
             raise BadInput(
-                f"task.problems: level {level} of {name} has only {len(taken)} distinct problems; "
-                f"expected {wanted - len(rows)} more: lower task.train_count or held_out_count, or raise it"
+                f"task.problems: level {level} of {name} has only {len(taken)} distinct problems; expected "
+                f"{wanted - len(found)} more: lower task.train_count or held_out_count, or raise it"
             )
+        rows += found
+    random.Random(seed).shuffle(rows)
     return rows
 
 

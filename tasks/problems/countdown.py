@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import islice
 from typing import Annotated, Any, NoReturn
 
 import pyarrow as pa
@@ -19,7 +20,7 @@ from params.base import BadInput
 from params.schema import Task
 from tasks.core import seeds
 from tasks.problems.contract import normalised
-from tasks.problems.rows import digest, table
+from tasks.problems.rows import digest, distinct, table
 from tasks.rewards.countdown import Unreadable, numbers, tokens, value
 
 _BINDS = {"+": 1, "-": 1, "*": 2, "/": 2}
@@ -54,29 +55,16 @@ class Config(params.base.Config):
 def read(config: Config, task: Task, seed: int) -> tuple[pa.Table, pa.Table]:
     """Training and held-out problems. Raises ``BadInput`` where there are too few distinct ones."""
     wanted = task.train_count + task.held_out_count
-    found: dict[str, dict[str, Any]] = {}
-    misses = 0
-    for row in _stream(config, seeds.seed(seed, "problems", 0, "countdown")):
-        if row["question"] not in found:
-            found[row["question"]] = row
-            misses = 0
-        elif (misses := misses + 1) > 1000 + 25 * len(found):
-            _too_few(len(found), wanted)
-        if len(found) == wanted:
-            break
-    rows = list(found.values())
+    rows = distinct(_stream(config, seeds.seed(seed, "problems", 0, "countdown")), wanted, set())
+    if len(rows) < wanted:
+        _too_few(len(rows), wanted)
     return table(rows[task.held_out_count :]), table(rows[: task.held_out_count])
 
 
 def practice(config: Config, count: int, seed: int, without: set[str]) -> pa.Table:
     """``count`` problems, repeats with other solutions among them, none normalised to one of ``without``."""
-    rows: list[dict[str, Any]] = []
-    for row in _stream(config, seeds.seed(seed, "practice", 0, "countdown")):
-        if normalised(row["question"]) not in without:
-            rows.append(row)
-        if len(rows) == count:
-            break
-    return table(rows)
+    stream = _stream(config, seeds.seed(seed, "practice", 0, "countdown"))
+    return table(islice((row for row in stream if normalised(row["question"]) not in without), count))
 
 
 def spoil(answer: str, rng: random.Random) -> str:

@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
 
 from tasks.artefacts.tables import PROBLEMS
+from tasks.problems.contract import normalised
 
 
 def table(rows: Iterable[dict[str, Any]]) -> pa.Table:
     """A ``tables.PROBLEMS`` of rows with its columns."""
     return pa.Table.from_pylist(list(rows), schema=PROBLEMS)
+
+
+def distinct(stream: Iterator[dict[str, Any]], wanted: int, taken: set[str]) -> list[dict[str, Any]]:
+    """Rows with questions that are not ``taken``, normalised, which grows by them: ``wanted``, or fewer where
+    new ones have become rare."""
+    rows: list[dict[str, Any]] = []
+    missed = 0
+    while len(rows) < wanted and missed <= 1000 + 25 * len(taken):
+        row = next(stream)
+        question = normalised(row["question"])
+        if question in taken:
+            missed += 1
+        else:
+            taken.add(question)
+            rows.append(row)
+            missed = 0
+    return rows
 
 
 def digest(text: str) -> str:

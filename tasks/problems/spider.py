@@ -7,20 +7,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import pyarrow as pa
 from pydantic import Field
 
-from params.schema import Task
-from tasks.problems import sql_benchmark, sql_rows
-from tasks.problems.sql_benchmark import Benchmark, RowFormat, Split
+from tasks.problems.sql_benchmark import Benchmark, Split, files, read, write
+from tasks.problems.sql_rows import shown_answer
 
-shown_answer = sql_rows.shown_answer
+__all__ = ["Config", "files", "read", "shown_answer", "write"]
 
 
 class Config(Benchmark):
     """Which of the folder's files are read, and what a prompt shows."""
+
+    SOURCE = "spider"
+    QUERY = "query"
 
     train: Annotated[tuple[str, ...], Field(min_length=1)] = ("train_spider.json", "train_others.json")
     """Files of training questions."""
@@ -31,31 +32,9 @@ class Config(Benchmark):
     tables: str = "tables.json"
     """File that describes the databases (``test_tables.json`` for ``test.json``)."""
 
-
-def read(config: Config, task: Task, seed: int) -> tuple[pa.Table, pa.Table]:
-    """Training and held-out problems, drawn by the seed. Raises ``BadInput``."""
-    return sql_benchmark.read_splits(config, _ROW_FORMAT, *_splits(config), task, seed, None)
-
-
-def write(config: Config, task: Task, seed: int, out: Path) -> tuple[pa.Table, pa.Table]:
-    """The same; writes where the databases are and how many problems were left out into ``out``."""
-    return sql_benchmark.read_splits(config, _ROW_FORMAT, *_splits(config), task, seed, out)
-
-
-def files(config: Config) -> list[Path]:
-    """Every file that ``read`` reads, databases included."""
-    return sql_benchmark.files(config, _splits(config))
-
-
-def _splits(config: Config) -> tuple[Split, Split]:
-    folder = Path(config.folder).expanduser()
-    where = (folder / config.database_folder, folder / config.tables)
-    train, held_out = (tuple(folder / name for name in names) for names in (config.train, config.held_out))
-    return Split(train, *where), Split(held_out, *where)
-
-
-def _row(row: dict[str, Any], place: str) -> tuple[int, str]:
-    return 1, ""
-
-
-_ROW_FORMAT = RowFormat("spider", "query", _row)
+    def splits(self) -> tuple[Split, Split]:
+        """Of one folder, with the same databases."""
+        folder = Path(self.folder).expanduser()
+        where = (folder / self.database_folder, folder / self.tables)
+        train, held_out = (tuple(folder / name for name in names) for names in (self.train, self.held_out))
+        return Split(train, *where), Split(held_out, *where)

@@ -27,9 +27,6 @@ from tasks.problems.sql_synthetic.databases import Database
 from tasks.problems.sql_synthetic.phrases import Draft, worth_asking
 
 _LEVELS = {**simple.LEVELS, **joined.LEVELS, **nested.LEVELS}
-_HELD_OUT = 4
-"""One in so many domains is held out."""
-_TRIES = 60
 
 shown_answer = sql_rows.shown_answer
 
@@ -82,7 +79,7 @@ def write(config: Config, task: Task, seed: int, out: Path) -> tuple[pa.Table, p
 def _databases(config: Config, seed: int) -> tuple[list[_Opened], list[_Opened]]:
     names = list(databases.domains())
     random.Random(seeds.seed(seed, "problems", 0, "domains")).shuffle(names)
-    aside = len(names) // _HELD_OUT
+    aside = len(names) // 4
     return (
         [_open(config, names[aside:], index, seed) for index in range(config.train_databases)],
         [_open(config, names[:aside], index, seed) for index in range(config.held_out_databases)],
@@ -112,7 +109,12 @@ def _problems(config: Config, opened: list[_Opened], wanted: int, seed: int, use
             if row is None:
                 missed += 1
                 if missed > 20 + 3 * len(opened):
-                    _too_few(level, found, share, config)
+                    raise BadInput(
+                        f"task.problems: level {level} has only {found} distinct problems on these databases"
+                        f", in {config.schema_tokens} tokens; expected {share}: lower task.train_count or "
+                        "held_out_count, or raise task.problems.train_databases, held_out_databases or "
+                        "schema_tokens"
+                    )
                 continue
             rows.append(row)
             found, missed = found + 1, 0
@@ -126,7 +128,7 @@ def _problem(
     """A problem that is not taken, and now is; None where chance finds none."""
     makers, weights = zip(*_LEVELS[level], strict=True)
     database = one.database
-    for _ in range(_TRIES):
+    for _ in range(60):
         draft: Draft | None = rng.choices(makers, weights)[0](rng, database)
         if draft is None:
             continue
@@ -137,11 +139,3 @@ def _problem(
             taken |= marks
             return sql_rows.row(database.id, draft.query, one.schema, draft.question, level, "sql")
     return None
-
-
-def _too_few(level: int, found: int, wanted: int, config: Config) -> None:
-    raise BadInput(
-        f"task.problems: level {level} has only {found} distinct problems on these databases, in "
-        f"{config.schema_tokens} tokens; expected {wanted}: lower task.train_count or held_out_count, or "
-        "raise task.problems.train_databases, held_out_databases or schema_tokens"
-    )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import pyarrow as pa
 from pydantic import Field
@@ -22,19 +23,6 @@ from tasks.problems.rows import table
 from tasks.problems.sql_rows import Prompt
 from tasks.problems.sql_schema import ForeignKeys
 
-LEFT_OUT = "left_out.json"
-
-
-class Benchmark(Prompt):
-    """What both sources' ``Config`` begins with."""
-
-    folder: str
-    """The benchmark's folder, as it is published."""
-    databases: tuple[str, ...] | None = None
-    """Only problems about these databases; null: all."""
-    schema_tokens: Annotated[int, Field(ge=16)] = 768
-    """Room for the schema, in tokens by an upper estimate that is of no tokenizer."""
-
 
 @dataclass(frozen=True)
 class Split:
@@ -45,15 +33,27 @@ class Split:
     tables: Path
 
 
-@dataclass(frozen=True)
-class RowFormat:
-    """How a benchmark writes a row, that is a question."""
+class Benchmark(Prompt):
+    """What both sources' ``Config`` begins with: its options, and how the benchmark is laid out."""
 
-    name: str
-    query: str
+    SOURCE: ClassVar[str]
+    QUERY: ClassVar[str]
     """The key of a row's gold query."""
-    row: Callable[[dict[str, Any], str], tuple[int, str]]
-    """A row and where it stands, for messages, to its level and its evidence."""
+
+    folder: str
+    """The benchmark's folder, as it is published."""
+    databases: tuple[str, ...] | None = None
+    """Only problems about these databases; null: all."""
+    schema_tokens: Annotated[int, Field(ge=16)] = 768
+    """Room for the schema, in tokens by an upper estimate that is of no tokenizer."""
+
+    def splits(self) -> tuple[Split, Split]:
+        """Training and held-out files."""
+        raise NotImplementedError
+
+    def level_and_evidence(self, row: dict[str, Any], place: str) -> tuple[int, str]:
+        """Of a row, that is a question; ``place`` says for messages where it stands."""
+        return 1, ""
 
 
 @dataclass
@@ -62,56 +62,52 @@ class _Problems:
 
     problems: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
-    left_out: dict[str, int] = field(default_factory=lambda: {"schema_too_long": 0, "query_refused": 0})
+    left_out: Counter[str] = field(default_factory=lambda: Counter(schema_too_long=0, query_refused=0))
 
 
-def read_splits(
-    config: Benchmark, form: RowFormat, train: Split, held_out: Split, task: Task, seed: int, out: Path | None
-) -> tuple[pa.Table, pa.Table]:
-    """Training and held-out problems, drawn by the seed, none in both; with ``out``, ``databases.json`` and
-    ``left_out.json`` too. Raises ``BadInput``."""
-    aside = _problems(config, form, held_out)
-    rest = _problems(config, form, train)
+def read(config: Benchmark, task: Task, seed: int) -> tuple[pa.Table, pa.Table]:
+    """Training and held-out problems, drawn by the seed, none in both. Raises ``BadInput``."""
+    return write(config, task, seed, None)
+
+
+def write(config: Benchmark, task: Task, seed: int, out: Path | None) -> tuple[pa.Table, pa.Table]:
+    """The same; with ``out``, writes ``databases.json`` and ``left_out.json`` there."""
+    train, held_out = config.splits()
+    aside, rest = _problems(config, held_out), _problems(config, train)
     for key in aside.problems.keys() & rest.problems.keys():
         del rest.problems[key]
     tables = (
-        _drawn(rest, task.train_count, "train_count", form, seed),
-        _drawn(aside, task.held_out_count, "held_out_count", form, seed),
+        _drawn(config, rest, task.train_count, "train_count", seed),
+        _drawn(config, aside, task.held_out_count, "held_out_count", seed),
     )
     if out is not None:
         used = {json.loads(text)["database"] for table in tables for text in table["answer"].to_pylist()}
         files = {**rest.files, **aside.files}
         sql_rows.write_paths(out, {name: files[name] for name in used})
-        write_json(out / LEFT_OUT, {"train": rest.left_out, "held_out": aside.left_out})
+        write_json(out / "left_out.json", {"train": rest.left_out, "held_out": aside.left_out})
     return tables
 
 
-def files(config: Benchmark, splits: Iterable[Split]) -> list[Path]:
-    """The files that a source reads, databases included. Raises ``BadInput``."""
-    found: dict[Path, None] = {}
-    for split in splits:
-        for path in (*split.questions, split.tables):
-            found[path] = None
+def files(config: Benchmark) -> list[Path]:
+    """The files that ``read`` reads, databases included. Raises ``BadInput``."""
+    found: list[Path] = []
+    for split in config.splits():
+        found += [*split.questions, split.tables]
         for path in split.questions:
             for place, row in _rows(path):
                 name = _text(row, "db_id", place)
                 if config.databases is None or name in config.databases:
-                    found[split.databases / name / f"{name}.sqlite"] = None
-    return list(found)
+                    found.append(split.databases / name / f"{name}.sqlite")
+    return list(dict.fromkeys(found))
 
 
-def level(value: Any, names: Sequence[str]) -> int:
-    """1 for the first of the names of hardness, and so on; 1 for none of them."""
-    return names.index(value) + 1 if value in names else 1
-
-
-def _problems(config: Benchmark, form: RowFormat, split: Split) -> _Problems:
+def _problems(config: Benchmark, split: Split) -> _Problems:
     found = _Problems()
     keys = _foreign_keys(split.tables)
     schemas: dict[str, tuple[sqlite3.Connection, str, frozenset[str]]] = {}
     for path in split.questions:
         for place, row in _rows(path):
-            name, query = _text(row, "db_id", place), _text(row, form.query, place)
+            name, query = _text(row, "db_id", place), _text(row, config.QUERY, place)
             question = _text(row, "question", place)
             if config.databases is not None and name not in config.databases:
                 continue
@@ -127,19 +123,19 @@ def _problems(config: Benchmark, form: RowFormat, split: Split) -> _Problems:
             if not fits:
                 found.left_out["schema_too_long"] += 1
                 continue
-            hardness, evidence = form.row(row, place)
-            problem = sql_rows.row(name, query, schema, question, hardness, form.name, evidence)
+            level, evidence = config.level_and_evidence(row, place)
+            problem = sql_rows.row(name, query, schema, question, level, config.SOURCE, evidence)
             found.problems.setdefault((name, " ".join(f"{question} {evidence}".split()).casefold()), problem)
     for connection, *_ in schemas.values():
         connection.close()
     return found
 
 
-def _drawn(found: _Problems, wanted: int, option: str, form: RowFormat, seed: int) -> pa.Table:
+def _drawn(config: Benchmark, found: _Problems, wanted: int, option: str, seed: int) -> pa.Table:
     if len(found.problems) < wanted:
         long, refused = found.left_out["schema_too_long"], found.left_out["query_refused"]
         raise BadInput(
-            f"{form.name}: {len(found.problems)} distinct problems, without {long} whose tables do not "
+            f"{config.SOURCE}: {len(found.problems)} distinct problems, without {long} whose tables do not "
             f"fit into task.problems.schema_tokens and {refused} whose query SQLite refuses; expected "
             f"{wanted} (task.{option})"
         )
@@ -169,12 +165,11 @@ def _foreign_keys(path: Path) -> dict[str, ForeignKeys]:
     """By database: its foreign keys as ``tables.json`` lists them, which some files do not declare."""
     found: dict[str, ForeignKeys] = {}
     for place, row in _rows(path):
-        lists = [row.get(key) for key in ("table_names_original", "column_names_original", "foreign_keys")]
-        names, columns, pairs = (each if isinstance(each, list) else None for each in lists)
-        if names is None or columns is None or pairs is None:
-            raise BadInput(
-                f"{place}: expected lists: table_names_original, column_names_original, foreign_keys"
-            )
+        wanted = ("table_names_original", "column_names_original", "foreign_keys")
+        lists: list[Any] = [row.get(key) for key in wanted]
+        names, columns, pairs = lists
+        if not all(isinstance(each, list) for each in lists):
+            raise BadInput(f"{place}: expected lists: {', '.join(wanted)}")
         try:
             at = [(str(names[table]), str(column)) if table >= 0 else ("", "") for table, column in columns]
             links = {(at[a][0].lower(), at[a][1].lower()): at[b] for a, b in pairs}

@@ -69,14 +69,11 @@ def prompt_schema(found: Sequence[TableText], rows: int, budget: int) -> tuple[s
     Example rows are dropped first, one of each table at a time; then whole tables, the last ones first. Which
     of them the question needs plays no part: the prompt must not tell.
     """
-    for kept in range(rows, -1, -1):
-        text = _text(found, kept)
-        if tokens(text) <= budget:
-            return text, frozenset(table.name.lower() for table in found)
-    count = len(found)
-    while count and tokens(_text(found[:count], 0)) > budget:
-        count -= 1
-    return _text(found[:count], 0), frozenset(table.name.lower() for table in found[:count])
+    views = [(len(found), kept) for kept in range(rows, -1, -1)]
+    views += [(count, 0) for count in range(len(found) - 1, -1, -1)]
+    texts = ((_text(found[:count], kept), count) for count, kept in views)
+    text, count = next((text, count) for text, count in texts if tokens(text) <= budget)
+    return text, frozenset(table.name.lower() for table in found[:count])
 
 
 def tokens(text: str) -> int:

@@ -51,9 +51,9 @@ def replay(job: Job) -> dict[str, float]:
 def opened(snapshot: Artefact | None, rules: Replay | None = None) -> ReplayBuffer:
     """The buffer of a snapshot, or an empty one."""
     if snapshot is None:
-        return ReplayBuffer.from_table(REPLAY.empty_table(), rules)
+        return ReplayBuffer(rules, REPLAY.empty_table())
     table, results = read_table(snapshot.file(BUFFER)), read_table(snapshot.file(RESULTS))
-    return ReplayBuffer.from_table(table, rules, results, snapshot.json(STATE)["started"])
+    return ReplayBuffer(rules, table, results, snapshot.json(STATE)["started"])
 
 
 class Measured(NamedTuple):

@@ -103,11 +103,10 @@ class _Reader:
     def _product(self, depth: int) -> Fraction:
         result = self._operand(depth)
         while self.next in ("*", "/"):
-            times = self._waiting.pop() == "*"
-            operand = self._operand(depth)
-            if not times and not operand:
+            operator, operand = self._waiting.pop(), self._operand(depth)
+            if operator == "/" and not operand:
                 raise Unreadable("division by zero")
-            result = result * operand if times else result / operand
+            result = result * operand if operator == "*" else result / operand
         return result
 
     def _operand(self, depth: int) -> Fraction:

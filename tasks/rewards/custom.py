@@ -26,7 +26,7 @@ class Custom:
     def __init__(self, module: str, function: str, file: Path) -> None:
         self.file = file
         self._module, self._function = module, function
-        self._reward: Callable[[str, str], Any] | None = None
+        self._reward: Callable[[str, str], Any]
 
     @classmethod
     def named(cls, name: str, where: str) -> Custom:
@@ -47,9 +47,6 @@ class Custom:
 
     def judge(self, gold: str, answer: str, config: Bounds) -> Verdict:
         """What the function says; anything that is no reward is the judge's failure."""
-        if self._reward is None:
-            self.enter(None, config)
-        assert self._reward is not None
         found = self._reward(gold, answer)
         verdict = found if isinstance(found, Verdict) else Verdict(found)
         reward, name = verdict.reward, f"{self._module}:{self._function}"

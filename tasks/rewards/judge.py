@@ -1,17 +1,15 @@
 """Judging in processes that can be killed: an answer that hangs, crashes or eats memory harms no other.
 
-Each worker is a child process (``tasks.rewards.worker``) with one thread here that feeds it.
+Each worker is a child process (``tasks.rewards.worker``); a pool of as many threads here feeds them.
 """
 
 from __future__ import annotations
 
 import os
-import queue
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +40,9 @@ class Judge:
     def __init__(self, choice: Choice, workers: int = 1, root: Path | None = None) -> None:
         module = find_reward(choice.name, "task.reward.name")
         config: Any = choice.resolve(module.Config, "task.reward")
-        self._pending: queue.SimpleQueue[tuple[str, str, Future[Verdict]] | None] = queue.SimpleQueue()
         self._closed = False
-        self._threads = [
-            threading.Thread(
-                target=self._serve, args=(_Worker(choice.name, config, root),), daemon=True, name=f"judge-{i}"
-            )
-            for i in range(workers)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._idle = [_Worker(choice.name, config, root) for _ in range(workers)]
+        self._pool = ThreadPoolExecutor(workers, "judge")
 
     def judge(
         self, pairs: Sequence[tuple[str, str]], tell: Callable[[int], None] = lambda done: None
@@ -68,35 +59,21 @@ class Judge:
         """Begin to judge one answer, while sampling goes on. Its result may raise ``JudgeFailure``."""
         if self._closed:
             raise RuntimeError("the judge is closed")
-        future: Future[Verdict] = Future()
-        self._pending.put((gold, answer, future))
-        return future
+        return self._pool.submit(self._judge, gold, answer)
 
     def close(self) -> None:
         """End the workers. Answers that nobody has judged yet are cancelled."""
-        if self._closed:
-            return
         self._closed = True
-        while not self._pending.empty():
-            item = self._pending.get()
-            if item is not None:
-                item[2].cancel()
-        for _ in self._threads:
-            self._pending.put(None)
-        for thread in self._threads:
-            thread.join()
+        self._pool.shutdown(cancel_futures=True)
+        for worker in self._idle:
+            worker.close()
 
-    def _serve(self, worker: _Worker) -> None:
-        """One thread: give its worker one answer after the other."""
-        while (item := self._pending.get()) is not None:
-            gold, answer, future = item
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                future.set_result(worker.judge(gold, answer))
-            except JudgeFailure as error:
-                future.set_exception(error)
-        worker.close()
+    def _judge(self, gold: str, answer: str) -> Verdict:
+        worker = self._idle.pop()
+        try:
+            return worker.judge(gold, answer)
+        finally:
+            self._idle.append(worker)
 
 
 class _Worker:

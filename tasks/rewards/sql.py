@@ -11,7 +11,6 @@ import hashlib
 import json
 import re
 import resource
-from collections import OrderedDict
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -64,7 +63,7 @@ class _Databases:
     def __init__(self, root: Path, config: Config) -> None:
         self._root, self._config = root, config
         self._listed: dict[str, Any] | None = None
-        self._open: OrderedDict[str, Database] = OrderedDict()
+        self._database = lru_cache(_OPEN_AT_ONCE)(lambda name: Database(self._checked(name), config))
         most = config.cache_mib * 2**20
         self._gold: Cache[Result] = Cache(most)
         self._given: Cache[Result | QueryError] = Cache(most)
@@ -93,15 +92,6 @@ class _Databases:
         if isinstance(found, QueryError):
             raise found
         return found
-
-    def _database(self, name: str) -> Database:
-        if name not in self._open:
-            path = self._checked(name)
-            if len(self._open) >= _OPEN_AT_ONCE:
-                self._open.popitem(last=False)[1].close()
-            self._open[name] = Database(path, self._config)
-        self._open.move_to_end(name)
-        return self._open[name]
 
     def _checked(self, name: str) -> Path:
         if self._listed is None:

@@ -10,9 +10,10 @@ pruned column by column and gives up after ``MOST_CELLS`` looked-at cells.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any
 
 from tasks.rewards.sql_result import QueryError, Row
 
@@ -32,8 +33,10 @@ def multiset_equal(
         return False
     if gold == given:
         return True
-    classes = _Classes([*gold, *given], tolerance)
-    left, right = classes.of(gold), classes.of(given)
+    least = _least_equal([*gold, *given], tolerance)
+    left, right = (
+        [tuple(least.get(value, value) for value in row) for row in rows] for rows in (gold, given)
+    )
     if any_columns:
         return _some_order_of_columns(left, right, ordered)
     return left == right if ordered else Counter(left) == Counter(right)
@@ -60,32 +63,14 @@ def bird_equal(gold: Sequence[Row], given: Sequence[Row]) -> bool:
     return set(gold) == set(given)
 
 
-class _Classes:
-    """Classes of numbers that are equal within the tolerance, each with one representative."""
-
-    def __init__(self, rows: Sequence[Row], tolerance: float) -> None:
-        values = {value for row in rows for value in row if isinstance(value, int | float)}
-        self._starts: list[int | float] = []
-        self._plain = all(map(_whole, values))
-        if self._plain:
-            return
-        before: int | float | None = None
-        for value in sorted(values):
-            close = before is not None and _close(before, value, tolerance)
-            if not close:
-                self._starts.append(value)
-            before = value
-
-    def of(self, rows: Sequence[Row]) -> list[Row]:
-        """The rows with each number replaced by the least one of its class."""
-        if self._plain:
-            return list(rows)
-        return [tuple(map(self._representative, row)) for row in rows]
-
-    def _representative(self, value: object) -> object:
-        if not isinstance(value, int | float):
-            return value
-        return self._starts[bisect_right(self._starts, value) - 1]
+def _least_equal(rows: Iterable[Row], tolerance: float) -> dict[Any, int | float]:
+    """By number the least one of its class: those that are equal within the tolerance."""
+    values = sorted({value for row in rows for value in row if isinstance(value, int | float)})
+    least = dict(zip(values, values, strict=True))
+    for before, value in pairwise(values):
+        if _close(before, value, tolerance):
+            least[value] = least[before]
+    return least
 
 
 def _whole(value: int | float) -> bool:
@@ -103,57 +88,37 @@ def _unordered(row: Row) -> Row:
 
 
 def _some_order_of_columns(gold: Sequence[Row], given: Sequence[Row], ordered: bool) -> bool:
-    """Whether the columns of ``given`` can be put in an order that makes the results equal."""
+    """Whether the columns of ``given`` can be put in an order that makes the results equal.
+
+    Depth first: one column of the gold result after the other, the most constrained first. After each choice
+    the rows so far must be equal multisets; a row so far is known by a number.
+    """
     left, right = list(zip(*gold, strict=True)), list(zip(*given, strict=True))
     if ordered:
         return Counter(left) == Counter(right)
     bags = [Counter(column) for column in right]
     fits = [[i for i, bag in enumerate(bags) if bag == wanted] for wanted in map(Counter, left)]
-    if not all(fits):
-        return False
     order = sorted(range(len(left)), key=lambda column: len(fits[column]))
-    return _Search(left, right, fits, order).run()
+    cells = 0
 
-
-class _Search:
-    """Depth first: one column of the gold result after the other, the most constrained first.
-
-    After each choice the rows so far must be equal multisets; a row so far is known by a number.
-    """
-
-    def __init__(self, left: list[Row], right: list[Row], fits: list[list[int]], order: list[int]) -> None:
-        self._left, self._right, self._fits, self._order = left, right, fits, order
-        self._cells = 0
-
-    def run(self) -> bool:
-        rows = len(self._left[0])
-        return self._from(0, [0] * rows, [0] * rows, frozenset())
-
-    def _from(self, place: int, known: list[int], given: list[int], used: frozenset[int]) -> bool:
-        if place == len(self._order):
+    def search(place: int, known: list[int], other: list[int], used: frozenset[int]) -> bool:
+        nonlocal cells
+        if place == len(order):
             return True
-        column = self._order[place]
-        for choice in self._choices(column, used):
+        column = order[place]
+        distinct = {right[i]: i for i in reversed(fits[column]) if i not in used}  # of equal ones the first
+        for choice in sorted(distinct.values()):
             numbers: dict[tuple[int, object], int] = {}
-            longer = [
-                numbers.setdefault(pair, len(numbers)) for pair in zip(known, self._left[column], strict=True)
-            ]
-            other = [
-                numbers.setdefault(pair, len(numbers))
-                for pair in zip(given, self._right[choice], strict=True)
-            ]
-            self._cells += 2 * len(known)
-            if self._cells > MOST_CELLS:
+            longer, longer_other = (
+                [numbers.setdefault(pair, len(numbers)) for pair in zip(rows, values, strict=True)]
+                for rows, values in ((known, left[column]), (other, right[choice]))
+            )
+            cells += 2 * len(gold)
+            if cells > MOST_CELLS:
                 raise QueryError("too many ways to order the columns")
-            same = Counter(longer) == Counter(other)
-            if same and self._from(place + 1, longer, other, used | {choice}):
+            same = Counter(longer) == Counter(longer_other)
+            if same and search(place + 1, longer, longer_other, used | {choice}):
                 return True
         return False
 
-    def _choices(self, column: int, used: frozenset[int]) -> Iterator[int]:
-        """The columns that fit, of equal ones the first."""
-        tried: list[Row] = []
-        for choice in self._fits[column]:
-            if choice not in used and self._right[choice] not in tried:
-                tried.append(self._right[choice])
-                yield choice
+    return all(fits) and search(0, [0] * len(gold), [0] * len(gold), frozenset())

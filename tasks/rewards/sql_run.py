@@ -59,7 +59,7 @@ _DAMAGE = {
 
 
 class Database:
-    """One database, open until ``close``. Not for two threads."""
+    """One database, open until it is let go. Not for two threads."""
 
     def __init__(self, path: Path, limits: Limits) -> None:
         """Open and lock down. Raises ``DatabaseTrouble`` for what is no readable SQLite database."""
@@ -71,10 +71,6 @@ class Database:
             self._prepare(self._connection)
         except sqlite3.Error as error:
             raise DatabaseTrouble(str(error)) from error
-
-    def close(self) -> None:
-        """Close the file."""
-        self._connection.close()
 
     def run(self, query: str) -> Result:
         """The result of one SELECT. Raises ``QueryError`` or ``DatabaseTrouble``.
@@ -124,33 +120,32 @@ class Database:
         for function in _TABLE_FUNCTIONS:  # declared once per connection, which the authorizer would deny
             connection.execute(f"SELECT 1 FROM {function}('[]')").close()  # noqa: S608
         names = connection.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")
-        tables = frozenset(name.lower() for (name,) in names)
-        modules = connection.execute("SELECT lower(name) FROM pragma_module_list")
-        modules_here = frozenset(name for (name,) in modules)
-        connection.text_factory = _decoded
+        tables = {name.lower() for (name,) in names}
+        modules = {name for (name,) in connection.execute("SELECT lower(name) FROM pragma_module_list")}
+        connection.text_factory = lambda text: text.decode(errors="surrogateescape")
         for limit, most in _LIMITS.items():
             connection.setlimit(limit, most)
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, self._limits.max_value_bytes)
         connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, 4 * self._limits.max_query_characters)
         connection.set_progress_handler(self._timer.check, _STEPS_PER_CHECK)
-        connection.set_authorizer(_Authorizer(tables, modules_here))
+        connection.set_authorizer(_Authorizer(tables, modules))
 
 
 class _Authorizer:
     """What a statement may do: select, recurse, read this database's tables, call known functions."""
 
-    def __init__(self, tables: frozenset[str], modules: frozenset[str]) -> None:
+    def __init__(self, tables: set[str], modules: set[str]) -> None:
         self._tables = tables | _SCHEMAS | _TABLE_FUNCTIONS
         self._modules = modules - self._tables
 
     def __call__(self, action: int, first: str | None, second: str | None, *_: str | None) -> int:
-        if action in (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_RECURSIVE):
-            return sqlite3.SQLITE_OK
         if action == sqlite3.SQLITE_FUNCTION:
-            return sqlite3.SQLITE_OK if (second or "").lower() in FUNCTIONS else sqlite3.SQLITE_DENY
-        if action == sqlite3.SQLITE_READ:
-            return sqlite3.SQLITE_OK if self._readable((first or "").lower(), second) else sqlite3.SQLITE_DENY
-        return sqlite3.SQLITE_DENY
+            allowed = (second or "").lower() in FUNCTIONS
+        elif action == sqlite3.SQLITE_READ:
+            allowed = self._readable((first or "").lower(), second)
+        else:
+            allowed = action in (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_RECURSIVE)
+        return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
 
     def _readable(self, table: str, column: str | None) -> bool:
         if table in self._tables:
@@ -170,9 +165,9 @@ class _Timer:
         self._checks = 0
         self._began = time.thread_time()
 
-    def check(self) -> int:
+    def check(self) -> bool:
         self._checks += 1
-        return int(self._too_many() or self._too_long())
+        return self._too_many() or time.thread_time() - self._began > self._limits.query_seconds
 
     def verdict(self) -> QueryError:
         if self._too_many():
@@ -181,13 +176,6 @@ class _Timer:
 
     def _too_many(self) -> bool:
         return self._checks * _STEPS_PER_CHECK > self._limits.max_steps
-
-    def _too_long(self) -> bool:
-        return time.thread_time() - self._began > self._limits.query_seconds
-
-
-def _decoded(text: bytes) -> str:
-    return text.decode(errors="surrogateescape")
 
 
 def _short(error: Exception) -> str:

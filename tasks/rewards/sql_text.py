@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 _TOKEN = re.compile(
     r"""
@@ -85,7 +86,8 @@ def find_query(answer: str) -> str | None:
         language, body = fence[1].lower(), fence[2]
         if language.upper() in _QUERY:
             language, body = "", fence[1] + body
-        if language in ("sql", "sqlite") or (language == "" and _first(body) in _QUERY):
+        first = next((token.keyword for token in tokens(body)), "")
+        if language in ("sql", "sqlite") or (language == "" and first in _QUERY):
             fenced = body
     if fenced is not None:
         return fenced.strip()
@@ -95,10 +97,6 @@ def find_query(answer: str) -> str | None:
         found = answer[match.end() : end].strip()
         place = max(end, match.end() + 1)
     return found
-
-
-def _first(text: str) -> str:
-    return next((token.keyword for token in tokens(text)), "")
 
 
 def _end(text: str, start: int) -> int:
@@ -142,12 +140,8 @@ def orders(query: str) -> bool:
     Subqueries, common tables, windows and ordered aggregates all stand in parentheses in SQLite's grammar,
     and ORDER is a reserved word: as a name it is quoted.
     """
-    before = ""
-    for token in tokens(query):
-        if token.depth == 0 and before == "ORDER" and token.keyword == "BY":
-            return True
-        before = token.keyword if token.depth == 0 else ""
-    return False
+    words = (token.keyword if token.depth == 0 else "" for token in tokens(query))
+    return ("ORDER", "BY") in pairwise(words)
 
 
 def without_distinct(query: str) -> str:

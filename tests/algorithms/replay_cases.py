@@ -66,7 +66,7 @@ def stored(rows: Sequence[tuple[str, float]], results: Sequence[tuple[str, int, 
             "samples": pa.array(columns[2], pa.int32()),
         }
     )
-    return ReplayBuffer.from_table(table, results=last)
+    return ReplayBuffer(table=table, results=last)
 
 
 def fresh(problems: Sequence[str], missing: int = 0, samples: int = 2) -> Fresh:

@@ -6,9 +6,10 @@ import random
 import re
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from functools import cache
+from typing import Any
 
 from tasks.problems.sql_schema import quoted
 from tasks.problems.sql_synthetic import words
@@ -23,7 +24,7 @@ _COLUMN = re.compile(
 )
 _COUNTED = re.compile(r"[a-z ]*s( of .*| sold)?")
 _NUMBER_OF = "number of "
-_HEAD = re.compile(r"(?P<one>[a-z ]+)/(?P<many>[a-z ]+?)(?P<who> who)?")
+_HEAD = re.compile(r"(?P<one>[a-z ]+)/(?P<many>[a-z ]+)")
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Column:
 
     name: str
     phrase: str
+    """Of a foreign key: what the other table's rows are called."""
     kind: str
     """``key``, ``link`` (a foreign key), ``of`` (one of a few words), ``date``, ``int``, ``person``, ..."""
     argument: str = ""
@@ -66,10 +68,7 @@ class Table:
     name: str
     one: str
     many: str
-    who: bool
     columns: tuple[Column, ...]
-    links: dict[str, str]
-    """By the phrase of a foreign key: what the other table's rows are called."""
     rows: tuple[tuple[object, ...], ...] = ()
 
     @property
@@ -96,7 +95,7 @@ class Table:
         """The facts of these kinds that are never NULL and by which no row is called."""
         return [c for c in self.facts if c.kind in kinds and not c.nullable and not c.label]
 
-    def values(self, column: Column) -> list[object]:
+    def values(self, column: Column) -> list[Any]:
         """The column's cells that are not NULL, in the order of the rows."""
         place = self.columns.index(column)
         return [row[place] for row in self.rows if row[place] is not None]
@@ -111,14 +110,11 @@ class Database:
     tables: tuple[Table, ...]
     connection: sqlite3.Connection
 
-    def table(self, one: str) -> Table:
-        """The table whose row is called so."""
-        return next(t for t in self.tables if t.one == one)
-
     def links(self) -> list[tuple[Table, Column, Table]]:
         """(child, its foreign key, parent)."""
+        tables = {table.one: table for table in self.tables}
         return [
-            (child, column, self.table(child.links[column.phrase]))
+            (child, column, tables[column.phrase])
             for child in self.tables
             for column in child.columns
             if column.kind == "link"
@@ -131,24 +127,21 @@ def make(domain: str, number: int, most_tables: int, seed: int) -> Database:
     style = _style(rng)
     kinds = _worlds()[domain]
     count = rng.randint(min(2, most_tables), most_tables)
-    start = (
-        rng.randrange(len(kinds)) if count == 1 else rng.randrange(len(kinds) - min(count, len(kinds)) + 1)
-    )
+    start = rng.randrange(len(kinds) - count + 1)
     chosen = kinds[start : start + count]
     known = {kind["one"] for kind in chosen}
-    tables: list[Table] = []
+    tables: dict[str, Table] = {}
     for kind in chosen:
-        tables.append(_filled(_table(kind, known, style, rng), tables, rng))
+        tables[kind["one"]] = _filled(_table(kind, known, style, rng), tables, rng)
     connection = sqlite3.connect(":memory:", check_same_thread=False)
-    for table in tables:
+    for table in tables.values():
         connection.execute(_create(table, tables, style))
         marks = ", ".join("?" * len(table.columns))
         connection.executemany(f"INSERT INTO {table.sql} VALUES ({marks})", table.rows)  # noqa: S608
     connection.commit()
-    return Database(f"{domain}_{number}", domain, tuple(tables), connection)
+    return Database(f"{domain}_{number}", domain, tuple(tables.values()), connection)
 
 
-@cache
 def domains() -> tuple[str, ...]:
     """The names of all domains."""
     return tuple(_worlds())
@@ -160,13 +153,12 @@ def _worlds() -> dict[str, list[dict[str, str]]]:
     worlds: dict[str, list[dict[str, str]]] = {}
     for line in filter(None, DOMAINS.splitlines()):
         if line.startswith("@"):
-            worlds[line[1:]] = []
+            things = worlds[line[1:]] = []
             continue
         head, _, columns = line.partition(": ")
         found = _HEAD.fullmatch(head)
         assert found, line
-        facts = {key: value or "" for key, value in found.groupdict().items()}
-        worlds[next(reversed(worlds))].append({**facts, "columns": columns})
+        things.append({**found.groupdict(), "columns": columns})
     return worlds
 
 
@@ -181,6 +173,8 @@ class _Style:
     own_name: bool
     """``customer_name`` instead of ``name``."""
     types: dict[str, str]
+    text: str
+    """The type of all other columns."""
 
 
 def _style(rng: random.Random) -> _Style:
@@ -198,10 +192,8 @@ def _style(rng: random.Random) -> _Style:
     plural = rng.random() < 0.6
     end = write("x id")[1:]
     plain = rng.random() < 0.6
-    types = {"key": "INTEGER", "int": "INTEGER", "count": "INTEGER", "year": "INTEGER", "date": "TEXT"}
-    types |= (
-        {"money": "REAL", "real": "REAL"} if plain else {"money": "NUMERIC", "real": "REAL", "date": "DATE"}
-    )
+    types = dict.fromkeys(("key", "link", "int", "count", "year"), "INTEGER") | {"real": "REAL"}
+    types |= {"money": "REAL"} if plain else {"money": "NUMERIC", "date": "DATE"}
     keys: list[Callable[[str], str]] = [lambda one: write("id"), lambda one: write(f"{one} id")]
     links: list[Callable[[str], str]] = [lambda one: write(one) + end, write]
     return _Style(
@@ -210,7 +202,8 @@ def _style(rng: random.Random) -> _Style:
         key=rng.choice(keys),
         link=rng.choices(links, [4, 1])[0],
         own_name=rng.random() < 0.25,
-        types=types if plain else types | {"text": "VARCHAR(60)"},
+        types=types,
+        text="TEXT" if plain else "VARCHAR(60)",
     )
 
 
@@ -218,15 +211,13 @@ def _table(kind: dict[str, str], known: set[str], style: _Style, rng: random.Ran
     """Its head and columns, without rows: some columns left out, and links to tables that are not there."""
     one = kind["one"]
     columns = [Column(style.key(one), "id", "key")]
-    links: dict[str, str] = {}
     for text in kind["columns"].split("; "):
         found = _COLUMN.fullmatch(text)
         assert found, text
-        phrase, ends = found["phrase"], tuple((found["ends"] or "").split("|")) if found["ends"] else ()
+        phrase = found["phrase"]
         if found["to"]:
             if phrase in known and phrase != one:
                 columns.append(Column(style.link(phrase), phrase, "link", spoken=found["spoken"]))
-                links[phrase] = phrase
             continue
         if not found["label"] and rng.random() < 0.15:
             continue
@@ -240,43 +231,41 @@ def _table(kind: dict[str, str], known: set[str], style: _Style, rng: random.Ran
                 argument=(found["argument"] or "").strip(),
                 label=bool(found["label"]),
                 nullable=bool(found["null"] or found["late_null"]),
-                ends=ends,
+                ends=tuple(found["ends"].split("|")) if found["ends"] else (),
                 spoken=found["spoken"] or "",
             )
         )
-    return Table(style.table(one, kind["many"]), one, kind["many"], bool(kind["who"]), tuple(columns), links)
+    return Table(style.table(one, kind["many"]), one, kind["many"], tuple(columns))
 
 
-def _filled(table: Table, others: list[Table], rng: random.Random) -> Table:
-    count = rng.randint(14, 30) if not table.links else rng.randint(24, 50)
-    cells = [_cells(column, table, others, count, rng) for column in table.columns]
-    return Table(**{**table.__dict__, "rows": tuple(zip(*cells, strict=True))})
+def _filled(table: Table, others: dict[str, Table], rng: random.Random) -> Table:
+    linked = any(column.kind == "link" for column in table.columns)
+    count = rng.randint(24, 50) if linked else rng.randint(14, 30)
+    cells = [_cells(column, others, count, rng) for column in table.columns]
+    return replace(table, rows=tuple(zip(*cells, strict=True)))
 
 
-def _cells(column: Column, table: Table, others: list[Table], count: int, rng: random.Random) -> list[object]:
+def _cells(column: Column, others: dict[str, Table], count: int, rng: random.Random) -> list[object]:
     if column.kind == "key":
         start = rng.choice([1, 1, 1, 101, 1001])
         return list(range(start, start + count))
     if column.kind == "link":
-        parent = next(other for other in others if other.one == table.links[column.phrase])
+        parent = others[column.phrase]
         keys = parent.values(parent.key)
         used = rng.sample(keys, max(3, round(len(keys) * 0.8)))
         return [rng.choice(used) for _ in range(count)]
     few = rng.sample(words.CITIES if column.kind == "city" else words.COUNTRIES, 6)
-    draw = _drawer(column, few, rng)
     found: list[object] = []
     while len(found) < count:
-        value = draw()
+        value = _cell(column, few, rng)
         if not column.label or value not in found:
             found.append(value)
     return [None if column.nullable and rng.random() < 0.2 else value for value in found]
 
 
-def _drawer(column: Column, few: list[str], rng: random.Random) -> Callable[[], object]:
-    """What draws one cell."""
-    low, _, high = column.argument.partition("..")
-    options = column.argument.split(",")
-    texts: dict[str, Callable[[], object]] = {
+def _cell(column: Column, few: list[str], rng: random.Random) -> object:
+    first, last = map(int, column.argument.split("..")) if ".." in column.argument else (0, 0)
+    draws: dict[str, Callable[[], object]] = {
         "person": lambda: f"{rng.choice(words.FIRST)} {rng.choice(words.LAST)}",
         "title": lambda: f"{rng.choice(words.ADJECTIVES)} {rng.choice(words.NOUNS)}",
         "goods": lambda: rng.choice(words.GOODS),
@@ -286,34 +275,26 @@ def _drawer(column: Column, few: list[str], rng: random.Random) -> Callable[[], 
         "code": lambda: f"{rng.choice('ABCDEFGHKLMNPRST')}{rng.randint(10, 999)}",
         "email": lambda: f"{rng.choice(words.LAST).lower()}{rng.randint(1, 99)}@mail.org",
         "phone": lambda: f"555-{rng.randint(1000, 9999)}",
-        "of": lambda: rng.choice(options),
-    }
-    if column.kind in texts:
-        return texts[column.kind]
-    first, last = int(low), int(high)
-    if column.kind == "date":
-        start, days = date(first, 1, 1), 365 * (last - first + 1)
-        return lambda: (start + timedelta(rng.randrange(days))).isoformat()  # noqa: PLW0108 - a draw a call
-    if column.kind == "money":
-        return lambda: (
+        "of": lambda: rng.choice(column.argument.split(",")),
+        "date": lambda: str(date(first, 1, 1) + timedelta(rng.randrange(365 * (last - first + 1)))),
+        "money": lambda: (
             round(first + (last - first) * rng.random() ** 1.5) + rng.choice([0.0, 0.5, 0.95, 0.25])
-        )
-    if column.kind == "real":
-        return lambda: round(rng.uniform(first, last), 1)
-    return lambda: rng.randint(first, last)
+        ),
+        "real": lambda: round(rng.uniform(first, last), 1),
+    }
+    return draws.get(column.kind, lambda: rng.randint(first, last))()
 
 
-def _create(table: Table, tables: list[Table], style: _Style) -> str:
+def _create(table: Table, tables: dict[str, Table], style: _Style) -> str:
     lines = []
     for column in table.columns:
-        kind = "key" if column.kind == "link" else column.kind
-        line = f"{column.sql} {style.types.get(kind, style.types.get('text', 'TEXT'))}"
+        line = f"{column.sql} {style.types.get(column.kind, style.text)}"
         if column.kind == "key":
             line += " PRIMARY KEY"
         elif not column.nullable:
             line += " NOT NULL"
         if column.kind == "link":
-            parent = next(other for other in tables if other.one == table.links[column.phrase])
+            parent = tables[column.phrase]
             line += f" REFERENCES {parent.sql}({parent.key.sql})"
         lines.append(line)
     return f"CREATE TABLE {table.sql} (\n  " + ",\n  ".join(lines) + "\n)"

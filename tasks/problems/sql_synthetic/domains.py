@@ -2,7 +2,7 @@
 
 A world is a few lines, one for each kind of thing::
 
-    one thing/many things [who]: column; column; ...
+    one thing/many things: column; column; ...
 
 and a column is ``phrase kind arguments``: ``!`` after the kind marks the column by which people call such a
 thing (its values are unique), ``?`` one that may be NULL, ``(most ...|least ...)`` the words for its two ends
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 DOMAINS = """
 @shop
-customer/customers who: name person!; city city {living in %}; joining date date 2016..2023; \
+customer/customers: name person!; city city {living in %}; joining date date 2016..2023; \
 email email?
 product/products: name goods!; category of garden,kitchen,office,toys,sports {in the % category}; \
 price money 3..240 (most expensive|cheapest); stock count 0..90; supplier company?
@@ -21,7 +21,7 @@ order/orders: customer > {placed by}; product > {for}; quantity count 1..9; orde
 status of open,shipped,returned,paid
 
 @library
-author/authors who: name person!; country country {coming from %}; \
+author/authors: name person!; country country {coming from %}; \
 birth year year 1920..1995 (youngest|oldest)
 book/books: title title!; author > {written by}; pages count 60..900 (longest|shortest); \
 publication year year 1960..2023 (newest|oldest); genre of novel,history,poetry,science,travel
@@ -29,14 +29,14 @@ loan/loans: book > {of}; borrower person; loan date date 2022..2023; return date
 fine money 0..30
 
 @school
-teacher/teachers who: name person!; subject of Biology,History,Music,Physics,Art {teaching %}; \
+teacher/teachers: name person!; subject of Biology,History,Music,Physics,Art {teaching %}; \
 salary money 2100..5200 (best paid|worst paid); hire date date 2001..2022; room code?
 course/courses: title title!; teacher > {taught by}; credits int 2..9; weekly hours count 1..8
 enrolment/enrolments: course > {in}; student person; grade int 1..20; term of spring,summer,autumn,winter
 
 @hospital
 ward/wards: name title!; floor int 0..9 (highest|lowest); beds count 6..40 (largest|smallest)
-doctor/doctors who: name person!; ward > {working in}; \
+doctor/doctors: name person!; ward > {working in}; \
 specialty of cardiology,surgery,neurology,oncology; phone phone?; years of service count 0..35
 visit/visits: doctor > {with}; patient person; visit date date 2020..2023; cost money 20..900; \
 diagnosis of asthma,fracture,influenza,migraine?
@@ -49,7 +49,7 @@ ticket/tickets: flight > {for}; passenger person; fare money 40..1300 (most expe
 seat code?; travel class of economy,business,first
 
 @restaurant
-chef/chefs who: name person!; nationality country; experience count 1..40; rating real 1..5
+chef/chefs: name person!; nationality country; experience count 1..40; rating real 1..5
 dish/dishes: name goods!; chef > {cooked by}; course of starter,main,dessert,drink; \
 price money 4..60 (most expensive|cheapest); calories count 80..1400
 reservation/reservations: dish > {for}; guest person; party size count 1..12; \
@@ -58,14 +58,14 @@ reserved on date 2022..2023; note of birthday,window seat,vegetarian?
 @football
 team/teams: name company!; city city {from %}; founding year year 1880..2010 (newest|oldest); \
 budget count 2..300 (richest|poorest)
-player/players who: name person!; team > {playing for}; \
+player/players: name person!; team > {playing for}; \
 position of goalkeeper,defender,midfielder,forward; height int 165..203 (tallest|shortest); \
 birth date date 1985..2005 (youngest|oldest); nickname title?
 goal/goals: player > {scored by}; minute int 1..90; match date date 2021..2023; \
 kind of header,penalty,shot,own goal
 
 @museum
-artist/artists who: name person!; birth year year 1500..1960 (youngest|oldest); home country country
+artist/artists: name person!; birth year year 1500..1960 (youngest|oldest); home country country
 painting/paintings: title title!; artist > {painted by}; width int 20..400 (widest|narrowest); \
 year year 1530..1990 (newest|oldest); technique of oil,watercolour,acrylic,ink; \
 value count 5..900 (most valuable|least valuable)
@@ -81,7 +81,7 @@ transfer/transfers: account > {from}; amount money 5..4000 (largest|smallest); \
 transfer date date 2021..2023; purpose of rent,salary,invoice,gift
 
 @cinema
-director/directors who: name person!; birth country country; awards count 0..12
+director/directors: name person!; birth country country; awards count 0..12
 film/films: title title!; director > {directed by}; release year year 1960..2023 (newest|oldest); \
 running time count 70..210 (longest|shortest); genre of drama,comedy,thriller,western; \
 rating real 1..10 (best rated|worst rated)
@@ -90,7 +90,7 @@ tickets sold count 0..300; language of English,French,Spanish?
 
 @university
 department/departments: name title!; building code; budget count 100..990 (richest|poorest)
-professor/professors who: name person!; department > {of}; rank of assistant,associate,full; \
+professor/professors: name person!; department > {of}; rank of assistant,associate,full; \
 salary money 3000..9500 (best paid|worst paid); start date date 1990..2022; office code?
 paper/papers: title title!; professor > {written by}; citations count 0..800 (most cited|least cited); \
 year year 2000..2023 (newest|oldest)
@@ -118,21 +118,21 @@ song/songs: title title!; album > {on}; length count 90..600 (longest|shortest);
 mood of calm,sad,happy,angry
 
 @garage
-owner/owners who: name person!; city city {living in %}; phone phone?
+owner/owners: name person!; city city {living in %}; phone phone?
 vehicle/vehicles: plate code!; owner > {belonging to}; make of Fiat,Honda,Skoda,Volvo,Ford; \
 model year year 1995..2023 (newest|oldest); mileage count 1..300; colour of red,blue,black,white
 repair/repairs: vehicle > {of}; repair date date 2020..2023; \
 cost money 30..2500 (most expensive|cheapest); mechanic person?; part of brakes,clutch,battery,engine
 
 @zoo
-keeper/keepers who: name person!; hire date date 2000..2022; wage money 1500..3600 (best paid|worst paid)
+keeper/keepers: name person!; hire date date 2000..2022; wage money 1500..3600 (best paid|worst paid)
 animal/animals: name goods!; keeper > {looked after by}; species of lion,zebra,otter,parrot,python; \
 weight real 1..400 (heaviest|lightest); birth date date 2000..2022 (youngest|oldest); origin country?
 feeding/feedings: animal > {of}; food of meat,fruit,fish,hay; amount count 1..30; \
 feeding date date 2023..2023
 
 @software
-developer/developers who: name person!; team of backend,frontend,mobile,data {in the % team}; \
+developer/developers: name person!; team of backend,frontend,mobile,data {in the % team}; \
 start date date 2010..2023; salary money 2800..9000 (best paid|worst paid)
 project/projects: name title!; developer > {led by}; language of Python,Rust,Java,Go; \
 budget count 5..500; deadline date? 2023..2024
@@ -140,15 +140,15 @@ ticket/tickets: project > {of}; title title!; priority int 1..5; state of open,c
 estimate count 1..40 (longest|shortest)
 
 @gym
-trainer/trainers who: name person!; discipline of yoga,boxing,swimming,pilates; \
+trainer/trainers: name person!; discipline of yoga,boxing,swimming,pilates; \
 hourly rate money 15..90 (most expensive|cheapest)
-member/members who: name person!; trainer > {coached by}; age int 16..80 (oldest|youngest); \
+member/members: name person!; trainer > {coached by}; age int 16..80 (oldest|youngest); \
 joining date date 2015..2023; plan of basic,plus,premium; referral person?
 session/sessions: member > {of}; session date date 2022..2023; minutes count 15..120 (longest|shortest); \
 calories count 50..900
 
 @press
-journalist/journalists who: name person!; desk of politics,sports,culture,science {at the % desk}; \
+journalist/journalists: name person!; desk of politics,sports,culture,science {at the % desk}; \
 city city {living in %}
 article/articles: title title!; journalist > {written by}; words count 120..4000 (longest|shortest); \
 publication date date 2021..2023; section of news,opinion,interview
@@ -181,7 +181,7 @@ exposure count 10..3600 (longest|shortest); observer person?
 @election
 party/parties: name title!; founding year year 1900..2020 (newest|oldest); seats count 0..120; \
 colour of red,blue,green,yellow
-candidate/candidates who: name person!; party > {of}; district city {from the district of %}; \
+candidate/candidates: name person!; party > {of}; district city {from the district of %}; \
 age int 25..80 (oldest|youngest); slogan title?
 donation/donations: candidate > {to}; donor person; amount money 10..5000 (largest|smallest); \
 donation date date 2021..2023

@@ -109,7 +109,6 @@ def best(rng: random.Random, table: Table, column: Column) -> Draft | None:
     order = f"{column.sql}{' DESC' if down else ''}"
     found = condition(rng, table, [column]) if rng.random() < 0.3 else None
     words, where = (f" {found.words}", f" WHERE {found.sql}") if found else ("", "")
-    wanted = [table.label]
     what = table.label.phrase if top == 1 else table.label.plural
     if top == 1:
         among = f"Among the {table.many}{words}, which" if found else "Which"
@@ -122,7 +121,7 @@ def best(rng: random.Random, table: Table, column: Column) -> Draft | None:
             f"{among} the {what} of the {top} {table.many} with the {end} {column.phrase}, {end} first."
         )
     ranking = f"SELECT {column.sql} FROM {table.sql}{where} ORDER BY {order}"
-    query = f"SELECT {selected(wanted)} FROM {table.sql}{where} ORDER BY {order} LIMIT {top}"
+    query = f"SELECT {table.label.sql} FROM {table.sql}{where} ORDER BY {order} LIMIT {top}"
     return Draft(question, query, (query.replace(where, ""),) if found else (), ranking, top)
 
 

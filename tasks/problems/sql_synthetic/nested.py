@@ -6,6 +6,7 @@ import random
 
 from tasks.problems.sql_synthetic.databases import CATEGORIES, NUMBERS, Column, Database, Table
 from tasks.problems.sql_synthetic.phrases import (
+    Condition,
     Draft,
     Maker,
     condition,
@@ -19,8 +20,6 @@ from tasks.problems.sql_synthetic.phrases import (
 )
 
 # ruff: noqa: S608 - these queries are what is made here
-
-_SHARED_KINDS = ("city", "country", "person", "date")
 
 
 @of_column(*NUMBERS)
@@ -103,14 +102,12 @@ def in_both(rng: random.Random, table: Table, column: Column) -> Draft | None:
     pair = _two(rng, table, column)
     if pair is None:
         return None
-    (first_words, first), (second_words, second) = pair
-    one, other = (f"SELECT {column.sql} FROM {table.sql} WHERE {sql}" for sql in (first, second))
+    one, other = (f"SELECT {column.sql} FROM {table.sql} WHERE {each.sql}" for each in pair)
+    a_first, second = f"{with_article(table.one)} {pair[0].words}", f"{table.one} {pair[1].words}"
     if rng.random() < 0.5:
-        ways = f"both {with_article(table.one)} {first_words} and {with_article(table.one)} {second_words}"
-        word = "INTERSECT"
+        ways, word = f"both {a_first} and {with_article(second)}", "INTERSECT"
     else:
-        ways = f"{with_article(table.one)} {first_words} but no {table.one} {second_words}"
-        word = "EXCEPT"
+        ways, word = f"{a_first} but no {second}", "EXCEPT"
     question = rng.choice(["Which {} have {}?", "List the {} that have {}, each once."]).format(
         column.plural, ways
     )
@@ -142,11 +139,11 @@ def linked_both(rng: random.Random, child: Table, link: Column, parent: Table) -
     pair = _two(rng, child, None, rng.choice(columns))
     if pair is None:
         return None
-    (first_words, first), (second_words, second) = pair
-    one, other = (f"SELECT {link.sql} FROM {child.sql} WHERE {sql}" for sql in (first, second))
+    first, second = pair
+    one, other = (f"SELECT {link.sql} FROM {child.sql} WHERE {each.sql}" for each in pair)
     word, joint = rng.choice([("INTERSECT", "and also"), ("EXCEPT", "but without any")])
-    tail = second_words if word == "EXCEPT" else f"with one {second_words}"
-    words = f"with at least one {child.one} {first_words} {joint} {tail}"
+    tail = second.words if word == "EXCEPT" else f"with one {second.words}"
+    words = f"with at least one {child.one} {first.words} {joint} {tail}"
     plain = f"SELECT {parent.label.sql} FROM {parent.sql} WHERE {parent.key.sql} IN "
     return Draft(
         listing(rng, parent, [parent.label], words), f"{plain}({one} {word} {other})", (f"{plain}({one})",)
@@ -155,7 +152,8 @@ def linked_both(rng: random.Random, child: Table, link: Column, parent: Table) -
 
 def in_two_tables(rng: random.Random, db: Database) -> Draft | None:
     """The values that columns of the same kind in two tables hold: all, the common ones, the difference."""
-    places = [(t, c) for t in db.tables for c in t.facts if c.kind in _SHARED_KINDS and not c.nullable]
+    kinds = ("city", "country", "person", "date")
+    places = [(t, c) for t in db.tables for c in t.facts if c.kind in kinds and not c.nullable]
     pairs = [(a, b) for a in places for b in places if a[0] is not b[0] and a[1].kind == b[1].kind]
     if not pairs:
         return None
@@ -173,22 +171,22 @@ def in_two_tables(rng: random.Random, db: Database) -> Draft | None:
 
 def _two(
     rng: random.Random, table: Table, but: Column | None, same: Column | None = None
-) -> tuple[tuple[str, str], tuple[str, str]] | None:
-    """Two conditions on one column of the table, in words and SQL."""
+) -> tuple[Condition, Condition] | None:
+    """Two conditions on one column of the table."""
     columns = [same] if same else [c for c in table.of_kind(*CATEGORIES) if c is not but]
     if columns:
         column = rng.choice(columns)
-        values = sorted({str(value) for value in table.values(column)})
+        values = sorted(set(table.values(column)))
         if len(values) < 2:
             return None
-        first, second = rng.sample(values, 2)
-        return (
-            (f"whose {column.phrase} is {first}", f"{column.sql} = {literal(first)}"),
-            (f"whose {column.phrase} is {second}", f"{column.sql} = {literal(second)}"),
+        first, second = (
+            Condition(f"whose {column.phrase} is {value}", f"{column.sql} = {literal(value)}", column)
+            for value in rng.sample(values, 2)
         )
+        return first, second
     one = condition(rng, table, [but] if but else [])
     other = condition(rng, table, [but, one.column] if one and but else [])
-    return ((one.words, one.sql), (other.words, other.sql)) if one and other else None
+    return (one, other) if one and other else None
 
 
 LEVELS: dict[int, list[tuple[Maker, int]]] = {

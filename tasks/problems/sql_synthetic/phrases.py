@@ -9,10 +9,6 @@ from dataclasses import dataclass
 
 from tasks.problems.sql_synthetic.databases import CATEGORIES, NUMBERS, Column, Database, Table
 
-MOST_ROWS = 60
-"""Rows of a gold query's result at most."""
-SUMMABLE = ("count", "money")
-
 
 @dataclass(frozen=True)
 class Draft:
@@ -75,10 +71,10 @@ class Condition:
 
 
 def worth_asking(draft: Draft, connection: sqlite3.Connection) -> bool:
-    """Whether the gold query gives some rows that are not all NULL or 0, every part of it matters, and what
-    it orders by has no ties."""
+    """Whether the gold query gives some rows, not too many, that are not all NULL or 0, every part of it
+    matters, and what it orders by has no ties."""
     rows = connection.execute(draft.query).fetchall()
-    if not 0 < len(rows) <= MOST_ROWS or all(value in (None, 0) for row in rows for value in row):
+    if not 0 < len(rows) <= 60 or all(value in (None, 0) for row in rows for value in row):
         return False
     if any(_same(rows, connection.execute(query).fetchall()) for query in draft.without):
         return False
@@ -176,10 +172,7 @@ def _missing(rng: random.Random, column: Column) -> Condition:
 
 
 def _number(rng: random.Random, table: Table, column: Column) -> Condition:
-    name, values = (
-        column.phrase,
-        sorted({each for each in table.values(column) if isinstance(each, int | float)}),
-    )
+    name, values = column.phrase, sorted(set(table.values(column)))
     value = rng.choice(values[len(values) // 5 : -(len(values) // 5) or None])
     more, less, least = ("after", "before", "later") if column.kind == "year" else ("above", "below", "more")
     above = f"with {with_article(name)} {more} {value}"
@@ -203,13 +196,12 @@ def _number(rng: random.Random, table: Table, column: Column) -> Condition:
 
 
 def _date(rng: random.Random, table: Table, column: Column) -> Condition:
-    name, value = column.phrase, str(rng.choice(table.values(column)))
-    year = value[:4]
+    name, value = column.phrase, rng.choice(table.values(column))
     ways = [
         (f"whose {name} is after {value}", f"{column.sql} > '{value}'"),
         (f"whose {name} is before {value}", f"{column.sql} < '{value}'"),
         (f"with {with_article(name)} before {value}", f"{column.sql} < '{value}'"),
-        (f"whose {name} is in {year}", f"{column.sql} LIKE '{year}-%'"),
+        (f"whose {name} is in {value[:4]}", f"{column.sql} LIKE '{value[:4]}-%'"),
     ]
     return Condition(*rng.choice(ways), column)
 
@@ -220,10 +212,10 @@ def _text(rng: random.Random, table: Table, column: Column) -> Condition:
     shown = spelt(rng, value)
     ways = [(f"whose {column.phrase} is {shown}", f"{column.sql} = {literal(value)}")]
     if column.spoken:
-        ways += [(column.spoken.replace("%", str(value)), ways[0][1])] * 2
+        ways += [(column.spoken.replace("%", value), ways[0][1])] * 2
     elif column.kind in CATEGORIES:
         ways.append((f"with {with_article(column.phrase)} of {shown}", ways[0][1]))
-    several = sorted({str(v) for v in values} - {str(value)})
+    several = sorted({*values} - {value})
     if column.kind in CATEGORIES and len(several) > 1 and rng.random() < 0.2:
         other = rng.choice(several)
         ways = [

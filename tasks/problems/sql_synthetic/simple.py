@@ -6,7 +6,6 @@ import random
 
 from tasks.problems.sql_synthetic.databases import CATEGORIES, NUMBERS, Column, Database, Table
 from tasks.problems.sql_synthetic.phrases import (
-    SUMMABLE,
     Draft,
     Maker,
     asked,
@@ -88,17 +87,15 @@ def count(rng: random.Random, db: Database) -> Draft | None:
     return Draft(question, f"{plain} WHERE {found.sql}", (plain,))
 
 
-_ENDS = {"MAX": ["highest", "maximum"], "MIN": ["lowest", "minimum"]}
-_DATES = {"MAX": ["latest"], "MIN": ["earliest"]}
-
-
 @of_column(*NUMBERS, "date", "year")
 def aggregate(rng: random.Random, table: Table, column: Column) -> Draft | None:
     """One aggregate of a column: average, total, highest or lowest."""
-    names = dict(_DATES if column.kind in ("date", "year") else _ENDS)
+    names = {"MAX": ["highest", "maximum"], "MIN": ["lowest", "minimum"]}
+    if column.kind in ("date", "year"):
+        names = {"MAX": ["latest"], "MIN": ["earliest"]}
     if column.kind in NUMBERS:
         names["AVG"] = ["average", "mean"]
-    if column.kind in SUMMABLE:
+    if column.kind in ("count", "money"):
         names["SUM"] = ["total"]
     function = rng.choice(sorted(names))
     found = condition(rng, table, [column]) if rng.random() < 0.5 else None

@@ -129,7 +129,7 @@ def test_laws(rewards: list[list[Any]], per_problem: int, max_age: int, capacity
         assert len(buffer) == before + fates.get("admitted", 0) - left
         assert len(buffer) <= min(capacity, seen)
         assert all(round - born <= max_age for born in buffer.cohorts())
-        assert ReplayBuffer.from_table(buffer.to_table(), rules).to_table().equals(buffer.to_table())
+        assert ReplayBuffer(rules, buffer.to_table()).to_table().equals(buffer.to_table())
 
 
 def test_cohorts_that_drifted_leave_with_all_older_ones() -> None:

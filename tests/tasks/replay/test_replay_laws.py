@@ -123,7 +123,7 @@ def test_a_snapshot_reads_back_as_it_was_and_is_made_with_the_same_bytes(nano: N
     assert made.digest == again.digest
     buffer = opened(made, rules)
     assert buffer.to_table().schema.equals(REPLAY)
-    copy = ReplayBuffer.from_table(buffer.to_table(), rules, buffer.results, buffer.started)
+    copy = ReplayBuffer(rules, buffer.to_table(), buffer.results, buffer.started)
     assert copy.to_table().equals(buffer.to_table())
     assert copy.cohorts() == buffer.cohorts()
     assert buffer.results.equals(read_table(made.file("results.parquet")))
