@@ -132,8 +132,7 @@ def export_merged(name: str, target: Path) -> str:
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     with Context(scratch=new) as context:
-        job = Job(_params(record), last.round, {"model": base}, new, context)
-        trainer = job_policy(job)
+        trainer = job_policy(Job(_params(record), last.round, {"model": base}, new, context))
         trainer.restore(made.path)
         trainer.merged(new)
     new.rename(target)

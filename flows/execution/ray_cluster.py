@@ -22,9 +22,8 @@ class RayCluster:
     def __init__(self, workspace: Path, count: int) -> None:
         self.workspace = workspace
         self._count = count
-        self._flow = (
-            contextvars.copy_context()
-        )  # inside a stage's task, Prefect would send that to the workers
+        # Here and not in ``each``: inside a stage's task, Prefect would send that to the workers.
+        self._flow = contextvars.copy_context()
         self._runner: Any = None
 
     def each(self, shards: Sequence[Mapping[str, Any]]) -> list[str]:

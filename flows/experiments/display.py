@@ -79,7 +79,7 @@ class Terminal(Display):
         self._name = name
         self._runs = runs
         self._workers = min(workers, len(runs))
-        self._planned = {run.trial.name: _stages(run) for run in runs}
+        self._planned = {run.trial.name: len(plan(run.trial.params)) for run in runs if not run.trial.budget}
         self._rounds = sum(run.trial.params.rounds for run in runs if not run.trial.budget)
         self._rounds_done = 0
         self._seconds: list[float] = []
@@ -147,11 +147,6 @@ def display(
 def _ended(run: Run) -> str:
     stages = f"{run.made} stages made, {run.cached} cached, {duration(run.seconds)}"
     return f"{run.trial.name}: {run.outcome}{f' ({run.why})' if run.why else ''}, {stages}"
-
-
-def _stages(run: Run) -> int:
-    """Stages that the run will have; 0 where its budget decides."""
-    return 0 if run.trial.budget else len(plan(run.trial.params))
 
 
 def _summary(place: Path) -> dict[str, Any]:
