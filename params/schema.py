@@ -17,7 +17,6 @@ from params.store import ADDRESS, StoreSettings
 Speed = "speed"
 """Marks a field that is left out of fingerprints."""
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
-NonNegative = Annotated[float, Field(ge=0.0)]
 
 
 def lasting(section: type[BaseModel]) -> list[str]:
@@ -210,7 +209,7 @@ class Update(Config):
     """AdamW's step length after the warm-up."""
     warmup_steps: Annotated[int, Field(ge=0)] = 2
     """Optimiser steps, counted over the whole run, in which the learning rate rises linearly."""
-    weight_decay: NonNegative = 0.0
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     """AdamW's decoupled weight decay."""
     beta1: Probability = 0.9
     """AdamW's first-moment decay."""

@@ -7,6 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,16 +58,13 @@ def judge_file(asked: JudgeOptions, as_json: bool, scratch: Path) -> dict[str, A
     for text in asked.settings:
         choice = merge(choice, read_setting(text))
     root = None if asked.databases is None else _root(asked.databases, scratch)
-    judge = Judge(Choice.model_validate(choice), asked.workers, root)
-    try:
-        with Progress(disable=as_json, transient=True) as progress:
-            bar = progress.add_task("judging", total=len(rows))
-            verdicts = judge.judge(
-                [(row["gold"], row["answer"]) for row in rows],
-                lambda done: progress.update(bar, completed=done),
-            )
-    finally:
-        judge.close()
+    with (
+        closing(Judge(Choice.model_validate(choice), asked.workers, root)) as judge,
+        Progress(disable=as_json, transient=True) as progress,
+    ):
+        bar = progress.add_task("judging", total=len(rows))
+        pairs = [(row["gold"], row["answer"]) for row in rows]
+        verdicts = judge.judge(pairs, lambda done: progress.update(bar, completed=done))
     if asked.out is not None:
         _write(asked.out, rows, verdicts)
     found = summary(verdicts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +48,7 @@ def pipeline_file(params: Params, name: str) -> str:
     pipeline = {
         "stages": stages,
         "metrics": [f"runs/{name}/metrics.json"],
-        "plots": [
-            {f"{title} by round": {"x": "round", "y": {f"runs/{name}/rounds.csv": column}, "title": title}}
-            for title, column in PLOTS.items()
-        ],
+        "plots": plots(PLOTS, [f"runs/{name}/rounds.csv"]),
     }
     return HEADER + yaml.dump(pipeline, Dumper=_Plain, sort_keys=False, width=110)
 
@@ -65,9 +62,17 @@ PLOTS = {
 """Title of a plot: its column in ``rounds.csv``."""
 
 
+def plots(columns: Mapping[str, str], tables: Sequence[str]) -> list[dict[str, Any]]:
+    """A plot for each column, with a line for each table of rounds."""
+    return [
+        {f"{title} by round": {"x": "round", "y": dict.fromkeys(tables, column), "title": title}}
+        for title, column in columns.items()
+    ]
+
+
 def _stage(stage: str, planned: Plan, name: str) -> dict[str, Any]:
     """The stage as DVC stages: rounds that are wired alike share one ``foreach``."""
-    params = planned.params
+    params, lag = planned.params, planned.params.rollout.lag
     if planned.table[stage].once:
         return {stage: _body(planned[stage], params, name, "0")}
     alike: dict[tuple[str, ...], list[int]] = {}
@@ -81,12 +86,9 @@ def _stage(stage: str, planned: Plan, name: str) -> dict[str, Any]:
         if title != stage and len(rounds) == 1:
             found[title] = _body(first, params, name, str(rounds[0]))
         else:
-            lag = params.rollout.lag
-            items = {f"{r:02d}": _item(r, lag) for r in rounds}
-            template = _template(first, lag)
             found[title] = {
-                "foreach": items,
-                "do": _body(first, params, name, "${item.round}", template),
+                "foreach": {f"{r:02d}": _item(r, lag) for r in rounds},
+                "do": _body(first, params, name, "${item.round}", _template(first, lag)),
             }
     return found
 

@@ -6,7 +6,6 @@ import functools
 import hashlib
 from collections.abc import Mapping
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -42,11 +41,13 @@ def lasting_facts(
     elsewhere: Mapping[str, str] | None = None,
     source: SourceTree = SOURCE,
 ) -> dict[str, Any]:
-    """What a stage depends on in every round of a run.
+    """What a stage depends on in every round of a run, with the files of the user's own that are there.
 
     ``elsewhere``: what identifies the files that it reads, by name, where some of them are not here.
     """
-    files = {str(path): file_digest(path) for path in files_read(stage, params)}
+    parts = list(requirements_of(stage, params))
+    named = [*stage.files(params), *(path for part in parts for path in part.files)]
+    files = {str(path): file_digest(path) for path in named if path.is_file()}
     return {
         "stage": stage.name,
         "params": parameters_read(stage, params),
@@ -71,12 +72,6 @@ def versions(stage: StageDef, params: Params) -> dict[str, str]:
     """The installed versions of the libraries that it stands on; one that is not installed is left out."""
     names = {*stage.libraries, *(name for part in requirements_of(stage, params) for name in part.libraries)}
     return {name: version for name in sorted(names) if (version := _version(name)) is not None}
-
-
-def files_read(stage: StageDef, params: Params) -> list[Path]:
-    """The files of the user's own that it reads, those that are there."""
-    named = [*stage.files(params), *(path for part in requirements_of(stage, params) for path in part.files)]
-    return [path for path in named if path.is_file()]
 
 
 @functools.cache

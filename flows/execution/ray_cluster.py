@@ -11,9 +11,9 @@ from typing import Any
 
 from prefect import task
 
-from flows.execution.source import ROOT
 from params.base import BadInput
 from params.schema import Params
+from tasks.core.json_process import environment
 
 
 class RayCluster:
@@ -52,7 +52,7 @@ class RayCluster:
         from prefect_ray import RayTaskRunner
 
         api = str(get_client(sync_client=True).api_url)
-        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        path = environment()["PYTHONPATH"]
         known = {name: value for name, value in os.environ.items() if name.startswith(("PREFECT_", "OMP_"))}
         settings: dict[str, Any] = {
             "runtime_env": {"env_vars": {**known, "PREFECT_API_URL": api, "PYTHONPATH": path}},

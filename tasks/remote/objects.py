@@ -31,9 +31,7 @@ from tasks.remote.trouble import RAISED, absent, garbled, passing, spoken
 
 MOST_PARTS = 10_000
 PAUSE = 0.2
-"""Seconds before the second attempt; each further pause is twice as long."""
-LONGEST_PAUSE = 5.0
-CHUNK = 2**20
+"""Seconds before the second attempt; each further pause is twice as long, up to 5 seconds."""
 
 ResultT = TypeVar("ResultT")
 Moved = Callable[[int], None]
@@ -87,7 +85,7 @@ class Bucket:
         """``action``, again after a pause where it may succeed then. Raises ``RemoteTrouble``."""
         for attempt in range(self.store.attempts):
             if attempt:
-                time.sleep(min(LONGEST_PAUSE, PAUSE * 2 ** (attempt - 1)) * (0.5 + random.random()))
+                time.sleep(min(5.0, PAUSE * 2 ** (attempt - 1)) * (0.5 + random.random()))
             try:
                 result = action()
                 self._known = True
@@ -277,10 +275,8 @@ class Bucket:
         return upload, {part["PartNumber"]: part["ETag"].strip('"') for part in there}
 
     def _digest(self, key: str) -> str:
-        digest = hashlib.sha256()
-        for chunk in self._client.get_object(Bucket=self.bucket, Key=key)["Body"].iter_chunks(CHUNK):
-            digest.update(chunk)
-        return digest.hexdigest()
+        body = self._client.get_object(Bucket=self.bucket, Key=key)["Body"]
+        return hashlib.file_digest(body, "sha256").hexdigest()
 
     def _part_of(self, size: int) -> int:
         """Bytes in a part: as set, and more where there would be too many parts."""
