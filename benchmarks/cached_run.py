@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-import time
+import timeit
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -33,8 +33,6 @@ class Quick(StageDef):
     """A stage with the fingerprint of the real one and hardly any work."""
 
     def load(self) -> Stage:
-        """A function that writes one small file."""
-
         def fill(job: Job) -> dict[str, float]:
             (job.out / "content").write_text(f"{self.name} {job.round}")
             return {}
@@ -60,16 +58,10 @@ def run(root: Path, params: Params, nodes: Callable[[Params], Iterable[Node]] = 
 
 def seconds(work: Callable[[], object], repeats: int) -> float:
     """Median wall time of one call."""
-    taken = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - began)
-    return median(taken)
+    return median(timeit.repeat(work, "gc.enable()", number=1, repeat=repeats))
 
 
 def main() -> None:
-    """Print a block for each number of rounds, and a line of JSON."""
     parser = shared.parser(__doc__)
     parser.add_argument("--rounds", type=int, nargs="+", default=[30, 100, 300])
     parser.add_argument("--plan", type=int, default=1000, help="rounds of the run that is only planned")

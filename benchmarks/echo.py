@@ -93,7 +93,6 @@ def measure(model: str, task: str, settings: Sequence[str], repeats: int) -> dic
 
 
 def main() -> None:
-    """Print a table and a line of JSON."""
     parser = shared.parser(__doc__)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--task", default="arithmetic")

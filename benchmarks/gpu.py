@@ -226,7 +226,6 @@ def _wait(device: torch.device) -> None:
 
 
 def main() -> None:
-    """Print a table and a line of JSON."""
     parser = shared.parser(__doc__)
     parser.add_argument("--adapter", choices=("lora", "full"), default="lora")
     parser.add_argument(

@@ -10,6 +10,7 @@ and runs both queries, once an answer, with as many at a time as there are worke
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import sqlite3
 import subprocess
@@ -48,10 +49,6 @@ def _database(root: Path) -> Path:
     return path
 
 
-def _answer(index: int) -> str:
-    return GOLD.replace("FROM city", f"FROM city WHERE id < {1000 + index}")
-
-
 def _speed(judge: Callable[[list[str]], None], answers: Callable[[int], list[str]], seconds: float) -> float:
     """Answers a second, in batches that grow until one takes ``seconds``."""
     count = 16
@@ -66,7 +63,6 @@ def _speed(judge: Callable[[list[str]], None], answers: Callable[[int], list[str
 
 
 def main() -> None:
-    """Measure and print."""
     parser = shared.parser(__doc__)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=5.0)
@@ -76,7 +72,7 @@ def main() -> None:
         right = json.dumps({"database": "world", "query": GOLD})
         court = Judge(Choice(name="sql"), options.workers, Path(folder))
         court.judge([(right, GOLD)] * 2 * options.workers)
-        fresh = iter(range(1, 10**9))
+        limits = itertools.count(1001)
 
         def pooled(answers: list[str]) -> None:
             verdicts = court.judge([(right, answer) for answer in answers])
@@ -91,7 +87,7 @@ def main() -> None:
                 assert all(threads.map(one, answers))
 
         def different(count: int) -> list[str]:
-            return [_answer(next(fresh)) for _ in range(count)]
+            return [GOLD.replace("FROM city", f"FROM city WHERE id < {next(limits)}") for _ in range(count)]
 
         speed = _speed(pooled, different, options.seconds)
         equal = _speed(pooled, lambda count: [GOLD] * count, options.seconds)

@@ -22,6 +22,7 @@ import shared
 
 from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.record import Record
+from tasks.core.json_process import environment
 
 
 def figures(directory: Path) -> dict[str, float]:
@@ -47,12 +48,11 @@ def timed(settings: list[str], home: Path) -> float:
     command = [sys.executable, "-m", "flows.cli", "run", "--name", "overhead", "--model", "nano"]
     command += [part for setting in settings for part in ("--set", setting)]
     began = time.perf_counter()
-    subprocess.run(command, env=shared.environment(home), check=True)
+    subprocess.run(command, env=environment(OSTINATO_HOME=str(home)), check=True)
     return time.perf_counter() - began
 
 
 def main() -> None:
-    """Print a table and a line of JSON."""
     parser = shared.parser(__doc__)
     parser.add_argument("--run", help="a finished run under runs/ of the workspace")
     eight = ["engine.name=transformers", "rounds=8", "evaluate.every=4", "task.held_out_count=32"]

@@ -60,7 +60,6 @@ def _seconds(artefact: Artefact) -> float:
 
 
 def main() -> None:
-    """Print the two rounds and a line of JSON."""
     parser = shared.parser(__doc__)
     parser.add_argument("run", type=Path, nargs="?", help="a finished run; --tiny makes one")
     parser.add_argument("--every", type=int, default=3)

@@ -15,7 +15,6 @@ beside them.
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import tempfile
 import time
@@ -63,8 +62,6 @@ def generate(policy: Policy, prompts: Prompts, samples: int, tokens: int) -> Sam
 
 
 def engine(made: InProcess | Vllm, prompts: Prompts, samples: int, tokens: int) -> Sampler:
-    """One of Ostinato's engines."""
-
     def once(repeat: int) -> int:
         asked = [
             Request(prompt, seed(repeat, "benchmark", place, sample))
@@ -78,12 +75,13 @@ def engine(made: InProcess | Vllm, prompts: Prompts, samples: int, tokens: int) 
 
 
 def encoded(policy: Policy, shape: str, count: int) -> Prompts:
-    """The prompts' tokens."""
-    encode = functools.partial(
-        policy.tokenizer.apply_chat_template, add_generation_prompt=True, return_dict=False
-    )
-    texts = [SHAPES[shape].instruction.replace("{question}", row.question) for row in problems(shape, count)]
-    return [tuple(encode([{"role": "user", "content": text}])) for text in texts]
+    found = []
+    for row in problems(shape, count):
+        text = SHAPES[shape].instruction.replace("{question}", row.question)
+        talk = [{"role": "user", "content": text}]
+        ids = policy.tokenizer.apply_chat_template(talk, add_generation_prompt=True, return_dict=False)
+        found.append(tuple(ids))
+    return found
 
 
 def measure(
@@ -122,7 +120,6 @@ def measure(
 
 
 def main() -> None:
-    """Print a table and a line of JSON."""
     parser = shared.parser(__doc__)
     parser.add_argument("--model", choices=("smollm2-135m", "nano"), default="smollm2-135m")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")

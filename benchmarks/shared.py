@@ -53,14 +53,7 @@ def refuse(text: str) -> None:
     sys.exit(2)
 
 
-def environment(home: Path) -> dict[str, str]:
-    """For a process that runs this source in the workspace ``home``."""
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {**os.environ, "OSTINATO_HOME": str(home), "PYTHONPATH": path}
-
-
 def show(title: str, figures: Mapping[str, float]) -> None:
-    """Print a block of figures."""
     print(title)
     for name, value in figures.items():
         shown = f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -28,6 +28,7 @@ that TRL 1.16 takes).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -35,22 +36,58 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import psutil
 import shared
-from process_memory import PeakMemory
 from step_shapes import SHAPES, endless_model, problems
 
 from tasks.artefacts.tables import read_table
+from tasks.core.json_process import environment
 
 HERE = Path(__file__).parent
 
 Run = dict[str, Any]
 """``warm_up`` and ``seconds`` of rounds, ``sampling_seconds``, ``tokens``, ``prompts``, ``memory``."""
+
+
+class PeakMemory:
+    """Watches a process tree while the block lasts; then ``bytes`` is the most that it held at once.
+
+    In pages that count once (PSS).
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.bytes = 0
+        self._pid = pid
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> PeakMemory:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(1.0):  # a look walks the page tables and costs some 20 ms
+            self.bytes = max(self.bytes, self._held())
+
+    def _held(self) -> int:
+        found = 0
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(self._pid)
+            for member in (process, *process.children(recursive=True)):
+                with contextlib.suppress(psutil.Error):  # it has ended since
+                    found += member.memory_full_info().pss
+        return found
 
 
 def ostinato(chosen: argparse.Namespace, model: Path, home: Path) -> Run:
@@ -88,8 +125,8 @@ def ostinato(chosen: argparse.Namespace, model: Path, home: Path) -> Run:
     ]
     ends: list[float] = []
     sampling: list[float] = []
-    environment = shared.environment(home)
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    own = environment(OSTINATO_HOME=str(home))
+    with subprocess.Popen(command, env=own, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         with PeakMemory(process.pid) as memory:
             for line in process.stdout:
@@ -108,7 +145,7 @@ def ostinato(chosen: argparse.Namespace, model: Path, home: Path) -> Run:
         **_split([after - before for before, after in pairwise(ends)], sampling),
         "tokens": [sum(map(len, table["response_ids"].to_pylist())) for table in answers],
         "trained_tokens": [metrics["trained_tokens"] for metrics in trained],
-        "prompts": _digest(prompts),
+        "prompts": hashlib.sha256("\n".join(sorted(prompts)).encode()).hexdigest(),
         "memory": memory.bytes,
     }
 
@@ -134,9 +171,9 @@ def trl(chosen: argparse.Namespace, model: Path, home: Path, python: Path, setti
     (home / "trl.json").write_text(json.dumps(spec))
     command = [str(python), str(HERE / "step_trl.py"), str(home / "trl.json")]
     quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    environment = {"OMP_NUM_THREADS": str(shared.THREADS), **quiet, **os.environ}
+    own = {"OMP_NUM_THREADS": str(shared.THREADS), **quiet, **os.environ}
     with (home / "trl.log").open("w") as log:
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
+        process = subprocess.Popen(command, env=own, stdout=subprocess.PIPE, stderr=log, text=True)
         with PeakMemory(process.pid) as memory:
             out, _ = process.communicate()
     if process.returncode:
@@ -148,10 +185,6 @@ def trl(chosen: argparse.Namespace, model: Path, home: Path, python: Path, setti
 def _split(seconds: list[float], sampling: list[float]) -> Run:
     """The first round warms up: engines start, caches fill."""
     return {"warm_up": seconds[0], "seconds": seconds[1:], "sampling_seconds": sampling[1:]}
-
-
-def _digest(prompts: set[str]) -> str:
-    return hashlib.sha256("\n".join(sorted(prompts)).encode()).hexdigest()
 
 
 def environment_of_trl() -> Path:
@@ -182,7 +215,6 @@ def summary(runs: list[Run]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Print a table and a line of JSON."""
     parser = shared.parser(__doc__)
     parser.add_argument("--shape", choices=SHAPES, default="arithmetic-short")
     parser.add_argument("--model", choices=("smollm2-135m", "nano"), default="smollm2-135m")

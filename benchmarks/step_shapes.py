@@ -22,8 +22,6 @@ NEVER_SAMPLED = "<empty_output>"
 
 @dataclass(frozen=True)
 class Shape:
-    """One kind of round."""
-
     max_tokens: int
     """Tokens of every response."""
     instruction: str

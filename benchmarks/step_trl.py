@@ -108,7 +108,6 @@ def settings(spec: dict[str, Any], folder: str) -> GRPOConfig:
 
 
 def main() -> None:
-    """Train for the wanted steps."""
     parser = shared.parser(__doc__)
     parser.add_argument("specification", type=Path, help="JSON, as step.py writes it")
     spec = json.loads(parser.parse_args().specification.read_text())

@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import timeit
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -188,11 +189,7 @@ def ceiling(model: Path) -> float:
     config = json.loads((model / "config.json").read_text())
     x = torch.randn(2048, config["hidden_size"]).bfloat16()
     weight = torch.randn(config["intermediate_size"], config["hidden_size"]).bfloat16()
-    taken = []
-    for _ in range(150):
-        began = time.perf_counter()
-        x @ weight.T
-        taken.append(time.perf_counter() - began)
+    taken = timeit.repeat(lambda: x @ weight.T, number=1, repeat=150)
     return 2.0 * x.numel() * len(weight) / median(taken)
 
 
@@ -256,7 +253,6 @@ def grow(
 
 
 def main() -> None:
-    """Print a table and a line of JSON."""
     parser = shared.parser(__doc__)
     parser.add_argument("--model", default="smollm2-135m", help="a preset, or a Hugging Face folder")
     parser.add_argument("--shape", choices=SHAPES, default="sql")

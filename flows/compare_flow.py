@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 from prefect import flow, get_run_logger
@@ -11,9 +12,28 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from pydantic import Field
 
 from flows.experiments.comparison import make, work_of_methods
+from flows.experiments.display import Display
 from flows.experiments.worker_pool import Event, Run
 from params.compare_options import CompareOptions
 from tasks.core.errors import StageFailure
+
+
+class Log(Display):
+    """Tells Prefect's log of runs that end, and of notes."""
+
+    def __init__(self) -> None:
+        self._logger = get_run_logger()
+
+    def tell(self, run: Run, event: Event) -> None:
+        """One line for each."""
+        if event["event"] == "end":
+            said = (run.trial.name, run.outcome, run.made, run.cached)
+            self._logger.info("%s %s: %d stages made, %d cached", *said)
+        elif event["event"] == "note":
+            self._logger.warning("%s: %s", run.trial.name, event["text"])
+
+    def conclude(self, place: Path) -> None:
+        """The flow does it."""
 
 
 @flow(name="compare", flow_run_name="{name}")
@@ -35,16 +55,7 @@ def compare(
     ``StageFailure`` where a run failed.
     """
     options = CompareOptions(methods, seeds, task, model, baseline, budget, settings or [], name, workers)
-    logger = get_run_logger()
-
-    def listen(run: Run, event: Event) -> None:
-        if event["event"] == "end":
-            said = (run.trial.name, run.outcome, run.made, run.cached)
-            logger.info("%s %s: %d stages made, %d cached", *said)
-        elif event["event"] == "note":
-            logger.warning("%s: %s", run.trial.name, event["text"])
-
-    made = make(work_of_methods(options), listen=listen)
+    made = make(work_of_methods(options), shown=Log())
     if made.place is None:
         raise StageFailure("no run of the comparison came to its end")
     summary = json.loads((made.place / "summary.json").read_text())

@@ -23,8 +23,6 @@ from tasks.artefacts.record import RECORD, Record
 from tasks.artefacts.store import Store
 from tasks.core.context import Context
 
-AGAIN = "prefect deployment run evaluate/on-demand -p run={}"
-
 
 @flow(name="evaluate", flow_run_name="{run}", on_failure=[tell_failure], on_crashed=[tell_failure])
 def evaluate(
@@ -53,7 +51,8 @@ def evaluate(
     store = Store(root)
     busy = f"run {name}: another process is at it; wait for it"
     with gpu_slot(), store.lock(f"run-{name}", busy), Context(store.scratch(f"run-{name}")) as context:
-        runner = Runner(root, name, params, context, watch_of_run(), AGAIN.format(run))
+        command = f"prefect deployment run evaluate/on-demand -p run={run}"
+        runner = Runner(root, name, params, context, watch_of_run(), command)
         for place in wanted.inputs.values():
             if place == "problems":  # other settings may want others
                 runner.settle(stages[place], runner.identify(stages[place]))

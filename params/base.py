@@ -83,12 +83,9 @@ def _keys(config: type[BaseModel], location: tuple[int | str, ...]) -> list[str]
         if get_origin(here) is not None:  # a mapping or a tuple of configurations: on to those
             here = next(kind for kind in reversed(get_args(here)) if kind is not Ellipsis)
             continue
-        field = here.model_fields.get(part) if isinstance(part, str) else None
-        here = field.annotation if field is not None else here
-        here = _given(here)
-        if get_origin(here) is None and not (isinstance(here, type) and issubclass(here, BaseModel)):
-            return []
-    return list(here.model_fields) if hasattr(here, "model_fields") else []
+        field = getattr(here, "model_fields", {}).get(part)
+        here = _given(field.annotation) if field else here
+    return list(getattr(here, "model_fields", ()))
 
 
 def _given(kind: Any) -> Any:

@@ -45,7 +45,7 @@ class CompareOptions:
         baseline = arm_name(self.baseline) if self.baseline else names[0]
         if baseline not in arms:
             raise BadInput(f"--baseline {self.baseline}: not among the methods{nearest(baseline, arms)}")
-        budget = read_budget(self.budget) if self.budget else self._presets_budget()
+        budget = read_budget(self.budget) if self.budget else None
         first = compose(self.model, self.task, self.methods[0], self.settings)
         return self._name(), Comparison(
             title=f"{', '.join(names)} on {self.task} with {self.model}",
@@ -54,7 +54,7 @@ class CompareOptions:
             arms=arms,
             baseline=baseline,
             seeds=self.seeds,
-            budget=budget,
+            budget=budget or Budget(rounds=first.rounds),
             confidence=first.evaluate.confidence,
         )
 
@@ -72,9 +72,6 @@ class CompareOptions:
                 "--methods: names nothing; expected methods with commas between, such as grpo,drpo"
             )
         return arms
-
-    def _presets_budget(self) -> Budget:
-        return Budget(rounds=compose(self.model, self.task, self.methods[0], self.settings).rounds)
 
     def _name(self) -> str:
         if self.name is None:

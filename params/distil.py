@@ -8,8 +8,6 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from params.base import Config
 
-Share = Annotated[float, Field(ge=0.0, lt=1.0)]
-
 
 class Teacher(Config):
     """Phase one: how one teacher is fitted to the round's answers, far and without a trust region."""
@@ -95,7 +93,7 @@ class Distil(Config):
     """By name; several are combined. The first is the one that is evaluated."""
     signal: Signal = Signal()
     student: Student = Student()
-    hold_out: Share = 0.125
+    hold_out: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.125
     """Share of a round's problems that no teacher sees, rounded up: there signals are judged."""
     evaluate_teacher: bool = True
     """Evaluate the first teacher, on the held-out problems, whenever the policy is evaluated."""

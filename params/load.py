@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +118,6 @@ def read_setting(text: str) -> dict[str, Any]:
 def _number(value: Any) -> Any:
     """YAML 1.1 reads ``1e-4`` as text; a person means the number."""
     if isinstance(value, str):
-        try:
+        with suppress(ValueError):
             return float(value)
-        except ValueError:
-            return value
     return value

@@ -56,7 +56,7 @@ def find_part(kind: type[PartT], package: str, name: str, hook: str, where: str)
         return found
     known = _modules(package)
     if name in known:
-        found = cast(PartT, _ours(cast(Any, kind), f"{package}.{name}"))
+        found = filled(kind, importlib.import_module(f"{package}.{name}"))
         if getattr(found, hook) is not None:
             return found
     usable = [m for m in known if hasattr(importlib.import_module(f"{package}.{m}"), hook)]
@@ -77,11 +77,6 @@ def filled(kind: type[PartT], module: ModuleType) -> PartT:
             raise BadInput(f"{file}: {name} does not fit; expected {name}{expected}")
     _refuse_unknown(module, file, types)
     return kind(name=module.__name__.rpartition(".")[2], file=file, **hooks)
-
-
-@functools.cache
-def _ours(kind: Any, name: str) -> Any:
-    return filled(kind, importlib.import_module(name))
 
 
 @functools.cache

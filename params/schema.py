@@ -7,21 +7,21 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, Field, PositiveFloat, PositiveInt, model_validator
 
 from params.address import addresses
 from params.base import Choice, Config
 from params.distil import Distil
 from params.store import ADDRESS, StoreSettings
 
-
-class SpeedKnob:
-    """Marks a field that is left out of fingerprints."""
-
-
-Speed = SpeedKnob()
+Speed = "speed"
+"""Marks a field that is left out of fingerprints."""
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
-NonNegative = Annotated[float, Field(ge=0.0)]
+
+
+def lasting(section: type[BaseModel]) -> list[str]:
+    """The fields of a section that change what is made."""
+    return [name for name, field in section.model_fields.items() if Speed not in field.metadata]
 
 
 class Model(Config):
@@ -147,7 +147,7 @@ class Engine(Config):
     """Seconds that an engine may take to start."""
     reply_timeout: Annotated[PositiveInt, Speed] = 3600
     """Seconds without any sign of life after which the engine counts as dead."""
-    servers: Annotated[tuple[str, ...], Speed] = ()
+    servers: Annotated[tuple[str, ...], AfterValidator(addresses), Speed] = ()
     """``server`` only: addresses of vLLM servers, such as ``http://127.0.0.1:8001``."""
     start_servers: Annotated[int, Field(ge=0), Speed] = 0
     """``server`` only: servers to start on this machine, which split its cores or GPUs and the memory above
@@ -159,11 +159,6 @@ class Engine(Config):
     workspace, which is right for servers on this machine."""
     probe_tolerance: PositiveFloat = 0.25
     """Largest mean difference between engine and trainer on the probe's log-probabilities, in nats."""
-
-    @field_validator("servers")
-    @classmethod
-    def _are_addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return addresses(value)
 
     @model_validator(mode="after")
     def _has_servers(self) -> Engine:
@@ -214,7 +209,7 @@ class Update(Config):
     """AdamW's step length after the warm-up."""
     warmup_steps: Annotated[int, Field(ge=0)] = 2
     """Optimiser steps, counted over the whole run, in which the learning rate rises linearly."""
-    weight_decay: NonNegative = 0.0
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     """AdamW's decoupled weight decay."""
     beta1: Probability = 0.9
     """AdamW's first-moment decay."""

@@ -18,8 +18,6 @@ from flows.execution.validation import run_name, settled
 from params.base import BadInput, Config, nearest, validate
 from params.load import compose, read_yaml
 
-FILE = "prefect.yaml"
-
 
 class Deployment(Config):
     """What is checked of a deployment; Prefect knows the rest."""
@@ -37,10 +35,11 @@ class _File(Config):
 
 def deploy(root: Path, names: list[str]) -> str:
     """Register the deployments called ``names``, or all, and say what was done. Raises ``BadInput``."""
-    deployments = checked(root / FILE)
+    path = root / "prefect.yaml"
+    deployments = checked(path)
     unknown = next((name for name in names if name not in deployments), None)
     if unknown:
-        raise BadInput(f"{root / FILE}: no deployment {unknown}{nearest(unknown, deployments)}")
+        raise BadInput(f"{path}: no deployment {unknown}{nearest(unknown, deployments)}")
     if "PREFECT_API_URL" not in os.environ:
         raise BadInput(
             "deploy: PREFECT_API_URL is not set; start a server (`prefect server start`) and export "

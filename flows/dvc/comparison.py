@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from flows.dvc.pipeline import plots
 from flows.execution.fingerprint import modules
 from flows.execution.runner import spelled
 from flows.execution.source import SOURCE
@@ -45,7 +46,7 @@ def pipeline(root: Path, options: CompareOptions, name: str, trials: Sequence[Tr
     seeds = list(dict.fromkeys(trial.seed for trial in trials))
     command = spelled(["compare", *options.arguments()])
     run = "runs/" + name + "-${item.method}-s${item.seed}"
-    pages = [str(SOURCE.file(module)) for module in SOURCE.closure((WRITER,))]
+    pages = [SOURCE.file(module) for module in SOURCE.closure((WRITER,))]
     stages: dict[str, Any] = {
         "run": {
             "wdir": UP,
@@ -70,27 +71,17 @@ def pipeline(root: Path, options: CompareOptions, name: str, trials: Sequence[Tr
             f"{UP}/{FOLDER}/{name}/metrics.json",
             *(f"{UP}/runs/{trial.name}/metrics.json" for trial in trials),
         ],
-        "plots": [
-            {
-                f"{title} by round": {
-                    "x": "round",
-                    "y": {f"{UP}/runs/{trial.name}/rounds.csv": column for trial in trials},
-                    "title": title,
-                }
-            }
-            for title, column in PLOTS.items()
-        ],
+        "plots": plots(PLOTS, [f"{UP}/runs/{trial.name}/rounds.csv" for trial in trials]),
     }
     return HEADER + yaml.safe_dump(found, sort_keys=False, width=110)
 
 
-def _sources(params: Params) -> list[str]:
+def _sources(params: Params) -> list[Path]:
     """The files of ours that the run stands on."""
     stages = plan(params.model_copy(update={"rounds": 1})).stages
-    return [str(SOURCE.file(module)) for stage in stages for module in modules(stage, params)]
+    return [SOURCE.file(module) for stage in stages for module in modules(stage, params)]
 
 
-def _shown(root: Path, file: str) -> str:
+def _shown(root: Path, path: Path) -> str:
     """Relative to the workspace where the source lies in it, else absolute."""
-    path = Path(file)
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else file
+    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()

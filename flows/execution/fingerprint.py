@@ -6,7 +6,6 @@ import functools
 import hashlib
 from collections.abc import Mapping
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -15,7 +14,7 @@ from flows.execution.source import SOURCE, SourceTree
 from flows.stage_table.requirements import requirements_of
 from flows.stage_table.stage_def import StageDef
 from params.base import Choice
-from params.schema import Params, SpeedKnob
+from params.schema import Params, lasting
 from tasks.artefacts.artefact import Artefact, canonical, file_digest
 
 
@@ -24,20 +23,16 @@ def fingerprint(
     round: int,
     params: Params,
     inputs: Mapping[str, Artefact],
-    elsewhere: Mapping[str, str] | None = None,
     source: SourceTree = SOURCE,
 ) -> str:
-    """SHA-256 of everything that may change what the stage makes.
-
-    ``elsewhere``: what identifies the files that it reads, by name, where some of them are not here.
-    """
-    return identity(lasting_facts(stage, params, elsewhere, source), round, inputs)
+    """SHA-256 of everything that may change what the stage makes."""
+    return identity(lasting_facts(stage, params, source=source), round, inputs)
 
 
-def identity(lasting: Mapping[str, Any], round: int, inputs: Mapping[str, Artefact]) -> str:
+def identity(facts: Mapping[str, Any], round: int, inputs: Mapping[str, Artefact]) -> str:
     """A fingerprint from facts that are the same in every round."""
     digests = {name: artefact.digest for name, artefact in inputs.items()}
-    return hashlib.sha256(canonical({**lasting, "round": round, "inputs": digests})).hexdigest()
+    return hashlib.sha256(canonical({**facts, "round": round, "inputs": digests})).hexdigest()
 
 
 def lasting_facts(
@@ -46,9 +41,13 @@ def lasting_facts(
     elsewhere: Mapping[str, str] | None = None,
     source: SourceTree = SOURCE,
 ) -> dict[str, Any]:
-    """What a stage depends on in every round of a run: ``stage``, ``params``, ``files``, ``code``,
-    ``versions``."""
-    files = {str(path): file_digest(path) for path in files_read(stage, params)}
+    """What a stage depends on in every round of a run, with the files of the user's own that are there.
+
+    ``elsewhere``: what identifies the files that it reads, by name, where some of them are not here.
+    """
+    parts = list(requirements_of(stage, params))
+    named = [*stage.files(params), *(path for part in parts for path in part.files)]
+    files = {str(path): file_digest(path) for path in named if path.is_file()}
     return {
         "stage": stage.name,
         "params": parameters_read(stage, params),
@@ -75,12 +74,6 @@ def versions(stage: StageDef, params: Params) -> dict[str, str]:
     return {name: version for name in sorted(names) if (version := _version(name)) is not None}
 
 
-def files_read(stage: StageDef, params: Params) -> list[Path]:
-    """The files of the user's own that it reads, those that are there."""
-    named = [*stage.files(params), *(path for part in requirements_of(stage, params) for path in part.files)]
-    return [path for path in named if path.is_file()]
-
-
 @functools.cache
 def _version(distribution: str) -> str | None:
     try:
@@ -100,11 +93,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Choice):
         return value.model_dump(mode="json")
     if isinstance(value, BaseModel):
-        return {
-            name: _plain(getattr(value, name))
-            for name, field in type(value).model_fields.items()
-            if not any(isinstance(mark, SpeedKnob) for mark in field.metadata)
-        }
+        return {name: _plain(getattr(value, name)) for name in lasting(type(value))}
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, tuple):

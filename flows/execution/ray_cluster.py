@@ -11,9 +11,9 @@ from typing import Any
 
 from prefect import task
 
-from flows.execution.source import ROOT
 from params.base import BadInput
 from params.schema import Params
+from tasks.core.json_process import environment
 
 
 class RayCluster:
@@ -22,9 +22,8 @@ class RayCluster:
     def __init__(self, workspace: Path, count: int) -> None:
         self.workspace = workspace
         self._count = count
-        self._flow = (
-            contextvars.copy_context()
-        )  # inside a stage's task, Prefect would send that to the workers
+        # Here and not in ``each``: inside a stage's task, Prefect would send that to the workers.
+        self._flow = contextvars.copy_context()
         self._runner: Any = None
 
     def each(self, shards: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -53,7 +52,7 @@ class RayCluster:
         from prefect_ray import RayTaskRunner
 
         api = str(get_client(sync_client=True).api_url)
-        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        path = environment()["PYTHONPATH"]
         known = {name: value for name, value in os.environ.items() if name.startswith(("PREFECT_", "OMP_"))}
         settings: dict[str, Any] = {
             "runtime_env": {"env_vars": {**known, "PREFECT_API_URL": api, "PYTHONPATH": path}},

@@ -7,7 +7,6 @@ from typing import Any
 
 from flows.execution.remote_settings import settings_of
 from params.schema import Params
-from params.store import StoreSettings
 from tasks.artefacts.artefact import file_digest
 from tasks.core.context import Context
 from tasks.remote.progress import Tell
@@ -62,8 +61,5 @@ class RemoteInputs:
         from tasks.remote.inputs import RemoteInput  # boto3 takes a second, and few runs need it
 
         settings = settings_of(self._root, self._params.store) or self._params.store
-        return self._context.keep(("input", url), lambda: RemoteInput(_at(settings, url), url))
-
-
-def _at(settings: StoreSettings, url: str) -> StoreSettings:
-    return settings.model_copy(update={"url": url})
+        here = settings.model_copy(update={"url": url})
+        return self._context.keep(("input", url), lambda: RemoteInput(here, url))

@@ -64,12 +64,13 @@ class Runner:
 
     def inputs(self, node: Node) -> Mapping[str, Artefact]:
         """The finished artefacts that the stage reads, those of other runs included."""
+        found = {name: self.done[place] for name, place in node.inputs.items()}
         for name, text in node.outside.items():
             if text not in self._external:
                 where = f"{node.stage.name}: {name}"
                 self._external[text] = external_policy.brought(self.store, text, where)
-        others = {name: self._external[text] for name, text in node.outside.items()}
-        return {**{name: self.done[place] for name, place in node.inputs.items()}, **others}
+            found[name] = self._external[text]
+        return found
 
     def identify(self, node: Node) -> str:
         """The fingerprint of what the stage is to make; its inputs must be done."""

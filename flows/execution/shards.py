@@ -24,7 +24,6 @@ from tasks.rollout.sampling import sample
 from tasks.rollout.shards import TABLE
 
 STAGE = "shard"
-ROLE = Role(kind="sample", label="shard", time_of="sampling")
 
 
 def make_shard(shard: Mapping[str, Any]) -> str:
@@ -43,7 +42,8 @@ def make_shard(shard: Mapping[str, Any]) -> str:
         job = Job(params, shard["round"], inputs, out, _context(shard["root"]))
         sampled = sample(job, stage, problems, samples, *options)
         write_table(out / TABLE, sampled.answers)
-        facts = {"role": ROLE, "round": job.round, "seed": params.seed, "params": {}, "inputs": {}}
+        role = Role(kind="sample", label="shard", time_of="sampling")
+        facts = {"role": role, "round": job.round, "seed": params.seed, "params": {}, "inputs": {}}
         return {**facts, "code": "", "versions": {}, "measured": sampled.measured}
 
     with store.lock(f"{STAGE}-{identity[:20]}"):

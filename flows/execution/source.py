@@ -16,7 +16,6 @@ from params import user_code
 from tasks.artefacts.artefact import canonical
 
 ROOT = Path(__file__).parents[2]
-LABELS = "METRICS"
 OURS = ("algorithms", "tasks")
 """Packages whose source counts. ``params`` says what may be chosen; what was chosen is in the fingerprint."""
 
@@ -56,7 +55,7 @@ class SourceTree:
 
     def _digest(self, name: str) -> str:
         if name not in self._digests:
-            self._digests[name] = syntax_digest(self._tree(name))
+            self._digests[name] = hashlib.sha256(canonical(_plain(self._tree(name)))).hexdigest()
         return self._digests[name]
 
     def _find(self, name: str) -> Path | None:
@@ -88,11 +87,6 @@ class SourceTree:
         return self._imports[name]
 
 
-def syntax_digest(tree: ast.Module) -> str:
-    """SHA-256 of a module's syntax tree, without what only people read."""
-    return hashlib.sha256(canonical(_plain(tree))).hexdigest()
-
-
 def _plain(value: Any) -> Any:
     """A node as JSON. Fields that hold nothing are left out: newer Pythons have more of them."""
     if isinstance(value, ast.AST):
@@ -108,23 +102,19 @@ def _plain(value: Any) -> Any:
 def _is_for_people(node: Any) -> bool:
     """A docstring, or the labels that a method gives its figures in the report."""
     if isinstance(node, ast.Assign):
-        return any(isinstance(target, ast.Name) and target.id == LABELS for target in node.targets)
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
+        return any(isinstance(target, ast.Name) and target.id == "METRICS" for target in node.targets)
+    match node:
+        case ast.Expr(value=ast.Constant(value=str())):
+            return True
+    return False
 
 
 def _run(node: ast.AST) -> Iterator[ast.AST]:
     """Every node below this one that may be run: not what ``if TYPE_CHECKING`` guards."""
     for child in ast.iter_child_nodes(node):
-        if (
-            isinstance(child, ast.If)
-            and isinstance(child.test, ast.Name)
-            and child.test.id == "TYPE_CHECKING"
-        ):
-            continue
+        match child:
+            case ast.If(test=ast.Name(id="TYPE_CHECKING")):
+                continue
         yield child
         yield from _run(child)
 

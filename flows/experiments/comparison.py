@@ -17,7 +17,8 @@ from __future__ import annotations
 import hashlib
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from flows.execution.runner import run_directory, spelled
 from flows.execution.source import SOURCE
 from flows.execution.validation import look_at_data, settled
 from flows.experiments.display import Display, display
-from flows.experiments.worker_pool import Event, Run, WorkerPool
+from flows.experiments.worker_pool import Run, WorkerPool
 from flows.stage_table.stages import stage_table
 from params.base import BadInput, nearest
 from params.compare_options import CompareOptions
@@ -36,7 +37,6 @@ from tasks.artefacts.record import Record
 from tasks.artefacts.role import Role
 from tasks.artefacts.store import Store
 
-ROLE = Role(kind="measure", label="comparison")
 FOLDER = "comparisons"
 """Where comparisons lie in the workspace."""
 WRITER = "tasks.report.comparison.page"
@@ -91,16 +91,16 @@ def work_of_study(
     return Work(name, comparison, trials(name, comparison, settings), spelled(words), workers)
 
 
-def make(work: Work, as_json: bool = False, listen: Callable[[Run, Event], None] | None = None) -> Made:
+def make(work: Work, as_json: bool = False, shown: Display | None = None) -> Made:
     """Make every run and write ``comparisons/NAME``; each run resumes by itself. Raises ``BadInput``.
 
-    ``listen`` is told what happens, instead of the terminal.
+    ``shown`` is told what happens, instead of the terminal.
     """
     root, began = workspace(), time.monotonic()
     runs = [Run(trial) for trial in _checked(work.trials)]
     busy = f"comparison {work.name}: another process is at it; wait for it"
     with Store(root).lock(f"comparison-{work.name}", busy):
-        shown = _run(work, runs, as_json, listen)
+        shown = _run(work, runs, as_json, shown)
         if all(run.outcome == "failed" for run in runs):
             print(f"ostinato: {work.name}: no run came to its end", file=sys.stderr)
             return Made(None, runs)
@@ -127,12 +127,10 @@ def make_one(work: Work, only: str, as_json: bool = False) -> int:
     return int(run.outcome != "finished")
 
 
-def _run(
-    work: Work, runs: Sequence[Run], as_json: bool, listen: Callable[[Run, Event], None] | None = None
-) -> Display:
-    """Make these runs of it, with a display."""
+def _run(work: Work, runs: Sequence[Run], as_json: bool, given: Display | None = None) -> Display:
+    """Make these runs of it, with the display that is given or one of its own."""
     with (
-        display(work.name, runs, work.workers, as_json, listen) as shown,
+        nullcontext(given) if given else display(work.name, runs, work.workers, as_json) as shown,
         WorkerPool(workspace(), work.name, runs, work.workers) as pool,
     ):
         for run, event in pool.events():
@@ -178,7 +176,7 @@ def write(root: Path, work: Work, runs: Sequence[Run], seconds: float) -> Path:
         seal(
             new,
             stage="comparison",
-            role=ROLE,
+            role=Role(kind="measure", label="comparison"),
             round=comparison.rounds,
             fingerprint=hashlib.sha256(canonical({**identity, "code": code})).hexdigest(),
             seed=0,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,9 @@ class Display:
     def tell(self, run: Run, event: Event) -> None:
         """Something happened."""
         if event["event"] == "end":
-            self.line(_ended(run))
+            why = f" ({run.why})" if run.why else ""
+            stages = f"{run.made} stages made, {run.cached} cached, {duration(run.seconds)}"
+            self.line(f"{run.trial.name}: {run.outcome}{why}, {stages}")
         elif event["event"] == "note":
             print(f"{run.trial.name}: {event['text']}", file=sys.stderr, flush=True)
 
@@ -58,20 +60,6 @@ class Json(Display):
         self.line(json.dumps({"event": "comparison", "place": str(place), **_summary(place)}))
 
 
-class Listener(Display):
-    """Hands on what happens, and prints nothing."""
-
-    def __init__(self, listen: Callable[[Run, Event], None]) -> None:
-        self._listen = listen
-
-    def tell(self, run: Run, event: Event) -> None:
-        """Hand it on."""
-        self._listen(run, event)
-
-    def conclude(self, place: Path) -> None:
-        """The caller knows."""
-
-
 class Terminal(Display):
     """A live line beneath the runs that have ended: runs, rounds, time left."""
 
@@ -79,7 +67,7 @@ class Terminal(Display):
         self._name = name
         self._runs = runs
         self._workers = min(workers, len(runs))
-        self._planned = {run.trial.name: _stages(run) for run in runs}
+        self._planned = {run.trial.name: len(plan(run.trial.params)) for run in runs if not run.trial.budget}
         self._rounds = sum(run.trial.params.rounds for run in runs if not run.trial.budget)
         self._rounds_done = 0
         self._seconds: list[float] = []
@@ -121,17 +109,8 @@ class Terminal(Display):
 
 
 @contextmanager
-def display(
-    title: str,
-    runs: Sequence[Run],
-    workers: int,
-    as_json: bool,
-    listen: Callable[[Run, Event], None] | None = None,
-) -> Iterator[Display]:
-    """To a listener, JSON lines where asked for, live on a terminal, else a line for each run."""
-    if listen:
-        yield Listener(listen)
-        return
+def display(title: str, runs: Sequence[Run], workers: int, as_json: bool) -> Iterator[Display]:
+    """JSON lines where asked for, live on a terminal, else a line for each run."""
     if as_json:
         yield Json()
         return
@@ -142,16 +121,6 @@ def display(
     terminal = Terminal(title, runs, workers, Console(stderr=True))
     with terminal.live:
         yield terminal
-
-
-def _ended(run: Run) -> str:
-    stages = f"{run.made} stages made, {run.cached} cached, {duration(run.seconds)}"
-    return f"{run.trial.name}: {run.outcome}{f' ({run.why})' if run.why else ''}, {stages}"
-
-
-def _stages(run: Run) -> int:
-    """Stages that the run will have; 0 where its budget decides."""
-    return 0 if run.trial.budget else len(plan(run.trial.params))
 
 
 def _summary(place: Path) -> dict[str, Any]:

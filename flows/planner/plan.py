@@ -16,10 +16,6 @@ from tasks.report.format import count
 
 PROMPTS = {"arithmetic": 45, "sql": 405}
 """Tokens of a prompt, measured with SmolLM2's tokenizer."""
-PROMPT = 256
-"""Of other tasks: assumed."""
-STANDS_IN = "smollm2-135m"
-"""The preset whose settings a model without one is planned with."""
 
 
 @dataclass(frozen=True)
@@ -142,8 +138,8 @@ def machine_of(name: str) -> tuple[capacity.Machine, dict[str, str]]:
 
 
 def settings_of(asked: PlanOptions) -> Params:
-    """The settings that the round is planned with."""
-    model = asked.model if asked.model in presets("models") else STANDS_IN
+    """The settings that the round is planned with: SmolLM2's for a model without a preset."""
+    model = asked.model if asked.model in presets("models") else "smollm2-135m"
     return compose(model, asked.task, asked.method, ["model.context=1000000", *asked.settings])
 
 
@@ -152,7 +148,7 @@ def work_of(asked: PlanOptions, settings: Params) -> tuple[capacity.Work, list[s
     assumed = []
     prompt = asked.prompt or PROMPTS.get(asked.task)
     if prompt is None:
-        prompt = PROMPT
+        prompt = 256
         assumed.append(f"prompt tokens: {prompt}, assumed; --prompt-tokens says otherwise")
     response = asked.response
     if response is None:
@@ -167,12 +163,12 @@ def work_of(asked: PlanOptions, settings: Params) -> tuple[capacity.Work, list[s
 
 def told(found: dict[str, Any], title: str) -> str:
     """The prediction as a person reads it."""
-    work, lines = found["work"], []
-    lines.append(
+    work = found["work"]
+    lines = [
         f"{found['model']}, {found['parameters'] / 1e9:.3g} B weights, on {found['devices']} × {title}: "
         f"{work['sequences']} responses of {work['response_tokens']:g} tokens a round, prompts of "
         f"{work['prompt_tokens']}"
-    )
+    ]
     if found["seconds"]:
         shares = ", ".join(f"{part} {value:.1f}" for part, value in found["seconds"].items())
         lines.append(f"A round: {found['round_seconds']:.1f} s ({shares})")

@@ -103,6 +103,7 @@ def evaluated(params: Params) -> list[int]:
 MODEL = StageInput("model")
 PROBLEMS = StageInput("problems")
 SAMPLING = ("seed", "model", "task.instruction", "task.reward", "engine")
+EVALUATING = ("evaluate", "rollout.temperature", "rollout.max_response_tokens")
 ADAPTER = ("update.adapter", "update.lora_rank", "update.lora_alpha")
 TRAINERS = ("torch", "transformers", "peft")
 SAMPLERS = (*TRAINERS, "math-verify")

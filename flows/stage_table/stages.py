@@ -15,7 +15,7 @@ from graphlib import CycleError, TopologicalSorter
 from types import ModuleType
 
 from flows.stage_table import rows
-from flows.stage_table.stage_def import POLICY, StageDef, StageInput
+from flows.stage_table.stage_def import POLICY, StageDef
 from params import user_code
 from params.base import BadInput, nearest
 from params.schema import Params
@@ -114,13 +114,14 @@ class Plan:
         """The inputs of a row in this run: name, what makes it, and in which round from the row's."""
         lag = self.params.rollout.lag
         return [
-            (name, self._maker(source), source.offset - (lag if source.lags else 0))
+            (
+                name,
+                self.table[self._policy if source.stage == POLICY else source.stage],
+                source.offset - (lag if source.lags else 0),
+            )
             for name, source in row.inputs.items()
             if source.when(self.params)
         ]
-
-    def _maker(self, source: StageInput) -> StageDef:
-        return self.table[self._policy if source.stage == POLICY else source.stage]
 
     def _ordered(self, chosen: Sequence[StageDef]) -> list[StageDef]:
         """Rows in an order in which each comes after those that it reads of its own round."""

@@ -30,7 +30,6 @@ REMOTE = "ostinato"
 """The name of the DVC remote."""
 BELOW = "dvc"
 """Where in the bucket's prefix DVC keeps its objects."""
-"""The stages whose artefact is a policy."""
 POINTERS = (".dvc/config", ".dvc/.gitignore", ".dvcignore", "dvc.yaml", "dvc.lock", "params.yaml")
 
 
@@ -128,9 +127,8 @@ def _is_pipeline(root: Path, record: Record) -> bool:
         return False
     stages = yaml.safe_load((root / "dvc.yaml").read_text()).get("stages", {})
     report = f"runs/{record.name}/report.html" in stages.get("report", {}).get("outs", ())
-    described = settled(read_params(root / "params.yaml")).model_dump(mode="json")
-    same = {key: value for key, value in record.params.items() if key != "store"}
-    return report and same == {key: value for key, value in described.items() if key != "store"}
+    described = settled(read_params(root / "params.yaml")).model_dump(mode="json", exclude={"store"})
+    return report and described == {key: value for key, value in record.params.items() if key != "store"}
 
 
 def _commit(root: Path, name: str, place: Path) -> str:

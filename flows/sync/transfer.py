@@ -10,7 +10,7 @@ from flows.execution.runner import run_directory
 from params.base import BadInput
 from params.store import StoreSettings
 from tasks.artefacts.artefact import Artefact, Damaged, Manifest, Source
-from tasks.artefacts.record import RECORD, Record
+from tasks.artefacts.record import RECORD, Record, Step
 from tasks.artefacts.store import Store, publish
 from tasks.remote.progress import Tell
 from tasks.remote.remote import Remote
@@ -52,7 +52,7 @@ def pull_run(root: Path, name: str, settings: StoreSettings, tell: Tell) -> dict
         if record is None:
             raise BadInput(f"{remote.url}: holds no run '{name}'; `ostinato push {name}` puts one there")
         _same_run(directory, record)
-        wanted = {step.digest: Source(**step.model_dump(include=_SOURCE)) for step in record.steps}
+        wanted = {step.digest: _source(step) for step in record.steps}
         manifests, notes = _closure(remote, wanted)
         there = {m.digest for m in manifests if _cached(store, _source(m)) is not None}
         said = remote.pull([m for m in manifests if m.digest not in there], store)
@@ -65,11 +65,8 @@ def pull_run(root: Path, name: str, settings: StoreSettings, tell: Tell) -> dict
     return {"name": name, "remote": settings.url, **said, "notes": notes}
 
 
-_SOURCE = {"stage", "fingerprint", "digest"}
-
-
-def _source(manifest: Manifest) -> Source:
-    return Source(stage=manifest.stage, fingerprint=manifest.fingerprint, digest=manifest.digest)
+def _source(made: Step | Manifest) -> Source:
+    return Source(stage=made.stage, fingerprint=made.fingerprint, digest=made.digest)
 
 
 def _closure(remote: Remote, wanted: dict[str, Source]) -> tuple[list[Manifest], list[str]]:

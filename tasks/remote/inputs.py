@@ -39,7 +39,7 @@ class RemoteInput:
 
         def fetch(name: str, entry: Listed) -> None:
             good = partial(self._is, entry)
-            self._bucket.arrive(entry.key, here / name, entry.bytes, good, progress.moved, entry.etag)
+            self._bucket.fetch(entry.key, here / name, entry.bytes, good, progress.moved, entry.etag)
 
         self._bucket.side_by_side(partial(fetch, name, entry) for name, entry in missing.items())
         return here / PurePosixPath(self._key).name

@@ -13,7 +13,7 @@ import random
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from botocore.exceptions import ClientError
 
 from params.errors import OstinatoError
 from params.store import StoreSettings
-from tasks.artefacts.artefact import File, file_digest
+from tasks.artefacts.artefact import File
 from tasks.remote.client import connect
 from tasks.remote.errors import RemoteDamaged
 from tasks.remote.parts import Partial, entity_tag, parts_of
@@ -31,17 +31,11 @@ from tasks.remote.trouble import RAISED, absent, garbled, passing, spoken
 
 MOST_PARTS = 10_000
 PAUSE = 0.2
-"""Seconds before the second attempt; each further pause is twice as long."""
-LONGEST_PAUSE = 5.0
-CHUNK = 2**20
+"""Seconds before the second attempt; each further pause is twice as long, up to 5 seconds."""
 
 ResultT = TypeVar("ResultT")
 Moved = Callable[[int], None]
 """Is told of bytes that went over the line."""
-
-
-def _unheard(count: int) -> None:
-    pass
 
 
 class Wrong(OstinatoError):
@@ -83,15 +77,15 @@ class Bucket:
         """An address for messages."""
         return f"s3://{self.bucket}/{key}".rstrip("/")
 
-    def side_by_side(self, jobs: Iterable[Callable[[], None]]) -> None:
+    def side_by_side(self, jobs: Iterable[Callable[[], ResultT]]) -> list[ResultT]:
         """Run the jobs in threads; the first that fails ends the others that have not begun."""
-        run_all(self._files, jobs)
+        return run_all(self._files, jobs)
 
     def persist(self, what: str, action: Callable[[], ResultT]) -> ResultT:
         """``action``, again after a pause where it may succeed then. Raises ``RemoteTrouble``."""
         for attempt in range(self.store.attempts):
             if attempt:
-                time.sleep(min(LONGEST_PAUSE, PAUSE * 2 ** (attempt - 1)) * (0.5 + random.random()))
+                time.sleep(min(5.0, PAUSE * 2 ** (attempt - 1)) * (0.5 + random.random()))
             try:
                 result = action()
                 self._known = True
@@ -174,7 +168,7 @@ class Bucket:
 
         return self.persist(self.at(key), look)
 
-    def send(self, key: str, path: Path, file: File, moved: Moved = _unheard) -> None:
+    def send(self, key: str, path: Path, file: File, moved: Moved) -> None:
         """Put a file, in parts where it is large, and make sure that it arrived."""
 
         def put() -> None:
@@ -193,20 +187,19 @@ class Bucket:
 
         self.persist(self.at(key), put)
 
-    def fetch(self, key: str, place: Path, file: File, moved: Moved = _unheard) -> None:
-        """Bring a file to ``place``, whole and verified. What an earlier attempt brought is kept."""
-        self.arrive(key, place, file.bytes, lambda path: file_digest(path) == file.sha256, moved)
-
-    def arrive(
+    def fetch(
         self,
         key: str,
         place: Path,
         size: int,
         good: Callable[[Path], bool],
-        moved: Moved = _unheard,
+        moved: Moved,
         tag: str | None = None,
     ) -> None:
-        """Bring an object of that size to ``place``, in parts, if it is ``good``, and has the entity tag."""
+        """Bring an object of that size to ``place``, in parts, if it is ``good``, and has the entity tag.
+
+        What an earlier attempt brought is kept.
+        """
 
         def bring(arriving: Partial, start: int, stop: int) -> None:
             arriving.add(start, self._range(key, start, stop, size, tag))
@@ -247,9 +240,8 @@ class Bucket:
     def _send_parts(self, key: str, path: Path, file: File, moved: Moved) -> None:
         upload, there = self._unfinished(key)
         parts = list(enumerate(parts_of(file.bytes, self._part_of(file.bytes)), start=1))
-        tags: dict[int, str] = {}
 
-        def send(number: int, start: int, stop: int) -> None:
+        def send(number: int, start: int, stop: int) -> dict[str, Any]:
             with path.open("rb") as handle:
                 handle.seek(start)
                 data = handle.read(stop - start)
@@ -257,10 +249,9 @@ class Bucket:
             if there.get(number) != tag:
                 tag = self.persist(self.at(key), lambda: self._send_part(key, upload, number, data))
                 moved(stop - start)
-            tags[number] = tag
+            return {"PartNumber": number, "ETag": tag}
 
-        run_all(self._parts, [partial(send, number, *part) for number, part in parts])
-        listed = [{"PartNumber": number, "ETag": tags[number]} for number, _ in parts]
+        listed = run_all(self._parts, [partial(send, number, *part) for number, part in parts])
         self._client.complete_multipart_upload(
             Bucket=self.bucket, Key=key, UploadId=upload, MultipartUpload={"Parts": listed}
         )
@@ -284,26 +275,22 @@ class Bucket:
         return upload, {part["PartNumber"]: part["ETag"].strip('"') for part in there}
 
     def _digest(self, key: str) -> str:
-        digest = hashlib.sha256()
-        for chunk in self._client.get_object(Bucket=self.bucket, Key=key)["Body"].iter_chunks(CHUNK):
-            digest.update(chunk)
-        return digest.hexdigest()
+        body = self._client.get_object(Bucket=self.bucket, Key=key)["Body"]
+        return hashlib.file_digest(body, "sha256").hexdigest()
 
     def _part_of(self, size: int) -> int:
         """Bytes in a part: as set, and more where there would be too many parts."""
         return max(self._part, -(-size // MOST_PARTS))
 
 
-def run_all(pool: ThreadPoolExecutor, jobs: Iterable[Callable[[], None]]) -> None:
+def run_all(pool: ThreadPoolExecutor, jobs: Iterable[Callable[[], ResultT]]) -> list[ResultT]:
     """Run the jobs in threads; the first that fails ends the others that have not begun, and is raised."""
-    futures: list[Future[None]] = [pool.submit(job) for job in jobs]
+    futures = [pool.submit(job) for job in jobs]
     _, left = wait(futures, return_when=FIRST_EXCEPTION)
     for future in left:
         future.cancel()
     wait(futures)
-    for future in futures:
-        if not future.cancelled():
-            future.result()
+    return [future.result() for future in futures if not future.cancelled()]
 
 
 def _content_md5(data: bytes) -> str:

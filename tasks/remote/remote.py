@@ -11,17 +11,27 @@ the store promises about concurrent writes.
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable, Sequence
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
-from types import TracebackType
 
 from params.store import StoreSettings, split
-from tasks.artefacts.artefact import MANIFEST, Artefact, Damaged, File, Manifest, Source
+from tasks.artefacts.artefact import (
+    MANIFEST,
+    Artefact,
+    Damaged,
+    File,
+    Manifest,
+    Source,
+    file_digest,
+    sync_directory,
+)
 from tasks.artefacts.record import Record, Step
 from tasks.artefacts.store import Store
-from tasks.remote.arriving import place_artefact
 from tasks.remote.errors import RemoteDamaged
 from tasks.remote.objects import Bucket
 from tasks.remote.progress import Progress, Tell, silent
@@ -34,8 +44,7 @@ class Remote:
     """A part of a bucket, in which artefacts are kept as in a workspace. Close it after use."""
 
     def __init__(self, settings: StoreSettings, tell: Tell = silent) -> None:
-        if settings.url is None:
-            raise ValueError("settings.url is not set")
+        assert settings.url is not None
         bucket, self._prefix = split(settings.url)
         self.url = settings.url.rstrip("/")
         self._bucket = Bucket(settings, bucket)
@@ -45,9 +54,7 @@ class Remote:
     def __enter__(self) -> Remote:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -65,31 +72,19 @@ class Remote:
             for artefact in artefacts
             for name, file in artefact.manifest.files.items()
         }
-        missing: dict[str, tuple[Path, File]] = {}
-
-        def look(sha: str, path: Path, file: File) -> None:
-            if not self._bucket.holds(self._object(sha), path, file, reread):
-                missing[sha] = (path, file)
-
-        self._bucket.side_by_side(partial(look, sha, *found) for sha, found in files.items())
-        progress = Progress("sending", sum(file.bytes for _, file in missing.values()), self.tell)
-
-        def send(sha: str, path: Path, file: File) -> None:
-            self._bucket.send(self._object(sha), path, file, progress.moved)
-
-        self._bucket.side_by_side(partial(send, sha, *found) for sha, found in missing.items())
-        written: list[str] = []
-
-        def announce(artefact: Artefact) -> None:
-            key = self._manifest(artefact.manifest.stage, artefact.fingerprint, artefact.digest)
-            if not self._announced(key, artefact):
-                self._bucket.write(key, (artefact.path / MANIFEST).read_bytes())
-                written.append(key)
-
-        self._bucket.side_by_side(partial(announce, artefact) for artefact in artefacts)
+        held = self._bucket.side_by_side(
+            partial(self._bucket.holds, self._object(sha), *found, reread) for sha, found in files.items()
+        )
+        missing = [found for found, there in zip(files.values(), held, strict=True) if not there]
+        progress = Progress("sending", sum(file.bytes for _, file in missing), self.tell)
+        self._bucket.side_by_side(
+            partial(self._bucket.send, self._object(file.sha256), path, file, progress.moved)
+            for path, file in missing
+        )
+        written = self._bucket.side_by_side(partial(self._announce, artefact) for artefact in artefacts)
         return {
             "artefacts": len(artefacts),
-            "announced": len(written),
+            "announced": sum(written),
             "sent": len(missing),
             "bytes": progress.done,
         }
@@ -125,40 +120,37 @@ class Remote:
 
     def manifests(self, sources: Sequence[Source]) -> list[Manifest | None]:
         """``manifest`` of each, in their order."""
-        found: dict[int, Manifest | None] = {}
+        return self._bucket.side_by_side(
+            partial(self.manifest, source.stage, source.fingerprint, source.digest) for source in sources
+        )
 
-        def get(index: int, source: Source) -> None:
-            found[index] = self.manifest(source.stage, source.fingerprint, source.digest)
-
-        self._bucket.side_by_side(partial(get, index, source) for index, source in enumerate(sources))
-        return [found[index] for index in range(len(sources))]
-
-    def pull(self, manifests: Iterable[Manifest], store: Store) -> dict[str, int]:
+    def pull(self, manifests: Sequence[Manifest], store: Store) -> dict[str, int]:
         """Bring artefacts into the cache, each verified and whole. Raises ``RemoteTrouble``.
 
         What broke off is kept and not fetched again.
         """
-        wanted = list(manifests)
-        files = {file.sha256: file for manifest in wanted for file in manifest.files.values()}
+        files = {file.sha256: file for manifest in manifests for file in manifest.files.values()}
         total = sum(file.bytes for file in files.values())
         store.need(total, "fetch what is wanted")
         downloads, progress = store.downloads(), Progress("fetching", total, self.tell)
 
         def fetch(sha: str, file: File) -> None:
-            if not (downloads / sha).exists():
-                self._bucket.fetch(self._object(sha), downloads / sha, file, progress.moved)
+            place = downloads / sha
+            if not place.exists():
+                good = partial(_has_digest, sha)
+                self._bucket.fetch(self._object(sha), place, file.bytes, good, progress.moved)
 
-        waiting = list(wanted)
+        waiting = list(manifests)
         while waiting:
             self._bucket.side_by_side(partial(fetch, sha, file) for sha, file in files.items())
             try:
-                place_artefact(store, waiting[-1], downloads)
+                _place(store, waiting[-1], downloads)
             except FileNotFoundError:
                 continue  # another process took the same file and cleaned up
             waiting.pop()
         for sha in files:
             (downloads / sha).unlink(missing_ok=True)
-        return {"artefacts": len(wanted), "fetched": len(files), "bytes": progress.done}
+        return {"artefacts": len(manifests), "fetched": len(files), "bytes": progress.done}
 
     def write_record(self, record: Record) -> None:
         """Publish the record of a run, after its artefacts."""
@@ -182,12 +174,14 @@ class Remote:
         self._bucket.list(key)
         self._bucket.delete(key)
 
-    def _announced(self, key: str, artefact: Artefact) -> bool:
-        try:
-            stage = artefact.manifest.stage
-            return self.manifest(stage, artefact.fingerprint, artefact.digest) is not None
-        except RemoteDamaged:
-            return False
+    def _announce(self, artefact: Artefact) -> bool:
+        """Write the manifest; False where it is there already."""
+        names = (artefact.manifest.stage, artefact.fingerprint, artefact.digest)
+        with suppress(RemoteDamaged):
+            if self.manifest(*names) is not None:
+                return False
+        self._bucket.write(self._manifest(*names), (artefact.path / MANIFEST).read_bytes())
+        return True
 
     def _key(self, name: str) -> str:
         return f"{self._prefix}/{name}" if self._prefix else name
@@ -201,6 +195,36 @@ class Remote:
 
     def _run(self, name: str) -> str:
         return self._key(f"runs/{name}.json")
+
+
+def _place(store: Store, manifest: Manifest, downloads: Path) -> None:
+    """Build the artefact from files that are called by their digests: whole or not at all, and checked.
+
+    Raises ``Damaged``, or ``FileNotFoundError`` for a file that is not among the downloads.
+    """
+
+    def build(new: Path) -> None:
+        for name, file in manifest.files.items():
+            path = new / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(downloads / file.sha256, path)
+            except FileNotFoundError:
+                raise  # another process took the same file and cleaned up
+            except OSError:
+                shutil.copyfile(downloads / file.sha256, path)
+        with (new / MANIFEST).open("wb") as handle:
+            handle.write(manifest.to_bytes())
+            handle.flush()
+            os.fsync(handle.fileno())
+        sync_directory(new)
+        Artefact.open(new)
+
+    store.put(store.path(manifest.stage, manifest.fingerprint), build)
+
+
+def _has_digest(sha: str, path: Path) -> bool:
+    return file_digest(path) == sha
 
 
 def _inside(name: str) -> bool:

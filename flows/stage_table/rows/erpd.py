@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from flows.stage_table.stage_def import (
     ADAPTER,
+    EVALUATING,
     MODEL,
     POLICY,
     PROBLEMS,
@@ -66,29 +69,26 @@ def _of_student(params: Params) -> tuple[str, ...]:
     return found
 
 
-_TEACHING = (*_TRAINING, "distil.teachers", "distil.hold_out", "method.scale_by_std")
+_TEACH = StageDef(
+    name="teach",
+    function="tasks.erpd.teach:teach",
+    role=Role(kind="learn", label="teacher", time_of="learning"),
+    summary="teachers fitted to the answers, far from the base",
+    reads=(*_TRAINING, "distil.teachers", "distil.hold_out", "method.scale_by_std"),
+    reads_more=_rates,
+    inputs={"model": MODEL, "rollout": _ROLLOUT, "policy": _BASE},
+    libraries=TRAINERS,
+    when=_distils,
+)
 
 ROWS = (
-    StageDef(
-        name="teach",
-        function="tasks.erpd.teach:teach",
-        role=Role(kind="learn", label="teacher", time_of="learning"),
-        summary="teachers fitted to the answers, far from the base",
-        reads=_TEACHING,
-        reads_more=_rates,
-        inputs={"model": MODEL, "rollout": _ROLLOUT, "policy": _BASE},
-        libraries=TRAINERS,
-        when=_distils,
-    ),
-    StageDef(
+    _TEACH,
+    replace(
+        _TEACH,
         name="unlearn",
         function="tasks.erpd.teach:unlearn",
         role=Role(kind="learn", label="unlearned teacher", time_of="learning"),
         summary="teachers fitted to flipped rewards",
-        reads=_TEACHING,
-        reads_more=_rates,
-        inputs={"model": MODEL, "rollout": _ROLLOUT, "policy": _BASE},
-        libraries=TRAINERS,
         when=_unlearns,
     ),
     StageDef(
@@ -136,7 +136,7 @@ ROWS = (
         function="tasks.evaluate.evaluate:evaluate",
         role=Role(kind="measure", label="teacher's scores", time_of="evaluation"),
         summary="scores of the first teacher",
-        reads=(*SAMPLING, "evaluate", "rollout.temperature", "rollout.max_response_tokens", *ADAPTER),
+        reads=(*SAMPLING, *EVALUATING, *ADAPTER),
         inputs={"model": MODEL, "problems": PROBLEMS, "policy": StageInput("teach")},
         libraries=(*SAMPLERS, "scipy"),
         when=_evaluates_teacher,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from algorithms import contract
 from flows.stage_table.stage_def import (
     ADAPTER,
+    EVALUATING,
     MODEL,
     POLICY,
     PROBLEMS,
@@ -118,13 +119,7 @@ ROWS = (
         function="tasks.evaluate.evaluate:evaluate",
         role=Role(kind="measure", label="scores", time_of="evaluation"),
         summary="scores on the held-out problems",
-        reads=(
-            *SAMPLING,
-            "evaluate",
-            "rollout.temperature",
-            "rollout.max_response_tokens",
-            *ADAPTER,
-        ),
+        reads=(*SAMPLING, *EVALUATING, *ADAPTER),
         inputs={"model": MODEL, "problems": PROBLEMS, "policy": StageInput(POLICY)},
         libraries=(*SAMPLERS, "scipy"),
         rounds=lambda params: [0, *evaluated(params)],
