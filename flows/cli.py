@@ -148,11 +148,14 @@ def stage(
 
 
 @app.command()
-def status(name: RunArgument, as_json: JsonOption = False) -> None:
-    """Which stages of a run are done, damaged or still to be made."""
-    from flows.commands.inspect import status_of
+def status(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A run; by default all.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Which stages of a run are done, damaged or to be made; without a name, all runs and their states."""
+    from flows.commands.inspect import list_runs, status_of
 
-    status_of(name, as_json)
+    status_of(name, as_json) if name else list_runs(as_json)
 
 
 @app.command()

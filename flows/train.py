@@ -13,6 +13,7 @@ from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.context import TaskRunContext
 
 from flows.environment import workspace
+from flows.execution.earlier_run import keep_earlier
 from flows.execution.ray_cluster import RayCluster, require_ray
 from flows.execution.runner import Runner, spelled
 from flows.execution.validation import chosen, run_name
@@ -89,7 +90,10 @@ def _trained(name: str, params: Params, command: str) -> dict[str, Any]:
     with store.lock(f"run-{name}", busy), Context(scratch=store.scratch(f"run-{name}")) as context:
         if shards > 1:
             context.cluster = context.keep(("cluster",), lambda: RayCluster(root, shards))
-        runner = Runner(root, name, params, context, watch_of_run(), command)
+        watch = watch_of_run()
+        if earlier := keep_earlier(root, name, params):
+            watch.note(earlier)
+        runner = Runner(root, name, params, context, watch, command)
         tasks = {stage.name: stage_task(runner, stages, stage) for stage in stages.stages}
         for node in stages:
             settle(runner, node, tasks[node.stage.name])

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 import yaml
 
@@ -106,13 +107,42 @@ def read_setting(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise BadInput(f"--set {text}: expected key=value, such as update.learning_rate=1e-4")
-    try:
-        content: Any = _number(yaml.safe_load(value))
-    except yaml.YAMLError:
-        raise BadInput(f"--set {text}: '{value}' is not a YAML value") from None
-    for part in reversed([*_SHORT.get(key.strip().partition(".")[0], ()), *key.strip().split(".")]):
+    path = [*_SHORT.get(key.strip().partition(".")[0], ()), *key.strip().split(".")]
+    content = _value(text, value, _kinds(path))
+    for part in reversed(path):
         content = {part: content}
     return dict(content)
+
+
+def _value(text: str, value: str, kinds: set[Any]) -> Any:
+    """What a person wrote, for a parameter of one of these types; text is taken as it stands."""
+    written = value.strip()
+    quoted = len(written) > 1 and written[0] == written[-1] and written[0] in "\"'"
+    if str in kinds and not quoted:
+        return None if NoneType in kinds and written in ("null", "~") else value
+    try:
+        content = _number(yaml.safe_load(value))
+    except yaml.YAMLError:
+        if kinds:
+            raise BadInput(f"--set {text}: '{value}' is not a YAML value") from None
+        return value
+    # an option that only its part knows: "Answer: " is a text and no mapping
+    return value if not kinds and isinstance(content, dict) and written[0] != "{" else content
+
+
+def _kinds(path: list[str]) -> set[Any]:
+    """The types that a parameter may have; none where only the part that it is an option of knows them."""
+    here: Any = Params
+    for part in path:
+        section = next((kind for kind in _alternatives(here) if hasattr(kind, "model_fields")), None)
+        if section is None or part not in section.model_fields:
+            return set()
+        here = section.model_fields[part].annotation
+    return _alternatives(here)
+
+
+def _alternatives(kind: Any) -> set[Any]:
+    return set(get_args(kind)) if get_origin(kind) in (Union, UnionType) else {kind}
 
 
 def _number(value: Any) -> Any:

@@ -21,6 +21,7 @@ from tasks.artefacts.record import Record, Step
 from tasks.artefacts.store import Store
 from tasks.core.context import Context
 from tasks.core.stage import Job
+from tasks.report.format import count
 
 MARKS = {"done": "green", "stale": "yellow", "damaged": "red", "to do": "dim"}
 
@@ -46,6 +47,30 @@ def status_of(name: str, as_json: bool) -> None:
     Console().print(table)
     done = sum(row["state"] == "done" for row in rows)
     print(f"{done} of {len(rows)} stages done; `{record.command}` goes on from here")
+
+
+def list_runs(as_json: bool) -> None:
+    """Print every run of the workspace, the newest last, and its state."""
+    store, rows = Store(workspace()), []
+    for path in (workspace() / "runs").glob("*/run.json"):
+        record = Record.read(path.parent)
+        state = "finished" if record.finished else f"{count(len(record.steps), 'stage')} done"
+        state = "running" if store.held(f"run-{record.name}") else state
+        facts = {"rounds": record.params["rounds"], "started": record.started, "command": record.command}
+        rows.append({"name": record.name, "state": state, "seconds": round(record.seconds, 1), **facts})
+    rows.sort(key=lambda row: (row["started"], row["name"]))
+    if as_json:
+        print(json.dumps({"runs": rows}))
+        return
+    if not rows:
+        print(f"no runs under {workspace() / 'runs'} yet; `ostinato run` makes one")
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in rows[0]:
+        table.add_column(heading, justify="right" if heading in ("rounds", "seconds") else "left")
+    for row in rows:
+        table.add_row(*map(str, row.values()))
+    Console().print(table)
 
 
 def _state(directory: Path, node: Node, known: Step | None) -> dict[str, Any]:

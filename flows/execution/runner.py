@@ -113,6 +113,7 @@ class Runner:
         )
         self._record(step)
         self.watch.end(node, step, found)
+        node.stage.look_at(found)
         return found
 
     def plan_for(self, rounds: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from flows.environment import prepare_threads
 from flows.execution.budget import spend
+from flows.execution.earlier_run import keep_earlier
 from flows.execution.runner import Runner
 from flows.execution.watch import Watch
 from flows.stage_table.stages import Node, plan
@@ -67,6 +68,8 @@ def make(root: Path, order: dict[str, Any], watch: Watch) -> None:
     store = Store(root)
     busy = f"run {name}: another process is at it; wait for it"
     with store.lock(f"run-{name}", busy), Context(scratch=store.scratch(f"run-{name}")) as context:
+        if earlier := keep_earlier(root, name, params):
+            watch.note(earlier)
         runner = Runner(root, name, params, context, watch, order["command"])
         if order["budget"]:
             spend(runner, validate(Budget, order["budget"]))

@@ -6,9 +6,10 @@ import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from params.schema import Params
+from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.role import Role
 from tasks.core.stage import Stage
 
@@ -71,13 +72,20 @@ class StageDef:
     """Inputs that another run made, by name: as the user names them."""
     when: Callable[[Params], bool] = lambda params: True
     """Whether the stage is part of this run."""
+    refuses: str = ""
+    """``module:name``, called with the whole artefact: raises ``StageFailure`` where the run cannot go on
+    with it. Nothing that the stage made is lost."""
     rounds: Callable[[Params], list[int]] = lambda params: list(range(1, params.rounds + 1))
     """In which rounds it runs, where it does not run once."""
 
     def load(self) -> Stage:
         """The function itself."""
-        module, _, name = self.function.partition(":")
-        return cast(Stage, getattr(importlib.import_module(module), name))
+        return cast(Stage, _named(self.function))
+
+    def look_at(self, made: Artefact) -> None:
+        """Raises ``StageFailure`` where a run cannot go on with what the stage has made."""
+        if self.refuses:
+            _named(self.refuses)(made)
 
     def parameters(self, params: Params) -> tuple[str, ...]:
         """The paths of the parameters that it depends on in this run."""
@@ -94,12 +102,18 @@ class StageDef:
         return [0] if self.once else self.rounds(params)
 
 
+def _named(function: str) -> Any:
+    module, _, name = function.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
 def evaluated(params: Params) -> list[int]:
     """The rounds after which the policy is evaluated."""
     last, every = params.rounds, params.evaluate.every
     return [round for round in range(1, last + 1) if round % every == 0 or round == last]
 
 
+UNJUDGED = "tasks.rollout.unjudged:refuse_unjudged"
 MODEL = StageInput("model")
 PROBLEMS = StageInput("problems")
 SAMPLING = ("seed", "model", "task.instruction", "task.reward", "engine")

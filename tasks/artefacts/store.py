@@ -85,6 +85,14 @@ class Store:
             handle.flush()
             yield
 
+    def held(self, name: str) -> bool:
+        """Whether a process holds ``lock(name)``."""
+        try:
+            with self.lock(name, "held"):
+                return False
+        except BadInput:
+            return True
+
     def scratch(self, name: str) -> Path:
         """A fresh directory for what no artefact needs."""
         path = self._work / "scratch" / name

@@ -13,6 +13,7 @@ from flows.stage_table.stage_def import (
     SAMPLERS,
     SAMPLING,
     TRAINERS,
+    UNJUDGED,
     LiveColumn,
     StageDef,
     StageInput,
@@ -134,6 +135,7 @@ ROWS = (
     StageDef(
         name="evaluate_teacher",
         function="tasks.evaluate.evaluate:evaluate",
+        refuses=UNJUDGED,
         role=Role(kind="measure", label="teacher's scores", time_of="evaluation"),
         summary="scores of the first teacher",
         reads=(*SAMPLING, *EVALUATING, *ADAPTER),

@@ -12,6 +12,7 @@ from flows.stage_table.stage_def import (
     SAMPLERS,
     SAMPLING,
     TRAINERS,
+    UNJUDGED,
     LiveColumn,
     StageDef,
     StageInput,
@@ -58,6 +59,7 @@ ROWS = (
     StageDef(
         name="rollout",
         function="tasks.rollout.rollout:rollout",
+        refuses=UNJUDGED,
         role=Role(kind="sample", label="rollouts", time_of="sampling"),
         summary="answers sampled from the policy, with rewards",
         reads=(*SAMPLING, "rollout", *ADAPTER),
@@ -117,6 +119,7 @@ ROWS = (
     StageDef(
         name="evaluate",
         function="tasks.evaluate.evaluate:evaluate",
+        refuses=UNJUDGED,
         role=Role(kind="measure", label="scores", time_of="evaluation"),
         summary="scores on the held-out problems",
         reads=(*SAMPLING, *EVALUATING, *ADAPTER),

@@ -1,0 +1,67 @@
+"""An earlier run of the same name that asked for something else: it is kept, and the difference is told."""
+
+from __future__ import annotations
+
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from flows.execution.runner import run_directory
+from params.base import BadInput
+from params.schema import Params, lasting
+from tasks.artefacts.record import Record
+from tasks.report.format import flat
+
+SHOWN = 3
+"""Differences that are told; the rest is counted."""
+
+
+def keep_earlier(root: Path, name: str, params: Params) -> str | None:
+    """Move the run that lies at ``runs/NAME``, and was made with other parameters, to ``runs/NAME~1`` or the
+    next free number; what a person should know of it, or None where there was nothing to move.
+
+    More or fewer rounds of the same are no other run.
+    """
+    directory = run_directory(root, name)
+    try:
+        record = Record.read(directory)
+    except BadInput:
+        return None
+    changes = _changes(record.params, params.model_dump(mode="json"))
+    if not changes:
+        return None
+    kept = next(path for n in count(1) if not (path := directory.with_name(f"{name}~{n}")).exists())
+    directory.rename(kept)
+    record.name = kept.name
+    record.write_head(kept)
+    more = f" and {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
+    return f"{name}: {', '.join(changes[:SHOWN])}{more}; the earlier run is kept as {kept.name}"
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    old, new = flat(before), flat(now)
+    words = []
+    for key in sorted({*old, *new}):
+        was, becomes = old.get(key), new.get(key)
+        if was != becomes and key != "rounds" and _lasts(key):
+            words.append(f"{key} {_shown(was)} → {_shown(becomes)}")
+    return words
+
+
+def _lasts(key: str) -> bool:
+    """Whether a parameter changes what is made."""
+    section, _, rest = key.partition(".")
+    if section not in lasting(Params):
+        return False
+    kind = Params.model_fields[section].annotation
+    if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        return True
+    field = rest.partition(".")[0]
+    return field not in kind.model_fields or field in lasting(kind)
+
+
+def _shown(value: Any) -> str:
+    text = "null" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:39]}…"
