@@ -55,6 +55,9 @@ class Task(Config):
     """Problems in the held-out set, none of which is in the training set."""
     instruction: str = "{question}"
     """The user's message; ``{question}`` stands for the problem's text."""
+    on_long_prompt: Literal["error", "drop"] = "error"
+    """What becomes of a problem whose prompt leaves no room for ``rollout.max_response_tokens``. ``drop``: it
+    is left out, and counted."""
     reward: Choice = Choice(name="math")
     """The judge: a module of ``tasks.rewards`` and its options."""
     reward_workers: Annotated[PositiveInt, Speed] = 1

@@ -21,7 +21,7 @@ from params.base import BadInput, Choice, nearest
 from params.load import merge, read_setting
 from tasks.artefacts.tables import write_table
 from tasks.core.seeds import numpy_generator
-from tasks.problems.jsonl import rows_of
+from tasks.problems.row_files import rows_of
 from tasks.rewards.base import Verdict
 from tasks.rewards.judge import Judge
 from tasks.stats.intervals import mean_interval

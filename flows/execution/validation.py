@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from algorithms.contract import Hooks, Recipe
 from flows.execution import external_policy
-from flows.execution.remote_inputs import SCHEME
+from flows.execution.first_look import look
 from params.base import BadInput
 from params.load import compose
 from params.schema import Params
@@ -16,8 +16,6 @@ from tasks.problems.contract import find_source
 from tasks.report import trackers
 from tasks.rewards.contract import find_reward
 
-LOOK_BYTES = 4 * 2**20
-"""Files of so many bytes are read in a fraction of a second."""
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
@@ -86,22 +84,10 @@ def _check_replay(params: Params, part: Hooks | None) -> None:
 
 
 def chosen(model: str, task: str, method: str, settings: Sequence[str]) -> Params:
-    """Presets and settings as a person gave them, composed and checked, with the files of problems that they
-    name. Raises ``BadInput``."""
+    """Presets and settings as a person gave them, checked, with what they name. Raises ``BadInput``."""
     params = settled(compose(model, task, method, settings))
-    look_at_data(params)
+    look(params)
     return params
-
-
-def look_at_data(params: Params) -> None:
-    """Read the local files of problems, where they are small, as the stage will. Raises ``BadInput``."""
-    choice = params.task.problems
-    source = find_source(choice.name, "task.problems")
-    if source.files and source.read and SCHEME not in choice.model_dump_json():
-        config = choice.resolve(source.Config, "task.problems")
-        files = source.files(config)
-        if files and sum(path.stat().st_size for path in files if path.is_file()) <= LOOK_BYTES:
-            source.read(config, params.task, params.seed)
 
 
 def run_name(name: str | None, model: str, task: str, method: str) -> str:

@@ -23,9 +23,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flows.environment import workspace
+from flows.execution.first_look import look
 from flows.execution.runner import run_directory, spelled
 from flows.execution.source import SOURCE
-from flows.execution.validation import look_at_data, settled
+from flows.execution.validation import settled
 from flows.experiments.display import Display, display
 from flows.experiments.worker_pool import Run, WorkerPool
 from flows.stage_table.stages import stage_table
@@ -145,7 +146,7 @@ def _checked(chosen: Sequence[Trial]) -> list[Trial]:
         try:
             params = settled(trial.params)
             if trial.seed == chosen[0].seed:  # the others read the same files
-                look_at_data(params)
+                look(params)
             found.append(replace(trial, params=params))
         except BadInput as error:
             raise BadInput(f"{trial.name}: {error}") from None

@@ -24,7 +24,7 @@ class Probe:
     """Fixed prompts and responses in a model's tokens, cut to half of its context."""
 
     def __init__(self, tokenizer: Any, context: int) -> None:
-        self.prompts = [prompt_ids(tokenizer, question)[: context // 4] for question in QUESTIONS]
+        self.prompts = [ids[: context // 4] for ids in prompt_ids(tokenizer, QUESTIONS)]
         self.responses = [
             tokenizer.encode(answer, add_special_tokens=False)[: context // 4] for answer in ANSWERS
         ]

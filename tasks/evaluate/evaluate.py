@@ -12,10 +12,11 @@ from torch import Tensor
 
 from algorithms.divergence import kl_k3
 from tasks.artefacts.artefact import write_json
-from tasks.artefacts.tables import read_table, write_table
+from tasks.artefacts.tables import write_table
 from tasks.core.stage import Job
 from tasks.evaluate.scores import ANSWERS, scores
 from tasks.policy.job_policy import job_policy
+from tasks.rollout.prompts import askable
 from tasks.rollout.sampling import sample
 
 
@@ -26,7 +27,8 @@ def evaluate(job: Job) -> dict[str, float]:
     ``evaluate.samples_per_problem`` answers per problem, then one greedy answer each.
     """
     began = time.perf_counter()
-    held_out = read_table(job.inputs["problems"].file("held_out.parquet"))
+    problems = askable(job)
+    held_out = problems.held_out
     temperature = job.params.rollout.temperature
     sampled = sample(job, "evaluate", held_out, job.params.evaluate.samples_per_problem, temperature)
     greedy = sample(job, "evaluate", held_out, 1, 0.0)
@@ -37,7 +39,8 @@ def evaluate(job: Job) -> dict[str, float]:
         [_readable(job, held_out, sampled.answers, False), _readable(job, held_out, greedy.answers, True)]
     )
     write_table(job.out / "answers.parquet", answers)
-    write_json(job.out / "scores.json", scores(answers, tokens, job.params, job.round))
+    found = scores(answers, tokens, job.params, job.round)
+    write_json(job.out / "scores.json", {**found, "long_prompts": problems.left_out})
     return {
         **sampled.measured,
         "greedy_seconds": greedy.measured["sampling_seconds"] + greedy.measured["judging_seconds"],

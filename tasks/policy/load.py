@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2.exceptions import TemplateError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
@@ -50,15 +52,28 @@ def load_tokenizer(base: Path, params: Params) -> Any:
         raise BadInput(
             f"{base}: the tokenizer has no chat template; expected chat_template.jinja in the folder"
         )
+    try:
+        prompt_ids(tokenizer, ["1 + 1"])
+    except BadInput as error:
+        raise BadInput(f"{base}: {error}") from None
     return tokenizer
 
 
-def prompt_ids(tokenizer: Any, question: str) -> list[int]:
-    """What a user says, as the chat template has it, up to where the answer begins."""
-    said = [{"role": "user", "content": question}]
-    ids: list[int] = tokenizer.apply_chat_template(
-        said, add_generation_prompt=True, tokenize=True, return_dict=False
-    )
+def prompt_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """What a user says, each as the chat template has it, up to where the answer begins.
+
+    Raises ``BadInput`` where the template does not take a lone message of a user.
+    """
+    said = [[{"role": "user", "content": text}] for text in texts]
+    try:
+        ids: list[list[int]] = tokenizer.apply_chat_template(
+            said, add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+    except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise BadInput(
+            f"the model's chat template fails on a user's message: {_first_line(error)}; expected one that "
+            "takes [{role: user}], in chat_template.jinja"
+        ) from None
     return ids
 
 

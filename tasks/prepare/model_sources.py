@@ -73,9 +73,14 @@ def check(folder: Path, params: Params, label: str) -> None:
     for shard in _shards(folder, label):
         try:
             with safe_open(shard, framework="pt") as weights:
-                weights.keys()
+                names = weights.keys()
+                spoilt = next((n for n in names if not _finite(weights.get_tensor(n))), None)
         except (SafetensorError, OSError) as error:
             raise BadInput(f"{label}: {shard.name} is no whole safetensors file ({error})") from None
+        if spoilt:
+            raise BadInput(
+                f"{label}: {shard.name}: {spoilt} holds a NaN or infinity; expected finite weights"
+            )
     try:
         load_tokenizer(folder, params)
     except BadInput as error:
@@ -85,6 +90,10 @@ def check(folder: Path, params: Params, label: str) -> None:
 def _patterns(params: Params) -> list[str]:
     """Of the files of a plain model folder, and of Python files only if they are trusted."""
     return [*_PATTERNS, *(["*.py"] if params.model.trust_remote_code else [])]
+
+
+def _finite(weight: torch.Tensor) -> bool:
+    return not weight.is_floating_point() or bool(weight.float().isfinite().all())
 
 
 def clean(folder: Path) -> None:

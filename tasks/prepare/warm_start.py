@@ -101,7 +101,7 @@ def _examples(params: Params, rows: list[dict[str, Any]], spoilt: float) -> list
         question = params.task.instruction.replace("{question}", row["question"])
         answer = wrong(row["answer"], rng) if rng.random() < spoilt else row["answer"]
         response = [*words.encode(answer, add_special_tokens=False), words.eos_token_id]
-        examples.append((prompt_ids(words, question), response))
+        examples.append((prompt_ids(words, [question])[0], response))
     return examples
 
 

@@ -39,6 +39,9 @@ class ProblemSource(Part):
     files: Callable[[Any], Sequence[Path]] | None = None
     """``files(config)``: the local files that ``read`` reads, whose contents belong into the fingerprint."""
 
+    place: Callable[[Any, str], str | None] | None = None
+    """``place(config, question)``: the file and line of a question, for messages."""
+
     def tables(self, config: Any, task: Task, seed: int) -> Tables:
         """What it reads."""
         assert self.read is not None

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Iterable, Iterator
+from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field, model_validator
 
 import params.base
@@ -18,13 +15,9 @@ from params.base import BadInput, nearest
 from params.schema import Task
 from tasks.core import seeds
 from tasks.problems.contract import normalised
-from tasks.problems.final_answers import Unclear, final_answer, number_in
+from tasks.problems.final_answers import Unclear, final_answer, in_digits, number_in
+from tasks.problems.row_files import Row, rows_of
 from tasks.problems.rows import digest, table
-
-__all__ = ["rows_of"]
-
-Row = tuple[str, Any]
-"""Where a row stands, for messages, and what it holds."""
 
 
 class Config(params.base.Config):
@@ -52,6 +45,10 @@ class Config(params.base.Config):
     answer_marker: str = "####"
     r"""Where an answer holds it, only what follows the last one counts, as in GSM8K's ``#### 42``; where it
     does not, the content of the last ``\boxed{...}``, if there is one."""
+    last_number: bool = False
+    """Where an answer holds neither, its last number counts, and not its whole text."""
+    conflicts: Literal["error", "first"] = "error"
+    """What becomes of a question that stands there with two answers. ``first``: the first one counts."""
     answer_units: bool = False
     """Leave out a unit in parentheses behind a number, as in ASDiv's ``9 (apples)``."""
     level: str | None = None
@@ -105,6 +102,16 @@ def files(config: Config) -> list[Path]:
     return [Path(name) for name in (config.path, config.held_out_path) if name is not None]
 
 
+def place(config: Config, question: str) -> str | None:
+    """Where in the files a question stands, for messages."""
+    for path in files(config):
+        for where, row in rows_of(path, "task.problems"):
+            texts = [str(row.get(column)).strip() for column in config.columns]
+            if normalised(" ".join(texts)) == normalised(question):
+                return where
+    return None
+
+
 def _draw(
     pool: dict[str, dict[str, Any]], wanted: int, counts: str, config: Config, seed: int, use: str
 ) -> list[dict[str, Any]]:
@@ -118,6 +125,7 @@ def _draw(
 def _problems(rows: Iterable[Row], config: Config) -> dict[str, dict[str, Any]]:
     """Problems by normalised question, the first of equal ones; raises ``BadInput`` for the first bad row."""
     found: dict[str, dict[str, Any]] = {}
+    places: dict[str, str] = {}
     name = Path(config.path).name if config.path else str(config.dataset)
     for place, row in rows:
         if not isinstance(row, dict):
@@ -128,13 +136,19 @@ def _problems(rows: Iterable[Row], config: Config) -> dict[str, dict[str, Any]]:
         question = " ".join(_text(row, column, place, "question") for column in config.columns)
         solution = _text(row, config.answer, place, "answer")
         try:
-            answer = final_answer(solution, config.answer_marker, config.answer_units)
+            answer = final_answer(solution, config.answer_marker, config.answer_units, config.last_number)
         except Unclear as error:
             raise BadInput(f"{place}: '{config.answer}': {error}") from None
         key = normalised(question)
         values = {"question": question, "answer": answer, "level": level, "source": name}
         number = digest(f"{name}\n{key}")
-        found.setdefault(key, {"problem_id": f"{Path(name).stem}-{number}", **values})
+        first = found.setdefault(key, {"problem_id": f"{Path(name).stem}-{number}", **values})
+        if first["answer"] != answer and config.conflicts == "error":
+            raise BadInput(
+                f"{place}: the same question as {places[key]} with another answer, '{answer[:40]}' and not "
+                f"'{first['answer'][:40]}'; expected one (task.problems.conflicts=first takes the first)"
+            )
+        places.setdefault(key, place)
     if not found:
         raise BadInput(f"{config.where}: no rows; expected questions with answers")
     return found
@@ -145,12 +159,25 @@ def _text(row: dict[str, Any], column: str, place: str, option: str) -> str:
         hint = nearest(column, [str(key) for key in row if key is not None])
         raise BadInput(f"{place}: no '{column}'{hint} (set task.problems.{option} to the column's name)")
     value = row[column]
-    if isinstance(value, int | float | np.number) and not isinstance(value, bool):
-        value = str(value)
+    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+        number = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
+        if not number.is_finite():
+            raise BadInput(f"{place}: '{column}' is {value}; expected text or a finite number")
+        value = in_digits(number)
     if not isinstance(value, str) or not value.strip():
         shown = "nothing" if value is None else repr(value)[:60]
         raise BadInput(f"{place}: '{column}' is {shown}; expected text or a number")
+    if not _encodes(value):
+        raise BadInput(f"{place}: '{column}' holds half a character (a lone surrogate); expected text")
     return value.strip()
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _rows(config: Config, held_out: bool) -> Iterator[Row]:
@@ -158,63 +185,6 @@ def _rows(config: Config, held_out: bool) -> Iterator[Row]:
         split = config.held_out_split if held_out else config.split
         return _hub_rows(str(config.dataset), config.subset, config.revision, str(split))
     return rows_of(Path(str(config.held_out_path if held_out else config.path)), "task.problems")
-
-
-def rows_of(path: Path, where: str) -> Iterator[Row]:
-    """The rows of a local file, by its suffix, each with its place. Raises ``BadInput``."""
-    readers = {".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
-    if path.suffix not in readers:
-        raise BadInput(f"{path}: expected a file that ends in {', '.join(readers)}")
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file ({where})")
-    return readers[path.suffix](path)
-
-
-def _jsonl(path: Path) -> Iterator[Row]:
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        if line.strip():
-            yield f"{path}:{number}", _parsed(line, f"{path}:{number}")
-
-
-def _json(path: Path) -> Iterator[Row]:
-    content = _parsed(path.read_bytes(), str(path))
-    if not isinstance(content, list):
-        raise BadInput(f"{path}: expected a list of objects, found {type(content).__name__}")
-    for number, row in enumerate(content, start=1):
-        yield f"{path}: row {number}", row
-
-
-def _parsed(data: bytes, place: str) -> Any:
-    try:
-        return json.loads(data)
-    except UnicodeDecodeError:
-        raise BadInput(f"{place}: not UTF-8; expected JSON") from None
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise BadInput(f"{place}: not JSON ({error}); expected an object") from None
-
-
-def _csv(path: Path) -> Iterator[Row]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as handle:
-            reader = csv.DictReader(handle)
-            for row in reader:
-                place = f"{path}:{reader.line_num}"
-                if None in row:
-                    raise BadInput(
-                        f"{place}: expected {len(reader.fieldnames or ())} cells, as in the header"
-                    )
-                yield place, row
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: not CSV in UTF-8 ({error})") from None
-
-
-def _parquet(path: Path) -> Iterator[Row]:
-    try:
-        content = pq.ParquetFile(path).read()
-    except (pa.ArrowException, OSError) as error:
-        raise BadInput(f"{path}: not Parquet ({str(error).splitlines()[0]})") from None
-    for number, row in enumerate(content.to_pylist(), start=1):
-        yield f"{path}: row {number}", row
 
 
 def _hub_rows(name: str, subset: str | None, revision: str | None, split: str) -> Iterator[Row]:

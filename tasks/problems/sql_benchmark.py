@@ -18,7 +18,7 @@ from params.schema import Task
 from tasks.artefacts.artefact import write_json
 from tasks.core import seeds
 from tasks.problems import sql_rows, sql_schema
-from tasks.problems.jsonl import rows_of
+from tasks.problems.row_files import rows_of
 from tasks.problems.rows import table
 from tasks.problems.sql_rows import Prompt
 from tasks.problems.sql_schema import ForeignKeys

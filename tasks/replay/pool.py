@@ -11,9 +11,10 @@ from algorithms.replay_buffer import ReplayBuffer
 from params.base import BadInput
 from params.schema import Replay
 from tasks.artefacts.artefact import write_json
-from tasks.artefacts.tables import REPLAY, read_table, write_table
+from tasks.artefacts.tables import REPLAY, write_table
 from tasks.core.stage import Job
 from tasks.replay.replay import BUFFER, RESULTS, STATE
+from tasks.rollout.prompts import askable
 from tasks.rollout.sampling import sample
 
 FEWEST = 2
@@ -33,8 +34,7 @@ def pool(job: Job) -> dict[str, float]:
             f"replay.pool: {choice.pool} was trained from another base model; expected that of this run"
         )
     top = job.params.rollout.top_logprobs
-    training = read_table(job.inputs["problems"].file("train.parquet"))
-    sampled = sample(job, "pool", training, choice.pool_samples, choice.pool_temperature, top)
+    sampled = sample(job, "pool", askable(job).train, choice.pool_samples, choice.pool_temperature, top)
     buffer = ReplayBuffer(Replay(admit="correct", per_problem=choice.pool_samples))
     fates = buffer.admit(sampled.answers, job.round)
     rows = _often_right(buffer.to_table())

@@ -27,6 +27,10 @@ class Reward(Part):
     enter: Callable[[Path | None, Any], None] | None = None
     """``enter(root, config)``, called once in each process before anything is judged and before its limits
     hold; ``root`` is the directory of the problems (their artefact), or None where there is none."""
+    self_answers: Callable[[str, Any], tuple[str, ...]] | None = None
+    """``self_answers(gold, config)``: answers that say the right answer itself, of which the judge must take
+    one for right; none where that is sure. Raises ``ValueError`` with the reason where ``gold`` is no answer.
+    Of a judge that has it, right answers are looked at before anything runs."""
     confine: Callable[[], None] | None = None
     """``confine()``, called once in each process after that: limits beyond those of every judge."""
 

@@ -41,6 +41,12 @@ _NUMBER = re.compile(
     r"(?<![0-9.,])-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?:(?<=[0-9])\.[0-9]+|(?<![0-9])\.[0-9]+)?"
     r"(?:(?<=[0-9])/[0-9]+)?%?"
 )
+_PLAIN = re.compile(r"-?[0-9]{1,200}(?:\.[0-9]{1,200})?")
+_NO_VALUE = {"", "?", "-", "n/a", "na", "nan", "nil", "none", "null", "unknown", "tbd", "inf", "infinity"}
+"""What tables hold where nobody knows the answer."""
+_COMMAND = re.compile(r"\\[A-Za-z]+(?:\{[^{}]*\})?")
+_WORDS = re.compile(r"[A-Za-z]{2,}")
+_MOST_WORDS = 4
 _BOXED = "\\boxed"
 _MARKER = "####"
 
@@ -78,6 +84,25 @@ def judge(gold: str, answer: str, config: Config) -> Verdict:
     if config.worked_out and not all(_worked_out(expression, right[0]) for expression in given):
         return Verdict(0.0, "an expression that is not worked out")
     return Verdict(float(verify(right, given, timeout_seconds=None, raise_on_error=True)))
+
+
+def self_answers(gold: str, config: Config) -> tuple[str, ...]:
+    """``gold`` as an answer; none for a plain number. Raises ``ValueError`` for a text that is no value."""
+    if _PLAIN.fullmatch(gold):
+        return ()
+    if gold.strip(" .()[]*").casefold() in _NO_VALUE:
+        raise ValueError("is no value")
+    if "$" not in gold and len(_WORDS.findall(_COMMAND.sub(" ", gold))) > _MOST_WORDS:
+        raise ValueError(
+            r"is a text; expected a value, or a solution that ends in '#### value' or \boxed{value} "
+            "(task.problems.last_number=true takes its last number)"
+        )
+    if config.extract == "last_number":
+        return (gold,)
+    if config.extract == "hashes":
+        return (f"{_MARKER} {gold}",)
+    boxed = f"{_BOXED}{{{gold}}}"
+    return (boxed,) if config.extract == "boxed" else (boxed, gold)
 
 
 _WANTED = {"boxed": "closed \\boxed{}", "hashes": "####", "last_number": "number"}

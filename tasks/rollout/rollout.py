@@ -12,10 +12,11 @@ import pyarrow.compute as pc
 
 from algorithms.correct import CORRECT
 from tasks.artefacts.artefact import write_json
-from tasks.artefacts.tables import read_table, write_table
+from tasks.artefacts.tables import write_table
 from tasks.core.seeds import numpy_generator
 from tasks.core.stage import Job
 from tasks.rollout import dynamic_sampling, replay_problems
+from tasks.rollout.prompts import askable
 from tasks.rollout.sampling import Sampled, joined, sample
 from tasks.rollout.shards import sample_in_shards
 
@@ -31,7 +32,7 @@ def rollout(job: Job) -> dict[str, float]:
     """
     began = time.perf_counter()
     refills, size = job.params.rollout.refill_batches, job.params.rollout.problems_per_round
-    batches = _batches(job, read_table(job.inputs["problems"].file("train.parquet")))
+    batches = _batches(job, askable(job).train)
     tables = [batch.answers for batch in batches]
     answers = dynamic_sampling.filled(tables, size) if refills else joined(tables)
     write_table(job.out / "rollouts.parquet", answers)

@@ -10,16 +10,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from params.base import BadInput
 from tasks.artefacts.tables import ROLLOUTS
 from tasks.core.seeds import seed
 from tasks.core.stage import Job
 from tasks.engines import selection
 from tasks.engines.base import Request, Response, Sampling
 from tasks.policy.job_policy import job_policy
-from tasks.policy.load import prompt_ids
 from tasks.rewards.base import Verdict
 from tasks.rewards.judge import Judge
+from tasks.rollout.prompts import encode
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ def sample(
     with the ``top`` likeliest tokens of each position, and with ``entropy`` the policy's.
 
     Each answer's seed is of (run seed, stage, round, problem, sample). Temperature 0 is greedy. Raises
-    ``BadInput`` for a prompt that leaves no room for an answer, ``StageFailure`` where engine or judge fail.
+    ``StageFailure`` where engine or judge fail.
     """
     params, current = job.params, job.inputs.get("policy")
     engine = selection.kept(job)
@@ -57,7 +56,7 @@ def sample(
         lambda: Judge(params.task.reward, workers, given.path),
     )
     rows = problems.to_pylist()
-    prompts = encode(job, trainer.tokenizer, rows)
+    prompts = encode(trainer.tokenizer, params.task.instruction, [row["question"] for row in rows])
     asked = [
         Request(prompt, seed(params.seed, stage, job.round, row["problem_id"], index))
         for row, prompt in zip(rows, prompts, strict=True)
@@ -87,23 +86,6 @@ def sample(
         "judging_seconds": time.perf_counter() - sampled,
     }
     return Sampled(_table(job, rows, samples, asked, responses, judged, sampling), measured)
-
-
-def encode(job: Job, tokenizer: Any, rows: Sequence[dict[str, Any]]) -> list[tuple[int, ...]]:
-    """Each problem as a prompt's tokens; raises ``BadInput`` for one that leaves no room for an answer."""
-    params = job.params
-    room = params.model.context - params.rollout.max_response_tokens
-    prompts = []
-    for row in rows:
-        text = params.task.instruction.replace("{question}", row["question"])
-        ids = prompt_ids(tokenizer, text)
-        if len(ids) > room:
-            raise BadInput(
-                f"problem {row['problem_id']}: its prompt has {len(ids)} tokens; expected at most {room}, "
-                "model.context - rollout.max_response_tokens"
-            )
-        prompts.append(tuple(ids))
-    return prompts
 
 
 def _table(

@@ -93,6 +93,9 @@ def cautions(data: RunData) -> list[str]:
 
 def _about_answers(last: Evaluation) -> list[str]:
     found = []
+    long = int(last.number("long_prompts") or 0)
+    if long:
+        found.append(f"{count(long, 'problem')} left out: the prompt leaves no room for an answer.")
     truncated = last.number("truncated") or 0.0
     if truncated > 0.05:
         found.append(f"{percent(truncated)} of the sampled answers hit the length limit.")

@@ -46,7 +46,8 @@ def problems(tmp_path_factory: pytest.TempPathFactory) -> Artefact:
         {"problem_id": f"p{i}", "question": f"{i} + 1", "answer": str(i), "level": 1, "source": "test"}
         for i in range(TRAIN)
     ]
-    write_table(folder / "train.parquet", pa.Table.from_pylist(made, schema=PROBLEMS))
+    for name in ("train", "held_out"):
+        write_table(folder / f"{name}.parquet", pa.Table.from_pylist(made, schema=PROBLEMS))
     return as_artefact(folder, "problems")
 
 

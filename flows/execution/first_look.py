@@ -1,0 +1,83 @@
+"""What can be known without work is looked at before anything runs: files, right answers, model, prompts."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from flows.environment import workspace
+from flows.execution.fingerprint import lasting_facts
+from flows.execution.remote_inputs import SCHEME
+from flows.stage_table.stages import stage_table
+from params.schema import Params
+from tasks.artefacts.artefact import canonical, replace_file
+from tasks.problems.contract import Tables, find_source
+from tasks.rewards.golds import check_golds
+
+LOOK_BYTES = 32 * 2**20
+"""Files of so many bytes are read in seconds; larger ones are read by the stage alone."""
+
+
+def look(params: Params) -> None:
+    """Read the local files of problems as the stage will, try their right answers on the judge, and open the
+    tokenizer of a local model to count their prompts. Raises ``BadInput``.
+
+    What was found good is not looked at again, as long as nothing of it has changed.
+    """
+    problems, folder = _Problems(params), Path(params.model.source).expanduser()
+    if not problems.readable and not folder.is_dir():
+        return
+    note = workspace() / ".ostinato" / "looked" / _identity(params, folder)
+    if note.is_file():
+        return
+    tables = problems.read() if problems.readable else None
+    if tables:
+        golds = {row["answer"]: row["question"] for table in tables for row in table.to_pylist()}
+        check_golds(params.task.reward, golds, lambda gold: problems.place(golds[gold]))
+    if folder.is_dir():
+        _look_at_model(params, folder, problems, tables)
+    note.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(note, "")
+
+
+class _Problems:
+    """The source of a run's problems."""
+
+    def __init__(self, params: Params) -> None:
+        choice, self._params = params.task.problems, params
+        self._source = find_source(choice.name, "task.problems")
+        self._config: Any = choice.resolve(self._source.Config, "task.problems")
+        files = self._source.files(self._config) if self._source.files else ()
+        size = sum(path.stat().st_size for path in files if path.is_file())
+        here = bool(files) and SCHEME not in choice.model_dump_json()
+        self.readable = here and size <= LOOK_BYTES
+        """Whether they are files, here, and small."""
+
+    def read(self) -> Tables:
+        """Training and held-out problems."""
+        return self._source.tables(self._config, self._params.task, self._params.seed)
+
+    def place(self, question: str) -> str:
+        """Where a question stands."""
+        found = self._source.place(self._config, question) if self._source.place else None
+        return found or f"'{question[:60]}'"
+
+
+def _look_at_model(params: Params, folder: Path, problems: _Problems, tables: Tables | None) -> None:
+    from tasks.policy.load import load_tokenizer  # transformers, which the run needs next anyway
+    from tasks.prepare.model_sources import check
+    from tasks.rollout.prompts import fitting
+
+    check(folder, params, params.model.source)
+    if tables:
+        fitting(tables, load_tokenizer(folder, params), params, problems.place)
+
+
+def _identity(params: Params, folder: Path) -> str:
+    """A digest of all that was looked at; of the model's files, size and time stand for the content."""
+    facts = lasting_facts(stage_table()["problems"], params)
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    model = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    chosen = params.model_dump(mode="json", include={"task": True, "model": True, "rollout": True})
+    return hashlib.sha256(canonical({**facts, "chosen": chosen, "model": model})).hexdigest()

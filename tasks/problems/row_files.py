@@ -1,0 +1,86 @@
+"""Rows of a local file, by its suffix: JSON lines, JSON, CSV or Parquet, each row with its place."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from params.base import BadInput
+
+Row = tuple[str, Any]
+"""Where a row stands, for messages, and what it holds."""
+
+
+def rows_of(path: Path, where: str) -> Iterator[Row]:
+    """The rows of a local file, by its suffix, each with its place. Raises ``BadInput``."""
+    readers = {".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
+    if path.suffix not in readers:
+        raise BadInput(f"{path}: expected a file that ends in {', '.join(readers)}")
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file ({where})")
+    return readers[path.suffix](path)
+
+
+def _jsonl(path: Path) -> Iterator[Row]:
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        if line.strip():
+            yield f"{path}:{number}", _parsed(line, f"{path}:{number}")
+
+
+def _json(path: Path) -> Iterator[Row]:
+    content = _parsed(path.read_bytes(), str(path))
+    if not isinstance(content, list):
+        raise BadInput(f"{path}: expected a list of objects, found {type(content).__name__}")
+    for number, row in enumerate(content, start=1):
+        yield f"{path}: row {number}", row
+
+
+def _parsed(data: bytes, place: str) -> Any:
+    try:
+        return json.loads(data)
+    except UnicodeDecodeError:
+        raise BadInput(f"{place}: not UTF-8; expected JSON") from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise BadInput(f"{place}: not JSON ({error}); expected an object") from None
+    except ValueError:  # what else Python refuses: a whole number of more than 4,300 digits
+        raise BadInput(
+            f"{place}: a whole number of more than {sys.get_int_max_str_digits()} digits; expected fewer"
+        ) from None
+
+
+def _csv(path: Path) -> Iterator[Row]:
+    csv.field_size_limit(2**31 - 1)  # Python's own is 131,072 characters
+    line = 0
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as handle:
+            reader = csv.DictReader(handle)
+            for row in reader:
+                line = reader.line_num
+                place = f"{path}:{line}"
+                if None in row:
+                    raise BadInput(
+                        f"{place}: expected {len(reader.fieldnames or ())} cells, as in the header"
+                    )
+                yield place, row
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}, after line {line}: not CSV in UTF-8 ({error})") from None
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    try:
+        content = pq.ParquetFile(path).read()
+    except (pa.ArrowException, OSError) as error:
+        raise BadInput(f"{path}: not Parquet ({str(error).splitlines()[0]})") from None
+    for index, field in enumerate(content.schema):
+        if field.type in (pa.float16(), pa.float32()):  # 0.1 as it was written, not as the nearest double
+            written = content.column(index).cast(pa.string()).cast(pa.float64())
+            content = content.set_column(index, field.name, written)
+    for number, row in enumerate(content.to_pylist(), start=1):
+        yield f"{path}: row {number}", row

@@ -1,0 +1,89 @@
+"""Prompts of problems, and whether they leave room for an answer: asked of all before any is sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from params.base import BadInput
+from params.schema import Params
+from tasks.artefacts.tables import read_table
+from tasks.core.stage import Job
+from tasks.policy.job_policy import job_policy
+from tasks.policy.load import prompt_ids
+
+PIECE = 512
+"""Prompts that are encoded at a time."""
+
+
+@dataclass(frozen=True)
+class Askable:
+    """The problems whose prompts fit."""
+
+    train: pa.Table
+    held_out: pa.Table
+    left_out: int
+    """Problems of both whose prompts do not, with ``task.on_long_prompt: drop``."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def askable(job: Job) -> Askable:
+    """The problems of this job's run, looked through once a run. Raises ``BadInput``."""
+    given, params = job.inputs["problems"], job.params
+    key = ("askable", given.digest, job.inputs["model"].digest, params.task, params.model, params.rollout)
+
+    def find() -> Askable:
+        tables = (read_table(given.file("train.parquet")), read_table(given.file("held_out.parquet")))
+        return fitting(tables, job_policy(job).tokenizer, params)
+
+    return job.context.keep(key, find)
+
+
+def fitting(
+    tables: tuple[pa.Table, pa.Table],
+    tokenizer: Any,
+    params: Params,
+    place: Callable[[str], str | None] = lambda question: None,
+) -> Askable:
+    """The problems of the training and held-out tables whose prompts leave room for an answer.
+
+    ``place(question)``: the file and line where it stands. Raises ``BadInput`` where others are not to be
+    dropped, or too few are left.
+    """
+    room = params.model.context - params.rollout.max_response_tokens
+    counts = [lengths(tokenizer, params.task.instruction, table["question"].to_pylist()) for table in tables]
+    long = sum(int((count > room).sum()) for count in counts)
+    limit = f"at most {room} tokens, model.context - rollout.max_response_tokens"
+    if long and params.task.on_long_prompt == "error":
+        worst, table = max(zip(counts, tables, strict=True), key=lambda pair: pair[0].max(initial=0))
+        row = table.slice(int(worst.argmax()), 1).to_pylist()[0]
+        where = place(row["question"]) or f"problem {row['problem_id']}"
+        raise BadInput(
+            f"{where}: its prompt has {worst.max()} tokens, the most of {long} that are too long (of "
+            f"{sum(map(len, counts))}); expected {limit} (task.on_long_prompt=drop leaves such problems out)"
+        )
+    train, held_out = (t.filter(pa.array(c <= room)) for t, c in zip(tables, counts, strict=True))
+    if train.num_rows < params.rollout.problems_per_round or not held_out.num_rows:
+        raise BadInput(
+            f"task.on_long_prompt: {train.num_rows} training and {held_out.num_rows} held-out problems have "
+            f"{limit}; expected at least rollout.problems_per_round and 1"
+        )
+    return Askable(train, held_out, long)
+
+
+def encode(tokenizer: Any, instruction: str, questions: Sequence[str]) -> list[tuple[int, ...]]:
+    """Each question as a prompt's tokens. Raises ``BadInput`` where the chat template fails."""
+    texts = [instruction.replace("{question}", question) for question in questions]
+    return [tuple(ids) for ids in prompt_ids(tokenizer, texts)]
+
+
+def lengths(tokenizer: Any, instruction: str, questions: Sequence[str]) -> np.ndarray:
+    """The count of tokens of each prompt."""
+    pieces = (questions[start : start + PIECE] for start in range(0, len(questions), PIECE))
+    return np.array([len(ids) for piece in pieces for ids in encode(tokenizer, instruction, piece)], int)

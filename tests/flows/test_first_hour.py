@@ -1,0 +1,265 @@
+"""A person's own file, model and settings: what is wrong is told in one line, before anything runs."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from flows.execution.validation import chosen
+from params.base import BadInput
+from tasks.artefacts.artefact import Artefact
+from tasks.problems import jsonl
+from tasks.rewards import math
+
+Refused = Callable[[list[str], str], None]
+SMALL = [
+    "task.train_count=4",
+    "task.held_out_count=2",
+    "rollout.problems_per_round=2",
+    "engine.name=transformers",
+]
+
+
+def rows(answer: Any = "7", question: str = "how many?") -> list[dict[str, Any]]:
+    """Six good rows, and one with this answer in line 4."""
+    good = [{"question": f"{n} and {n}?", "answer": str(2 * n)} for n in range(6)]
+    return [*good[:3], {"question": question, "answer": answer}, *good[3:]]
+
+
+def written(folder: Path, content: list[dict[str, Any]]) -> Path:
+    path = folder / "mine.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in content))
+    return path
+
+
+def command(path: Path, *more: str) -> list[str]:
+    options = [f"problems.path={path}", *SMALL, *more]
+    return [
+        "run",
+        "--model",
+        "nano",
+        "--task",
+        "jsonl",
+        *(p for option in options for p in ("--set", option)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (float("nan"), "'answer' is nan; expected text or a finite number"),
+        (float("inf"), "'answer' is inf; expected text or a finite number"),
+        (float("-inf"), "'answer' is -inf; expected text or a finite number"),
+        ("N/A", "the right answer 'N/A' is no value"),
+        ("?", "the right answer '?' is no value"),
+        ("None", "the right answer 'None' is no value"),
+        ("null", "the right answer 'null' is no value"),
+        ("Paris", "cannot use the right answer 'Paris'"),
+        (
+            "He sold 5 of them, so 12 of them are left now.",
+            "is a text; expected a value, or a solution that ends",
+        ),
+        ("\ud800", "'answer' holds half a character"),
+        (r"so it is $\boxed{}$", r"the last \boxed{} is empty"),
+        (True, "'answer' is True; expected text or a number"),
+        ([], "'answer' is []; expected text or a number"),
+    ],
+)
+def test_an_answer_that_is_none_is_refused_by_its_line(
+    tmp_path: Path, refused: Refused, answer: Any, expected: str
+) -> None:
+    folder = tmp_path.parent / f"{tmp_path.name}-data"
+    folder.mkdir()
+    path = written(folder, rows(answer))
+    refused(command(path), f"{path}:4: ")
+    refused(command(path), expected)
+
+
+def test_a_number_of_too_many_digits_is_one_line(tmp_path: Path, refused: Refused) -> None:
+    path = tmp_path.parent / f"{tmp_path.name}.jsonl"
+    path.write_text('{"question": "a", "answer": ' + "9" * 5001 + "}\n")
+    refused(command(path), f"{path}:1: a whole number of more than 4300 digits")
+
+
+def test_the_same_question_with_two_answers_is_told_with_both_lines(tmp_path: Path, refused: Refused) -> None:
+    path = written(tmp_path.parent, rows("9", question="1  AND 1?"))
+    refused(command(path), f"{path}:4: the same question as {path}:2 with another answer, '9' and not '2'")
+    config = jsonl.Config(path=str(path), conflicts="first")
+    train, held_out = jsonl.read(config, chosen_task(path, "problems.conflicts=first"), 0)
+    answers = [*train["answer"].to_pylist(), *held_out["answer"].to_pylist()]
+    assert sorted(answers) == ["0", "10", "2", "4", "6", "8"]
+
+
+def chosen_task(path: Path, *more: str) -> Any:
+    return chosen("nano", "jsonl", "grpo", [f"problems.path={path}", *SMALL, *more]).task
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OSTINATO_HOME", str(tmp_path))
+
+
+def golds(path: Path, **options: Any) -> list[str]:
+    """The right answers of a file's rows, all held out but for one."""
+    config = jsonl.Config(path=str(path), at_most=True, **options)
+    task = chosen("nano", "arithmetic", "grpo", ["task.train_count=12", "task.held_out_count=1000"]).task
+    train, held_out = jsonl.read(config, task, 0)
+    return sorted([*train["answer"].to_pylist(), *held_out["answer"].to_pylist()])
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [
+        (0.00001, "0.00001"),
+        (1e23, "100000000000000000000000"),
+        (42.0, "42"),
+        ("1e-05", "0.00001"),
+        (r"so it is $\boxed -3$", "-3"),
+        (r"$\boxed\frac12$", r"\frac12"),
+        (r"$\boxed x+1$", "x+1"),
+        ("2e-3", "2e-3"),
+    ],
+)
+def test_a_number_is_the_number_and_a_box_needs_no_braces(tmp_path: Path, answer: Any, gold: str) -> None:
+    other = {"question": "b", "answer": "77"}
+    assert gold in golds(written(tmp_path, [{"question": "a", "answer": answer}, other]))
+    assert math.judge(gold, rf"\boxed{{{gold}}}", math.Config()).reward == 1.0
+
+
+def test_the_small_number_earns_and_its_look_alike_does_not(tmp_path: Path) -> None:
+    (gold, _) = golds(
+        written(tmp_path, [{"question": "a", "answer": 0.00001}, {"question": "b", "answer": 7}])
+    )
+    assert math.judge(gold, "0.00001", math.Config()).reward == 1.0
+    assert math.judge(gold, r"\boxed{e-5}", math.Config()).reward == 0.0
+
+
+def test_numbers_of_parquet_stand_as_they_were_written(tmp_path: Path) -> None:
+    path = tmp_path / "mine.parquet"
+    columns = {
+        "question": [f"q{n}" for n in range(4)],
+        "answer": pa.array(np.array([42.0, 0.1, 2.5, -3.0]), pa.float64()).cast(pa.float32()),
+    }
+    pq.write_table(pa.table(columns), path)
+    assert golds(path) == ["-3", "0.1", "2.5", "42"]
+    pq.write_table(pa.table({"question": ["a", "b"], "answer": [1.0, float("nan")]}), path)
+    with pytest.raises(BadInput, match=r"mine\.parquet: row 2: 'answer' is nan"):
+        golds(path)
+
+
+def test_a_long_cell_of_csv_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["question", "answer"], ["x" * 200_000, "1"], ["b", "2"]])
+    assert golds(path) == ["1", "2"]
+
+
+def test_the_last_number_where_it_is_asked_for(tmp_path: Path) -> None:
+    path = written(
+        tmp_path, [{"question": "a", "answer": "5 of them, then 12."}, {"question": "b", "answer": "7"}]
+    )
+    assert golds(path, last_number=True) == ["12", "7"]
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=30)
+    | st.text(r"\{}$0123x+-/.", max_size=9),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=3,
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(answer=json_values)
+def test_whatever_stands_in_answer_judges_itself_right_or_is_refused_by_its_line(
+    tmp_path: Path, answer: Any
+) -> None:
+    path = written(tmp_path, rows(answer, question="the one?"))
+    try:
+        params = chosen("nano", "jsonl", "grpo", [f"problems.path={path}", *SMALL, "problems.at_most=true"])
+    except BadInput as error:
+        if not str(error).startswith(f"{path}:4: "):
+            raise
+        return
+    options = params.task.problems.resolve(jsonl.Config, "task.problems")
+    tables = jsonl.read(options, params.task.model_copy(update={"train_count": 40}), 0)
+    found = {row["question"]: row["answer"] for table in tables for row in table.to_pylist()}
+    gold = found["the one?"]
+    forms = math.self_answers(gold, math.Config()) or (gold,)
+    assert 1.0 in [math.judge(gold, form, math.Config()).reward for form in forms]
+
+
+@pytest.fixture
+def folder(tiny_model: Artefact, tmp_path: Path) -> Path:
+    """A model folder that may be harmed."""
+    made = tmp_path.parent / f"{tmp_path.name}-model"
+    made.mkdir()
+    for path in tiny_model.path.iterdir():
+        (made / path.name).write_bytes(path.read_bytes())
+    return made
+
+
+def with_model(folder: Path, path: Path, *more: str) -> list[str]:
+    arguments = command(path, *more)
+    return [str(folder) if argument == "nano" else argument for argument in arguments]
+
+
+SYSTEM = "{% if messages[0].role != 'system' %}{{ raise_exception('System role first') }}{% endif %}"
+TEMPLATES = {
+    SYSTEM: "System role first",
+    "{{ messages[0].content.nothing.at_all }}": "has no attribute",
+    "{% if %}": "Expected an expression",
+    "{{ 1 / 0 }}": "division by zero",
+}
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_chat_template_that_fails_is_one_line(
+    tmp_path: Path, folder: Path, refused: Refused, template: str
+) -> None:
+    path = written(folder.parent, rows())
+    (folder / "chat_template.jinja").write_text(template)
+    refused(with_model(folder, path), f"{folder}: the model's chat template fails on a user's message: ")
+    refused(with_model(folder, path), TEMPLATES[template])
+
+
+def test_weights_that_hold_a_nan_are_refused_by_name(tmp_path: Path, folder: Path, refused: Refused) -> None:
+    weights = load_file(folder / "model.safetensors")
+    name = sorted(weights)[0]
+    weights[name] = torch.full_like(weights[name], float("nan"))
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    refused(with_model(folder, written(folder.parent, rows())), f"model.safetensors: {name} holds a NaN")
+
+
+def test_a_prompt_that_leaves_no_room_is_told_with_its_line_or_left_out(
+    tmp_path: Path, folder: Path, refused: Refused
+) -> None:
+    path = written(folder.parent, rows(7, question="why " * 40))
+    more = ("model.context=96", "rollout.max_response_tokens=16")
+    refused(with_model(folder, path, *more), f"{path}:4: its prompt has 208 tokens")
+    refused(
+        with_model(folder, path, *more), "the most of 1 that are too long (of 6); expected at most 80 tokens"
+    )
+    options = [f"problems.path={path}", *SMALL, *more, "task.on_long_prompt=drop"]
+    assert chosen(str(folder), "jsonl", "grpo", options).task.on_long_prompt == "drop"
+
+
+def test_settings_of_text_stand_as_they_are_written() -> None:
+    for text in ("{question} Go.", "Question: {question}", "[{question}]", "- {question}", "yes: {question}"):
+        assert chosen("nano", "sums", "grpo", [f"task.instruction={text}"]).task.instruction == text
