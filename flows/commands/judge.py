@@ -21,7 +21,7 @@ from params.base import BadInput, Choice, nearest
 from params.load import merge, read_setting
 from tasks.artefacts.tables import write_table
 from tasks.core.seeds import numpy_generator
-from tasks.problems.row_files import rows_of
+from tasks.problems.row_files import cell_text, rows_of
 from tasks.rewards.base import Verdict
 from tasks.rewards.judge import Judge
 from tasks.stats.intervals import mean_interval
@@ -114,10 +114,9 @@ def _rows(path: Path) -> list[dict[str, str]]:
         for column in ("gold", "answer"):
             if column not in row:
                 raise BadInput(f"{place}: no '{column}'{nearest(column, map(str, row))}")
-            if not isinstance(row[column], str | int | float) or isinstance(row[column], bool):
-                kind = "nothing" if row[column] is None else f"a {type(row[column]).__name__}"
-                raise BadInput(f"{place}: '{column}' is {kind}; expected text or a number")
-        found.append({column: str(row[column]) for column in _COLUMNS if row.get(column) is not None})
+        texts = [c for c in _COLUMNS if row.get(c) is not None or c != "question"]
+        # a model's answer may be any text, and stands as it is
+        found.append({c: v if isinstance(v := row[c], str) else cell_text(v, c, place) for c in texts})
     if not found:
         raise BadInput(f"{path}: no rows; expected answers")
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,8 +14,8 @@ from params.base import BadInput, nearest
 from params.schema import Task
 from tasks.core import seeds
 from tasks.problems.contract import normalised
-from tasks.problems.final_answers import Unclear, final_answer, in_digits, number_in
-from tasks.problems.row_files import Row, rows_of
+from tasks.problems.final_answers import Unclear, final_answer, number_in
+from tasks.problems.row_files import Row, cell_text, rows_of
 from tasks.problems.rows import digest, table
 
 
@@ -158,26 +157,10 @@ def _text(row: dict[str, Any], column: str, place: str, option: str) -> str:
     if column not in row:
         hint = nearest(column, [str(key) for key in row if key is not None])
         raise BadInput(f"{place}: no '{column}'{hint} (set task.problems.{option} to the column's name)")
-    value = row[column]
-    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
-        number = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
-        if not number.is_finite():
-            raise BadInput(f"{place}: '{column}' is {value}; expected text or a finite number")
-        value = in_digits(number)
-    if not isinstance(value, str) or not value.strip():
-        shown = "nothing" if value is None else repr(value)[:60]
-        raise BadInput(f"{place}: '{column}' is {shown}; expected text or a number")
-    if not _encodes(value):
-        raise BadInput(f"{place}: '{column}' holds half a character (a lone surrogate); expected text")
-    return value.strip()
-
-
-def _encodes(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    text = cell_text(row[column], column, place)
+    if not text:
+        raise BadInput(f"{place}: '{column}' is {row[column]!r:.60}; expected text or a number")
+    return text
 
 
 def _rows(config: Config, held_out: bool) -> Iterator[Row]:

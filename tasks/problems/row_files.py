@@ -6,6 +6,7 @@ import csv
 import json
 import sys
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from params.base import BadInput
+from tasks.problems.final_answers import in_digits
 
 Row = tuple[str, Any]
 """Where a row stands, for messages, and what it holds."""
@@ -26,6 +28,25 @@ def rows_of(path: Path, where: str) -> Iterator[Row]:
     if not path.is_file():
         raise BadInput(f"{path}: no such file ({where})")
     return readers[path.suffix](path)
+
+
+def cell_text(value: Any, column: str, place: str) -> str:
+    """What a cell holds as text without space around it, a number in digits; raises ``BadInput``."""
+    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+        number = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
+        if not number.is_finite():
+            raise BadInput(f"{place}: '{column}' is {value}; expected text or a finite number")
+        return in_digits(number)
+    if not isinstance(value, str):
+        shown = "nothing" if value is None else f"{value!r:.60}"
+        raise BadInput(f"{place}: '{column}' is {shown}; expected text or a number")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise BadInput(
+            f"{place}: '{column}' holds half a character (a lone surrogate); expected text"
+        ) from None
+    return value.strip()
 
 
 def _jsonl(path: Path) -> Iterator[Row]:

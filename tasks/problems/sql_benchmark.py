@@ -18,7 +18,7 @@ from params.schema import Task
 from tasks.artefacts.artefact import write_json
 from tasks.core import seeds
 from tasks.problems import sql_rows, sql_schema
-from tasks.problems.row_files import rows_of
+from tasks.problems.row_files import cell_text, rows_of
 from tasks.problems.rows import table
 from tasks.problems.sql_rows import Prompt
 from tasks.problems.sql_schema import ForeignKeys
@@ -190,7 +190,7 @@ def _rows(path: Path) -> Iterable[tuple[str, dict[str, Any]]]:
 def _text(row: dict[str, Any], key: str, place: str) -> str:
     if key not in row:
         raise BadInput(f"{place}: no '{key}'{nearest(key, row)}")
-    value = row[key]
-    if not isinstance(value, str) or not value.strip():
-        raise BadInput(f"{place}: '{key}' is {value!r:.60}; expected text")
-    return value.strip()
+    text = cell_text(row[key], key, place)
+    if not isinstance(row[key], str) or not text:
+        raise BadInput(f"{place}: '{key}' is {row[key]!r:.60}; expected text")
+    return text
