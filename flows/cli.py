@@ -14,7 +14,7 @@ import typer
 from flows.commands import remote_commands
 from flows.commands.machines import engines, plan_round
 from flows.environment import prepare_prefect, prepare_threads, workspace
-from flows.process import interrupts
+from flows.process import interrupts, output
 from flows.process.own_server import own_server
 from params.errors import OstinatoError
 
@@ -140,7 +140,8 @@ def stage(
     """Run one stage on a run's artefacts, without Prefect: what dvc.yaml calls."""
     from flows.execution.single_stage import run_stage
 
-    step = run_stage(name, run, round, params)
+    with output.logged(workspace(), run):
+        step = run_stage(name, run, round, params)
     if as_json:
         print(json.dumps(step.model_dump(mode="json")))
     else:
@@ -186,7 +187,9 @@ def export(
     """A plain Hugging Face folder of the run's last policy, which vLLM and transformers load."""
     from flows.commands.inspect import export_merged
 
-    print(export_merged(name, merged))
+    with output.logged(workspace(), name):
+        said = export_merged(name, merged)
+    print(said)
 
 
 @app.command()

@@ -66,11 +66,12 @@ def list_runs(as_json: bool) -> None:
         print(f"no runs under {workspace() / 'runs'} yet; `ostinato run` makes one")
         return
     table = Table(box=None, pad_edge=False)
-    for heading in rows[0]:
+    for heading in ("name", "state", "rounds", "seconds", "started"):
         table.add_column(heading, justify="right" if heading in ("rounds", "seconds") else "left")
     for row in rows:
-        table.add_row(*map(str, row.values()))
+        table.add_row(*(str(row[str(column.header)]) for column in table.columns))
     Console().print(table)
+    print("`ostinato status NAME` tells a run's stages and its command")
 
 
 def _state(directory: Path, node: Node, known: Step | None) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -10,7 +12,6 @@ from rich.console import Console
 
 from flows.commands.display import Lines, Quiet, Terminal
 from flows.environment import workspace
-from flows.execution.runner import spelled
 from flows.execution.watch import Local, Watch, started_locally
 from flows.process import output
 from flows.process.own_server import OwnServer
@@ -37,8 +38,7 @@ def train_watched(
 
     What libraries print goes to ``.ostinato/logs/NAME.log``, which the message of a failed stage names.
     """
-    log = workspace() / ".ostinato" / "logs" / f"{name}.log"
-    model, task, method, settings = presets
+    root, (model, task, method, settings) = workspace(), presets
 
     def go(watch: Watch) -> dict[str, Any]:
         if server:
@@ -46,24 +46,28 @@ def train_watched(
         with started_locally(Local(watch, params)):
             return train(name, model, task, method, settings, push=push, publish=publish)
 
+    with output.logged(root, name) as shown, _server_lost():
+        if as_json:
+            return go(Lines(shown.out))
+        if not shown.err.isatty():
+            rounds = count(params.rounds, "round")
+            told = f"{name}: {rounds}; `ostinato status {name}` tells how far it is"
+            print(told, file=shown.out, flush=True)
+            return go(Quiet(shown.err))
+        with Terminal(name, plan(params), Console(file=shown.err)) as terminal:
+            return go(terminal)
+
+
+@contextmanager
+def _server_lost() -> Iterator[None]:
+    """Raises ``StageFailure`` where Prefect gave its server up."""
     try:
-        with output.captured(log, spelled(["run", "--name", name])) as shown:
-            if as_json:
-                return go(Lines(shown.out))
-            if not shown.err.isatty():
-                rounds = count(params.rounds, "round")
-                told = f"{name}: {rounds}; `ostinato status {name}` tells how far it is"
-                print(told, file=shown.out, flush=True)
-                return go(Quiet(shown.err))
-            with Terminal(name, plan(params), Console(file=shown.err)) as terminal:
-                return go(terminal)
-    except StageFailure as failure:
-        raise type(failure)(f"{failure} (log: {log})") from failure
+        yield
     except (httpx.TransportError, RuntimeError) as error:
         lost = error if isinstance(error, httpx.TransportError) else error.__cause__ or error.__context__
         if not isinstance(lost, httpx.TransportError):
             raise
         raise StageFailure(
             f"{os.environ['PREFECT_API_URL']}: Prefect's server no longer answers ({type(lost).__name__}); "
-            f"start it, and the same command goes on (log: {log})"
+            "start it, and the same command goes on"
         ) from error

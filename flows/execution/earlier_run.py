@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from flows.execution.runner import run_directory
-from params.base import BadInput
+from params.base import BadInput, validate
 from params.schema import Params, lasting
 from tasks.artefacts.record import Record
 from tasks.report.format import flat
@@ -29,7 +30,10 @@ def keep_earlier(root: Path, name: str, params: Params) -> str | None:
         record = Record.read(directory)
     except BadInput:
         return None
-    changes = _changes(record.params, params.model_dump(mode="json"))
+    before = record.params
+    with suppress(BadInput):  # a parameter that this version has brought is at its default
+        before = validate(Params, before).model_dump(mode="json")
+    changes = _changes(before, params.model_dump(mode="json"))
     if not changes:
         return None
     kept = next(path for n in count(1) if not (path := directory.with_name(f"{name}~{n}")).exists())

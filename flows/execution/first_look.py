@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
 from flows.environment import workspace
 from flows.execution.fingerprint import lasting_facts
 from flows.execution.remote_inputs import SCHEME
+from flows.process import output
 from flows.stage_table.stages import stage_table
 from params.schema import Params
 from tasks.artefacts.artefact import canonical, replace_file
@@ -69,9 +71,10 @@ def _look_at_model(params: Params, folder: Path, problems: _Problems, tables: Ta
     from tasks.prepare.model_sources import check
     from tasks.rollout.prompts import fitting
 
-    check(folder, params, params.model.source)
-    if tables:
-        fitting(tables, load_tokenizer(folder, params), params, problems.place)
+    with output.captured(Path(os.devnull)):  # what libraries say here they say again in the run
+        check(folder, params, params.model.source)
+        if tables:
+            fitting(tables, load_tokenizer(folder, params), params, problems.place)
 
 
 def _identity(params: Params, folder: Path) -> str:

@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
+from tasks.core.errors import StageFailure
+
 
 @dataclass(frozen=True)
 class Output:
@@ -25,10 +27,21 @@ _original: list[int] = []
 
 
 @contextmanager
-def captured(log: Path, command: str) -> Iterator[Output]:
+def logged(root: Path, name: str) -> Iterator[Output]:
+    """``captured`` in the log of a run of the workspace ``root``, which a failed stage's message names."""
+    log = root / ".ostinato" / "logs" / f"{name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with captured(log, name) as output:
+            yield output
+    except StageFailure as failure:
+        raise StageFailure(f"{failure} (log: {log})") from failure
+
+
+@contextmanager
+def captured(log: Path, command: str = "") -> Iterator[Output]:
     """Inside the block standard output and error, of every library and process, are appended to ``log``;
     ``Output`` leads to the original ones."""
-    log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as file:
         print(f"\n{datetime.now(UTC).isoformat(timespec='seconds')} {command}", file=file, flush=True)
         _flush()
