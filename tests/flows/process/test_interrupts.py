@@ -19,6 +19,15 @@ from tests.flows.process.conftest import living
 PATIENCE = 30.0
 """Seconds that a process gets to end. Where it waited for a server that was gone, it took 67 to 85."""
 LINE = "ostinato: interrupted; the same command goes on from the last finished stage"
+MADE_ANEW = {
+    "problems": "seed=1",
+    "model": "model.warm_start_steps=41",
+    "evaluate": "evaluate.bootstrap_samples=51",
+    "rollout": "rollout.temperature=0.9",
+    "replay": "replay.max_age=3",
+    "update": "update.learning_rate=1e-3",
+}
+"""Stages in their order, each with a setting for which it is made whatever the runs before it left."""
 SHORT = ["--set", "rounds=1", "--set", "rollout.max_response_tokens=24"]
 
 
@@ -68,10 +77,11 @@ def test_in_every_stage_either_signal_ends_the_run_in_one_line(served: Workspace
     if engine == "vllm":
         pytest.importorskip("vllm")
     before = living(served)
-    for number, stage in enumerate(["problems", "model", "evaluate", "rollout", "replay", "update"]):
-        process = served.start("run", "--name", "it", "--json", *NANO, *SHORT, "--engine", engine)
+    for number, (stage, setting) in enumerate(MADE_ANEW.items()):
+        command = ["run", "--name", "it", *NANO, *SHORT, "--engine", engine]
+        process = served.start(*command, "--json", "--set", setting)
         _begun(process, stage)
-        time.sleep(0.2)
+        time.sleep(0.05)
         if number % 2:
             process.send_signal(signal.SIGTERM)
         else:  # as a terminal does: everybody in the group gets it
@@ -79,7 +89,7 @@ def test_in_every_stage_either_signal_ends_the_run_in_one_line(served: Workspace
         _, err = process.communicate(timeout=PATIENCE)
         assert (err, process.returncode) == (f"{LINE}\n", 130), stage
         assert _nothing_left(served, before)
-    served.call("run", "--name", "it", *NANO, *SHORT, "--engine", engine)
+    served.call(*command)
 
 
 @pytest.mark.long
