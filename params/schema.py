@@ -14,8 +14,12 @@ from params.base import Choice, Config
 from params.distil import Distil
 from params.store import ADDRESS, StoreSettings
 
-Speed = "speed"
-"""Marks a field that is left out of fingerprints."""
+
+class SpeedKnob:
+    """Marks a field that is left out of fingerprints."""
+
+
+Speed = SpeedKnob()
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
 

@@ -23,6 +23,7 @@ from tasks.artefacts.record import Record, Step
 from tasks.artefacts.store import Store, publish
 from tasks.core.context import Context
 from tasks.core.errors import memory_errors
+from tasks.core.memory import give_back
 from tasks.core.stage import Job
 
 
@@ -153,6 +154,7 @@ class Runner:
         self.watch.begin(node)
         made = self.store.make(node.stage.name, fingerprint, lambda out: self._fill(node, fingerprint, out))
         self.context.whole()
+        give_back()
         return made
 
     def _fill(self, node: Node, fingerprint: str, out: Path) -> dict[str, Any]:
