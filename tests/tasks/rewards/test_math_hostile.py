@@ -22,6 +22,7 @@ RIGHT_BY_CHANCE = {
     "1009j",
     "$\\text{1009}$ or 3",
     "$x > 1009$",
+    "1\u2009009",
 }
 """Forms of 1009, which may be read as what they say."""
 
