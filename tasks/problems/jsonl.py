@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,13 +11,15 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 import params.base
-from params.base import BadInput, nearest
+from params.base import BadInput, Choice, nearest
 from params.schema import Task
+from tasks.artefacts.artefact import write_json
 from tasks.core import seeds
 from tasks.problems.contract import normalised
 from tasks.problems.final_answers import Unclear, final_answer, number_in
 from tasks.problems.row_files import Row, cell_text, rows_of
 from tasks.problems.rows import digest, table
+from tasks.rewards.golds import bad_golds
 
 
 class Config(params.base.Config):
@@ -48,6 +51,9 @@ class Config(params.base.Config):
     """Where an answer holds neither, its last number counts, and not its whole text."""
     conflicts: Literal["error", "first"] = "error"
     """What becomes of a question that stands there with two answers. ``first``: the first one counts."""
+    on_bad_gold: Literal["error", "drop"] = "error"
+    """What becomes of a row whose answer is none, or that the judge does not take for right itself. ``drop``:
+    it is left out, and counted in ``left_out.json``."""
     answer_units: bool = False
     """Leave out a unit in parentheses behind a number, as in ASDiv's ``9 (apples)``."""
     level: str | None = None
@@ -79,21 +85,34 @@ class Config(params.base.Config):
         return (self.question,) if isinstance(self.question, str) else self.question
 
 
+CHECKS_GOLDS = True
+
+
 def read(config: Config, task: Task, seed: int) -> tuple[pa.Table, pa.Table]:
     """Training and held-out problems, drawn by the seed; every question occurs once. Raises ``BadInput``."""
-    pool = _problems(_rows(config, held_out=False), config)
+    return write(config, task, seed, None)
+
+
+def write(config: Config, task: Task, seed: int, out: Path | None) -> tuple[pa.Table, pa.Table]:
+    """The same; with ``out``, writes there how many rows were left out."""
+    left_out: Counter[str] = Counter(bad_gold=0)
+    pool = _problems(_rows(config, held_out=False), config, task.reward, left_out)
     if (config.held_out_path if config.path else config.held_out_split) is None:
         wanted = task.held_out_count + task.train_count
         counts = f"task.train_count {task.train_count} and task.held_out_count {task.held_out_count}"
         chosen = _draw(pool, wanted, counts, config, seed, "both")
         aside_count = -(-len(chosen) * task.held_out_count // wanted)
-        return table(chosen[aside_count:]), table(chosen[:aside_count])
-    aside = _problems(_rows(config, held_out=True), config)
-    counts = f"task.held_out_count {task.held_out_count}"
-    held_out = _draw(aside, task.held_out_count, counts, config, seed, "held_out")
-    rest = {key: row for key, row in pool.items() if key not in aside}
-    counts = f"task.train_count {task.train_count}"
-    return table(_draw(rest, task.train_count, counts, config, seed, "train")), table(held_out)
+        tables = table(chosen[aside_count:]), table(chosen[:aside_count])
+    else:
+        aside = _problems(_rows(config, held_out=True), config, task.reward, left_out)
+        counts = f"task.held_out_count {task.held_out_count}"
+        held_out = _draw(aside, task.held_out_count, counts, config, seed, "held_out")
+        rest = {key: row for key, row in pool.items() if key not in aside}
+        counts = f"task.train_count {task.train_count}"
+        tables = table(_draw(rest, task.train_count, counts, config, seed, "train")), table(held_out)
+    if out is not None and config.on_bad_gold == "drop":
+        write_json(out / "left_out.json", left_out)
+    return tables
 
 
 def files(config: Config) -> list[Path]:
@@ -121,7 +140,9 @@ def _draw(
     return [pool[keys[i]] for i in order[:wanted]]
 
 
-def _problems(rows: Iterable[Row], config: Config) -> dict[str, dict[str, Any]]:
+def _problems(
+    rows: Iterable[Row], config: Config, reward: Choice, left_out: Counter[str]
+) -> dict[str, dict[str, Any]]:
     """Problems by normalised question, the first of equal ones; raises ``BadInput`` for the first bad row."""
     found: dict[str, dict[str, Any]] = {}
     places: dict[str, str] = {}
@@ -133,11 +154,13 @@ def _problems(rows: Iterable[Row], config: Config) -> dict[str, dict[str, Any]]:
         if config.levels is not None and level not in config.levels:
             continue
         question = " ".join(_text(row, column, place, "question") for column in config.columns)
-        solution = _text(row, config.answer, place, "answer")
         try:
-            answer = final_answer(solution, config.answer_marker, config.answer_units, config.last_number)
-        except Unclear as error:
-            raise BadInput(f"{place}: '{config.answer}': {error}") from None
+            answer = _answer(row, config, place)
+        except _NoAnswer:
+            if config.on_bad_gold == "error":
+                raise
+            left_out["bad_gold"] += 1
+            continue
         key = normalised(question)
         values = {"question": question, "answer": answer, "level": level, "source": name}
         number = digest(f"{name}\n{key}")
@@ -148,9 +171,33 @@ def _problems(rows: Iterable[Row], config: Config) -> dict[str, dict[str, Any]]:
                 f"'{first['answer'][:40]}'; expected one (task.problems.conflicts=first takes the first)"
             )
         places.setdefault(key, place)
+    bad = bad_golds(reward, [row["answer"] for row in found.values()])
+    for key in [key for key, row in found.items() if row["answer"] in bad]:
+        if config.on_bad_gold == "error":
+            raise BadInput(
+                f"{places[key]}: {bad[found[key]['answer']]} (task.problems.on_bad_gold=drop leaves it out)"
+            )
+        left_out["bad_gold"] += 1
+        del found[key]
     if not found:
         raise BadInput(f"{config.where}: no rows; expected questions with answers")
     return found
+
+
+class _NoAnswer(BadInput):
+    """A row has no right answer."""
+
+
+def _answer(row: dict[str, Any], config: Config, place: str) -> str:
+    if config.answer not in row:
+        _text(row, config.answer, place, "answer")
+    try:
+        solution = _text(row, config.answer, place, "answer")
+        return final_answer(solution, config.answer_marker, config.answer_units, config.last_number)
+    except Unclear as error:
+        raise _NoAnswer(f"{place}: '{config.answer}': {error}") from None
+    except BadInput as error:
+        raise _NoAnswer(str(error)) from None
 
 
 def _text(row: dict[str, Any], column: str, place: str, option: str) -> str:

@@ -20,6 +20,8 @@ class Verdict:
 
     reward: float | None
     error: str | None = None
+    explained: dict[str, str] | None = None
+    """How it came about, where that was asked for and the judge can tell."""
 
 
 class Bounds(Config):

@@ -27,6 +27,9 @@ class Reward(Part):
     enter: Callable[[Path | None, Any], None] | None = None
     """``enter(root, config)``, called once in each process before anything is judged and before its limits
     hold; ``root`` is the directory of the problems (their artefact), or None where there is none."""
+    explain: Callable[[str, str, Any], dict[str, str]] | None = None
+    """``explain(gold, answer, config)``: what was read on both sides, by name, for ``ostinato judge
+    --explain``."""
     self_answers: Callable[[str, Any], tuple[str, ...]] | None = None
     """``self_answers(gold, config)``: answers that say the right answer itself, of which the judge must take
     one for right; none where that is sure. Raises ``ValueError`` with the reason where ``gold`` is no answer.

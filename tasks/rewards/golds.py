@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import closing
 from typing import Any
 
 from algorithms.correct import CORRECT
-from params.base import BadInput, Choice
+from params.base import Choice
 from tasks.rewards.contract import find_reward
 from tasks.rewards.judge import Judge
 
@@ -16,8 +16,8 @@ SHOWN = 60
 WORKERS = 2
 
 
-def check_golds(choice: Choice, golds: Iterable[str], place: Callable[[str], str]) -> None:
-    """Raise ``BadInput`` for the first right answer that the judge cannot use, at its ``place(gold)``.
+def bad_golds(choice: Choice, golds: Iterable[str]) -> dict[str, str]:
+    """The right answers that the judge cannot use, each with the reason.
 
     A judge without ``self_answers`` may mean anything by a right answer; one of the user's own is called
     once, to see that it gives a reward at all.
@@ -26,14 +26,14 @@ def check_golds(choice: Choice, golds: Iterable[str], place: Callable[[str], str
     config: Any = choice.resolve(reward.Config, "task.reward")
     distinct = list(dict.fromkeys(golds))
     forms: dict[str, tuple[str, ...]] = {gold: (gold,) for gold in distinct[:1]} if ":" in choice.name else {}
-    least = -math.inf
+    least, bad = -math.inf, {}
     if reward.self_answers:
         least = CORRECT
         for gold in distinct:
             try:
                 forms[gold] = reward.self_answers(gold, config)
             except ValueError as error:
-                raise BadInput(f"{place(gold)}: the right answer '{gold[:SHOWN]}' {error}") from None
+                bad[gold] = f"the right answer '{gold[:SHOWN]}' {error}"
     pairs = [(gold, answer) for gold, answers in forms.items() for answer in answers]
     with closing(Judge(choice, WORKERS)) as judge:
         verdicts = dict(zip(pairs, judge.judge(pairs), strict=True))
@@ -41,7 +41,5 @@ def check_golds(choice: Choice, golds: Iterable[str], place: Callable[[str], str
         found = [verdicts[gold, answer] for answer in answers]
         if found and not any(v.reward is not None and v.reward >= least for v in found):
             reason = f": {found[0].error}" if found[0].error else ""
-            shown = gold[:SHOWN]
-            raise BadInput(
-                f"{place(gold)}: the judge {choice.name} cannot use the right answer '{shown}'{reason}"
-            )
+            bad[gold] = f"the judge {choice.name} cannot use the right answer '{gold[:SHOWN]}'{reason}"
+    return bad

@@ -45,21 +45,24 @@ class Judge:
         self._pool = ThreadPoolExecutor(workers, "judge")
 
     def judge(
-        self, pairs: Sequence[tuple[str, str]], tell: Callable[[int], None] = lambda done: None
+        self,
+        pairs: Sequence[tuple[str, str]],
+        tell: Callable[[int], None] = lambda done: None,
+        explain: bool = False,
     ) -> list[Verdict]:
         """A verdict for each (right answer, given answer), in their order; ``tell(done)`` after each."""
-        futures = [self.submit(gold, answer) for gold, answer in pairs]
+        futures = [self.submit(gold, answer, explain) for gold, answer in pairs]
         verdicts = []
         for future in futures:
             verdicts.append(future.result())
             tell(len(verdicts))
         return verdicts
 
-    def submit(self, gold: str, answer: str) -> Future[Verdict]:
+    def submit(self, gold: str, answer: str, explain: bool = False) -> Future[Verdict]:
         """Begin to judge one answer, while sampling goes on. Its result may raise ``JudgeFailure``."""
         if self._closed:
             raise RuntimeError("the judge is closed")
-        return self._pool.submit(self._judge, gold, answer)
+        return self._pool.submit(self._judge, gold, answer, explain)
 
     def close(self) -> None:
         """End the workers. Answers that nobody has judged yet are cancelled."""
@@ -68,10 +71,10 @@ class Judge:
         for worker in self._idle:
             worker.close()
 
-    def _judge(self, gold: str, answer: str) -> Verdict:
+    def _judge(self, gold: str, answer: str, explain: bool) -> Verdict:
         worker = self._idle.pop()
         try:
-            return worker.judge(gold, answer)
+            return worker.judge(gold, answer, explain)
         finally:
             self._idle.append(worker)
 
@@ -85,7 +88,7 @@ class _Worker:
         self._timeout = config.timeout_seconds
         self._process: JsonProcess | None = None
 
-    def judge(self, gold: str, answer: str) -> Verdict:
+    def judge(self, gold: str, answer: str, explain: bool) -> Verdict:
         """One verdict; a worker that is silent for too long, or gone again and again, has failed."""
         ended = ""
         for _ in range(_TRIES):
@@ -93,7 +96,7 @@ class _Worker:
             deadline = time.monotonic() + self._timeout
             begun = False
             try:
-                process.send([gold, answer], self._timeout)
+                process.send([gold, answer, explain], self._timeout)
                 reply = process.receive(deadline - time.monotonic())
                 if "begun" in reply:
                     begun = True
@@ -106,7 +109,7 @@ class _Worker:
                 continue
             if reply["last"]:
                 self.close()
-            return Verdict(reply["reward"], reply["error"])
+            return Verdict(reply["reward"], reply["error"], reply.get("explained"))
         return Verdict(None, f"judge died ({ended})")
 
     def close(self) -> None:

@@ -51,6 +51,12 @@ def judge(gold: str, answer: str, config: Config) -> Verdict:
     return weigh(gold, answer, config).verdict
 
 
+def explain(gold: str, answer: str, config: Config) -> dict[str, str]:
+    """What the verdict stands on."""
+    found = weigh(gold, answer, config)
+    return {"extracted": found.extracted, "read as": found.read, "compared with": found.against}
+
+
 def weigh(gold: str, answer: str, config: Config) -> Weighed:
     """``judge``, with what was read on both sides."""
     gold = plain(gold)

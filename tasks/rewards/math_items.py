@@ -23,6 +23,10 @@ class Items:
     brackets: str = ""
     """Of a tuple or an interval: how it opens and closes."""
 
+    def __str__(self) -> str:
+        opened, closed = {"set": "{}", "list": ("", "")}.get(self.kind) or self.brackets
+        return f"a {self.kind} of {len(self.parts)}: {opened}{', '.join(self.parts)}{closed}"
+
 
 def read_items(text: str) -> Items | None:
     """The values that a text lists; None where it is one, or none."""

@@ -34,11 +34,13 @@ def main(name: str, options: str, parent: int, root: str = "") -> None:
         module.confine()
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     listen(lambda: starter.send({"begun": True}))
-    for gold, answer in starter:
+    for gold, answer, explain in starter:
         signal.setitimer(signal.ITIMER_REAL, config.timeout_seconds + 1.0)
         verdict, last = _judge(module, gold, answer, config)
+        told = module.explain(gold, answer, config) if explain and module.explain and not last else None
         signal.setitimer(signal.ITIMER_REAL, 0.0)
-        starter.send({"reward": verdict.reward, "error": verdict.error, "last": last})
+        reply = {"reward": verdict.reward, "error": verdict.error, "last": last}
+        starter.send({**reply, "explained": told} if told else reply)
 
 
 def _judge(module: Reward, gold: str, answer: str, config: Bounds) -> tuple[Verdict, bool]:

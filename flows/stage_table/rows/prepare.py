@@ -29,6 +29,11 @@ def _warm_start(params: Params) -> tuple[str, ...]:
     return (*_PROBLEMS, "task.instruction") if params.model.source == "nano" else ()
 
 
+def _judged(params: Params) -> tuple[str, ...]:
+    checks = find_source(params.task.problems.name, "task.problems").CHECKS_GOLDS
+    return ("task.reward",) if checks else ()
+
+
 ROWS = (
     StageDef(
         name="problems",
@@ -36,6 +41,7 @@ ROWS = (
         role=Role(kind="prepare", label="problems"),
         summary="training and held-out problems",
         reads=_PROBLEMS,
+        reads_more=_judged,
         inputs={},
         files=_problem_files,
         libraries=("reasoning-gym", "datasets"),
