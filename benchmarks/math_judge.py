@@ -4,9 +4,9 @@
 
 The pairs are those of math_pairs.py. The judges are the product's, math-verify alone, verl's rules for
 GSM8K and for MATH, TRL's accuracy reward, and the last number, each in a process that is killed after
---seconds: what hangs or fails rejects its answer. Three of them read one form alone, "####" or a box; `in its
-form` counts the right answers in that form that are rejected. `--wrong` lists what the product's judge gets
-wrong.
+--seconds: what hangs or fails rejects its answer. Three of them want a form, "####" or a box (TRL: or LaTeX
+in dollar signs); `in its form` counts the right answers after "####" or in a box that are rejected. `--wrong`
+lists what the product's judge gets wrong.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ JUDGES = {
     "verl GSM8K": ("math_rules:verl_gsm8k", "####"),
     "last number": ("math_rules:last_number", ""),
 }
-"""What judges, and the form that it reads, if it is one alone."""
+"""What judges, and the form that it wants, if any."""
 
 
 def judged(name: str, found: list[Pair], seconds: float, workers: int) -> tuple[list[bool], int, float]:
