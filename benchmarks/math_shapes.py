@@ -84,8 +84,11 @@ def degrees(rng: random.Random) -> Case:
             rf"{w}\degree",
         ]
 
-    extra: list[Form] = [(str(v), v), (str(v + 1), v + 1), (f"{v}%", "percent")]
-    return case(rng, rng.choice([str(v), rf"{v}^\circ"]), render, v, [180 - v, -v, v + 10, v * 10], extra)
+    gold = rng.choice([str(v), rf"{v}^\circ"])
+    extra: list[Form] = [(str(v), v), (str(v + 1), v + 1)]
+    if gold != str(v):  # a bare number may be per cent
+        extra.append((f"{v}%", "percent"))
+    return case(rng, gold, render, v, [180 - v, -v, v + 10, v * 10], extra)
 
 
 def _orders(values: Sequence[int], join: str) -> list[str]:
@@ -234,7 +237,7 @@ def words(rng: random.Random) -> Case:
     def render(w: str) -> list[str]:
         return [w, rf"\text{{{w}}}", rf"\textbf{{{w}}}", rf"\mathrm{{{w}}}", rf"\text{{ {w}}}"]
 
-    return case(rng, rng.choice([names[0], rf"\text{{{names[0]}}}"]), render, names[0], names[1:])
+    return case(rng, rf"\text{{{names[0]}}}", render, names[0], names[1:])
 
 
 SHAPES: tuple[Kind, ...] = (length, mass, time, area, degrees)

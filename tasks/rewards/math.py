@@ -15,9 +15,15 @@ from tasks.rewards.math_compare import differs, target_of
 from tasks.rewards.math_formula import judge_formula, number_of, read_gold
 from tasks.rewards.math_items import Items, read_items
 from tasks.rewards.math_options import Config
-from tasks.rewards.math_prose import formula_written, list_written, value_written
+from tasks.rewards.math_prose import (
+    formula_written,
+    list_written,
+    typed,
+    value_written,
+    words_written,
+)
 from tasks.rewards.math_text import BOXED, MARKER, after_thinking, depth, extracted, plain
-from tasks.rewards.math_values import Value, read_value, stands_for
+from tasks.rewards.math_values import TEXT, Value, read_value, stands_for, unwrapped
 
 __all__ = ["Config", "extracted", "weigh"]
 
@@ -77,18 +83,33 @@ def weigh(gold: str, answer: str, config: Config) -> Weighed:
         reason = differs(target, found, config)
         verdict = Verdict(float(reason is None), reason or None)
         return Weighed(verdict, part, str(found), str(target))
-    marked = part.startswith(BOXED) or "$" in part or "\\(" in part or "\\[" in part
-    formula = part if marked else _bare_formula(part, target)
+    if isinstance(target, Items):
+        return Weighed(Verdict(0.0, "not several values"), part, against=str(target))
+    if (words := _words(gold)) is not None:
+        given = _words(words_written(unwrapped(part)))
+        if given == words:
+            return Weighed(Verdict(1.0), part, given, words)
+    formula = _formula(part)
     verdict = judge_formula(gold, formula, config.worked_out)
     return Weighed(verdict, part, f"the formula {formula}", gold)
 
 
-def _bare_formula(part: str, target: Value | Items | None) -> str:
-    """A formula without dollar signs as one with them."""
-    run = formula_written(part) if isinstance(target, Value) else None
-    if run is None and not _WORD.search(part):
-        run = part.strip()
+def _formula(part: str) -> str:
+    """The formula that is to be read: the box as it is typed, or the last formula of a text."""
+    if part.startswith(BOXED):
+        return typed(part)
+    if "$" in part or "\\(" in part or "\\[" in part:
+        return part
+    run = formula_written(part) or (None if _WORD.search(part) else part.strip())
     return f"${run}$" if run else part
+
+
+def _words(text: str) -> str | None:
+    r"""Words or the letter of a choice, where a text is nothing else: ``\text{Tuesday}``, ``(B)``."""
+    text = TEXT.sub(r"\1", unwrapped(text)).strip(" ()")
+    words = " ".join(text.split())
+    words = words.casefold() if len(words) > 1 else words
+    return words if words and all(c.isalpha() or c in " -'" for c in words) else None
 
 
 def _candidate(part: str, target: Value | Items | None) -> Value | Items | None:

@@ -23,7 +23,7 @@ def target_of(gold: str) -> Value | Items | None:
 def differs(target: Value | Items, found: Value | Items, config: Config) -> str | None:
     """Why it is not the right answer: a reason, or nothing to say; None where it is."""
     if isinstance(target, Value) and isinstance(found, Value):
-        unfinished = found.form == "division" and found.number.denominator == 1
+        unfinished = found.form == "fraction" and found.number.denominator == 1
         if config.worked_out and target.form == "whole" and unfinished:
             return "an expression that is not worked out"
         return None if _same_value(target, found, config) else ""
@@ -43,12 +43,13 @@ def _same_value(right: Value, given: Value, config: Config) -> bool:
         if right.unit[0] != given.unit[0]:
             return False
         one, other = one * right.unit[1], other * given.unit[1]
-    if (
-        right.percent != given.percent
-        and config.percent == "lenient"
-        and _close(right, given, one, other, config)
-    ):
-        return True
+    if right.percent != given.percent:
+        if right.unit or given.unit:
+            return False
+        # 35 for 35 %, and 35 % for 35; not 0.98 % for 0.98
+        bare = config.percent == "lenient" and (right.percent or abs(one) >= 1)
+        if bare and _close(right, given, one, other, config):
+            return True
     one, other = (value / 100 if side.percent else value for value, side in ((one, right), (other, given)))
     return _close(right, given, one, other, config)
 

@@ -89,6 +89,8 @@ def _worked_out(expression: Any, right: Any) -> bool:
     """Whether the answer to a question with a rational answer is a number, or a quotient if ``right`` is."""
     if not isinstance(right, sympy.Expr) or not (right.is_Rational or right.is_Float):
         return True
+    if isinstance(expression, sympy.Eq):
+        expression = expression.rhs
     if not isinstance(expression, sympy.Expr):
         return True
     nodes = list(sympy.preorder_traversal(expression))

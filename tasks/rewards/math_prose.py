@@ -20,6 +20,11 @@ _OPERATOR_AFTER = re.compile(
 _BETWEEN = re.compile(r"\s*(?:[,;]\s*(?:and|or)?|\band\b|\bor\b)\s*(?:[A-Za-z]\s*=\s*)?(?:-|\\?\$)*\s*")
 _PIECE = r"(?:\\[a-zA-Z]+|(?<![a-zA-Z])[a-zA-Z](?![a-zA-Z])|\d[\d.,]*|[-+*/^=(){}_!|])"
 _RUN = re.compile(rf"{_PIECE}(?:\s*{_PIECE})*")
+_MATHS = re.compile(r"\d|[-+*/^=]|\\")
+_ALL_BOLD = re.compile(r"\*\*(?:[^*\n]*:\s*)?(.+?)\*\*$")
+_BOLD_WORDS = re.compile(r"\*\*([^*\n]*[A-Za-z]{3}[^*\n]*)\*\*")
+_SQRT = re.compile(r"(?<![\\a-zA-Z])sqrt\s*\(([^()]*)\)")
+_PI = re.compile(r"(?<![\\a-zA-Z])pi(?![a-zA-Z])")
 _WORDS = re.compile(r"(?:\s+|\\?)[A-Za-z%^\\{}./°]+")
 LONGEST = 2000
 """Characters at the end of a text that are looked through."""
@@ -45,12 +50,27 @@ def value_written(text: str) -> str | None:
     return _with_suffix((lead[0] if lead else "").strip() + core[0], after)
 
 
+def words_written(text: str) -> str:
+    """What a text says its answer is, in words or a letter, without brackets around it; else the text."""
+    text = text[-LONGEST:].rstrip(" .\n")
+    phrases, bold = _PHRASE.findall(text), _ALL_BOLD.search(text)
+    said = phrases[-1] if phrases else bold[1] if bold else text
+    return str(said).strip(" .*()[]:")
+
+
 def formula_written(text: str) -> str | None:
-    """The formula without dollar signs in which the last number of a text stands; None where is none."""
-    text = text[-LONGEST:]
-    core = _last(CORE, text)
-    runs = [run for run in _RUN.finditer(text) if core and run.start() <= core.start() < run.end()]
-    return runs[-1][0] if runs else None
+    """The last formula of a text that stands there without dollar signs; None where there is none."""
+    bold = _ALL_BOLD.search(text[-LONGEST:].rstrip(" .\n"))
+    text = typed(bold[1] if bold else _BOLD_WORDS.sub(r"\1 ", text[-LONGEST:]))
+    runs = [run[0].strip(" .,") for run in _RUN.finditer(text) if _MATHS.search(run[0])]
+    return runs[-1] if runs else None
+
+
+def typed(text: str) -> str:
+    """A formula as people type it, ``3*sqrt(2)`` or ``x**2``, in LaTeX."""
+    text = _SQRT.sub(r"\\sqrt{\1}", text)
+    text = _PI.sub(r"\\pi ", text)
+    return text.replace("**", "^").replace("*", r" \cdot ")
 
 
 def list_written(text: str) -> str | None:

@@ -38,7 +38,7 @@ _SIGN = re.compile(r"[-+]\s*")
 _PERCENT = re.compile(r"\s*(?:\\?%|(?:percent|per cent|percentage points?)\b)\s*")
 _BASE = re.compile(r"\s*(?:_\s*\{?\s*(?:\\text\s*\{)?\s*(\w+)[\s}]*|\(?\s*(?:in )?base[\s-](\w+)\s*\)?)")
 _BASES = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
-_TEXT = re.compile(r"\\(?:text|mathrm|textrm|mbox|textbf|mathbf|operatorname)\s*\{([^{}]*)\}")
+TEXT = re.compile(r"\\(?:text|mathrm|textrm|mbox|textbf|mathbf|operatorname)\s*\{([^{}]*)\}")
 _UNIT = re.compile(
     r"\s*(?:[A-Za-z][A-Za-z.]*|\\?\^\s*\{?\\circ\s*\}?|[A-Za-z]+\^\{?[23]\}?)(?:[ /-][A-Za-z.^{}23]+){0,4}\s*"
 )
@@ -62,11 +62,11 @@ _NAMED = re.compile(r"\s*(?:[A-Za-z](?:_\{?\w+\}?)?|\\[a-z]+)?\s*(?:=|\\approx)\
 _WRAPPED = re.compile(r"\$\$?(.*?)\$\$?|\\\((.*)\\\)|\\\[(.*)\\\]|\\boxed\s*\{(.*)\}|\*\*(.*)\*\*", re.DOTALL)
 _NOISE = (
     *((r"\left", ""), (r"\right", ""), (r"\displaystyle", ""), ("{,}", ","), (r"\!", "")),
+    (r"\degree", r"^\circ"),
     *((space, " ") for space in (r"\,", r"\;", r"\:", r"\ ", r"\quad", "~", "\n", "\t")),
 )
 
-Form = Literal["whole", "decimal", "fraction", "division"]
-"""``1/2`` may be a division, ``\\frac{1}{2}`` is a fraction."""
+Form = Literal["whole", "decimal", "fraction"]
 
 
 @dataclass(frozen=True)
@@ -97,10 +97,10 @@ def unwrapped(text: str) -> str:
     for noise, instead in _NOISE:
         text = text.replace(noise, instead)
     text = text.strip()
-    while (match := _WRAPPED.fullmatch(text)) and "$" not in (
-        inner := next(g for g in match.groups() if g is not None)
-    ):
-        if not _balanced(inner):
+    while match := _WRAPPED.fullmatch(text):
+        inner = next(group for group in match.groups() if group is not None)
+        several = text[0] == "$" and "$" in inner.replace(r"\$", "")
+        if several or not _balanced(inner):
             break
         text = inner.strip()
     return re.sub(r"\s+", " ", text.rstrip(" .;:!,").lstrip(" :"))
@@ -112,7 +112,8 @@ def read_value(text: str) -> Value | None:
     if len(text) > LONGEST:
         return None
     text = unwrapped(text)
-    text = _TEXT.sub(r" \1 ", text[match.end() :] if (match := _NAMED.match(text)) else text).strip()
+    text = text[match.end() :] if (match := _NAMED.match(text)) else text
+    text = re.sub(r"\s*\^\s*", "^", TEXT.sub(r" \1 ", text)).strip()
     negative, money, place = False, "", 0
     for _ in range(2):  # -$5 and $-5
         if not money and (match := _CURRENCY.match(text, place)):
@@ -155,7 +156,7 @@ def _number(match: re.Match[str]) -> Value | None:
         return None if part is None else Value(part, "fraction")
     if match["top"]:
         part = _ratio(match["top"], match["bottom"])
-        return None if part is None else Value(part, "division")
+        return None if part is None else Value(part, "fraction")
     if match["repeating"]:
         start, period = match["start"], match["period"]
         places = len(start.partition(".")[2])
