@@ -21,7 +21,7 @@ class BadInput(OstinatoError):
 class Config(BaseModel):
     """A frozen set of options. An unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)

@@ -26,7 +26,7 @@ TASKS = {
     "replay": {"rollout"},
     "report": {"evaluate", "problems", "stats", "update"},
     "rewards": set(),
-    "rollout": {"engines", "policy", "rewards"},
+    "rollout": {"engines", "policy", "problems", "rewards"},
     "stats": set(),
     "update": {"policy", "replay"},
 }

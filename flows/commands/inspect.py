@@ -165,4 +165,4 @@ def export_merged(name: str, target: Path) -> str:
 
 
 def _params(record: Record) -> Params:
-    return validate(Params, record.params, f"{record.name}: parameters of an older version")
+    return validate(Params, record.params, f"{record.name}: run.json: parameters of an older version")

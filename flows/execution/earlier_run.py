@@ -36,12 +36,16 @@ def keep_earlier(root: Path, name: str, params: Params) -> str | None:
     changes = _changes(before, params.model_dump(mode="json"))
     if not changes:
         return None
+    told = (
+        f"{', '.join(changes[:SHOWN])}{f' and {len(changes) - SHOWN} more' if len(changes) > SHOWN else ''}"
+    )
+    if not record.policies():  # eight tries of one misspelt reward are no eight runs to keep
+        return f"{name}: {told}; the earlier run had made no policy"
     kept = next(path for n in count(1) if not (path := directory.with_name(f"{name}~{n}")).exists())
     directory.rename(kept)
     record.name = kept.name
     record.write_head(kept)
-    more = f" and {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
-    return f"{name}: {', '.join(changes[:SHOWN])}{more}; the earlier run is kept as {kept.name}"
+    return f"{name}: {told}; the earlier run is kept as {kept.name}"
 
 
 def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

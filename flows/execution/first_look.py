@@ -11,10 +11,13 @@ from flows.environment import workspace
 from flows.execution.fingerprint import lasting_facts
 from flows.execution.remote_inputs import SCHEME
 from flows.process import output
+from flows.stage_table.requirements import requirements_of
 from flows.stage_table.stages import stage_table
+from params.base import BadInput
 from params.schema import Params
-from tasks.artefacts.artefact import canonical, replace_file
+from tasks.artefacts.artefact import canonical, file_digest, replace_file
 from tasks.problems.contract import Tables, find_source
+from tasks.rewards.golds import bad_golds
 
 LOOK_BYTES = 32 * 2**20
 """Files of so many bytes are read in seconds; larger ones are read by the stage alone."""
@@ -27,12 +30,16 @@ def look(params: Params) -> None:
     What was found good is not looked at again, as long as nothing of it has changed.
     """
     problems, folder = _Problems(params), Path(params.model.source).expanduser()
-    if not problems.readable and not folder.is_dir():
+    mine = ":" in params.task.reward.name
+    if not problems.readable and not folder.is_dir() and not mine:
         return
     note = workspace() / ".ostinato" / "looked" / _identity(params, folder)
     if note.is_file():
         return
     tables = problems.read() if problems.readable else None
+    if mine and not tables:  # a reward of one's own gives some reward to any right answer, or is broken
+        for reason in bad_golds(params.task.reward, ["1"]).values():
+            raise BadInput(f"task.reward: {reason}")
     if folder.is_dir():
         _look_at_model(params, folder, problems, tables)
     note.parent.mkdir(parents=True, exist_ok=True)
@@ -79,4 +86,9 @@ def _identity(params: Params, folder: Path) -> str:
     files = sorted(folder.iterdir()) if folder.is_dir() else []
     model = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     chosen = params.model_dump(mode="json", include={"task": True, "model": True, "rollout": True})
-    return hashlib.sha256(canonical({**facts, "chosen": chosen, "model": model})).hexdigest()
+    reward = [
+        file_digest(path) for part in requirements_of(stage_table()["rollout"], params) for path in part.files
+    ]
+    return hashlib.sha256(
+        canonical({**facts, "chosen": chosen, "model": model, "reward": reward})
+    ).hexdigest()

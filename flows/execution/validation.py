@@ -16,7 +16,7 @@ from tasks.problems.contract import find_source
 from tasks.report import trackers
 from tasks.rewards.contract import find_reward
 
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 
 
 def settled(params: Params) -> Params:
@@ -96,6 +96,7 @@ def run_name(name: str | None, model: str, task: str, method: str) -> str:
         return re.sub(r"[^a-z0-9._-]+", "-", f"{method}-{task}-{model}".lower()).strip("-.")
     if not NAME.fullmatch(name):
         raise BadInput(
-            f"--name {name}: expected lower-case letters, digits, dots, dashes and underscores, such as demo"
+            f"--name {name[:40]}: expected lower-case letters, digits, dots, dashes and underscores, such as "
+            "demo, at most 100 of them"
         )
     return name

@@ -23,6 +23,8 @@ EXIT_CODE = 130
 """By the shell's convention for an interrupt."""
 GRACE_SECONDS = 3.0
 """For stages to unwind and for Prefect to hear of it; then the process ends all the same."""
+RESUMED = ("run", "lab", "compare", "stage")
+"""Commands that go on where they were ended."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 KEEPER = "flows.process.keeper"
 """The workspace's Prefect server."""
@@ -56,6 +58,8 @@ def end() -> None:
 
 def line() -> str:
     """What a person is told."""
+    if sys.argv[1:2] and sys.argv[1] not in RESUMED:
+        return "ostinato: interrupted"
     again = "dvc repro" if under_dvc() else "the same command"
     return f"ostinato: interrupted; {again} goes on from the last finished stage"
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
+from params.base import BadInput
 from tasks.core.errors import StageFailure
 
 
@@ -30,10 +31,18 @@ _original: list[int] = []
 def logged(root: Path, name: str) -> Iterator[Output]:
     """``captured`` in the log of a run of the workspace ``root``, which a failed stage's message names."""
     log = root / ".ostinato" / "logs" / f"{name}.log"
+    fresh = not log.exists()
     log.parent.mkdir(parents=True, exist_ok=True)
     try:
         with captured(log, name) as output:
             yield output
+    except BadInput:
+        if fresh:  # what was refused leaves nothing behind
+            log.unlink()
+            for folder in (log.parent, log.parent.parent):
+                with suppress(OSError):  # something else is in it
+                    folder.rmdir()
+        raise
     except StageFailure as failure:
         raise StageFailure(f"{failure} (log: {log})") from failure
 

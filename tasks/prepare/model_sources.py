@@ -70,7 +70,8 @@ def check(folder: Path, params: Params, label: str) -> None:
     limit = config.get("max_position_embeddings")
     if isinstance(limit, int) and params.model.context > limit:
         raise BadInput(f"model.context: {params.model.context} exceeds the {limit} tokens that {label} reads")
-    for shard in _shards(folder, label):
+    shards = _shards(folder, label)
+    for shard in shards:
         try:
             with safe_open(shard, framework="pt") as weights:
                 names = weights.keys()
@@ -81,6 +82,7 @@ def check(folder: Path, params: Params, label: str) -> None:
             raise BadInput(
                 f"{label}: {shard.name}: {spoilt} holds a NaN or infinity; expected finite weights"
             )
+    _check_weights(folder, shards, params, label)
     try:
         load_tokenizer(folder, params)
     except BadInput as error:
@@ -90,6 +92,40 @@ def check(folder: Path, params: Params, label: str) -> None:
 def _patterns(params: Params) -> list[str]:
     """Of the files of a plain model folder, and of Python files only if they are trusted."""
     return [*_PATTERNS, *(["*.py"] if params.model.trust_remote_code else [])]
+
+
+def _check_weights(folder: Path, shards: list[Path], params: Params, label: str) -> None:
+    """Whether the configuration makes a causal language model, of which the shards hold the weights."""
+    try:
+        config = AutoConfig.from_pretrained(
+            folder, trust_remote_code=params.model.trust_remote_code, local_files_only=True
+        )
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=params.model.trust_remote_code)
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        ArithmeticError,
+        AttributeError,
+        TypeError,
+        RuntimeError,
+    ) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BadInput(f"{label}: config.json makes no causal language model: {reason}") from None
+    wanted = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+    found: dict[str, tuple[int, ...]] = {}
+    for shard in shards:
+        with safe_open(shard, framework="pt") as weights:
+            found |= {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+    known = wanted.keys() & found.keys()
+    for name in sorted(known):
+        if wanted[name] != found[name]:
+            raise BadInput(
+                f"{label}: {name} has the shape {found[name]}; expected {wanted[name]}, by config.json"
+            )
+    if missing := sorted(wanted.keys() - found.keys()) if 2 * len(known) > len(wanted) else []:
+        raise BadInput(f"{label}: the weights lack {missing[0]}, which config.json asks for")
 
 
 def _finite(weight: torch.Tensor) -> bool:

@@ -31,7 +31,7 @@ def final_answer(text: str, marker: str, units: bool, last_number: bool = False)
     Raises ``Unclear``.
     """
     if marker and marker in text:
-        found = text.rpartition(marker)[2].strip()
+        found = text.rpartition(marker)[2].strip().partition("\n")[0].strip()
         if not found:
             raise Unclear(f"nothing follows '{marker}'")
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -86,6 +87,7 @@ class Config(params.base.Config):
 
 
 CHECKS_GOLDS = True
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 def read(config: Config, task: Task, seed: int) -> tuple[pa.Table, pa.Table]:
@@ -193,6 +195,8 @@ def _answer(row: dict[str, Any], config: Config, place: str) -> str:
         _text(row, config.answer, place, "answer")
     try:
         solution = _text(row, config.answer, place, "answer")
+        if odd := _CONTROL.search(solution):
+            raise Unclear(f"holds the control character {odd[0]!r} (in JSON a backslash is written twice)")
         return final_answer(solution, config.answer_marker, config.answer_units, config.last_number)
     except Unclear as error:
         raise _NoAnswer(f"{place}: '{config.answer}': {error}") from None

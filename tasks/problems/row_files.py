@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,14 @@ Row = tuple[str, Any]
 def rows_of(path: Path, where: str) -> Iterator[Row]:
     """The rows of a local file, by its suffix, each with its place. Raises ``BadInput``."""
     readers = {".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
-    if path.suffix not in readers:
+    suffix = path.suffix.lower()
+    if suffix not in readers:
         raise BadInput(f"{path}: expected a file that ends in {', '.join(readers)}")
+    if path.is_dir():
+        raise BadInput(f"{path}: a folder; expected a file ({where})")
     if not path.is_file():
         raise BadInput(f"{path}: no such file ({where})")
-    return readers[path.suffix](path)
+    return readers[suffix](path)
 
 
 def cell_text(value: Any, column: str, place: str) -> str:
@@ -65,7 +70,7 @@ def _json(path: Path) -> Iterator[Row]:
 
 def _parsed(data: bytes, place: str) -> Any:
     try:
-        return json.loads(data)
+        return json.loads(data, object_pairs_hook=partial(_object, place))
     except UnicodeDecodeError:
         raise BadInput(f"{place}: not UTF-8; expected JSON") from None
     except (json.JSONDecodeError, RecursionError) as error:
@@ -76,12 +81,23 @@ def _parsed(data: bytes, place: str) -> Any:
         ) from None
 
 
+def _object(place: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    _refuse_twice([key for key, _ in pairs], place)
+    return dict(pairs)
+
+
+def _refuse_twice(names: Sequence[str], place: str) -> None:
+    if twice := [name for name, times in Counter(names).items() if times > 1]:
+        raise BadInput(f"{place}: '{twice[0]}' is there twice; expected each name once")
+
+
 def _csv(path: Path) -> Iterator[Row]:
     csv.field_size_limit(2**31 - 1)  # Python's own is 131,072 characters
     line = 0
     try:
         with path.open(newline="", encoding="utf-8-sig") as handle:
             reader = csv.DictReader(handle)
+            _refuse_twice(reader.fieldnames or (), f"{path}:1")
             for row in reader:
                 line = reader.line_num
                 place = f"{path}:{line}"
@@ -99,6 +115,7 @@ def _parquet(path: Path) -> Iterator[Row]:
         content = pq.ParquetFile(path).read()
     except (pa.ArrowException, OSError) as error:
         raise BadInput(f"{path}: not Parquet ({str(error).splitlines()[0]})") from None
+    _refuse_twice(content.column_names, str(path))
     for index, field in enumerate(content.schema):
         if field.type in (pa.float16(), pa.float32()):  # 0.1 as it was written, not as the nearest double
             written = content.column(index).cast(pa.string()).cast(pa.float64())

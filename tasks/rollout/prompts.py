@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from tasks.artefacts.tables import read_table
 from tasks.core.stage import Job
 from tasks.policy.job_policy import job_policy
 from tasks.policy.load import prompt_ids
+from tasks.problems.contract import find_source
 
 PIECE = 512
 """Prompts that are encoded at a time."""
@@ -40,16 +42,23 @@ def askable(job: Job) -> Askable:
 
     def find() -> Askable:
         tables = (read_table(given.file("train.parquet")), read_table(given.file("held_out.parquet")))
-        return fitting(tables, job_policy(job).tokenizer, params)
+        source = find_source(params.task.problems.name, "task.problems")
+        config = params.task.problems.resolve(source.Config, "task.problems")
+        place = partial(source.place, config) if source.place else _nowhere
+        return fitting(tables, job_policy(job).tokenizer, params, place)
 
     return job.context.keep(key, find)
+
+
+def _nowhere(question: str) -> None:
+    pass
 
 
 def fitting(
     tables: tuple[pa.Table, pa.Table],
     tokenizer: Any,
     params: Params,
-    place: Callable[[str], str | None] = lambda question: None,
+    place: Callable[[str], str | None],
 ) -> Askable:
     """The problems of the training and held-out tables whose prompts leave room for an answer.
 

@@ -51,7 +51,7 @@ def problems(tmp_path_factory: pytest.TempPathFactory) -> Artefact:
     return as_artefact(folder, "problems")
 
 
-def judged_by_chance(self: object, gold: str, answer: str) -> Verdict:
+def judged_by_chance(self: object, gold: str, answer: str, explain: bool) -> Verdict:
     """Every third problem is worth a group; the other ones are right all through."""
     return Verdict(float(int(gold) % 3 != 0 or zlib.crc32(answer.encode()) % 2), None)
 

@@ -182,7 +182,7 @@ def test_the_likeliest_tokens_reach_a_method_that_compares_them(
     monkeypatch: pytest.MonkeyPatch,
     dtype: Literal["float32", "float8"],
 ) -> None:
-    def judge(self: object, gold: str, answer: str) -> Verdict:
+    def judge(self: object, gold: str, answer: str, explain: bool) -> Verdict:
         return Verdict(float(zlib.crc32(answer.encode()) % 2), None)
 
     monkeypatch.setattr("tasks.rewards.judge._Worker.judge", judge)
