@@ -263,3 +263,106 @@ def test_a_prompt_that_leaves_no_room_is_told_with_its_line_or_left_out(
 def test_settings_of_text_stand_as_they_are_written() -> None:
     for text in ("{question} Go.", "Question: {question}", "[{question}]", "- {question}", "yes: {question}"):
         assert chosen("nano", "sums", "grpo", [f"task.instruction={text}"]).task.instruction == text
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("num_hidden_layers", 3, "no weights of model.layers.2, which config.json asks for"),
+        ("hidden_size", 64, "has the shape"),
+        ("num_attention_heads", 0, "config.json makes no causal language model"),
+        ("model_type", "nothing-known", "config.json makes no causal language model"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_its_weights_is_refused(
+    tmp_path: Path, folder: Path, refused: Refused, key: str, value: Any, expected: str
+) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, key: value}))
+    refused(with_model(folder, written(folder.parent, rows())), expected)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b'{"question": "a", "answer": "7", "answer": "8"}\n', "mine.jsonl:1: 'answer' is there twice"),
+        (b'{"question": "a", "answer": "\\boxed{7}"}\n', "holds the control character '\\x08'"),
+        (b"question,answer,answer\na,1,2\n", "mine.csv:1: 'answer' is there twice"),
+    ],
+)
+def test_a_file_that_says_a_thing_twice_or_not_as_meant_is_refused(
+    tmp_path: Path, refused: Refused, content: bytes, expected: str
+) -> None:
+    path = tmp_path.parent / ("mine.csv" if content.startswith(b"question") else "mine.jsonl")
+    path.write_bytes(content)
+    refused(command(path), expected)
+
+
+def test_bad_rows_are_dropped_and_counted_where_that_is_asked_for(tmp_path: Path) -> None:
+    path = written(tmp_path, [*rows("Paris"), {"question": "nan", "answer": float("nan")}])
+    config = jsonl.Config(path=str(path), on_bad_gold="drop")
+    train, held_out = jsonl.write(config, chosen_task(path, "problems.on_bad_gold=drop"), 0, tmp_path)
+    assert len(train) + len(held_out) == 6
+    assert json.loads((tmp_path / "left_out.json").read_text()) == {"bad_gold": 2}
+
+
+@pytest.mark.parametrize("body", ["raise KeyError('x')", "return float('nan')", "return 'good'"])
+def test_a_reward_that_gives_none_is_told_before_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Refused, body: str
+) -> None:
+    folder = tmp_path.parent / f"{tmp_path.name}-code"
+    folder.mkdir()
+    (folder / "mine_reward.py").write_text(f"def reward(gold, answer):\n    {body}\n")
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.syspath_prepend(str(folder))
+    command = [
+        "run",
+        "--model",
+        "nano",
+        "--engine",
+        "transformers",
+        "--set",
+        "task.reward=mine_reward:reward",
+    ]
+    refused(command, "task.reward: the judge mine_reward:reward cannot use the right answer '1': ")
+
+
+@pytest.mark.parametrize(
+    ("preset", "row", "gold"),
+    [
+        ("gsm8k", {"question": "q", "answer": "3*2=<<3*2=6>>6\n#### 1,080"}, "1,080"),
+        ("gsm8k", {"question": "q", "answer": "so\n#### $70,000\nor so"}, "$70,000"),
+        ("gsm8k", {"question": "q", "answer": "#### -3"}, "-3"),
+        (
+            "math",
+            {"problem": "q", "solution": r"$\boxed{\dfrac{3}{4}}$", "level": "Level ?"},
+            r"\dfrac{3}{4}",
+        ),
+        ("math", {"problem": "q", "solution": r"first \boxed{1}, then $\fbox{5}$.", "level": "Level 5"}, "5"),
+        (
+            "math",
+            {"problem": "q", "solution": r"\boxed{\text{Evelyn}}", "level": "Level 2"},
+            r"\text{Evelyn}",
+        ),
+        ("asdiv", {"body": "b", "question": "q", "answer": "9 (apples)"}, "9"),
+        ("asdiv", {"body": "b", "question": "q", "answer": "5 (red); 3 (blue)"}, "5, 3"),
+        ("aime", {"Question": "q", "Answer": "025"}, "025"),
+        ("aime", {"Question": "q", "Answer": 25.0}, "25"),
+    ],
+)
+def test_each_collection_is_read_in_its_own_form(
+    tmp_path: Path, preset: str, row: dict[str, Any], gold: str
+) -> None:
+    other = {key: ("other" if key != "level" else "Level 1") for key in row}
+    other[list(row)[-1 if preset != "math" else 1]] = "#### 7" if preset == "gsm8k" else "7"
+    path = written(tmp_path, [row, other])
+    params = chosen(
+        "nano", preset, "grpo", [f"problems.path={path}", "engine.name=transformers", *PRESET_SMALL]
+    )
+    config = params.task.problems.resolve(jsonl.Config, "task.problems")
+    tables = jsonl.read(config, params.task, 0)
+    assert gold in [answer for table in tables for answer in table["answer"].to_pylist()]
+    assert math.judge(gold, rf"\boxed{{{gold}}}", math.Config()).reward == 1.0
+
+
+PRESET_SMALL = ["rollout.problems_per_round=1"]
