@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import random
+from contextlib import closing
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from params.base import Choice
+from tasks.rewards.judge import Judge
+from tasks.rewards.math import Config, judge
 
 ROOT = Path(__file__).parents[2]
 
@@ -57,3 +63,27 @@ def test_no_pair_is_both_right_and_wrong(benchmarks: dict[str, ModuleType]) -> N
 )
 def test_rules(benchmarks: dict[str, ModuleType], rule: str, gold: str, answer: str, expected: float) -> None:
     assert getattr(benchmarks["math_rules"], rule)(gold, answer) == expected
+
+
+def test_the_product_accepts_no_wrong_answer_and_rejects_hardly_a_right_one(
+    benchmarks: dict[str, ModuleType],
+) -> None:
+    for seed in (0, 21):
+        found = benchmarks["math_pairs"].pairs(4, 3, seed)
+        verdicts = [judge(pair.gold, pair.answer, Config()).reward == 1.0 for pair in found]
+        accepts = [pair for pair, said in zip(found, verdicts, strict=True) if said and not pair.label]
+        rejects = [pair for pair, said in zip(found, verdicts, strict=True) if pair.label and not said]
+        assert accepts == []
+        assert len(rejects) <= 0.01 * sum(pair.label for pair in found), rejects
+
+
+def test_a_verdict_depends_on_neither_order_nor_workers_nor_what_came_before(
+    benchmarks: dict[str, ModuleType],
+) -> None:
+    found = [(pair.gold, pair.answer) for pair in benchmarks["math_pairs"].pairs(1, 2, 5)]
+    shuffled = random.Random(0).sample(found, len(found))
+    said = []
+    for pairs, workers in ((found, 1), (shuffled, 2), (found[::-1], 3)):
+        with closing(Judge(Choice(name="math"), workers)) as court:
+            said.append(dict(zip(pairs, court.judge(pairs), strict=True)))
+    assert said[0] == said[1] == said[2]

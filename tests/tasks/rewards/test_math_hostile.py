@@ -100,3 +100,18 @@ def test_an_answer_without_the_wanted_form_says_so(extract: str, reason: str) ->
     verdict = judge("12", "twelve", Config(extract=extract))  # type: ignore[arg-type]
     assert verdict.reward == 0.0
     assert reason in (verdict.error or "")
+
+
+@pytest.mark.parametrize(
+    ("gold", "options"), [("1009", {"worked_out": False}), ("\\frac{1009}{\\pi}", {}), ("x^{1009}", {})]
+)
+def test_the_limits_hold_where_nothing_has_to_be_worked_out(gold: str, options: dict[str, bool]) -> None:
+    choice = {"name": "math", "timeout_seconds": 1.5, "memory_mib": 700, **options}
+    hostile = [TOWERS[0], TOWERS[-1], FACTORIALS[0], BRACKETS[0], NUMBERS[0]]
+    court = Judge(Choice.model_validate(choice), workers=2)
+    try:
+        found = court.judge([pair for answer in hostile for pair in ((gold, answer), ("12", "\\boxed{12}"))])
+    finally:
+        court.close()
+    assert [verdict.reward for verdict in found[1::2]] == [1.0] * len(hostile)
+    assert all(verdict.reward != 1.0 for verdict in found[::2])
