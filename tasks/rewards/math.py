@@ -72,6 +72,8 @@ def weigh(gold: str, answer: str, config: Config) -> Weighed:
     part = extracted(plain(after_thinking(answer[-config.max_answer_characters :])), config.extract)
     if part is None:
         return Weighed(Verdict(0.0, f"no {_WANTED[config.extract]} in the answer"), against=str(target))
+    if len(part) > config.max_answer_characters:  # some signs are longer in LaTeX
+        return Weighed(Verdict(0.0, "the answer is too long to read"), against=str(target))
     if depth(part) > _DEEPEST:
         return Weighed(Verdict(0.0, "the answer is nested too deeply to read"), part, against=str(target))
     found = _candidate(part, target)

@@ -33,7 +33,7 @@ def read_items(text: str) -> Items | None:
     if len(text) > LONGEST or read_value(text) is not None:
         return None
     text = unwrapped(text)
-    text = _LEADING.sub("", text, count=1) if text.count("=") == 1 else text
+    text = _LEADING.sub("", text, count=1) if text.count("=") <= 1 else text
     if match := _SET.fullmatch(text):
         parts = split(match[1])
         return Items("set", parts) if parts else None

@@ -15,7 +15,7 @@ _OPERATOR_BEFORE = re.compile(
     r"(?:[+*/^]|\\times|\\cdot|\\frac|\d\s*-|[)}]\s*-|\b[a-zA-Z]\s*-|-\s)\s*(?:\\?\$)?\s*$"
 )
 _OPERATOR_AFTER = re.compile(
-    r"\s*(?:[+*/^=!(]|-\s*\d|-\s*\w\b|\\(?:times|cdot|sqrt|pi|frac|div)|[a-zA-Z](?![a-zA-Z]))"
+    r"\s*(?:[+*/^=(]|-\s*\d|-\s*\w\b|\\(?:times|cdot|sqrt|pi|frac|div)|[a-zA-Z](?![a-zA-Z]))"
 )
 _BETWEEN = re.compile(r"\s*(?:[,;]\s*(?:and|or)?|\band\b|\bor\b)\s*(?:[A-Za-z]\s*=\s*)?(?:-|\\?\$)*\s*")
 _PIECE = r"(?:\\[a-zA-Z]+|(?<![a-zA-Z])[a-zA-Z](?![a-zA-Z])|\d[\d.,]*|[-+*/^=(){}_!|])"
@@ -44,6 +44,8 @@ def value_written(text: str) -> str | None:
     if core is None:
         return None
     before, after = text[: core.start()], text[core.end() :]
+    if after.startswith("!") and not re.search("[A-Za-z]{3}", text):
+        return None  # a factorial; at the end of a sentence it is a cry
     if _OPERATOR_BEFORE.search(before) or _OPERATOR_AFTER.match(after):
         return None
     lead = _LEAD.search(before)
@@ -63,7 +65,7 @@ def formula_written(text: str) -> str | None:
     bold = _ALL_BOLD.search(text[-LONGEST:].rstrip(" .\n"))
     text = typed(bold[1] if bold else _BOLD_WORDS.sub(r"\1 ", text[-LONGEST:]))
     runs = [run[0].strip(" .,") for run in _RUN.finditer(text) if _MATHS.search(run[0])]
-    return runs[-1] if runs else None
+    return runs[-1] if runs and len(runs[-1]) <= LONGEST // 4 else None
 
 
 def typed(text: str) -> str:
@@ -78,16 +80,23 @@ def list_written(text: str) -> str | None:
     text = _BOLD.sub("", text[-LONGEST:])
     for phrase in reversed(_PHRASE.findall(text)):
         return str(phrase)
-    formula, found = _last(_FORMULA, text), list(CORE.finditer(text))
-    if formula and (not found or found[-1].end() <= formula.end()):
-        return next(group for group in formula.groups() if group is not None)
-    start = len(found) - 1
-    while start > 0 and _BETWEEN.fullmatch(text[found[start - 1].end() : found[start].start()]):
-        start -= 1
+    formulas, found = list(_FORMULA.finditer(text)), list(CORE.finditer(text))
+    if formulas and (not found or found[-1].end() <= formulas[-1].end()):
+        first = _run_of(formulas, text)
+        return ", ".join(next(g for g in f.groups() if g is not None) for f in formulas[first:])
+    start = _run_of(found, text)
     if not found or start == len(found) - 1:
         return None
     sign = "-" if re.search(r"(?<![\w)}])-$|\s-$", text[: found[start].start()]) else ""
     return sign + text[found[start].start() : found[-1].end()]
+
+
+def _run_of(found: list[re.Match[str]], text: str) -> int:
+    """Where the run begins that ends the list: matches with nothing but a comma or a word between them."""
+    start = len(found) - 1
+    while start > 0 and _BETWEEN.fullmatch(text[found[start - 1].end() : found[start].start()]):
+        start -= 1
+    return start
 
 
 def _with_suffix(value: str, rest: str) -> str | None:

@@ -40,13 +40,19 @@ _NUMBER = re.compile(
 
 def plain(text: str) -> str:
     """The same in ASCII and LaTeX, as far as it is known."""
-    text = _UPRIGHT.sub(r"{\1}", text)
+    text = _UPRIGHT.sub(_set_apart, text)
     if text.isascii():
         return text
     text = _RAISED.sub(lambda m: "^{" + "".join(_SUPERSCRIPTS[c] for c in m[0]) + "}", text)
     text = _LOWERED.sub(lambda m: "_{" + "".join(_SUBSCRIPTS[c] for c in m[0]) + "}", text)
     text = _ROOT.sub(lambda m: rf"\sqrt{{{m[1] or m[2]}}}", text)
     return "".join(map(_sign, text))
+
+
+def _set_apart(match: re.Match[str]) -> str:
+    """The constant, not joined to a letter before or behind it."""
+    before, after = match.string[: match.start()][-1:], match.string[match.end() :][:1]
+    return f"{' ' * before.isalpha()}{match[1]}{' ' * after.isalpha()}"
 
 
 def _sign(character: str) -> str:

@@ -36,7 +36,9 @@ CORE = re.compile(
 _CURRENCY = re.compile(r"(?:\\?\$|€|£)\s*")
 _SIGN = re.compile(r"[-+]\s*")
 _PERCENT = re.compile(r"\s*(?:\\?%|(?:percent|per cent|percentage points?)\b)\s*")
-_BASE = re.compile(r"\s*(?:_\s*\{?\s*(?:\\text\s*\{)?\s*(\w+)[\s}]*|\(?\s*(?:in )?base[\s-](\w+)\s*\)?)")
+_BASE = re.compile(
+    r"\s*(?:_\s*\{?\s*\(?\s*(?:base\s*)?(\w+?)\s*\)?\s*\}?|\(?\s*(?:in )?base[\s-](\w+)\s*\)?)\s*"
+)
 _BASES = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 TEXT = re.compile(r"\\(?:text|mathrm|textrm|mbox|textbf|mathbf|operatorname)\s*\{([^{}]*)\}")
 _UNIT = re.compile(
@@ -103,7 +105,7 @@ def unwrapped(text: str) -> str:
         if several or not _balanced(inner):
             break
         text = inner.strip()
-    return re.sub(r"\s+", " ", text.rstrip(" .;:!,").lstrip(" :"))
+    return re.sub(r"\s+", " ", text.rstrip(" .;:,").lstrip(" :"))
 
 
 def read_value(text: str) -> Value | None:
@@ -114,6 +116,7 @@ def read_value(text: str) -> Value | None:
     text = unwrapped(text)
     text = text[match.end() :] if (match := _NAMED.match(text)) else text
     text = re.sub(r"\s*\^\s*", "^", TEXT.sub(r" \1 ", text)).strip()
+    text = re.sub(r"^\((\d+)\)(?=\s*_)", r"\1", text)
     negative, money, place = False, "", 0
     for _ in range(2):  # -$5 and $-5
         if not money and (match := _CURRENCY.match(text, place)):
