@@ -71,29 +71,30 @@ def weigh(gold: str, answer: str, config: Config) -> Weighed:
         return Weighed(Verdict(None, f"cannot read the right answer '{gold[:80]}'"))
     part = extracted(plain(after_thinking(answer[-config.max_answer_characters :])), config.extract)
     if part is None:
-        return Weighed(Verdict(0.0, f"no {_WANTED[config.extract]} in the answer"), against=str(target))
+        return Weighed(Verdict(0.0, f"no {_WANTED[config.extract]} in the answer"), against=gold)
     if len(part) > config.max_answer_characters:  # some signs are longer in LaTeX
-        return Weighed(Verdict(0.0, "the answer is too long to read"), against=str(target))
+        return Weighed(Verdict(0.0, "the answer is too long to read"), against=gold)
     if depth(part) > _DEEPEST:
-        return Weighed(Verdict(0.0, "the answer is nested too deeply to read"), part, against=str(target))
+        return Weighed(Verdict(0.0, "the answer is nested too deeply to read"), part, against=gold)
     found = _candidate(part, target)
-    if target is None:
-        exact = number_of(gold) if isinstance(found, Value) and found.form == "decimal" else None
-        if exact is not None and isinstance(found, Value) and stands_for(found, exact):
-            return Weighed(Verdict(1.0), part, str(found), gold)
-    elif found is not None:
-        reason = differs(target, found, config)
+    if target is not None and (found is not None or isinstance(target, Items)):
+        reason = differs(target, found, config) if found is not None else "not several values"
         verdict = Verdict(float(reason is None), reason or None)
-        return Weighed(verdict, part, str(found), str(target))
-    if isinstance(target, Items):
-        return Weighed(Verdict(0.0, "not several values"), part, against=str(target))
-    if (words := _words(gold)) is not None:
-        given = _words(words_written(unwrapped(part)))
-        if given == words:
-            return Weighed(Verdict(1.0), part, given, words)
+        return Weighed(verdict, part, str(found or ""), str(target))
+    return _weigh_formula(gold, part, found, config)
+
+
+def _weigh_formula(gold: str, part: str, found: Value | Items | None, config: Config) -> Weighed:
+    """An answer to what is no number that is written out; ``found`` is what the answer writes out."""
+    if isinstance(found, Value) and found.form == "decimal":
+        exact = number_of(gold)
+        if exact is not None and stands_for(found, exact):
+            return Weighed(Verdict(1.0), part, str(found), gold)
+    words = _words(gold)
+    if words is not None and words == _words(words_written(unwrapped(part))):
+        return Weighed(Verdict(1.0), part, words, words)
     formula = _formula(part)
-    verdict = judge_formula(gold, formula, config.worked_out)
-    return Weighed(verdict, part, f"the formula {formula}", gold)
+    return Weighed(judge_formula(gold, formula, config.worked_out), part, f"the formula {formula}", gold)
 
 
 def _formula(part: str) -> str:

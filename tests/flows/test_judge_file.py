@@ -104,3 +104,24 @@ def test_bad_input_is_one_line(
     said = capsys.readouterr().err.strip()
     assert message in said
     assert "\n" not in said
+
+
+def test_each_verdict_tells_what_it_stands_on(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write(
+        here / "a.jsonl",
+        [
+            {"gold": "35\\%", "answer": "so \\boxed{36\\%}"},
+            {"gold": "4, 9", "answer": "The values are 9 and 4."},
+            {"gold": 0.00001, "answer": "0.00001"},
+        ],
+    )
+    assert judge(file, "--explain", "--json", "--workers", 1) == 0
+    *rows, _ = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(row["row"], row["reward"], row["read as"], row["compared with"]) for row in rows] == [
+        (1, 0.0, "36 %", "35 %"),
+        (2, 1.0, "a list of 2: 9, 4", "a list of 2: 4, 9"),
+        (3, 1.0, "1/100000", "1/100000"),
+    ]
+    assert rows[0]["extracted"] == "\\boxed{36\\%}"
+    assert judge(file, "--explain") == 0
+    assert "row 1: 0.0\n  gold           35\\%\n  extracted      \\boxed{36\\%}" in capsys.readouterr().out
