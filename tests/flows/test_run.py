@@ -93,6 +93,7 @@ def test_two_runs_of_one_name_do_not_collide(copied: Workspace) -> None:
     process = copied.start("run", "--name", "it", "--json", "--model", "nano", "--engine", "transformers")
     try:
         assert process.stdout is not None
+        assert '"note"' in process.stdout.readline()  # of the earlier run, with other parameters
         assert '"begin"' in process.stdout.readline()
         refused = copied.call("run", "--name", "it", "--model", "nano", "--engine", "transformers", code=2)
         assert "run it: another process is at it" in refused.stderr
