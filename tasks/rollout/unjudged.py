@@ -38,7 +38,7 @@ def refuse_unjudged(sampled: Artefact) -> None:
 def _counts(facts: pq.FileMetaData) -> tuple[int, int]:
     """Rows, and those without a reward: by the file's own statistics, since a run that finds hundreds of
     rounds in the cache reads none of their tables."""
-    groups = [facts.row_group(number) for number in range(facts.num_row_groups)]
+    groups = [g for n in range(facts.num_row_groups) if (g := facts.row_group(n)).num_rows]
     columns = [group.column(place) for group in groups for place in range(group.num_columns)]
     rewards = [column for column in columns if column.path_in_schema == "reward"]
     return facts.num_rows, sum(column.statistics.null_count for column in rewards)
