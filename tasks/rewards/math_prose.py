@@ -12,7 +12,7 @@ _PHRASE = re.compile(r"\banswer\b[^.\n]{0,40}?(?:\bis\b|:|=)\s*(.+?)(?=\.(?:\s|$
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$]+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _LEAD = re.compile(r"(?:(?<![\w)}])|(?<=[a-z]{2})\s|(?<==))\s*[-+]?\s?(?:\\?\$|€|£)?[-+]?$")
 _OPERATOR_BEFORE = re.compile(
-    r"(?:[+*/^]|\\times|\\cdot|\\frac|\d\s*-|[)}]\s*-|\b[a-zA-Z]\s*-|-\s)\s*(?:\\?\$)?\s*$"
+    r"(?:[a-zA-Z](?=$)|[+*/^]|\\times|\\cdot|\\frac|\d\s*-|[)}]\s*-|\b[a-zA-Z]\s*-|-\s)\s*(?:\\?\$)?\s*$"
 )
 _OPERATOR_AFTER = re.compile(
     r"\s*(?:[+*/^=(]|-\s*\d|-\s*\w\b|\\(?:times|cdot|sqrt|pi|frac|div)|[a-zA-Z](?![a-zA-Z]))"

@@ -33,7 +33,9 @@ def test_other_parameters_under_the_same_name_keep_the_earlier_run_and_say_so(co
 @pytest.mark.ci
 @pytest.mark.parametrize("body", ["return float('nan')", "raise KeyError('x')"])
 def test_a_run_that_cannot_be_judged_ends_after_its_first_evaluation(prepared: Workspace, body: str) -> None:
-    (prepared.root / "mine.py").write_text(f"def reward(gold, answer):\n    {body}\n")
+    (prepared.root / "mine.py").write_text(
+        f"def reward(gold, answer):\n    if (gold, answer) == ('1', '1'): return 1.0\n    {body}\n"
+    )
     prepared.environment["PYTHONPATH"] += f":{prepared.root}"
     command = ["run", "--name", "it", *NANO, "--set", "task.reward=mine:reward"]
     failed = prepared.call(*command, code=1)
