@@ -38,7 +38,6 @@ class ProblemSource(Part):
     """``shown_answer(answer)``: the right answer as people read it, where the judge reads something else."""
     files: Callable[[Any], Sequence[Path]] | None = None
     """``files(config)``: the local files that ``read`` reads, whose contents belong into the fingerprint."""
-
     CHECKS_GOLDS: bool = False
     """Whether ``read`` tries the right answers on the judge of ``task.reward``."""
     place: Callable[[Any, str], str | None] | None = None

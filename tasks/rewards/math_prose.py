@@ -45,7 +45,7 @@ def value_written(text: str) -> str | None:
         return None
     before, after = text[: core.start()], text[core.end() :]
     if after.startswith("!") and not re.search("[A-Za-z]{3}", text):
-        return None  # a factorial; at the end of a sentence it is a cry
+        return None  # a factorial; behind a sentence it is an exclamation mark
     if _OPERATOR_BEFORE.search(before) or _OPERATOR_AFTER.match(after):
         return None
     lead = _LEAD.search(before)

@@ -45,20 +45,8 @@ _UNIT = re.compile(
     r"\s*(?:[A-Za-z][A-Za-z.]*|\\?\^\s*\{?\\circ\s*\}?|[A-Za-z]+\^\{?[23]\}?)(?:[ /-][A-Za-z.^{}23]+){0,4}\s*"
 )
 _NO_UNIT = {
-    "and",
-    "or",
-    "plus",
-    "minus",
-    "times",
-    "pi",
-    "sin",
-    "cos",
-    "tan",
-    "log",
-    "ln",
-    "exp",
-    "sqrt",
-    "mod",
+    *("and", "or", "plus", "minus", "times", "mod"),
+    *("pi", "sin", "cos", "tan", "log", "ln", "exp", "sqrt"),
 }
 _NAMED = re.compile(r"\s*(?:[A-Za-z](?:_\{?\w+\}?)?|\\[a-z]+)?\s*(?:=|\\approx)\s*")
 _WRAPPED = re.compile(r"\$\$?(.*?)\$\$?|\\\((.*)\\\)|\\\[(.*)\\\]|\\boxed\s*\{(.*)\}|\*\*(.*)\*\*", re.DOTALL)
@@ -117,17 +105,17 @@ def read_value(text: str) -> Value | None:
     text = text[match.end() :] if (match := _NAMED.match(text)) else text
     text = re.sub(r"\s*\^\s*", "^", TEXT.sub(r" \1 ", text)).strip()
     text = re.sub(r"^\((\d+)\)(?=\s*_)", r"\1", text)
-    negative, money, place = False, "", 0
+    sign, money, place = "", "", 0
     for _ in range(2):  # -$5 and $-5
         if not money and (match := _CURRENCY.match(text, place)):
             money, place = match[0].strip().lstrip("\\"), match.end()
-        elif match := _SIGN.match(text, place):
-            negative, place = match[0][0] == "-", match.end()
+        elif not sign and (match := _SIGN.match(text, place)):
+            sign, place = match[0][0], match.end()
     core = CORE.match(text, place)
     value = _number(core) if core else None
     if core is None or value is None:
         return None
-    value = replace(value, number=-value.number if negative else value.number)
+    value = replace(value, number=-value.number if sign == "-" else value.number)
     return _with_suffix(value, core[0], text[core.end() :], money)
 
 

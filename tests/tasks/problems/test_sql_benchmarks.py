@@ -131,6 +131,16 @@ def test_spider_is_read_where_it_lies(tmp_path: Path) -> None:
     }
 
 
+def test_a_query_that_its_database_refuses_is_told_by_its_line_where_that_is_asked_for(
+    tmp_path: Path,
+) -> None:
+    config = spider_folder(tmp_path).model_copy(update={"on_bad_gold": "error"})
+    with pytest.raises(
+        BadInput, match=r"train_others\.json: row 2: \w+ refuses 'query' \(.*\); expected a query"
+    ):
+        spider.read(config, task(), 0)
+
+
 def test_a_prompt_shows_tables_keys_and_rows(tmp_path: Path) -> None:
     train, _ = spider.read(spider_folder(tmp_path), task(), 0)
     row = next(row for row in train.to_pylist() if row["question"].endswith("Who owns Rex?"))
