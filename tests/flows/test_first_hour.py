@@ -1,10 +1,9 @@
-"""A person's own file, model and settings: what is wrong is told in one line, before anything runs."""
+"""A person's own file and settings: what is wrong is told in one line, before anything runs."""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,48 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
 
 from flows.execution.validation import chosen
 from params.base import BadInput
-from tasks.artefacts.artefact import Artefact
 from tasks.problems import jsonl
 from tasks.rewards import math
-
-Refused = Callable[[list[str], str], None]
-SMALL = [
-    "task.train_count=4",
-    "task.held_out_count=2",
-    "rollout.problems_per_round=2",
-    "engine.name=transformers",
-]
-
-
-def rows(answer: Any = "7", question: str = "how many?") -> list[dict[str, Any]]:
-    """Six good rows, and one with this answer in line 4."""
-    good = [{"question": f"{n} and {n}?", "answer": str(2 * n)} for n in range(6)]
-    return [*good[:3], {"question": question, "answer": answer}, *good[3:]]
-
-
-def written(folder: Path, content: list[dict[str, Any]]) -> Path:
-    path = folder / "mine.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in content))
-    return path
-
-
-def command(path: Path, *more: str) -> list[str]:
-    options = [f"problems.path={path}", *SMALL, *more]
-    return [
-        "run",
-        "--model",
-        "nano",
-        "--task",
-        "jsonl",
-        *(p for option in options for p in ("--set", option)),
-    ]
+from tests.flows.own_data import SMALL, Refused, command, rows, written
 
 
 @pytest.mark.parametrize(
@@ -205,81 +170,9 @@ def test_whatever_stands_in_answer_judges_itself_right_or_is_refused_by_its_line
     assert 1.0 in [math.judge(gold, form, math.Config()).reward for form in forms]
 
 
-@pytest.fixture
-def folder(tiny_model: Artefact, tmp_path: Path) -> Path:
-    """A model folder that may be harmed."""
-    made = tmp_path.parent / f"{tmp_path.name}-model"
-    made.mkdir()
-    for path in tiny_model.path.iterdir():
-        (made / path.name).write_bytes(path.read_bytes())
-    return made
-
-
-def with_model(folder: Path, path: Path, *more: str) -> list[str]:
-    arguments = command(path, *more)
-    return [str(folder) if argument == "nano" else argument for argument in arguments]
-
-
-SYSTEM = "{% if messages[0].role != 'system' %}{{ raise_exception('System role first') }}{% endif %}"
-TEMPLATES = {
-    SYSTEM: "System role first",
-    "{{ messages[0].content.nothing.at_all }}": "has no attribute",
-    "{% if %}": "Expected an expression",
-    "{{ 1 / 0 }}": "division by zero",
-}
-
-
-@pytest.mark.parametrize("template", TEMPLATES)
-def test_a_chat_template_that_fails_is_one_line(
-    tmp_path: Path, folder: Path, refused: Refused, template: str
-) -> None:
-    path = written(folder.parent, rows())
-    (folder / "chat_template.jinja").write_text(template)
-    refused(with_model(folder, path), f"{folder}: the model's chat template fails on a user's message: ")
-    refused(with_model(folder, path), TEMPLATES[template])
-
-
-def test_weights_that_hold_a_nan_are_refused_by_name(tmp_path: Path, folder: Path, refused: Refused) -> None:
-    weights = load_file(folder / "model.safetensors")
-    name = sorted(weights)[0]
-    weights[name] = torch.full_like(weights[name], float("nan"))
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    refused(with_model(folder, written(folder.parent, rows())), f"model.safetensors: {name} holds a NaN")
-
-
-def test_a_prompt_that_leaves_no_room_is_told_with_its_line_or_left_out(
-    tmp_path: Path, folder: Path, refused: Refused
-) -> None:
-    path = written(folder.parent, rows(7, question="why " * 40))
-    more = ("model.context=96", "rollout.max_response_tokens=16")
-    refused(with_model(folder, path, *more), f"{path}:4: its prompt has 208 tokens")
-    refused(
-        with_model(folder, path, *more), "the most of 1 that are too long (of 6); expected at most 80 tokens"
-    )
-    options = [f"problems.path={path}", *SMALL, *more, "task.on_long_prompt=drop"]
-    assert chosen(str(folder), "jsonl", "grpo", options).task.on_long_prompt == "drop"
-
-
 def test_settings_of_text_stand_as_they_are_written() -> None:
     for text in ("{question} Go.", "Question: {question}", "[{question}]", "- {question}", "yes: {question}"):
         assert chosen("nano", "sums", "grpo", [f"task.instruction={text}"]).task.instruction == text
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "expected"),
-    [
-        ("num_hidden_layers", 3, "no weights of model.layers.2, which config.json asks for"),
-        ("hidden_size", 64, "has the shape"),
-        ("num_attention_heads", 0, "config.json makes no causal language model"),
-        ("model_type", "nothing-known", "config.json makes no causal language model"),
-    ],
-)
-def test_a_configuration_that_does_not_fit_its_weights_is_refused(
-    tmp_path: Path, folder: Path, refused: Refused, key: str, value: Any, expected: str
-) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, key: value}))
-    refused(with_model(folder, written(folder.parent, rows())), expected)
 
 
 @pytest.mark.parametrize(

@@ -4,89 +4,16 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import random
-import shutil
-from pathlib import Path
 
 import psutil
 import pytest
 
-from params.base import BadInput, validate
-from params.store import StoreSettings
-from tasks.artefacts.artefact import Artefact, seal
 from tasks.artefacts.record import Record
 from tasks.artefacts.store import Store
-from tasks.remote import objects
 from tasks.remote.errors import RemoteDamaged, RemoteTrouble
 from tasks.remote.remote import Remote
-from tests.buckets import Bucket, Exchange, Proxy, by_chance, proxied
-from tests.conftest import ROLES
-
-MIB = 2**20
-
-
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objects, "PAUSE", 0.001)
-    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.001)
-
-
-def artefact(store: Store, files: dict[str, bytes], stage: str = "update", identity: str = "") -> Artefact:
-    """An artefact in the cache of a workspace."""
-    fingerprint = hashlib.sha256((identity or repr(sorted(files.items()))).encode()).hexdigest()
-
-    def build(new: Path) -> None:
-        for name, content in files.items():
-            (new / name).parent.mkdir(parents=True, exist_ok=True)
-            (new / name).write_bytes(content)
-        facts = {
-            "role": ROLES[stage],
-            "round": 1,
-            "seed": 0,
-            "params": {},
-            "inputs": {},
-            "code": "",
-            "versions": {},
-            "measured": {},
-        }
-        seal(new, stage=stage, fingerprint=fingerprint, **facts)
-
-    store.put(store.path(stage, fingerprint), build)
-    return Artefact.open(store.path(stage, fingerprint))
-
-
-def some_bytes(size: int, seed: int = 0) -> bytes:
-    return random.Random(seed).randbytes(size)
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Store:
-    (tmp_path / "here").mkdir()
-    return Store(tmp_path / "here")
-
-
-@pytest.fixture
-def there(tmp_path: Path) -> Store:
-    (tmp_path / "there").mkdir()
-    return Store(tmp_path / "there")
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
-def pulled(remote: Remote, made: Artefact, store: Store) -> Artefact:
-    manifest = remote.find(made.manifest.stage, made.fingerprint)
-    assert manifest is not None
-    remote.pull([manifest], store)
-    found = store.find(made.manifest.stage, made.fingerprint)
-    assert found is not None
-    return found
-
-
-def at(proxy: Proxy, settings: StoreSettings) -> Remote:
-    return Remote(settings.model_copy(update={"endpoint_url": proxy.address}))
-
+from tests.buckets import Bucket, Exchange, by_chance, proxied
+from tests.tasks.remote.machines import MIB, artefact, at, pulled, some_bytes, tree
 
 SHAPES: dict[str, dict[str, bytes]] = {
     "small": {"a.json": b"{}", "adapter/b.bin": some_bytes(1000)},
@@ -266,73 +193,6 @@ def test_two_publishers_of_one_fingerprint_keep_both(bucket: Bucket, here: Store
             assert exact.digest == made.digest
 
 
-@pytest.mark.parametrize(
-    ("answer", "said"),
-    [
-        ((403, "AccessDenied"), "access denied"),
-        ((403, "InvalidAccessKeyId"), "access denied"),
-        ((400, "ExpiredToken"), "credentials have expired"),
-        ((507, "InsufficientStorage"), "full or its quota used up"),
-        ((413, "EntityTooLarge"), "full or its quota used up"),
-        ((507, "XMinioStorageFull"), "full or its quota used up"),
-        ((404, "NoSuchBucket"), "no such bucket"),
-        ((503, "SlowDown"), r"the store answered SlowDown \(503\)"),
-    ],
-)
-def test_what_a_store_refuses_is_one_clear_line(
-    bucket: Bucket, here: Store, answer: tuple[int, str], said: str
-) -> None:
-    made = artefact(here, {"a": b"a", "b": b"b"})
-
-    def harm(exchange: Exchange) -> tuple[int, str] | None:
-        return answer if exchange.method == "PUT" and "/objects/" in exchange.path else None
-
-    where = f"^s3://{bucket.name}/some/where/objects/[0-9a-f]+: "
-    refused = pytest.raises(RemoteTrouble, match=f"{where}.*{said}")
-    with proxied(bucket.endpoint, harm) as proxy, at(proxy, bucket.settings(attempts=2)) as remote:
-        with refused as info:
-            remote.push([made])
-        assert not bucket.keys("some/where/artefacts")
-    assert "\n" not in str(info.value)
-
-
-def test_a_bucket_that_is_not_there(bucket: Bucket, here: Store) -> None:
-    with Remote(bucket.settings(url="s3://no-such-bucket-here/x")) as remote:
-        with pytest.raises(RemoteTrouble, match="no such bucket"):
-            remote.check()
-        with pytest.raises(RemoteTrouble, match="no such bucket"):
-            remote.find("update", "0" * 64)
-
-
-def test_an_endpoint_where_nobody_answers(bucket: Bucket) -> None:
-    nobody = bucket.settings(endpoint_url="http://127.0.0.1:9")
-    unreachable = r"cannot be reached \(EndpointConnectionError\)"
-    with Remote(nobody) as remote, pytest.raises(RemoteTrouble, match=unreachable):
-        remote.check()
-
-
-def test_no_credentials(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    with Remote(bucket.settings()) as remote, pytest.raises(RemoteTrouble, match="no credentials"):
-        remote.check()
-    with pytest.raises(RemoteTrouble, match="no credentials"):
-        Remote(bucket.settings(profile="nobody"))
-
-
-def test_a_manifest_that_reaches_outside_its_folder_is_refused(
-    bucket: Bucket, here: Store, there: Store
-) -> None:
-    made = artefact(here, {"a": b"a"})
-    outside = made.manifest.model_copy(update={"files": {"../../a": made.manifest.files["a"]}})
-    with Remote(bucket.settings(attempts=1)) as remote:
-        remote.push([made])
-        (key,) = bucket.keys("some/where/artefacts")
-        bucket.put(key, outside.to_bytes())
-        with pytest.raises(RemoteDamaged, match="no artefact may hold"):
-            remote.find("update", made.fingerprint)
-
-
 def test_a_record_comes_back_as_it_was(bucket: Bucket) -> None:
     record = Record(name="it", command="ostinato run", params={"seed": 1}, started="2026-01-01")
     with Remote(bucket.settings(attempts=1)) as remote:
@@ -342,25 +202,3 @@ def test_a_record_comes_back_as_it_was(bucket: Bucket) -> None:
         bucket.put("some/where/runs/it.json", b"{}")
         with pytest.raises(RemoteDamaged):
             remote.record("it")
-
-
-@pytest.mark.parametrize("name", ["url", "endpoint_url"])
-@pytest.mark.parametrize(
-    "value", ["s3://key:hush-hush@bucket/x", "https://key:hush-hush@host", "http://key:hush/hush@host", ""]
-)
-def test_an_address_with_credentials_is_refused_and_not_repeated(name: str, value: str) -> None:
-    with pytest.raises(BadInput, match=f"store.{name}: expected .* without credentials") as info:
-        validate(StoreSettings, {name: value})
-    assert "hush" not in str(info.value)
-
-
-def test_a_disk_without_room_is_said_before_anything_is_fetched(
-    bucket: Bucket, here: Store, there: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = artefact(here, {"a": some_bytes(1000)})
-    with Remote(bucket.settings()) as remote:
-        remote.push([made])
-        full = shutil.disk_usage(there.root)._replace(free=256 * MIB)
-        monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
-        with pytest.raises(BadInput, match="256 MiB free"):
-            pulled(remote, made, there)
