@@ -8,14 +8,20 @@ from collections import deque
 from tasks.rewards.math_values import CORE, read_value
 
 _BOLD = re.compile(r"\*\*|__")
-_PHRASE = re.compile(r"\banswer\b[^.\n]{0,40}?(?:\bis\b|:|=)\s*(.+?)(?=\.(?:\s|$)|\n|$)", re.IGNORECASE)
+_PHRASE = re.compile(
+    r"\banswer\b[^.\n]{0,40}?(?:\b(?:is|be|equals)\b(?:\s+(?:just|simply))?|:|=)\s*(.+?)(?=\.(?:\s|$)|\n|$)",
+    re.IGNORECASE,
+)
+_CLAUSE = re.compile(r"[,;]\s+(?=[A-Za-z]{2})|\.(?=[A-Za-z])|\s(?:because|since|and|but|which|when|as)\s")
+"""Where a sentence goes on behind the answer that it gives."""
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$]+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _LEAD = re.compile(r"(?:(?<![\w)}])|(?<=[a-z]{2})\s|(?<==))\s*[-+]?\s?(?:\\?\$|€|£)?[-+]?$")
 _OPERATOR_BEFORE = re.compile(
-    r"(?:[a-zA-Z](?=$)|[+*/^]|\\times|\\cdot|\\frac|\d\s*-|[)}]\s*-|\b[a-zA-Z]\s*-|-\s)\s*(?:\\?\$)?\s*$"
+    r"(?:[a-zA-Z](?=$)|[+*/^]|\\times|\\cdot|\\frac|\d\s*-|[)}]\s*-|\b[a-zA-Z]\s*-|(?<![a-z]{2}\s)-\s)"
+    r"\s*(?:\\?\$)?\s*$"
 )
 _OPERATOR_AFTER = re.compile(
-    r"\s*(?:[+*/^=(]|-\s*\d|-\s*\w\b|\\(?:times|cdot|sqrt|pi|frac|div)|[a-zA-Z](?![a-zA-Z]))"
+    r"\s*(?:[+*/^=(]|-\s*\d|-\s*\w\b|\\(?:times|cdot|sqrt|pi|frac|div))|\s?[xyzn](?![a-zA-Z])|[a-zA-Z](?![a-zA-Z])"
 )
 _BETWEEN = re.compile(r"\s*(?:[,;]\s*(?:and|or)?|\band\b|\bor\b)\s*(?:[A-Za-z]\s*=\s*)?(?:-|\\?\$)*\s*")
 _PIECE = r"(?:\\[a-zA-Z]+|(?<![a-zA-Z])[a-zA-Z](?![a-zA-Z])|\d[\d.,]*|[-+*/^=(){}_!|])"
@@ -33,10 +39,10 @@ LONGEST = 2000
 def value_written(text: str) -> str | None:
     """Where a text states one value last, that text; None where the last thing is more than a number."""
     text = _BOLD.sub("", text[-LONGEST:])
-    for phrase in reversed(_PHRASE.findall(text)):
-        if read_value(phrase) is not None:
-            return str(phrase)
-        break
+    if phrases := _PHRASE.findall(text):
+        for said in (phrases[-1], _CLAUSE.split(phrases[-1], maxsplit=1)[0]):
+            if read_value(said) is not None:
+                return str(said)
     formula, core = _last(_FORMULA, text), _last(CORE, text)
     if formula and (core is None or core.end() <= formula.end()):
         content = next(group for group in formula.groups() if group is not None)
@@ -48,7 +54,7 @@ def value_written(text: str) -> str | None:
         return None  # a factorial; behind a sentence it is an exclamation mark
     if _OPERATOR_BEFORE.search(before) or _OPERATOR_AFTER.match(after):
         return None
-    lead = _LEAD.search(before)
+    lead = None if before.endswith("- ") else _LEAD.search(before)  # a dash is no minus
     return _with_suffix((lead[0] if lead else "").strip() + core[0], after)
 
 
@@ -64,7 +70,7 @@ def formula_written(text: str) -> str | None:
     """The last formula of a text that stands there without dollar signs; None where there is none."""
     bold = _ALL_BOLD.search(text[-LONGEST:].rstrip(" .\n"))
     text = typed(bold[1] if bold else _BOLD_WORDS.sub(r"\1 ", text[-LONGEST:]))
-    runs = [run[0].strip(" .,") for run in _RUN.finditer(text) if _MATHS.search(run[0])]
+    runs = [run[0].lstrip(" .,").rstrip(" .,=+*/^-") for run in _RUN.finditer(text) if _MATHS.search(run[0])]
     return runs[-1] if runs and len(runs[-1]) <= LONGEST // 4 else None
 
 
