@@ -230,9 +230,13 @@ class Update(Config):
     """Optimiser steps per pass; problems are split evenly among them."""
     measure_terms: bool = False
     """Measure the norm of each loss term's own gradient, which takes a backward pass more for each."""
-    attention: Literal["products", "flex"] = "products"
-    """What computes attention over shared prompts: products of the parts that are seen, or torch's
-    FlexAttention, which is for GPUs."""
+    attention: Annotated[Literal["auto", "products", "flash", "flex"], Speed] = "auto"
+    """What computes attention over shared prompts: ``products`` of the parts that are seen; torch's ``flash``
+    kernels, for 16-bit models on a GPU, or its FlexAttention, which a GPU compiles. ``auto``: flash where it
+    runs, else products."""
+    checkpointing: Annotated[bool, Speed] = False
+    """Keep each layer's input alone and compute its inside again in the backward pass: a third more time, a
+    tenth of the memory of activations."""
     tokens_per_micro_batch: Annotated[PositiveInt, Speed] = 1024
     """Token positions, padding included, in one forward pass."""
     head_chunk: Annotated[PositiveInt, Speed] = 512

@@ -56,7 +56,7 @@ def plan(asked: PlanOptions) -> dict[str, Any]:
     )
     found = capacity.decoding(shape, work, machine, choice)
     trainer = capacity.trainer_memory(shape, work, machine, choice)
-    if settings.update.attention == "flex":
+    if settings.update.attention != "products" and asked.gpus:
         trainer.pop("attention")
     memory = {f"trainer: {part}": value for part, value in trainer.items()}
     seconds: dict[str, float] = {}

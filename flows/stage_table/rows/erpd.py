@@ -26,7 +26,6 @@ _TRAINING = (
     *("seed", "model", "rollout.temperature", "rollout.max_response_tokens"),
     *(
         *ADAPTER,
-        "update.attention",
         "update.weight_decay",
         "update.beta1",
         "update.beta2",
@@ -98,7 +97,7 @@ ROWS = (
         role=Role(kind="learn", label="signal", time_of="learning"),
         summary="what the teachers say of each token",
         reads=(
-            *("seed", "model", "rollout.temperature", *ADAPTER, "update.attention"),
+            *("seed", "model", "rollout.temperature", *ADAPTER),
             *("distil.teachers", "distil.signal", "distil.hold_out"),
         ),
         inputs={
