@@ -15,7 +15,10 @@ from tasks.policy import full, packing
 from tasks.policy import policy as module
 from tasks.policy.checkpointing import checkpoint_layers
 from tasks.policy.policy import Policy, offsets
-from tests.tasks.policy.test_packing import GROUPS, Group, flat, opened
+from tests.tasks.policy.test_packing import GROUPS, Group, flat
+from tests.tasks.policy.test_packing import opened as opened_once
+
+opened = opened_once.__wrapped__  # a policy of its own for each call
 
 
 def gradients(policy: Policy, groups: Sequence[Group], elsewhere: bool = False) -> list[torch.Tensor]:

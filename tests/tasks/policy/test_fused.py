@@ -56,7 +56,7 @@ def test_the_rotation_and_its_derivative() -> None:
 @pytest.mark.parametrize("adapter", ["lora", "full"])
 def test_a_model_scores_the_same_with_all_of_them(tiny_model: Artefact, adapter: str) -> None:
     prompts, responses = [[3, 4, 5]] * 2, [[6, 7, 8], [9, 4]]
-    policy = opened(tiny_model.path, adapter)
+    policy = opened.__wrapped__(tiny_model.path, adapter)
     before = policy.score(prompts, responses, 0.8).logp
     module: Any = __import__("sys").modules[type(policy.network).__module__]
     theirs = module.apply_rotary_pos_emb
