@@ -104,6 +104,10 @@ class AdapterWeights(TrainedWeights):
         """The tensors of which a loss has gradients."""
         return list(self.masters.values())
 
+    def layer_names(self) -> list[str]:
+        """The last parts of the names of the layers that an adapter is on, sorted."""
+        return sorted({name.rpartition(".")[2] for name in self._layers})
+
     def publish(self) -> None:
         """Nothing to do: the trained weights are the live ones."""
 

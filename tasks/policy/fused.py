@@ -7,25 +7,15 @@ functions run operation by operation.
 from __future__ import annotations
 
 import functools
-import importlib.util
-import shutil
-import sysconfig
 from collections.abc import Callable
-from pathlib import Path
 from typing import ParamSpec, TypeVar, cast
 
 import torch
 
+from tasks.core.device import can_compile
+
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-@functools.cache
-def can_compile() -> bool:
-    """Whether this machine can build GPU kernels: Triton, a C compiler and Python's headers."""
-    compiler = any(shutil.which(name) for name in ("cc", "gcc", "clang"))
-    headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
-    return importlib.util.find_spec("triton") is not None and compiler and headers.is_file()
 
 
 def fused(function: Callable[P, R]) -> Callable[P, R]:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tasks.policy.fused import can_compile
+from tasks.core.device import can_compile
 from tasks.policy.lm_head_fused import fused_head
 
 CHUNK_BYTES = 24 << 20

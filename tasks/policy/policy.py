@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from params.schema import Params
 from tasks.artefacts.artefact import MANIFEST, Artefact
+from tasks.core.device import head_chunk, micro_batch
 from tasks.policy import (
     distributed,
     model_checks,
@@ -85,6 +86,8 @@ class Policy:
         head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         fastest = prefix_attention.fastest(device, self.network.dtype, head_size)
         self.attention = fastest if chosen == "auto" else chosen
+        self.budget = micro_batch(params, device.type == "cuda")
+        self._head_chunk = head_chunk(params.update, device.type == "cuda")
         if params.update.checkpointing:
             checkpoint_layers(self.network)
 
@@ -126,10 +129,9 @@ class Policy:
     def plan(
         self, prompts: Sequence[packing.Ids], responses: Sequence[packing.Ids]
     ) -> list[list[packing.Row]]:
-        """The rows of each micro-batch, of at most ``update.tokens_per_micro_batch`` positions."""
-        budget = self._params.update.tokens_per_micro_batch
+        """The rows of each micro-batch, of at most ``budget`` positions."""
         workers = max(self.thread_count, distributed.world_size())
-        return packing.plan(prompts, responses, budget, self.layout, workers)
+        return packing.plan(prompts, responses, self.budget, self.layout, workers)
 
     def passes(self, network: PreTrainedModel | None = None) -> contextlib.AbstractContextManager[None]:
         """Every ``forward`` and its backward pass must run inside this block."""
@@ -161,7 +163,7 @@ class Policy:
                 head_weight(network),
                 batch.target,
                 temperature,
-                self._params.update.head_chunk,
+                self._head_chunk,
                 entropy=entropy,
                 entropy_gradient=entropy_gradient,
                 ranks=ranks,
@@ -228,8 +230,13 @@ class Policy:
     def close(self) -> None:
         """Free the weights."""
         del self.weights, self.network
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        release_gpu()
+
+
+def release_gpu() -> None:
+    """Give the GPU's driver what this process has freed: another process can take nothing that is kept."""
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def offsets(lengths: Sequence[int]) -> list[int]:

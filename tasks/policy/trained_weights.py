@@ -68,6 +68,10 @@ class TrainedWeights(ABC):
     def merged(self) -> dict[str, Tensor]:
         """All weights of the network by their plain names, in the base type."""
 
+    def layer_names(self) -> list[str]:
+        """The last parts of the names of the layers that an adapter is on, sorted; none for all weights."""
+        return []
+
     @abstractmethod
     def reference(self) -> AbstractContextManager[PreTrainedModel]:
         """The base model, as long as the context is open."""
