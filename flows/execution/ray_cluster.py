@@ -71,7 +71,7 @@ def require_ray(params: Params) -> None:
         return
     if importlib.util.find_spec("prefect_ray") is None or importlib.util.find_spec("ray") is None:
         raise BadInput(
-            "rollout.shards: Ray is not installed; expected it to be, by pip install 'ostinato[ray]', or 1"
+            "rollout.shards: Ray is not installed; expected it to be, by pip install -e '.[ray]', or 1"
         )
 
 
