@@ -18,6 +18,8 @@ from tasks.policy.job_policy import job_policy
 from tasks.policy.load import prompt_ids
 from tasks.problems.contract import find_source
 
+SAMPLERS = ("rollout", "evaluate")
+"""Sections that have a longest response."""
 PIECE = 512
 """Prompts that are encoded at a time."""
 
@@ -38,7 +40,8 @@ class Askable:
 def askable(job: Job) -> Askable:
     """The problems of this job's run, looked through once a run. Raises ``BadInput``."""
     given, params = job.inputs["problems"], job.params
-    key = ("askable", given.digest, job.inputs["model"].digest, params.task, params.model, params.rollout)
+    longest = (params.rollout.max_response_tokens, params.evaluate.max_response_tokens)
+    key = ("askable", given.digest, job.inputs["model"].digest, params.task, params.model, longest)
 
     def find() -> Askable:
         tables = (read_table(given.file("train.parquet")), read_table(given.file("held_out.parquet")))
@@ -65,10 +68,14 @@ def fitting(
     ``place(question)``: the file and line where it stands. Raises ``BadInput`` where others are not to be
     dropped, or too few are left.
     """
-    room = params.model.context - params.rollout.max_response_tokens
+    longest = {
+        f"{name}.max_response_tokens": getattr(params, name).max_response_tokens or 0 for name in SAMPLERS
+    }
+    setting = max(longest, key=lambda name: longest[name])
+    room = params.model.context - longest[setting]
     counts = [lengths(tokenizer, params.task.instruction, table["question"].to_pylist()) for table in tables]
     long = sum(int((count > room).sum()) for count in counts)
-    limit = f"at most {room} tokens, model.context - rollout.max_response_tokens"
+    limit = f"at most {room} tokens, model.context - {setting}"
     if long and params.task.on_long_prompt == "error":
         worst, table = max(zip(counts, tables, strict=True), key=lambda pair: pair[0].max(initial=0))
         row = table.slice(int(worst.argmax()), 1).to_pylist()[0]

@@ -14,7 +14,7 @@ from params.schema import Params
 from tasks.artefacts.artefact import Artefact, Source, seal, write_json
 from tasks.artefacts.record import Record, Step
 from tasks.artefacts.tables import ROLLOUTS, write_table
-from tasks.evaluate.scores import ANSWERS, scores
+from tasks.evaluate.scores import ANSWERS, scores, tally
 from tests.conftest import ROLES
 
 HELD_OUT = 48
@@ -213,7 +213,7 @@ class SyntheticRun:
             "kl_to_base": 0.62 * moved**1.4,
         }
         write_table(out / "answers.parquet", answers)
-        write_json(out / "scores.json", scores(answers, figures, self.params, round))
+        write_json(out / "scores.json", scores(tally(answers), figures, self.params, round))
 
     def _rollout(self, out: Path, round: int) -> None:
         rows = []
