@@ -80,13 +80,13 @@ def rule_of_method(job: Job) -> Chooser:
 
 
 def _strata(buffer: ReplayBuffer, fresh: pa.Table, round: int) -> dict[str, int]:
-    """Rows that entered, by the count of right answers of their group, the most first."""
+    """Rows that entered, by the count of right answers of their group."""
     rows = buffer.to_table()
     entered = rows.filter(pc.equal(rows["round"], round))["group"].to_pylist()
     right = fresh.filter(pc.greater_equal(fresh["reward"], CORRECT))["group"].to_pylist()
     confidence = Counter(right)
     found = Counter(confidence[group] for group in entered)
-    return {str(k): found[k] for k in sorted(found, reverse=True)}
+    return {str(k): found[k] for k in sorted(found)}
 
 
 def _joined(first: Evicted, second: Evicted) -> Evicted:

@@ -83,11 +83,16 @@ def test_the_buffer_has_its_charts_where_there_is_one(tmp_path: Path, finished: 
     run = SyntheticRun(tmp_path / "replays", rounds=6, replays=True).write()
     write(run)
     page = (run / "report.html").read_text()
-    for title in ("Replay buffer by age", "Drift by age", "Replayed tokens"):
+    for title in (
+        *("Replay buffer by age", "Admitted by confidence", "Fill rate", "Drift by age", "Penalty by age"),
+        *("Replayed tokens", "Drawn by age", "Drawn from this round"),
+    ):
         assert title in page
         assert title not in (finished / "report.html").read_text()
     assert "40 responses at the end" in page
     assert Page(page).find("section", id="replay")
+    cells = Page(page).find("td")
+    assert {"8 of 8 right", "7 of 8 right", "4 or fewer"} <= set(cells)
 
 
 def test_the_page_says_what_the_scores_say(finished: Path) -> None:
