@@ -39,7 +39,6 @@ def measure(directory: Path, every: int) -> dict[str, float]:
             here, before = (directory / f"round-{number:02d}" for number in (round, round - 1))
             inputs = {name: Artefact.open(here / name, check=False) for name in ("rollout", "replay")}
             found_here = {"rollout": _seconds(inputs["rollout"]), "replay stage": _seconds(inputs["replay"])}
-            inputs["replay"] = Artefact.open(before / "replay", check=False)
             inputs["policy"] = Artefact.open(before / "update", check=False)
             inputs["model"] = Artefact.open(directory / "model", check=False)
             for way, chosen in ways.items():
