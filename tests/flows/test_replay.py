@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from flows.commands.inspect import show_artefact
 from flows.dvc.pipeline import pipeline_file
@@ -123,6 +124,16 @@ def test_the_buffer_of_a_round_is_made_before_its_update_and_read_by_it() -> Non
             here = f"round-{round:02d}"
             assert stages[f"{here}/update"].inputs["replay"] == f"{here}/replay"
             assert order.index(f"{here}/replay") < order.index(f"{here}/update")
+
+
+@pytest.mark.parametrize(
+    ("method", "made_in"), [("dyjr", "${key}"), ("rlep", "${item.before}"), ("exgrpo", "${item.before}")]
+)
+def test_dvc_reads_the_same_buffer(method: str, made_in: str) -> None:
+    stages = yaml.safe_load(pipeline_file(compose("nano", "sums", method, ["rounds=4"]), "it"))["stages"]
+    read = [path for path in stages["update"]["do"]["deps"] if path.endswith("/replay")]
+    assert read == [f"runs/it/round-{made_in}/replay"]
+    assert ("runs/it/round-01/replay" in stages["update-first"]["deps"]) == (method == "dyjr")
 
 
 @pytest.mark.parametrize(
