@@ -91,7 +91,16 @@ class Hooks(Part):
     """``reference(config)``: whether the term compares with the run's base model; then the batch has
     ``reference_logp``."""
     draw: Draw | None = None
-    """A replay method."""
+    """A replay method. It draws from this round's buffer, which holds the round's own answers already."""
+    admit: Callable[[Tensor, Tensor, Tensor, int, Any], list[int]] | None = None
+    """``admit(reward, group, eligible, round, config)``: positions of those of S fresh answers that enter the
+    buffer, in order, with ``replay.admit: method``. ``reward`` [S], NaN where there is none; ``group`` [S];
+    ``eligible`` [S] bool, the right ones that the other rules of ``params.schema.Replay`` let in."""
+    base_answers: Callable[[Any], int] | None = None
+    """``base_answers(config)``: how often the base model answers each training problem before the first
+    round. What ``admit`` then lets in, as of round 0, is a buffer that never changes, and the only one."""
+    DRAWS_ROUND_BEFORE: bool = False
+    """The update draws from the buffer as the round before left it, without this round's answers."""
     problems: Callable[[pa.Table, pa.Table, int, Any, torch.Generator], ReplayedProblems] | None = None
     """``problems(rows, results, count, config, generator)``: which of a round's ``count`` problems the buffer
     chooses, by its rows and results (``replay_buffer.RESULTS``); a rollout then reads the buffer."""

@@ -36,13 +36,15 @@ class Drawn:
 
     rows: pa.Table
     group: Tensor
-    """[R] int64: the fresh group that each joins; -1: none. Only ``aside`` may have none."""
+    """[R] int64: the fresh group that each joins; -1: none, for ``aside`` or with an ``advantage``."""
     into: Literal["aside", "objective", "denominator"]
     """``aside``: for the method's term alone. ``objective``: has an advantage, standardised jointly with its
     group, and the objective's loss. ``denominator``: has an advantage and counts in the objective's
     denominator; its loss is the method's term's."""
     anchor: Literal["stored", "current"] = "stored"
     """What a ratio is taken to: the log-probabilities of birth, or those of the policy before this update."""
+    advantage: Tensor | None = None
+    """[R] float32, for rows that join no group and yet have the objective's loss; None: the group's."""
 
 
 @dataclass(frozen=True)

@@ -1,76 +1,138 @@
-"""DyJR: recent rollouts as a reference to stay near to, by a Jensen-Shannon divergence, not as a gradient.
+"""DyJR: recent right answers as a reference to stay near to by a divergence, not as a gradient to follow.
 
-    loss = objective(fresh) + coefficient * mean over replayed tokens of 2 f(r_t),   r_t = pi(y_t) / mu(y_t)
-    f(r) = (r ln r - (r + 1) ln((r + 1) / 2)) / 2,  gradient 2 w(r) grad log pi, w(r) = r ln(2r / (r + 1)) / 2
+One step t of Algorithm 1, and where each line of it is:
 
-mu is the log-probability that the sampler gave at birth; it is never computed again. The buffer is that of
-``params.schema.Replay``: first in first out, a largest age, and a size that follows the model's drift.
+    sample G answers to each query; r in {0, 1}; C(query) = right answers of G     tasks.rollout
+    evict what is older than M steps; admit by falling C up to eta * N; store      ``admission``, tasks.replay
+    draw uniformly from the buffer, which holds this step's answers already        ``draw``, tasks.update
+    one joint update of L_GRPO(fresh) + alpha * L_JS(drawn)                        ``term``
 
-DyJR is arXiv 2603.16157, of which we could read the abstract and one figure: a time-sensitive buffer (FIFO,
-adaptive sizing) and a Jensen-Shannon constraint towards recent trajectories, with a forward-KL ablation. The
-token loss 2 f and the coefficient's scale are those of the code of its predecessor DPH-RL, arXiv 2509.07430
-(``js_low_var``). Everything else here is our reconstruction: the uniform draw, its share, the ratio cap, the
-binary and the one-sided form.
+    L_JS = mean over the drawn sequences of the mean over their tokens of f(u_t),   u_t = pi(y_t) / mu(y_t)
+    f(u) = u ln u - (u + 1) ln((u + 1) / 2)
+
+mu is the log-probability that the sampler gave at birth; it is never computed again. f is twice the unbiased
+estimate of the Jensen-Shannon divergence: 2 ``divergence.jensen_shannon``.
+
+DyJR, arXiv 2603.16157v1: Algorithm 1; admission, equation 6; the value of a token, 7 and 8; the mean, 9. The
+buffer's largest age M is ``replay.max_age``. The paper does not say, and we chose: the count of admissions is
+the least that reaches eta * N; within a stratum each query's first right answer comes before any query's
+second; rows are drawn without replacement and split evenly over the optimiser steps of a round; the log-ratio
+is clamped to +-20. A step of the paper is one batch of rollouts with four optimiser steps, and so is ours a
+round, whatever ``update.minibatches`` is. Ours alone: ``together``, ``ratio_cap``, ``aggregation`` other than
+``sequence_mean``, the binary and the one-sided form.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
+from algorithms.correct import CORRECT
 from algorithms.divergence import binary_jsd, jensen_shannon, kl_k3
 from algorithms.drawing import Drawn, Entropy, Fresh
 from algorithms.replay_buffer import ReplayBuffer
 from algorithms.terms import Batch, MetricLabel, Metrics, Signals, Term, aggregation_scale
 from params.base import Config as Options
 
-__all__ = ["penalty"]
+__all__ = ["admission", "fill_rate", "penalty"]
 
 MEASURES_DRIFT = True
 METRICS = (
     MetricLabel("js", "Distance from the buffer", "Jensen-Shannon divergence, nats per replayed token"),
-    MetricLabel("js_doubled", "Twice the distance", "2 f, the scale of DPH-RL's code", chart=False),
+    MetricLabel("js_doubled", "Twice the distance", "2 f, the paper's scale", chart=False),
     MetricLabel("penalty", "Constraint", "what is minimised, nats per token, before its coefficient"),
 )
 
+_ROUNDING = 1e-9
+"""A product such as 0.05 * 160 that rounds to just above a whole number still is that number."""
 
-class Config(Options):
-    """The constraint and how much of the buffer it sees."""
 
-    coefficient: Annotated[float, Field(ge=0.0)] = 0.1
-    """Weight of the constraint, on the scale of twice the divergence (``forward_kl``: of the divergence);
-    DPH-RL has 0.05 to 0.2 (0.01 to 0.05). 0: no constraint and no forward pass over replayed responses."""
+class Filling(Options):
+    """How the buffer is filled, and how much of it an update sees."""
+
+    share: Annotated[float, Field(ge=0.0)] = 0.125
+    """Replayed responses as a share of the fresh ones: 512 beside 4,096."""
+    warm_up_steps: Annotated[int, Field(ge=0)] = 20
+    """First rounds, in which ``warm_up_fill`` holds."""
+    warm_up_fill: Annotated[float, Field(ge=0.0, le=1.0)] = 0.2
+    """Answers of a round that may enter, as a share of all of them, while entropy collapses."""
+    fill: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
+    """The same afterwards."""
+    together: bool = False
+    """Draw responses to one problem together, so that its prompt is computed once for all of them (ours).
+    Either way every row of the buffer is as likely to be drawn."""
+
+
+class Config(Filling):
+    """The constraint beside that."""
+
+    coefficient: Annotated[float, Field(ge=0.0)] = 0.05
+    """alpha, on the scale of twice the divergence (``forward_kl``: of the divergence). 0: no constraint and
+    no forward pass over replayed responses."""
     form: Literal["jensen_shannon", "binary", "one_sided", "forward_kl"] = "jensen_shannon"
-    """``binary``: of "this token or another", bounded by ln 2. ``one_sided``: only where the policy has moved
-    away from a token. ``forward_kl``: the k3 estimate of KL(mu || pi), DyJR's ablation."""
+    """``forward_kl``: the k3 estimate of KL(mu || pi), DyJR's ablation. Ours: ``binary``, of "this token or
+    another", bounded by ln 2; ``one_sided``, only where the policy has moved away from a token."""
+    aggregation: Literal["sequence_mean", "token_mean"] = "sequence_mean"
+    """Mean over the sequences of their token means (equation 9), or over all tokens."""
     ratio_cap: PositiveFloat | None = None
     """Cap of the ratio in the gradient of the Jensen-Shannon forms, which grows without bound in it."""
-    share: Annotated[float, Field(ge=0.0)] = 0.2
-    """Replayed responses as a share of the fresh ones."""
-    together: bool = True
-    """Draw responses to one problem together, so that its prompt is computed once for all of them. Either way
-    every row of the buffer is as likely to be drawn."""
+
+
+def fill_rate(step: int, config: Filling) -> float:
+    """eta: the share of a step's answers that may enter the buffer; steps are counted from 1."""
+    return config.warm_up_fill if step <= config.warm_up_steps else config.fill
+
+
+def admission(reward: Tensor, group: Tensor, rate: float, eligible: Tensor | None = None) -> list[int]:
+    """Confidence-stratified descending admission (equation 6): positions among S answers, in their order.
+
+    ``reward`` [S], NaN where there is none; ``group`` [S], one number a query. The right answers of queries
+    with the most right answers come first, then those with one less, and so on, until at least ``rate`` * S
+    are in or none is left. ``eligible`` [S] bool: others count for a query's confidence and do not enter.
+    """
+    right = torch.as_tensor(reward) >= CORRECT
+    may = right if eligible is None else right & eligible
+    groups = torch.as_tensor(group).tolist()
+    confidence: dict[int, int] = {}
+    for query, correct in zip(groups, right.tolist(), strict=True):
+        confidence[query] = confidence.get(query, 0) + correct
+    met: dict[int, int] = {}
+    places = []
+    for position in may.nonzero().flatten().tolist():
+        query = groups[position]
+        met[query] = met.get(query, 0) + 1
+        places.append((-confidence[query], met[query], position))
+    wanted = math.ceil(rate * len(groups) - _ROUNDING)
+    return [position for _, _, position in sorted(places)[:wanted]]
+
+
+def admit(reward: Tensor, group: Tensor, eligible: Tensor, round: int, config: Filling) -> list[int]:
+    """The answers of a round that enter the buffer."""
+    return admission(reward, group, fill_rate(round, config), eligible)
 
 
 def draw(
-    fresh: Fresh, buffer: ReplayBuffer, config: Config, generator: torch.Generator, entropy: Entropy
+    fresh: Fresh, buffer: ReplayBuffer, config: Filling, generator: torch.Generator, entropy: Entropy
 ) -> Drawn:
-    """Uniformly, for the term alone (our reconstruction)."""
+    """Uniformly, without replacement, for the term alone."""
     rows = buffer.sample(round(config.share * len(fresh.problem)), generator, config.together)
     return Drawn(rows, torch.full((rows.num_rows,), -1), "aside")
 
 
 def term(batch: Batch, config: Config) -> Term:
-    """The constraint, a mean over the batch's replayed tokens.
+    """The constraint on the batch's replayed tokens.
 
-    Metrics [t]: ``js``, the divergence f in nats, whatever the form; ``js_doubled``, 2 f; ``penalty``, what
-    is minimised. Its drift is ``js``.
+    Metrics [t]: ``js``, the divergence in nats, whatever the form; ``js_doubled``, twice that; ``penalty``,
+    what is minimised. Its drift is ``js``.
     """
     replayed = ~batch.fresh[batch.sequence]
-    scale = config.coefficient * aggregation_scale(batch.sequence, replayed, "token_mean", batch.max_tokens)
+    scale = config.coefficient * aggregation_scale(
+        batch.sequence, replayed, config.aggregation, batch.max_tokens
+    )
 
     def token_loss(signals: Signals, index: Tensor) -> tuple[Tensor, Metrics]:
         birth = batch.behaviour_logp[index]
@@ -78,7 +140,7 @@ def term(batch: Batch, config: Config) -> Term:
         js = jensen_shannon(signals.logp.detach(), birth)
         return loss, {"penalty": loss, "js": js, "js_doubled": 2.0 * js}
 
-    return Term(name="dyjr", scale=scale, token_loss=token_loss, drift="js")
+    return Term(name="dyjr", scale=scale, token_loss=token_loss, drift="js", by_age=("penalty",))
 
 
 def penalty(logp: Tensor, birth_logp: Tensor, config: Config) -> Tensor:

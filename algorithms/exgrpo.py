@@ -30,6 +30,7 @@ from params.base import Config as Options
 
 __all__ = ["bucket_probabilities", "shaped"]
 
+DRAWS_ROUND_BEFORE = True
 METRICS = (
     MetricLabel("ratio", "Replayed: ratio", "mean pi / mu of replayed tokens, mu stored at birth"),
     MetricLabel("ratio_max", "Replayed: largest ratio", "pi / mu of the token that moved most"),

@@ -1,10 +1,10 @@
 """A replay buffer as a table: admitted rollouts with their birth round and frozen log-probabilities.
 
 The rules are those of ``params.schema.Replay``: which fresh rollouts enter, at most how many of a problem and
-of a round, first in first out, a largest age in rounds and a largest number of rows. A table has any columns
-beside ``problem_id``, ``group``, ``sample`` and ``reward``; the buffer adds ``round`` (of birth, where it
-is missing), ``group_accuracy`` (mean reward of the group at birth) and ``admitted_as`` (the rule). Nothing
-ever changes a row that is in.
+of a round, first in first out, a largest age in rounds and a largest number of rows. A round's order is
+``evict``, ``admit``, ``trim``. A table has any columns beside ``problem_id``, ``group``, ``sample`` and
+``reward``; the buffer adds ``round`` (of birth, where it is missing), ``group_accuracy`` (mean reward of the
+group at birth) and ``admitted_as`` (the rule). Nothing ever changes a row that is in.
 
 Beside the rows it knows of every problem how its last group went (``results``), and in which round it began
 to admit (``started``).
@@ -15,12 +15,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
+from torch import Tensor
 
 from algorithms.correct import CORRECT
 from params.schema import Replay
@@ -36,6 +37,9 @@ RESULTS = pa.schema(
 
 Evicted = dict[int, dict[str, int]]
 """Rows that left, by birth round and reason (``age``, ``drift``, ``retired``, ``capacity``)."""
+
+Chooser = Callable[[Tensor, Tensor, Tensor], list[int]]
+"""Which of S rollouts enter, in order: by rewards [S] (NaN: none), groups [S], and who may at all [S]."""
 
 
 class ReplayBuffer:
@@ -67,13 +71,15 @@ class ReplayBuffer:
         """Rows by birth round, the oldest first."""
         return dict(sorted(Counter(_births(self.to_table())).items()))
 
-    def admit(self, rollouts: pa.Table, round: int, scale: float = 1.0) -> dict[str, int]:
+    def admit(
+        self, rollouts: pa.Table, round: int, scale: float = 1.0, choose: Chooser | None = None
+    ) -> dict[str, int]:
         """Let in what the rules allow; rows by fate: ``admitted`` or why not.
 
         A row without a reward (null) never enters. Of a problem, those with the lowest sample number enter:
-        samples of a group are exchangeable. At most ceil(``scale`` x ``per_round``) enter, each problem's
-        first before any problem's second. Raises ``ValueError`` for a round that is in already or is not
-        that of the rollouts.
+        samples of a group are exchangeable. At most ceil(``scale`` x ``per_round``) enter, in the order of
+        ``choose``, which is the method's with ``admit: method``; without, each problem's first before any
+        problem's second. Raises ``ValueError`` for a round that is in already or is not that of the rollouts.
         """
         if round in self.cohorts():
             raise ValueError(f"round {round} is in the buffer already")
@@ -84,7 +90,7 @@ class ReplayBuffer:
         rewards = rollouts["reward"].to_numpy().astype(np.float64)
         accuracy = _group_means(rewards, rollouts["group"].to_numpy())
         self._start(rewards, round)
-        fates = self._fates(rollouts, rewards, accuracy, scale)
+        fates = self._fates(rollouts, rewards, accuracy, scale, choose)
         self.results = _latest(self.results, rollouts, rewards, round)
         fresh = rollouts.append_column("group_accuracy", pa.array(accuracy, pa.float32(), from_pandas=True))
         fresh = fresh.append_column("admitted_as", pa.array([self.rules.admit] * len(rollouts), pa.string()))
@@ -107,6 +113,7 @@ class ReplayBuffer:
         rewards: npt.NDArray[np.float64],
         accuracy: npt.NDArray[np.float64],
         scale: float,
+        choose: Chooser | None,
     ) -> list[str]:
         problems, samples = rollouts["problem_id"].to_pylist(), rollouts["sample"].to_numpy()
         groups = rollouts["group"].to_numpy()
@@ -125,12 +132,18 @@ class ReplayBuffer:
             if fates[i] != "admitted":
                 continue
             taken[problems[i]] += 1
-            if taken[problems[i]] > self.rules.per_problem:
+            if self.rules.per_problem is not None and taken[problems[i]] > self.rules.per_problem:
                 fates[i] = "enough_of_problem"
             else:
                 places.append((taken[problems[i]], groups[i], i))
+        chosen = [i for _, _, i in sorted(places)]
+        if choose is not None:
+            eligible = torch.tensor([fate == "admitted" for fate in fates], dtype=torch.bool)
+            chosen = choose(torch.tensor(rewards), torch.tensor(groups), eligible)
+            left_out = set(eligible.nonzero().flatten().tolist()) - set(chosen)
+            fates = ["not_chosen" if i in left_out else fate for i, fate in enumerate(fates)]
         if self.rules.per_round is not None:
-            for _, _, i in sorted(places)[math.ceil(scale * self.rules.per_round) :]:
+            for i in chosen[math.ceil(scale * self.rules.per_round) :]:
                 fates[i] = "enough_of_round"
         return fates
 
@@ -150,12 +163,11 @@ class ReplayBuffer:
     def evict(
         self, round: int, drift: Mapping[int, float] | None = None, max_drift: float | None = None
     ) -> Evicted:
-        """Let go what is too old for ``round``, has drifted, or exceeds the capacity, the oldest first.
+        """Let go what is too old for ``round`` or has drifted.
 
         A row leaves when ``round`` minus its birth exceeds ``max_age``. ``drift`` gives a divergence (nats a
         token) from the present policy by birth round: from the youngest cohort that exceeds ``max_drift``
-        (None: the rules' ``drift_bound``) on, that one and all older ones leave. With ``retire``, so do rows
-        of problems that are solved.
+        (None: the rules' ``drift_bound``) on, that one and all older ones leave.
         """
         births = _births(self.to_table())
         bound = self.rules.drift_bound if max_drift is None else max_drift
@@ -164,13 +176,23 @@ class ReplayBuffer:
             "age" if round - born > self.rules.max_age else "drift" if born <= horizon else ""
             for born in births
         ]
+        return self._leave(births, reasons)
+
+    def trim(self) -> Evicted:
+        """Let go rows of problems that are solved, with ``retire``, and the oldest beyond the capacity."""
+        births = _births(self.to_table())
+        reasons = [""] * len(births)
         if self.rules.retire and reasons:
             retired = self.retired()
-            for i, problem in enumerate(self.to_table()["problem_id"].to_pylist()):
-                reasons[i] = reasons[i] or ("retired" if problem in retired else "")
+            problems = self.to_table()["problem_id"].to_pylist()
+            reasons = ["retired" if problem in retired else "" for problem in problems]
         staying = [i for i, reason in enumerate(reasons) if not reason]
         for i in staying[: max(len(staying) - self.rules.capacity, 0)]:
             reasons[i] = "capacity"
+        return self._leave(births, reasons)
+
+    def _leave(self, births: list[int], reasons: list[str]) -> Evicted:
+        """Let go the rows that have a reason."""
         if self._table is not None and any(reasons):
             kept = [i for i, reason in enumerate(reasons) if not reason]
             self._table = self._table.take(pa.array(kept, pa.int64()))

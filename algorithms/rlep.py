@@ -7,7 +7,7 @@ problems with at least two. M of a problem's are drawn at random. The ratio of a
 the current policy before the update, not to what sampled it: nothing corrects for the pool's policy.
 Zhang et al. 2025, RLEP, arXiv 2507.07451, sections 3 and 4, and its code.
 
-Without a pool the run's own buffer stands in for it, which is not in the paper.
+Without a pool the run's own buffer of earlier rounds stands in for it, which is not in the paper.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from algorithms.correct import CORRECT
 from algorithms.drawing import Drawn, Entropy, Fresh, picked, rows_by_problem
 from algorithms.replay_buffer import ReplayBuffer
 from params.base import Config as Options
+
+DRAWS_ROUND_BEFORE = True
 
 
 class Config(Options):

@@ -135,6 +135,8 @@ class Term:
     drift: str | None = None
     """The metric that is the divergence (nats) of the policy from that which sampled a token; its means by
     the response's age are told as ``drift_by_age``."""
+    by_age: tuple[str, ...] = ()
+    """Further metrics whose means by age are told, as ``METRIC_by_age``."""
     spans: tuple[Span, ...] = ()
     """What it singled out, to be told of and shown."""
 

@@ -33,13 +33,22 @@ def measure(directory: Path, every: int) -> dict[str, float]:
     ways = {"replay": params, "plain": params.model_copy(update={"method": method})}
     if params.threads:
         torch.set_num_threads(params.threads)
-    found = dict.fromkeys(("rollout", "replay stage", "replay", "plain", "fresh", "replayed"), 0.0)
+    names = (
+        "rollout",
+        "replay stage",
+        "replay",
+        "plain",
+        "fresh",
+        "replayed",
+        "replay tokens",
+        "plain tokens",
+    )
+    found = dict.fromkeys(names, 0.0)
     with tempfile.TemporaryDirectory() as folder, Context(scratch=Path(folder)) as context:
         for count, round in enumerate([2, *range(2, params.rounds + 1, every)]):
             here, before = (directory / f"round-{number:02d}" for number in (round, round - 1))
             inputs = {name: Artefact.open(here / name, check=False) for name in ("rollout", "replay")}
             found_here = {"rollout": _seconds(inputs["rollout"]), "replay stage": _seconds(inputs["replay"])}
-            inputs["replay"] = Artefact.open(before / "replay", check=False)
             inputs["policy"] = Artefact.open(before / "update", check=False)
             inputs["model"] = Artefact.open(directory / "model", check=False)
             for way, chosen in ways.items():
@@ -47,8 +56,9 @@ def measure(directory: Path, every: int) -> dict[str, float]:
                 out.mkdir()
                 measured = update(Job(chosen, round, inputs, out, context))
                 found_here[way] = measured["seconds"]
+                said = json.loads((out / "metrics.json").read_text())
+                found_here[f"{way} tokens"] = said["trained_tokens"]
                 if way == "replay":
-                    said = json.loads((out / "metrics.json").read_text())
                     found_here |= {"fresh": said["tokens"], "replayed": said["replayed_tokens"]}
             if count:  # the first warms up
                 found = {name: found[name] + found_here[name] for name in found}
@@ -75,6 +85,9 @@ def main() -> None:
     print(f"rollouts {found['rollout']:.1f} s, replay stages {found['replay stage']:.2f} s")
     print(f"updates  {found['plain']:.1f} s without, {found['replay']:.1f} s with replay")
     print(f"replayed {found['replayed'] / found['fresh']:.1%} of the fresh tokens")
+    for way in ("plain", "replay"):
+        per_token = 1e3 * found[way] / max(found[f"{way} tokens"], 1.0)
+        print(f"{way:8} {found[f'{way} tokens']:.0f} trained tokens, {per_token:.2f} ms each")
     print(f"rounds   {with_replay / plain:.3f} times as long with replay")
     print(json.dumps({**found, "ratio": with_replay / plain}))
 

@@ -8,8 +8,8 @@
   the response positions only, log-softmax over them.
 - ``packed``: Ostinato's pass with a copy of the prompt for every response.
 - ``shared``: Ostinato's pass as it runs.
-- ``replay``: the same with DyJR's term on a fifth more responses, drawn by whole groups as DyJR draws them;
-- ``replay-apart``: the same, each of them behind a prompt of its own.
+- ``replay``: the same with DyJR's term on a fifth more responses, drawn by whole groups (``together``);
+- ``replay-apart``: the same, each of them behind a prompt of its own, at worst what DyJR's preset draws.
 
 The loss is GRPO's, the adapter LoRA of rank 16 on every linear layer. Every way runs in a process of its own,
 where its peak memory is read; runs alternate, and medians are reported. The ceiling is what this machine

@@ -99,10 +99,11 @@ class Method(Config):
 class Replay(Config):
     """What the replay buffer admits and how long it keeps it."""
 
-    admit: Literal["none", "correct", "correct_unless_all", "all"] = "none"
-    """Which fresh rollouts enter the buffer."""
-    per_problem: PositiveInt = 1
-    """At most so many rollouts of one problem and round enter."""
+    admit: Literal["none", "correct", "correct_unless_all", "all", "method"] = "none"
+    """Which fresh rollouts enter the buffer. ``method``: of the correct ones those that
+    ``method.replay`` chooses by its own rule, such as DyJR's confidence and fill rate."""
+    per_problem: PositiveInt | None = None
+    """At most so many rollouts of one problem and round enter; null: no limit."""
     per_round: PositiveInt | None = None
     """At most so many rollouts of one round enter; null: no limit."""
     distinct: bool = False
@@ -267,9 +268,18 @@ class Evaluate(Config):
     every: PositiveInt = 5
     """Rounds between evaluations; the base model and the last policy are always evaluated."""
     samples_per_problem: PositiveInt = 4
-    """Responses per problem at the rollout temperature."""
+    """Sampled responses per problem, n of mean@n. However many, they are held in memory a part at a time."""
     pass_at: tuple[PositiveInt, ...] = (1, 4)
-    """The k of pass@k; none larger than samples_per_problem."""
+    """The k of pass@k, all from the same responses; none larger than samples_per_problem."""
+    temperature: PositiveFloat | None = None
+    """Their sampling temperature; null: the rollout's. What the trainer says of their tokens (entropy,
+    rank-k, KL to the base) is of the policy at the rollout's in any case."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """They are drawn from the likeliest tokens that together reach this probability; 1: from all."""
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """They are drawn from so many likeliest tokens; 0: from all. Before top_p, where both are given."""
+    max_response_tokens: PositiveInt | None = None
+    """Longest response, greedy or sampled, in tokens; null: the rollout's."""
     scored_problems: PositiveInt | None = None
     """Held-out problems, evenly spread, over whose answers entropy, rank-k and KL to the base are means;
     null: all. They take two passes of the trainer, on a CPU half of an evaluation."""
@@ -324,6 +334,8 @@ class Params(Config):
     def _fits(self) -> Params:
         if self.rollout.max_response_tokens >= self.model.context:
             raise ValueError("rollout.max_response_tokens must be smaller than model.context")
+        if (self.evaluate.max_response_tokens or 1) >= self.model.context:
+            raise ValueError("evaluate.max_response_tokens must be smaller than model.context")
         if self.update.minibatches > self.rollout.problems_per_round:
             raise ValueError("update.minibatches must not exceed rollout.problems_per_round")
         cache = self.method.overlong_tokens

@@ -63,18 +63,14 @@ def settled(params: Params) -> Params:
 def _check_replay(params: Params, part: Hooks | None) -> None:
     """Refuse what a replay method cannot work with, or would work without."""
     choice, rules = params.method.replay, params.replay
-    if choice and part:
-        if rules.pool is None and rules.admit == "none":
-            raise BadInput(
-                f"replay.admit: none keeps the buffer empty that method.replay {choice.name} draws from; "
-                "expected correct, correct_unless_all or all"
-            )
-        if part.problems:
-            chooser = f"method.replay {choice.name} chooses problems from its own buffer"
-            if rules.pool is not None:
-                raise BadInput(f"replay.pool: {chooser}; expected null")
-            if params.rollout.refill_batches:
-                raise BadInput(f"rollout.refill_batches: {chooser}; expected 0")
+    named = f"method.replay {choice.name if choice else 'null'}"
+    if part:
+        _check_source(params, part, named)
+    if rules.admit == "method" and not (part and part.admit):
+        raise BadInput(
+            f"replay.admit: method, but {named} has no rule of its own; expected correct or all, or a "
+            "method.replay with a rule, such as dyjr"
+        )
     if rules.sizing == "drift" and not (part and part.MEASURES_DRIFT):
         raise BadInput(
             "replay.sizing: drift needs a method.replay that measures it; expected dyjr there, or age here"
@@ -83,6 +79,26 @@ def _check_replay(params: Params, part: Hooks | None) -> None:
         if part is None:
             raise BadInput("replay.pool: nothing draws from it; expected a method.replay, such as rlep")
         external_policy.find(rules.pool, "replay.pool")
+
+
+def _check_source(params: Params, part: Hooks, named: str) -> None:
+    """Refuse a buffer that is empty, and one that the method does not look at."""
+    rules = params.replay
+    if part.base_answers and (rules.pool is not None or rules.admit != "none"):
+        raise BadInput(
+            f"replay: {named} replays the base model's answers alone; expected admit: none and pool: null"
+        )
+    if rules.pool is None and rules.admit == "none" and not part.base_answers:
+        raise BadInput(
+            f"replay.admit: none keeps the buffer empty that {named} draws from; expected correct, "
+            "correct_unless_all or all, or method where it has a rule"
+        )
+    if part.problems:
+        chooser = f"{named} chooses problems from its own buffer"
+        if rules.pool is not None:
+            raise BadInput(f"replay.pool: {chooser}; expected null")
+        if params.rollout.refill_batches:
+            raise BadInput(f"rollout.refill_batches: {chooser}; expected 0")
 
 
 def chosen(model: str, task: str, method: str, settings: Sequence[str]) -> Params:

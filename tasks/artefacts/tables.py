@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -74,6 +76,18 @@ def write_table(path: Path, table: pa.Table) -> None:
     pq.write_table(table.replace_schema_metadata(None), path, compression="zstd")
 
 
-def read_table(path: Path) -> pa.Table:
-    """Read one Parquet file."""
-    return pq.ParquetFile(path).read()
+@contextlib.contextmanager
+def table_writer(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
+    """As ``write_table``, part by part."""
+    with pq.ParquetWriter(path, schema, compression="zstd") as file:
+        yield lambda part: file.write_table(part.replace_schema_metadata(None).cast(schema))
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read one Parquet file, or some columns of it."""
+    return pq.ParquetFile(path).read(columns)
+
+
+def plain_columns(path: Path) -> list[str]:
+    """The columns of a Parquet file that hold no lists, such as tokens."""
+    return [column.name for column in pq.read_schema(path) if not pa.types.is_list(column.type)]

@@ -28,7 +28,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample. Top-p is 1 and top-k off, so log-probabilities are the softmax's at the temperature."""
+    """How to sample. With top-p 1 and top-k off, log-probabilities are the softmax's at the temperature."""
 
     temperature: float
     """0: greedy."""
@@ -38,6 +38,10 @@ class Sampling:
     """Likeliest tokens to tell of at each position."""
     entropy: bool = False
     """Tell of the entropy at each position."""
+    top_p: float = 1.0
+    """Draw from the likeliest tokens that together reach this probability."""
+    top_k: int = 0
+    """Draw from so many likeliest tokens, before ``top_p``; 0: from all."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Response:
     token_ids: tuple[int, ...]
     """With the stop token, if it ended on one. Never empty."""
     logp: tuple[float, ...]
-    """Of each token, in nats, at the sampling temperature; at 1 where that is 0."""
+    """Of each token, in nats, in the distribution that it was drawn from; at 1 where the temperature is 0."""
     finish_reason: str
     """``stop`` or ``length``."""
     top_ids: tuple[int, ...] = ()

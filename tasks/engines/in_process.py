@@ -194,6 +194,8 @@ class _Drawing:
             return
         count, temperature, top = len(states), self._sampling.temperature, self._sampling.top
         logs = torch.log_softmax(scores[0, :count].float() / (temperature or 1.0), dim=-1)
+        if temperature and (self._sampling.top_k or self._sampling.top_p < 1.0):
+            logs = _truncated(logs, self._sampling)
         if temperature == 0.0:
             chosen = logs.argmax(dim=-1, keepdim=True)
         else:
@@ -215,6 +217,16 @@ class _Drawing:
             for state, value in zip(states, spread.tolist(), strict=True):
                 self.told[state.request_id][2].append(value)
         self.tokens += count
+
+
+def _truncated(logs: Tensor, sampling: Sampling) -> Tensor:
+    """Log-probabilities [n, V] with all but the likeliest tokens at -inf, and the rest made to sum to 1."""
+    falling, ids = logs.sort(dim=-1, descending=True, stable=True)
+    if sampling.top_k:
+        falling[:, sampling.top_k :] = -math.inf
+    mass = falling.softmax(-1)
+    falling[mass.cumsum(-1) - mass >= sampling.top_p] = -math.inf  # what is before it reaches top-p already
+    return torch.empty_like(logs).scatter_(1, ids, falling.log_softmax(-1))
 
 
 def _families(requests: Sequence[Request]) -> list[list[int]]:

@@ -87,6 +87,8 @@ class Vllm:
                 "stop_ids": sampling.stop_ids,
                 "top": sampling.top,
                 "entropy": sampling.entropy,
+                "top_p": sampling.top_p,
+                "top_k": sampling.top_k,
             },
             self._params.engine.reply_timeout,
         )

@@ -91,8 +91,8 @@ class ServerClient:
             request.prompt_ids,
             {
                 "temperature": sampling.temperature,
-                "top_p": 1.0,
-                "top_k": 0,
+                "top_p": sampling.top_p,
+                "top_k": sampling.top_k,
                 "max_tokens": sampling.max_tokens,
                 "seed": request.seed,
                 "stop_token_ids": list(sampling.stop_ids),

@@ -87,6 +87,8 @@ class Worker:
         stop_ids: list[int],
         top: int,
         entropy: bool,
+        top_p: float,
+        top_k: int,
     ) -> int:
         """Sample a response for each ``[prompt's position, seed]``; says each as it is finished, with the
         ``top`` likeliest tokens of each position, and with ``entropy`` the distribution's. How many."""
@@ -100,6 +102,8 @@ class Worker:
         for index, (prompt, seed) in enumerate(requests):
             asked = SamplingParams(
                 temperature=temperature,
+                top_p=top_p,
+                top_k=top_k,
                 max_tokens=max_tokens,
                 seed=seed,
                 stop_token_ids=stop_ids,

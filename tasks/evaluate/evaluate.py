@@ -3,89 +3,135 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from torch import Tensor
+import torch
 
 from algorithms.divergence import kl_k3
 from tasks.artefacts.artefact import write_json
-from tasks.artefacts.tables import write_table
+from tasks.artefacts.tables import table_writer
 from tasks.core.stage import Job
-from tasks.evaluate.scores import ANSWERS, scores
+from tasks.evaluate.scores import ANSWERS, scores, tally
 from tasks.policy.job_policy import job_policy
 from tasks.rollout.prompts import askable
 from tasks.rollout.sampling import sample
+
+PART = 1 << 22
+"""Tokens that the answers in memory may have, unless those to one problem have more."""
+OVERHEAD = 64
+"""What an answer takes beside its tokens, counted in tokens."""
 
 
 def evaluate(job: Job) -> dict[str, float]:
     """``model``, ``problems`` and a ``policy``, if any, into ``scores.json`` and ``answers.parquet``.
 
     Without a policy the base model is measured, whose KL to the base is exactly 0. ``answers.parquet`` holds
-    ``evaluate.samples_per_problem`` answers per problem, then one greedy answer each.
+    ``evaluate.samples_per_problem`` answers per problem, then one greedy answer each. The problems are
+    answered, scored and written a part at a time.
     """
     began = time.perf_counter()
-    problems = askable(job)
-    held_out = problems.held_out
-    temperature = job.params.rollout.temperature
-    sampled = sample(job, "evaluate", held_out, job.params.evaluate.samples_per_problem, temperature)
-    greedy = sample(job, "evaluate", held_out, 1, 0.0)
-    scoring = time.perf_counter()
-    tokens = token_means(job, sampled.answers)
-    scored = time.perf_counter()
-    answers = pa.concat_tables(
-        [_readable(job, held_out, sampled.answers, False), _readable(job, held_out, greedy.answers, True)]
-    )
-    write_table(job.out / "answers.parquet", answers)
-    found = scores(answers, tokens, job.params, job.round)
+    problems, given = askable(job), job.params.evaluate
+    held_out, longest = problems.held_out, given.max_response_tokens
+    temperature = given.temperature or job.params.rollout.temperature
+    measured: Counter[str] = Counter()
+    tallies, tokens = [], TokenMeans(job, len(held_out))
+    with table_writer(job.out / "answers.parquet", ANSWERS) as write:
+
+        def keep(answers: pa.Table, of: pa.Table, greedy: bool) -> None:
+            readable = _readable(job, of, answers, greedy)
+            tallies.append(tally(readable))
+            write(readable)
+
+        for start, part in parts(job, held_out):
+            sampled = sample(
+                *(job, "evaluate", part, given.samples_per_problem, temperature),
+                top_p=given.top_p,
+                top_k=given.top_k,
+                max_tokens=longest,
+            )
+            measured.update(sampled.measured)
+            tokens.add(sampled.answers, start)
+            keep(_counted_from(sampled.answers, start), held_out, greedy=False)
+        greedy = sample(job, "evaluate", held_out, 1, 0.0, max_tokens=longest)
+        keep(greedy.answers, held_out, greedy=True)
+    found = scores(pa.concat_tables(tallies), tokens.means(), job.params, job.round)
     write_json(job.out / "scores.json", {**found, "long_prompts": problems.left_out})
     return {
-        **sampled.measured,
+        **measured,
+        "tokens_per_second": measured["sampled_tokens"] / measured["sampling_seconds"],
         "greedy_seconds": greedy.measured["sampling_seconds"] + greedy.measured["judging_seconds"],
-        "scoring_seconds": scored - scoring,
+        "scoring_seconds": tokens.seconds,
         "seconds": time.perf_counter() - began,
     }
 
 
-def token_means(job: Job, answers: pa.Table) -> dict[str, Any]:
+def parts(job: Job, problems: pa.Table) -> Iterator[tuple[int, pa.Table]]:
+    """The problems in parts whose answers fit into ``PART``, each with the place of its first."""
+    given = job.params.evaluate
+    longest = given.max_response_tokens or job.params.rollout.max_response_tokens
+    count = max(1, PART // (given.samples_per_problem * (longest + OVERHEAD)))
+    return ((start, problems.slice(start, count)) for start in range(0, len(problems), count))
+
+
+class TokenMeans:
     """Means over the tokens of the answers to ``evaluate.scored_problems``, by the trainer's forward pass at
     the rollout temperature: full-vocabulary entropy, the three largest probabilities, and KL to the base (k3)
-    in nats."""
-    answers = _of_some_problems(answers, job.params.evaluate.scored_problems)
-    current = job.inputs.get("policy")
-    trainer = job_policy(job)
-    trainer.restore(current.path if current else None)
-    prompts = answers["prompt_ids"].to_pylist()
-    responses = answers["response_ids"].to_pylist()
-    temperature = job.params.rollout.temperature
-    passes = 1 if current is None else 2
-    job.context.tell("scoring", 0, passes, {})
-    own = trainer.score(prompts, responses, temperature, entropy=True, ranks=3)
-    job.context.tell("scoring", 1, passes, {})
-    divergence = 0.0
-    if current is not None:
-        base = trainer.score(prompts, responses, temperature, reference=True)
-        divergence = _mean(kl_k3(own.logp.double(), base.logp.double()))
-        job.context.tell("scoring", 2, passes, {})
-    assert own.entropy is not None
-    assert own.ranks is not None
-    return {
-        "tokens": len(own.logp),
-        "entropy": _mean(own.entropy),
-        "rank_probabilities": own.ranks.double().mean(0).tolist(),
-        "kl_to_base": divergence,
-    }
+    in nats. Where ``evaluate.temperature`` and the like differ from the rollout's, they are means over other
+    tokens than the policy's own, and the last is no unbiased estimate.
+    """
+
+    def __init__(self, job: Job, problems: int) -> None:
+        count = job.params.evaluate.scored_problems
+        every = count is None or count >= problems
+        self._chosen = np.arange(problems) if every else np.arange(count or 0) * problems // (count or 1)
+        self._job = job
+        self._tokens, self._sums = 0, torch.zeros(5, dtype=torch.float64)
+        self.seconds = 0.0
+
+    def add(self, answers: pa.Table, start: int) -> None:
+        """Take in the answers to a part of the problems, whose first is at ``start``."""
+        began = time.perf_counter()
+        groups = pa.array(self._chosen - start, answers["group"].type)
+        answers = answers.filter(pc.is_in(answers["group"], groups))
+        if len(answers):
+            self._score(answers["prompt_ids"].to_pylist(), answers["response_ids"].to_pylist())
+        self.seconds += time.perf_counter() - began
+
+    def means(self) -> dict[str, Any]:
+        """As they stand in ``scores.json``."""
+        entropy, kl, *ranks = (self._sums / max(self._tokens, 1)).tolist()
+        return {"tokens": self._tokens, "entropy": entropy, "rank_probabilities": ranks, "kl_to_base": kl}
+
+    def _score(self, prompts: list[list[int]], responses: list[list[int]]) -> None:
+        job, current = self._job, self._job.inputs.get("policy")
+        temperature = job.params.rollout.temperature
+        trainer = job_policy(job)
+        trainer.restore(current.path if current else None)
+        passes = 1 if current is None else 2
+        job.context.tell("scoring", 0, passes, {})
+        own = trainer.score(prompts, responses, temperature, entropy=True, ranks=3)
+        assert own.entropy is not None
+        assert own.ranks is not None
+        job.context.tell("scoring", 1, passes, {})
+        self._tokens += len(own.logp)
+        self._sums[0] += own.entropy.double().sum()
+        self._sums[2:] += own.ranks.double().sum(0)
+        if current is not None:
+            base = trainer.score(prompts, responses, temperature, reference=True)
+            self._sums[1] += kl_k3(own.logp.double(), base.logp.double()).sum()
+            job.context.tell("scoring", 2, passes, {})
 
 
-def _of_some_problems(answers: pa.Table, count: int | None) -> pa.Table:
-    """The answers to ``count`` of the problems, evenly spread over all."""
-    groups = pc.unique(answers["group"]).to_numpy()
-    if count is None or count >= len(groups):
-        return answers
-    chosen = groups[np.arange(count) * len(groups) // count]
-    return answers.filter(pc.is_in(answers["group"], pa.array(chosen, answers["group"].type)))
+def _counted_from(answers: pa.Table, start: int) -> pa.Table:
+    """The answers with their groups numbered from ``start``."""
+    field = answers.schema.field("group")
+    group = pa.array(answers["group"].to_numpy() + start, field.type)
+    return answers.set_column(answers.column_names.index("group"), field, group)
 
 
 def _readable(job: Job, held_out: pa.Table, answers: pa.Table, greedy: bool) -> pa.Table:
@@ -100,7 +146,3 @@ def _readable(job: Job, held_out: pa.Table, answers: pa.Table, greedy: bool) -> 
         "greedy": pa.repeat(greedy, len(answers)),
     }
     return pa.table(columns, schema=ANSWERS)
-
-
-def _mean(values: Tensor) -> float:
-    return float(values.double().mean())

@@ -70,8 +70,16 @@ class Counts:
         return found
 
 
+TALLY = ("problem_id", "level", "reward", "reward_error", "finish_reason", "greedy")
+
+
+def tally(answers: pa.Table) -> pa.Table:
+    """What ``scores`` asks of answers (``ANSWERS``): a few narrow columns, ``tokens`` among them."""
+    return answers.select(TALLY).append_column("tokens", pc.list_value_length(answers["response_ids"]))
+
+
 def scores(answers: pa.Table, token_means: dict[str, Any], params: Params, round: int) -> dict[str, Any]:
-    """All scores of one evaluation.
+    """All scores of one evaluation, by the ``tally`` of its answers.
 
     Accuracy is over the answers that the judge could judge; ``unjudged`` counts the others. Length,
     truncation and the means over tokens are over all sampled answers, since no judge is needed for them.
@@ -103,7 +111,7 @@ def scores(answers: pa.Table, token_means: dict[str, Any], params: Params, round
             }
             for level in np.unique(counts.level)
         },
-        "response_length": pc.mean(pc.list_value_length(sampled["response_ids"])).as_py(),
+        "response_length": pc.mean(sampled["tokens"]).as_py(),
         "truncated": pc.mean(pc.equal(sampled["finish_reason"], "length")).as_py(),
         "reward_errors": dict(sorted(Counter(reasons).items())),
         **token_means,

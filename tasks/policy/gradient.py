@@ -46,8 +46,8 @@ class Meter:
 
     sums: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
-    drift: dict[str, list[float]] = field(default_factory=dict)
-    """By age in rounds: the sum of replayed tokens' divergences, and how many."""
+    by_age: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    """By name, such as ``drift``, and by age in rounds: the sum of replayed tokens' values, and how many."""
     tokens: int = 0
     positions: int = 0
     loss: float = 0.0
@@ -59,17 +59,19 @@ class Meter:
             value = exact.max() if name.endswith("_max") else exact.sum()
             self.merge(Meter({name: float(value)}, {name: len(values)}))
 
-    def add_drift(self, values: Tensor, ages: Tensor) -> None:
-        """Take in divergences [t] of responses that are ``ages`` [t] rounds old."""
+    def add_by_age(self, name: str, values: Tensor, ages: Tensor) -> None:
+        """Take in values [t] of responses that are ``ages`` [t] rounds old."""
         for age in torch.unique(ages).tolist():
             mine = values[ages == age].detach().double()
-            self.merge(Meter(drift={str(age): [float(mine.sum()), len(mine)]}))
+            self.merge(Meter(by_age={name: {str(age): [float(mine.sum()), len(mine)]}}))
 
     def merge(self, other: Meter) -> None:
         """Take in another meter's values."""
-        for age, (total, count) in other.drift.items():
-            mine = self.drift.get(age, [0.0, 0.0])
-            self.drift[age] = [mine[0] + total, mine[1] + count]
+        for name, ages in other.by_age.items():
+            known = self.by_age.setdefault(name, {})
+            for age, (total, count) in ages.items():
+                mine = known.get(age, [0.0, 0.0])
+                known[age] = [mine[0] + total, mine[1] + count]
         for name, value in other.sums.items():
             largest = name.endswith("_max")
             before = self.sums.get(name, -math.inf if largest else 0.0)
@@ -79,9 +81,12 @@ class Meter:
         self.positions += other.positions
         self.loss += other.loss
 
-    def drift_by_age(self) -> dict[str, float]:
-        """The mean divergence by age, the youngest first."""
-        return {age: self.drift[age][0] / self.drift[age][1] for age in sorted(self.drift, key=int)}
+    def means_by_age(self) -> dict[str, dict[str, float]]:
+        """By name the mean by age, the youngest first."""
+        return {
+            name: {age: ages[age][0] / ages[age][1] for age in sorted(ages, key=int)}
+            for name, ages in sorted(self.by_age.items())
+        }
 
     def means(self) -> dict[str, float]:
         """By name: the mean over tokens, or the largest."""
@@ -219,6 +224,8 @@ def _losses(step: Step, signals: Signals, index: Tensor, meter: Meter) -> dict[s
         found[term.name] = found[term.name] + part if term.name in found else part
         for name, value in metrics.items():
             meter.add(name if place == 0 else f"{term.name}.{name}", value)
-        if term.drift is not None and step.batch.age is not None:
-            meter.add_drift(metrics[term.drift], step.batch.age[step.batch.sequence[index[own]]])
+        if step.batch.age is not None:
+            told = {name: name for name in term.by_age} | ({"drift": term.drift} if term.drift else {})
+            for name, metric in told.items():
+                meter.add_by_age(name, metrics[metric], step.batch.age[step.batch.sequence[index[own]]])
     return found

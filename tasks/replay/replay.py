@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import Any, NamedTuple
 
-from algorithms.replay_buffer import Evicted, ReplayBuffer
+import pyarrow as pa
+import pyarrow.compute as pc
+from torch import Tensor
+
+from algorithms import contract
+from algorithms.correct import CORRECT
+from algorithms.replay_buffer import Chooser, Evicted, ReplayBuffer
+from params.base import BadInput
 from params.schema import Replay
 from tasks.artefacts.artefact import Artefact, write_json
 from tasks.artefacts.tables import REPLAY, read_table, write_table
@@ -17,19 +25,24 @@ STATE = "state.json"
 
 
 def replay(job: Job) -> dict[str, float]:
-    """``rollout`` and the previous snapshot ``replay``, if there is one, into the next snapshot.
+    """``rollout`` and the previous snapshot ``replay``, if there is one, into this round's snapshot: evict,
+    admit, store (DyJR's Algorithm 1), so that this round's update sees this round's answers in it.
 
     ``buffer.parquet`` holds the rows, ``results.parquet`` how each problem's last group went, ``state.json``
     the round in which admission started and the entropy that ``sizing: entropy`` compares with. The previous
-    ``update`` is an input where the sizing follows the policy. Writes ``metrics.json``: rows, and by birth
-    round what stayed, what left and why. Reads ``params.replay``.
+    ``update`` is an input where the sizing follows the policy. Writes ``metrics.json``: rows, by birth
+    round what stayed, what left and why, and how many entered of groups with how many right answers. Reads
+    ``params.replay``, and the method where it has the say.
     """
     began = time.perf_counter()
     rules, measured = job.params.replay, Measured.of(job)
     buffer = opened(job.inputs.get("replay"), rules)
     fresh = read_table(job.inputs["rollout"].file("rollouts.parquet"))
-    fates = buffer.admit(fresh, job.round, measured.scale)
     evicted = buffer.evict(job.round, measured.drift)
+    choose = rule_of_method(job) if rules.admit == "method" else None
+    fates = buffer.admit(fresh, job.round, measured.scale, choose)
+    strata = _strata(buffer, fresh, job.round)
+    evicted = _joined(evicted, buffer.trim())
     write_table(job.out / BUFFER, buffer.to_table().cast(REPLAY))
     write_table(job.out / RESULTS, buffer.results)
     write_json(job.out / STATE, {"started": buffer.started, "reference_entropy": measured.reference})
@@ -40,12 +53,45 @@ def replay(job: Job) -> dict[str, float]:
         "offered": sum(fates.values()),
         "admitted": fates.get("admitted", 0),
         "refused": {why: count for why, count in fates.items() if why != "admitted"},
+        "fill": fates.get("admitted", 0) / max(sum(fates.values()), 1),
+        "strata": strata,
         "cohorts": _cohorts(buffer, evicted, job.round, measured),
         "scale": measured.scale,
     }
     write_json(job.out / "metrics.json", said)
     job.context.tell("replay", 1, 1, {"rows": float(len(buffer))})
     return {"seconds": time.perf_counter() - began}
+
+
+def rule_of_method(job: Job) -> Chooser:
+    """The replay method's own rule of admission. Raises ``BadInput``."""
+    choice = job.params.method.replay
+    if choice is None:
+        raise BadInput("replay.admit: method, but there is none; expected a method.replay, such as dyjr")
+    part = contract.find(choice.name, "draw", "method.replay")
+    config, rule = choice.resolve(part.Config, "method.replay"), part.admit
+    if rule is None:
+        raise BadInput(f"replay.admit: method.replay {choice.name} has no rule; expected correct or all")
+
+    def choose(reward: Tensor, group: Tensor, eligible: Tensor) -> list[int]:
+        return rule(reward, group, eligible, job.round, config)
+
+    return choose
+
+
+def _strata(buffer: ReplayBuffer, fresh: pa.Table, round: int) -> dict[str, int]:
+    """Rows that entered, by the count of right answers of their group."""
+    rows = buffer.to_table()
+    entered = rows.filter(pc.equal(rows["round"], round))["group"].to_pylist()
+    right = fresh.filter(pc.greater_equal(fresh["reward"], CORRECT))["group"].to_pylist()
+    confidence = Counter(right)
+    found = Counter(confidence[group] for group in entered)
+    return {str(k): found[k] for k in sorted(found)}
+
+
+def _joined(first: Evicted, second: Evicted) -> Evicted:
+    """What left before and after the admissions."""
+    return {born: first.get(born, {}) | second.get(born, {}) for born in sorted(first.keys() | second.keys())}
 
 
 def opened(snapshot: Artefact | None, rules: Replay | None = None) -> ReplayBuffer:

@@ -38,7 +38,8 @@ class Askable:
 def askable(job: Job) -> Askable:
     """The problems of this job's run, looked through once a run. Raises ``BadInput``."""
     given, params = job.inputs["problems"], job.params
-    key = ("askable", given.digest, job.inputs["model"].digest, params.task, params.model, params.rollout)
+    longest = (params.rollout.max_response_tokens, params.evaluate.max_response_tokens)
+    key = ("askable", given.digest, job.inputs["model"].digest, params.task, params.model, longest)
 
     def find() -> Askable:
         tables = (read_table(given.file("train.parquet")), read_table(given.file("held_out.parquet")))
@@ -60,28 +61,36 @@ def fitting(
     params: Params,
     place: Callable[[str], str | None],
 ) -> Askable:
-    """The problems of the training and held-out tables whose prompts leave room for an answer.
+    """The problems of the training and held-out tables whose prompts leave room for an answer: in a rollout,
+    and in an evaluation.
 
     ``place(question)``: the file and line where it stands. Raises ``BadInput`` where others are not to be
     dropped, or too few are left.
     """
-    room = params.model.context - params.rollout.max_response_tokens
+    sections = ("rollout", "evaluate" if params.evaluate.max_response_tokens else "rollout")
+    rooms = [params.model.context - getattr(params, name).max_response_tokens for name in sections]
+    limits = [
+        f"at most {room} tokens, model.context - {name}.max_response_tokens"
+        for name, room in zip(sections, rooms, strict=True)
+    ]
     counts = [lengths(tokenizer, params.task.instruction, table["question"].to_pylist()) for table in tables]
-    long = sum(int((count > room).sum()) for count in counts)
-    limit = f"at most {room} tokens, model.context - rollout.max_response_tokens"
+    fits = [count <= room for count, room in zip(counts, rooms, strict=True)]
+    long = sum(int((~fit).sum()) for fit in fits)
     if long and params.task.on_long_prompt == "error":
-        worst, table = max(zip(counts, tables, strict=True), key=lambda pair: pair[0].max(initial=0))
-        row = table.slice(int(worst.argmax()), 1).to_pylist()[0]
+        worst = max((0, 1), key=lambda which: counts[which].max(initial=0) - rooms[which])
+        row = tables[worst].slice(int(counts[worst].argmax()), 1).to_pylist()[0]
         where = place(row["question"]) or f"problem {row['problem_id']}"
         raise BadInput(
-            f"{where}: its prompt has {worst.max()} tokens, the most of {long} that are too long (of "
-            f"{sum(map(len, counts))}); expected {limit} (task.on_long_prompt=drop leaves such problems out)"
+            f"{where}: its prompt has {counts[worst].max()} tokens, the most of {long} that are too long (of "
+            f"{sum(map(len, counts))}); expected {limits[worst]} (task.on_long_prompt=drop leaves such "
+            "problems out)"
         )
-    train, held_out = (t.filter(pa.array(c <= room)) for t, c in zip(tables, counts, strict=True))
+    train, held_out = (table.filter(pa.array(fit)) for table, fit in zip(tables, fits, strict=True))
     if train.num_rows < params.rollout.problems_per_round or not held_out.num_rows:
+        said = " and ".join(dict.fromkeys(limits))
         raise BadInput(
             f"task.on_long_prompt: {train.num_rows} training and {held_out.num_rows} held-out problems have "
-            f"{limit}; expected at least rollout.problems_per_round and 1"
+            f"{said}; expected at least rollout.problems_per_round and 1"
         )
     return Askable(train, held_out, long)
 

@@ -40,11 +40,16 @@ def sample(
     temperature: float,
     top: int = 0,
     entropy: bool = False,
+    *,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    max_tokens: int | None = None,
 ) -> Sampled:
     """``samples`` answers to each row of ``problems`` (``tables.PROBLEMS``), by the policy or the base model,
     with the ``top`` likeliest tokens of each position, and with ``entropy`` the policy's.
 
-    Each answer's seed is of (run seed, stage, round, problem, sample). Temperature 0 is greedy. Raises
+    ``top_p`` and ``top_k`` are as in ``engines.base.Sampling``; ``max_tokens`` None: the rollout's. Each
+    answer's seed is of (run seed, stage, round, problem, sample). Temperature 0 is greedy. Raises
     ``StageFailure`` where engine or judge fail.
     """
     params, current = job.params, job.inputs.get("policy")
@@ -74,7 +79,8 @@ def sample(
 
     engine.load(current.path if current else None)
     began = time.perf_counter()
-    sampling = Sampling(temperature, params.rollout.max_response_tokens, trainer.stop_ids, top, entropy)
+    longest = max_tokens or params.rollout.max_response_tokens
+    sampling = Sampling(temperature, longest, trainer.stop_ids, top, entropy, top_p, top_k)
     responses = engine.generate(asked, sampling, tell, submit)
     sampled = time.perf_counter()
     judged = [verdicts[index].result() for index in range(len(asked))]

@@ -19,10 +19,14 @@ from tasks.policy.policy import Policy
 from tasks.replay.replay import opened
 from tasks.update.responses import Responses
 
+SNAPSHOTS = ("pool", "base_pool", "replay", "replay_before")
+"""Inputs of an update that hold replayed answers: of an earlier run, of the base model, of this round, and of
+the round before."""
+
 
 def draw(job: Job, method: tuple[Hooks, Config], policy: Policy) -> Drawn | None:
-    """What ``method`` draws from ``pool``, or else from the snapshot ``replay``; None for nothing."""
-    buffer = opened(job.inputs.get("pool") or job.inputs.get("replay"))
+    """What ``method`` draws from the one snapshot among the inputs; None for nothing."""
+    buffer = opened(next((job.inputs[name] for name in SNAPSHOTS if name in job.inputs), None))
     if not len(buffer):
         return None
     part, config = method

@@ -36,7 +36,7 @@ class Responses:
     group: Tensor
     """[S] int64; -1: of no group."""
     advantage: Tensor
-    """[S] float32; 0 for a response of no group."""
+    """[S] float32; 0 for a response of no group, unless its method gives it one."""
     fresh: Tensor
     """[S] bool: of this round."""
     age: Tensor
@@ -80,6 +80,8 @@ class Responses:
         joint = fresh | (drawn is not None and drawn.into != "aside")
         advantage = torch.zeros_like(shaped)
         advantage[joint] = group_advantage(shaped[joint], group[joint], method.scale_by_std)
+        if drawn and drawn.advantage is not None:
+            advantage[~fresh] = drawn.advantage
         stopped = [reason != "length" for reason in table["finish_reason"].to_pylist()]
         whole = torch.tensor(stopped, dtype=torch.bool)
         return cls(
@@ -106,7 +108,7 @@ class Responses:
     def constant_groups(self) -> float:
         """The share of groups that teach nothing, as all their rewards are equal."""
         groups = self.group[self.group >= 0].unique()
-        mixed = self.group[self.advantage != 0].unique()
+        mixed = self.group[(self.group >= 0) & (self.advantage != 0)].unique()
         return 1.0 - len(mixed) / max(len(groups), 1)
 
     def right_groups(self) -> tuple[float, float]:

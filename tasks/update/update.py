@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -35,7 +36,8 @@ from tasks.update.selected_spans import Spans
 def update(job: Job) -> dict[str, float]:
     """``model``, ``rollout`` and the previous ``policy``, if there is one, into the next policy.
 
-    A method that replays draws from ``pool``, or from the previous round's buffer ``replay``.
+    A method that replays draws from this round's buffer ``replay``, from that of the round before,
+    ``replay_before``, or from answers that are older than the run's: ``pool``, ``base_pool``.
 
     Writes ``adapter/`` or ``weights/``, ``optimizer.safetensors``, ``state.json``, ``metrics.json``, and
     ``spans.parquet`` where a term singles out parts of responses.
@@ -185,8 +187,12 @@ class UpdateSteps:
             "replayed_tokens": sum(lengths[count:]),
         }
         said: dict[str, Any] = {name: finite(value) for name, value in values.items()}
-        drift = {age: finite(value) for age, value in training.meter.drift_by_age().items()}
-        return {**said, "drift_by_age": drift} if drift else said
+        for name, means in training.meter.means_by_age().items():
+            said[f"{name}_by_age"] = {age: finite(value) for age, value in means.items()}
+        if count < len(lengths):
+            ages = Counter(given.age[count:].tolist())
+            said["replayed_by_age"] = {str(age): ages[age] for age in sorted(ages)}
+        return said
 
 
 def mismatch(trainer: Tensor, engine: Tensor) -> dict[str, float | None]:

@@ -30,10 +30,32 @@ def _pools(params: Params) -> bool:
     return _replays(params) and params.replay.pool is not None
 
 
+def _part(params: Params) -> contract.Hooks | None:
+    chosen = params.method.replay
+    return contract.find(chosen.name, "draw", "method.replay") if chosen else None
+
+
 def _chooses(params: Params) -> bool:
     """Whether the replay method has a say in which problems are asked."""
-    chosen = params.method.replay
-    return chosen is not None and contract.find(chosen.name, "draw", "method.replay").problems is not None
+    part = _part(params)
+    return part is not None and part.problems is not None
+
+
+def _asks_base(params: Params) -> bool:
+    """Whether it replays what the base model answered before the first round, and nothing else."""
+    part = _part(params)
+    return part is not None and part.base_answers is not None
+
+
+def _draws_own(params: Params) -> bool:
+    """Whether it draws from the buffer of the run."""
+    return _replays(params) and not _pools(params) and not _asks_base(params)
+
+
+def _draws_before(params: Params) -> bool:
+    """Whether it draws from the buffer as the round before left it."""
+    part = _part(params)
+    return part is not None and part.DRAWS_ROUND_BEFORE
 
 
 ROWS = (
@@ -53,6 +75,24 @@ ROWS = (
         inputs={"model": MODEL, "problems": PROBLEMS},
         outside=lambda params: {"policy": params.replay.pool or ""},
         when=_pools,
+        libraries=SAMPLERS,
+        once=True,
+    ),
+    StageDef(
+        name="base_pool",
+        function="tasks.replay.base_pool:base_pool",
+        role=Role(kind="sample", label="base model's answers", time_of="sampling"),
+        summary="right answers of the base model to what it masters",
+        reads=(
+            *SAMPLING,
+            "method.replay",
+            "rollout.temperature",
+            "rollout.max_response_tokens",
+            "rollout.top_logprobs",
+            *ADAPTER,
+        ),
+        inputs={"model": MODEL, "problems": PROBLEMS},
+        when=_asks_base,
         libraries=SAMPLERS,
         once=True,
     ),
@@ -82,6 +122,7 @@ ROWS = (
         role=Role(kind="learn", label="replay buffer", time_of="learning"),
         summary="the replay buffer after this round",
         reads=("seed", "replay"),
+        reads_more=lambda params: ("method.replay",) if params.replay.admit == "method" else (),
         inputs={
             "rollout": StageInput("rollout"),
             "replay": StageInput("replay", -1),
@@ -109,8 +150,12 @@ ROWS = (
             "model": MODEL,
             "rollout": StageInput("rollout"),
             "policy": StageInput(POLICY, -1),
-            "replay": StageInput("replay", -1, when=lambda params: _replays(params) and not _pools(params)),
+            "replay": StageInput("replay", when=lambda given: _draws_own(given) and not _draws_before(given)),
+            "replay_before": StageInput(
+                "replay", -1, when=lambda given: _draws_own(given) and _draws_before(given)
+            ),
             "pool": StageInput("pool", when=_pools),
+            "base_pool": StageInput("base_pool", when=_asks_base),
         },
         libraries=TRAINERS,
         also_runs=("tasks.update.rank_agent", "tasks.update.rank_worker"),

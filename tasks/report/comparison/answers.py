@@ -7,7 +7,7 @@ from itertools import zip_longest
 from typing import Any
 
 from algorithms.correct import CORRECT
-from tasks.artefacts.tables import read_table
+from tasks.artefacts.tables import plain_columns, read_table
 from tasks.report.comparison.stats import Results
 from tasks.report.run.answers import Problem, column_of, gold_reader, rows_by_problem, visible, within_room
 
@@ -29,7 +29,8 @@ def _of_seed(data: Results, seed: int) -> list[Problem]:
     bases = [run.base for run in runs if run.base is not None]
     asked = [(BASE, artefact) for artefact in bases[:1]]
     asked += [(run.arm, run.last) for run in runs if run.last is not None]
-    given = {name: rows_by_problem(read_table(a.file("answers.parquet"))) for name, a in asked}
+    files = {name: artefact.file("answers.parquet") for name, artefact in asked}
+    given = {name: rows_by_problem(read_table(file, plain_columns(file))) for name, file in files.items()}
     found, show = [], gold_reader(data.runs[0].params)
     for problem, (facts, *_) in next(iter(given.values()), {}).items():
         own = {name: rows.get(problem, []) for name, rows in given.items()}

@@ -158,7 +158,8 @@ def _measured(run: Compared, round: int, artefact: Artefact, order: dict[int, li
         "minutes": (totals.sampling + totals.learning) / 60,
         "kl": run.figure(KL, round) or 0.0,
     }
-    problems = by_problem(read_table(artefact.file("answers.parquet")), run, order)
+    columns = ("problem_id", "level", "reward", "greedy")
+    problems = by_problem(read_table(artefact.file("answers.parquet"), columns), run, order)
     return Measured(round, problems, at)
 
 

@@ -16,7 +16,7 @@ from params.base import validate
 from params.schema import Params
 from tasks.artefacts.artefact import Artefact, Damaged, file_digest
 from tasks.artefacts.record import Record, Step
-from tasks.artefacts.tables import read_table
+from tasks.artefacts.tables import plain_columns, read_table
 from tasks.core.seeds import numpy_generator
 from tasks.evaluate.scores import Counts
 from tasks.stats.intervals import NOTHING, Interval, mean_interval
@@ -156,7 +156,9 @@ def collect(directory: Path) -> RunData:
     done = [Done(step, _artefact(directory / step.place)) for step in record.steps]
     evaluations = [
         Evaluation(
-            d.step.round, read_json(d.artefact, "scores.json"), read_rows(d.artefact, "answers.parquet")
+            d.step.round,
+            read_json(d.artefact, "scores.json"),
+            read_rows(d.artefact, "answers.parquet", plain=True),
         )
         for d in sorted(done, key=lambda d: d.step.round)
         if d.step.stage == "evaluate" and d.artefact is not None
@@ -191,9 +193,10 @@ def read_json(artefact: Artefact, name: str) -> Any:
     return json.loads(_checked(artefact, name).read_bytes())
 
 
-def read_rows(artefact: Artefact, name: str) -> pa.Table:
-    """One table of an artefact, checked; raises ``Damaged``."""
-    return read_table(_checked(artefact, name))
+def read_rows(artefact: Artefact, name: str, plain: bool = False) -> pa.Table:
+    """One table of an artefact, checked, or with ``plain`` its columns without tokens; raises ``Damaged``."""
+    path = _checked(artefact, name)
+    return read_table(path, plain_columns(path) if plain else None)
 
 
 def _checked(artefact: Artefact, name: str) -> Path:

@@ -29,6 +29,8 @@ DASHED = (6, 4)
 DOTTED = (1, 4)
 MARKS = {SOLID: "", DASHED: "dashed", DOTTED: "dotted"}
 COLOURS = ("var(--final)", "var(--train)", "var(--third)", "var(--greedy)")
+LINES = len(COLOURS)
+"""At most so many k of pass@k have a line, the least and the largest among them; the table has all."""
 KINDS = ("sample", "judge", "learn", "measure", "prepare")
 """The order of stages in a bar."""
 
@@ -85,17 +87,22 @@ def _accuracy(data: RunData) -> Figure | None:
 
 
 def _pass_at(data: RunData) -> Figure | None:
-    drawn = []
+    drawn: list[Series] = []
     rows: list[dict[str, Any]] = [{"round": e.round} for e in data.evaluations]
-    for position, k in enumerate(data.pass_at):
+    last = len(data.pass_at) - 1
+    lines_of = (
+        {data.pass_at[last * place // (LINES - 1)] for place in range(LINES)} if last else set(data.pass_at)
+    )
+    for k in data.pass_at:
         points = []
         for row, evaluation in zip(rows, data.evaluations, strict=True):
             found = evaluation.interval("pass_at", str(k))
             row |= {f"pass@{k}": found.value, f"low@{k}": found.low, f"high@{k}": found.high}
             if found.value is not None:
                 points.append(Point(evaluation.round, found.value, found.low, found.high))
-        dash = SOLID if position % 2 == 0 else DASHED
-        drawn.append(Series(f"pass@{k}", COLOURS[position % 4], tuple(points), dots=True, dash=dash))
+        if k in lines_of:
+            dash = SOLID if len(drawn) % 2 == 0 else DASHED
+            drawn.append(Series(f"pass@{k}", COLOURS[len(drawn)], tuple(points), dots=True, dash=dash))
     says = "Chance that at least one of k sampled answers is right (unbiased estimator)."
     table = [f"{part}@{k}" for k in data.pass_at for part in ("pass", "low", "high")]
     return lines_figure("pass", "Pass@k", says, drawn, SHARES, rows, table)

@@ -25,7 +25,11 @@ __all__ = ["RunData", "collect", "rounds_table", "summary", "write"]
 GROUPS = (
     ("learning", "Learning", ("accuracy", "pass", "gains")),
     ("policy", "Policy", ("entropy", "ranks", "kl_to_base", "response_length")),
-    ("replay", "Replay", ("buffer", "drift", "replayed")),
+    (
+        "replay",
+        "Replay",
+        ("buffer", "entered", "fill", "drift", "penalty", "replayed", "drawn", "same_round"),
+    ),
     ("updates", "Updates", ("clip_fraction", "gradient_norm", "mismatch", "agreeing")),
 )
 """Sections of the page that are made of charts: anchor, name, the charts. One without a chart is left out.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from params.schema import Params
 from tasks.report.format import count, duration, number, percent, points, was
 from tasks.report.run.data import Evaluation, RunData
 from tasks.stats.intervals import Interval
@@ -129,5 +130,18 @@ def setting(data: RunData) -> str:
     return (
         f"{what}, trained with {method}: {group} a round "
         f"at temperature {params.rollout.temperature:g}. Measured on {count(held_out, 'held-out problem')} "
-        f"with {count(params.evaluate.samples_per_problem, 'sampled answer')} each."
+        f"with {count(params.evaluate.samples_per_problem, 'sampled answer')} each{_sampled_as(params)}."
     )
+
+
+def _sampled_as(params: Params) -> str:
+    """How an evaluation samples, where that is not how training does."""
+    given = params.evaluate
+    told = (
+        f"temperature {given.temperature:g}" if given.temperature else "",
+        f"top-p {given.top_p:g}" if given.top_p < 1 else "",
+        f"top-k {given.top_k}" if given.top_k else "",
+        f"at most {count(given.max_response_tokens, 'token')}" if given.max_response_tokens else "",
+    )
+    said = ", ".join(part for part in told if part)
+    return f" ({said})" if said else ""

@@ -14,8 +14,9 @@ from params.schema import Params
 from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.tables import ROLLOUTS, read_table, write_table
 from tasks.core.stage import Job
+from tasks.evaluate import evaluate as evaluation
 from tasks.evaluate.evaluate import evaluate
-from tasks.evaluate.scores import ANSWERS, scores
+from tasks.evaluate.scores import ANSWERS, scores, tally
 from tasks.prepare import nano
 from tasks.prepare.problems import problems as make_problems
 from tasks.rollout.rollout import rollout
@@ -71,7 +72,7 @@ def answers(rewards: list[list[float | None]], greedy: list[float | None], level
 
 def test_the_figures_are_those_of_the_table() -> None:
     table = answers([[1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]], [1, 0, 1], [1, 1, 2])
-    found = scores(table, FIGURES, parameters(), 0)
+    found = scores(tally(table), FIGURES, parameters(), 0)
     assert found["mean_at_n"]["value"] == pytest.approx(0.5)
     assert found["pass_at"]["1"] == pytest.approx(found["mean_at_n"])
     assert found["pass_at"]["2"]["value"] == pytest.approx((5 / 6 + 0 + 1) / 3)
@@ -89,7 +90,7 @@ def test_the_figures_are_those_of_the_table() -> None:
 
 def test_answers_without_a_reward_are_counted_and_left_out() -> None:
     table = answers([[1, None, None, 0], [None] * 4, [1, 1, 0, 0]], [None, 1, 0], [1, 1, 1])
-    found = scores(table, FIGURES, parameters(), 0)
+    found = scores(tally(table), FIGURES, parameters(), 0)
     assert found["problems"] == 2
     assert found["samples"] == 12
     assert found["unjudged"] == 7
@@ -101,7 +102,7 @@ def test_answers_without_a_reward_are_counted_and_left_out() -> None:
 
 
 def test_a_judge_that_always_fails_leaves_no_figure_and_no_crash() -> None:
-    found = scores(answers([[None] * 4], [None], [1]), FIGURES, parameters(), 0)
+    found = scores(tally(answers([[None] * 4], [None], [1])), FIGURES, parameters(), 0)
     assert found["mean_at_n"] == {"value": None, "low": None, "high": None}
     assert found["levels"] == {}
     assert found["unjudged"] == 5
@@ -109,9 +110,12 @@ def test_a_judge_that_always_fails_leaves_no_figure_and_no_crash() -> None:
 
 def test_figures_depend_on_the_seed_alone() -> None:
     table = answers([[1, 0, 0, 0], [0, 1, 0, 0], [1, 1, 1, 0], [1, 1, 0, 0]], [1, 0, 1, 0], [1, 1, 1, 1])
-    first = scores(table, FIGURES, parameters(), 3)
-    assert scores(table, FIGURES, parameters(), 3) == first
-    assert scores(table, FIGURES, parameters(seed=1), 3)["mean_at_n"]["value"] == first["mean_at_n"]["value"]
+    first = scores(tally(table), FIGURES, parameters(), 3)
+    assert scores(tally(table), FIGURES, parameters(), 3) == first
+    assert (
+        scores(tally(table), FIGURES, parameters(seed=1), 3)["mean_at_n"]["value"]
+        == first["mean_at_n"]["value"]
+    )
 
 
 @pytest.mark.parametrize("constant", [0.0, 1.0, 0.1])
@@ -186,6 +190,68 @@ def test_the_trainer_scores_as_many_problems_as_it_is_told(
     assert {k: v for k, v in found.items() if k not in own} == {
         k: v for k, v in all_of_it.items() if k not in own
     }
+
+
+def test_settings_of_its_own_say_how_answers_are_sampled(
+    run_stage: RunStage, tiny_model: Artefact, problem_set: Artefact
+) -> None:
+    inputs = {"model": tiny_model, "problems": problem_set}
+
+    def answers_with(**settings: Any) -> list[dict[str, Any]]:
+        made = run_stage(evaluate, parameters(**settings), round=0, **inputs)
+        return read_table(made.file("answers.parquet")).to_pylist()
+
+    plain = answers_with()
+    surest = answers_with(**{"evaluate.top_k": 1})
+    greedy = {row["problem_id"]: row["response_ids"] for row in plain if row["greedy"]}
+    assert all(row["response_ids"] == greedy[row["problem_id"]] for row in surest)
+    assert any(row["response_ids"] != greedy[row["problem_id"]] for row in plain)
+    assert all(
+        row["behaviour_logp"] == [0.0] * len(row["response_ids"]) for row in surest if not row["greedy"]
+    )
+    narrow = answers_with(**{"evaluate.top_p": 1e-6})
+    assert [row["response_ids"] for row in narrow] == [row["response_ids"] for row in surest]
+    cold = answers_with(**{"evaluate.temperature": 1e-4})
+    assert [row["response_ids"] for row in cold] == [row["response_ids"] for row in surest]
+    short = answers_with(**{"evaluate.max_response_tokens": 2})
+    assert {len(row["response_ids"]) for row in short} <= {1, 2}
+    assert answers_with(**{"rollout.temperature": 0.5, "evaluate.temperature": 1.0}) == plain
+
+
+def test_however_many_answers_only_a_part_is_in_memory(
+    run_stage: RunStage, tiny_model: Artefact, problem_set: Artefact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = {"model": tiny_model, "problems": problem_set}
+    settings = {"evaluate.samples_per_problem": 64, "evaluate.pass_at": [1, 2, 4, 8, 16, 32, 64]}
+    whole = run_stage(evaluate, parameters(**settings), round=0, **inputs)
+    held: list[int] = []
+    asked = evaluation.sample
+
+    def watched(job: Job, stage: str, problems: pa.Table, samples: int, *more: Any, **options: Any) -> Any:
+        held.append(len(problems) * samples)
+        return asked(job, stage, problems, samples, *more, **options)
+
+    monkeypatch.setattr(evaluation, "sample", watched)
+    monkeypatch.setattr(evaluation, "PART", 2 * 64 * (6 + evaluation.OVERHEAD))
+    by_parts = run_stage(evaluate, parameters(**settings), round=0, **inputs)
+    assert held == [128, 128, 128, 6]
+    one, other = (read_table(made.file("answers.parquet")) for made in (whole, by_parts))
+    same = [name for name in one.column_names if name != "behaviour_logp"]  # rounded as its batch was cut
+    assert one.select(same).equals(other.select(same))
+    found, of_all = by_parts.json("scores.json"), whole.json("scores.json")
+    assert found["pass_at"] == of_all["pass_at"]
+    assert found["tokens"] == of_all["tokens"]
+    assert found["entropy"] == pytest.approx(of_all["entropy"], rel=1e-6)
+
+
+def test_pass_at_many_k_comes_from_the_same_answers() -> None:
+    many = {"evaluate.samples_per_problem": 1024, "evaluate.pass_at": [1, 16, 256, 1024]}
+    right = [[1.0] * count + [0.0] * (1024 - count) for count in (0, 1, 3, 1024)]
+    found = scores(tally(answers(right, [0.0] * 4, [1] * 4)), FIGURES, parameters(**many), 0)
+    assert found["mean_at_n"]["value"] == pytest.approx((0 + 1 + 3 + 1024) / 4096)
+    once, thrice = 256 / 1024, 1 - (768 * 767 * 766) / (1024 * 1023 * 1022)
+    assert found["pass_at"]["256"]["value"] == pytest.approx((0 + once + thrice + 1) / 4)
+    assert found["pass_at"]["1024"]["value"] == pytest.approx(3 / 4)
 
 
 def test_a_trained_policy_has_moved_from_the_base(

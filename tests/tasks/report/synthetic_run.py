@@ -14,7 +14,7 @@ from params.schema import Params
 from tasks.artefacts.artefact import Artefact, Source, seal, write_json
 from tasks.artefacts.record import Record, Step
 from tasks.artefacts.tables import ROLLOUTS, write_table
-from tasks.evaluate.scores import ANSWERS, scores
+from tasks.evaluate.scores import ANSWERS, scores, tally
 from tests.conftest import ROLES
 
 HELD_OUT = 48
@@ -213,7 +213,7 @@ class SyntheticRun:
             "kl_to_base": 0.62 * moved**1.4,
         }
         write_table(out / "answers.parquet", answers)
-        write_json(out / "scores.json", scores(answers, figures, self.params, round))
+        write_json(out / "scores.json", scores(tally(answers), figures, self.params, round))
 
     def _rollout(self, out: Path, round: int) -> None:
         rows = []
@@ -231,7 +231,10 @@ class SyntheticRun:
             str(born): {"age": round - born, "kept": 10} for born in range(max(1, round - 3), round + 1)
         }
         kept = cohorts if self.replays else {}
-        write_json(out / "metrics.json", {"rows": 10 * len(kept), "cohorts": kept})
+        said: dict[str, Any] = {"rows": 10 * len(kept), "cohorts": kept}
+        if self.replays:
+            said |= {"fill": 0.2 if round <= 3 else 0.05, "strata": {"8": 6, "7": 2, "3": 2}}
+        write_json(out / "metrics.json", said)
 
     def _update(self, out: Path, round: int) -> None:
         noise = self._chance.normal(size=4)
@@ -246,7 +249,9 @@ class SyntheticRun:
         }
         if self.replays and round > 1:
             figures |= {"tokens": 900, "replayed_tokens": 100}
-            figures["drift_by_age"] = {str(age): 0.002 * age for age in range(1, min(round, 4))}
+            figures["drift_by_age"] = {str(age): 0.002 * age for age in range(min(round, 4))}
+            figures["penalty_by_age"] = {str(age): 0.004 * age for age in range(min(round, 4))}
+            figures["replayed_by_age"] = {"0": 2, **{str(age): 3 for age in range(1, min(round, 4))}}
         write_json(out / "metrics.json", figures)
 
 

@@ -17,7 +17,7 @@ from tasks.artefacts.artefact import Damaged
 from tasks.report.format import duration, number, percent, points
 from tasks.report.run.data import COLUMNS
 from tasks.report.run.page import collect, rounds_table, summary, write
-from tasks.report.run.words import clear
+from tasks.report.run.words import clear, setting
 from tasks.stats.intervals import Interval
 from tests.tasks.report.synthetic_run import HOSTILE, SyntheticRun
 
@@ -83,11 +83,34 @@ def test_the_buffer_has_its_charts_where_there_is_one(tmp_path: Path, finished: 
     run = SyntheticRun(tmp_path / "replays", rounds=6, replays=True).write()
     write(run)
     page = (run / "report.html").read_text()
-    for title in ("Replay buffer by age", "Drift by age", "Replayed tokens"):
+    for title in (
+        *("Replay buffer by age", "Admitted by confidence", "Fill rate", "Drift by age", "Penalty by age"),
+        *("Replayed tokens", "Drawn by age", "Drawn from this round"),
+    ):
         assert title in page
         assert title not in (finished / "report.html").read_text()
     assert "40 responses at the end" in page
     assert Page(page).find("section", id="replay")
+    cells = Page(page).find("td")
+    assert {"8 of 8 right", "7 of 8 right", "4 or fewer"} <= set(cells)
+
+
+def test_an_evaluation_with_settings_of_its_own_says_them_and_has_many_k(
+    tmp_path: Path, finished: Path
+) -> None:
+    own = {"evaluate.temperature": 0.7, "evaluate.top_p": 0.95, "evaluate.samples_per_problem": 64}
+    many = {"evaluate.pass_at": [1, 2, 4, 8, 16, 32, 64]}
+    run = SyntheticRun(tmp_path / "many", rounds=5, **own, **many).write()
+    said = setting(collect(run))
+    assert said.endswith("with 64 sampled answers each (temperature 0.7, top-p 0.95).")
+    assert setting(collect(finished)).endswith("with 4 sampled answers each.")
+    write(run)
+    scores = json.loads((run / "round-05/evaluate/scores.json").read_text())
+    summed = json.loads((run / "metrics.json").read_text())
+    page = Page((run / "report.html").read_text())
+    for k in (2, 4, 8, 16, 32, 64):
+        assert summed[f"pass_at_{k}"]["after"] == scores["pass_at"][str(k)]["value"]
+        assert f"pass@{k}" in page.find("th")
 
 
 def test_the_page_says_what_the_scores_say(finished: Path) -> None:

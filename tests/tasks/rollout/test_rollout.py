@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from params.base import BadInput, Choice
-from params.schema import Engine, Method, Params, Rollout
+from params.schema import Engine, Evaluate, Method, Params, Rollout
 from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.tables import PROBLEMS, ROLLOUTS, read_table, write_table
 from tasks.core import seeds
@@ -151,6 +151,17 @@ def test_a_prompt_without_room_is_named(
     )
     with pytest.raises(BadInput, match=said):
         run_stage(rollout, settings(context=15), model=tiny_model, problems=problems)
+
+
+def test_a_prompt_leaves_room_for_an_evaluations_longest_answer(
+    run_stage: RunStage, tiny_model: Artefact, problems: Artefact
+) -> None:
+    params = settings(context=48)
+    run_stage(rollout, params, model=tiny_model, problems=problems)
+    longer = params.model_copy(update={"evaluate": Evaluate(max_response_tokens=44)})
+    said = r"expected at most 4 tokens, model.context - evaluate.max_response_tokens"
+    with pytest.raises(BadInput, match=said):
+        run_stage(rollout, longer, model=tiny_model, problems=problems)
 
 
 def test_the_likeliest_tokens_are_stored_end_to_end(

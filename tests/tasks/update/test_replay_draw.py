@@ -81,6 +81,13 @@ def snapshot(run_stage: RunStage, rollouts: Rollouts) -> Callable[..., Artefact]
     return make
 
 
+def assert_finite(said: dict[str, Any]) -> None:
+    """Every figure that was measured, those by age included."""
+    by_age = [value for ages in said.values() if isinstance(ages, dict) for value in ages.values()]
+    figures = [*by_age, *(value for value in said.values() if not isinstance(value, dict))]
+    assert all(math.isfinite(value) for value in figures if value is not None)
+
+
 def same(one: Artefact, two: Artefact) -> bool:
     first, second = weights(one), weights(two)
     return all(torch.equal(first[name], second[name]) for name in first)
@@ -93,11 +100,13 @@ def test_every_objective_takes_the_constraint_and_is_itself_without(
     method, top = objective(name)
     given = {"model": tiny_model, "rollout": rollouts(round=2, top=top)}
     held, empty = snapshot(top=top), snapshot([[0.0, 0.0]], top=top)
-    constrained, idle = replaying(method, "dyjr"), replaying(method, "dyjr", coefficient=0.0)
+    constrained, idle = (replaying(method, "dyjr", share=0.2, **more) for more in ({}, {"coefficient": 0.0}))
+    nothing = replaying(method, "dyjr", share=0.0)
     plain = run_stage(update, params_of(method, top=top), 2, **given)
     assert same(plain, run_stage(update, params_of(constrained, top=top), 2, **given))
     assert same(plain, run_stage(update, params_of(constrained, top=top), 2, **given, replay=empty))
     assert same(plain, run_stage(update, params_of(idle, top=top), 2, **given, replay=held))
+    assert same(plain, run_stage(update, params_of(nothing, top=top), 2, **given, replay=held))
     with_replay = run_stage(update, params_of(constrained, top=top), 2, **given, replay=held)
     assert not same(plain, with_replay)
     said = with_replay.json("metrics.json")
@@ -105,8 +114,9 @@ def test_every_objective_takes_the_constraint_and_is_itself_without(
     assert said["dyjr.js_doubled"] == pytest.approx(2 * said["dyjr.js"])
     assert (said["responses"], said["replayed"]) == (11, 2)
     assert said["replayed_tokens"] > 0
-    numbers = [*said.pop("drift_by_age").values(), *said.values()]
-    assert all(math.isfinite(value) for value in numbers if value is not None)
+    assert said["penalty_by_age"]["1"] == pytest.approx(said["dyjr.penalty"])
+    assert said["replayed_by_age"] == {"1": 2}
+    assert_finite(said)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -124,7 +134,7 @@ def test_every_objective_takes_the_other_rules_and_is_itself_without(
     assert not same(plain, with_replay)
     said = with_replay.json("metrics.json")
     assert said["replayed"] == {"rlep": 5, "exgrpo": 3}[rule]
-    assert all(math.isfinite(value) for value in said.values() if value is not None)
+    assert_finite(said)
 
 
 def test_without_a_method_the_buffer_is_not_read(
