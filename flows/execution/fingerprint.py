@@ -85,7 +85,8 @@ def _version(distribution: str) -> str | None:
 def _at(params: Params, path: str) -> Any:
     value: Any = params
     for part in path.split("."):
-        value = None if value is None else getattr(value, part)  # a section that a run does without
+        if value is not None:  # a section that a run does without
+            value = value[part] if isinstance(value, dict) else getattr(value, part)
     return value
 
 
