@@ -53,7 +53,9 @@ class Fit(Config):
     problems_per_step: PositiveInt = 8
     """Problems in the minibatch of a step, with all their answers."""
     learning_rate: PositiveFloat | None = None
-    """AdamW's step length, without a warm-up; null: ``update.learning_rate``."""
+    """AdamW's step length, without a warm-up; null: ``relative_rate`` times ``update.learning_rate``."""
+    relative_rate: PositiveFloat = 1.0
+    """AdamW from rest moves every weight by the whole step length at first, and takes many steps here."""
     snapshot_every: PositiveInt | None = None
     """Steps between snapshots that are kept; null: only the last step is."""
 
@@ -161,7 +163,9 @@ class Student(Config):
     entropy_coefficient: NonNegative = 0.0
     """Weight of the entropy, over the whole vocabulary, that the loss is lowered by."""
     learning_rate: PositiveFloat | None = None
-    """AdamW's step length after the warm-up; null: ``update.learning_rate``."""
+    """AdamW's step length after the warm-up; null: ``relative_rate`` times ``update.learning_rate``."""
+    relative_rate: PositiveFloat = 1.0
+    """As a teacher's."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Optimiser steps in which the step length rises linearly."""
     measured_answers: PositiveInt | None = 64

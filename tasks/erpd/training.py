@@ -71,7 +71,7 @@ class PhaseTraining(Training):
     @classmethod
     def begin(cls, policy: Policy, params: Params, phase: Fit | Student) -> PhaseTraining:
         """For one phase's options."""
-        rate = phase.learning_rate or params.update.learning_rate
+        rate = phase.learning_rate or phase.relative_rate * params.update.learning_rate
         warm = phase.warmup_steps if isinstance(phase, Student) else 0
         settings: Update = params.update.model_copy(update={"learning_rate": rate, "warmup_steps": warm})
         return cls(policy, Optimiser(policy.weights.masters, settings), params.rollout.temperature)
