@@ -94,11 +94,14 @@ class Signal(Config):
     """In place of ``teacher``, ours: several, whose log-ratios are added up, each over its deviation."""
     step: Literal["best", "last"] | PositiveInt = "best"
     """Which snapshot of the teacher: the best by ``distil.validation.measure``, the last, that of a step."""
-    reference: Literal["base", "unlearned", "older", "student", "auto", "ranked"] = "base"
+    numerator: Literal["teacher", "base", "omitted"] = "teacher"
+    """What stands in the log-ratio for the teacher; others than the teacher are for ablations."""
+    reference: Literal["base", "unlearned", "older", "student", "auto", "ranked", "omitted"] = "base"
     """The denominator of the log-ratio. ``base``: the round's base, fixed (S1). ``unlearned``: S2. ``older``:
     the base of an earlier round (S3). ``student``: the student itself, as it moves. ``auto``: the base while
     the teacher beats it on validation problems, else ``otherwise``. ``ranked``, ours: base or unlearned,
-    whichever ranks the right validation answers higher; none where both clearly rank them lower."""
+    whichever ranks the right validation answers higher; none where both clearly rank them lower. ``omitted``:
+    no denominator, for ablations."""
     otherwise: Literal["unlearned", "older", "ranked"] = "unlearned"
     """``auto`` only. ``ranked``: unlearned or older, whichever ranks the right validation answers higher."""
     rounds_back: Annotated[int, Field(ge=1, le=MOST_ROUNDS_BACK)] = 1
@@ -178,9 +181,10 @@ class Student(Config):
     """Ours: largest mean divergence KL(student, base of the round), in nats per token, over states of the
     answers and the whole vocabulary; null: none. The stretch that would leave it is shortened and is the
     last."""
-    target: Literal["tokens", "exact"] = "tokens"
-    """``exact``, ours: towards the geometric mean of base and teacher over the whole vocabulary, for the
-    budget."""
+    target: Literal["tokens", "exact", "teacher"] = "tokens"
+    """``tokens``: the clipped surrogate. ``exact``, ours: towards the geometric mean of base and teacher over
+    the whole vocabulary, for the budget. ``teacher``: no distillation, the first signal's teacher is the next
+    policy."""
     spread: Literal["mean", "state"] = "mean"
     """``exact`` only: one exponent for all states, for the budget on average; or one for each, for the budget
     in each."""
@@ -191,7 +195,7 @@ class Student(Config):
 
     def needs_teachers(self) -> bool:
         """Whether it wants more of the teachers than the signal holds."""
-        return self.answers == "fresh" or self.target == "exact"
+        return self.answers == "fresh" or self.target != "tokens"
 
 
 class Distil(Config):
@@ -230,15 +234,16 @@ class Distil(Config):
     def _check_ours(self) -> None:
         """What the options that are not the paper's do not take."""
         student = self.student
-        if not student.needs_teachers():
+        if not student.needs_teachers() or student.target == "teacher":
             return
         if len(self.phases()) > 1:
             raise ValueError("distil.student: exact targets and fresh answers take one signal")
         name, signal = self.phases()[0][0], self.signals[self.phases()[0][0]]
-        if signal.reference == "student" or signal.on_right != "all":
+        plain = signal.numerator == "teacher" and signal.on_right == "all"
+        if signal.reference in ("student", "omitted") or not plain:
             raise ValueError(
-                f"distil.signals.{name}: exact targets and fresh answers take a fixed reference and on_right "
-                "all"
+                f"distil.signals.{name}: exact targets and fresh answers take a fixed reference, the teacher "
+                "and on_right all"
             )
         if student.target == "exact" and student.budget is None:
             raise ValueError("distil.student.target: exact is found for a budget; expected a number there")

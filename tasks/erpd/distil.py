@@ -73,7 +73,12 @@ class Distillation:
         self.answers = 0
 
     def run(self) -> None:
-        """Every signal in turn over the round's answers; or fresh answers, until the budget is spent."""
+        """Every signal in turn over the round's answers; or fresh answers, until the budget is spent; or no
+        step at all, but the teacher as it is."""
+        if self.config.target == "teacher":
+            teachers = teachers_of(self.job, self.distil.signals[self.distil.phases()[0][0]])
+            self.policy.restore(teachers[min(teachers)])
+            return
         if self.config.answers == "static":
             table = read_table(self.job.inputs["rollout"].file("rollouts.parquet"))
             read = read_table(self.job.inputs["signal"].file("signal.parquet"))

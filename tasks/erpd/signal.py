@@ -93,7 +93,7 @@ class Contrast:
 def policies(job: Job, name: str, signal: Signal, chosen: ChosenReference) -> dict[str, Path | None]:
     """The policies of a signal, under names of its own: its teachers and its reference."""
     found: dict[str, Path | None] = {f"{name} {of}": path for of, path in teachers_of(job, signal).items()}
-    if chosen.reference not in (NONE, "base", "student"):
+    if chosen.reference not in (NONE, "base", "student", "omitted"):
         found[f"{name} reference"] = reference_of(job, signal, chosen.reference)
     return found
 
@@ -112,8 +112,11 @@ def contrast(
     ``fixed``: the ``said`` of earlier answers, whose factors, mean and deviation stand for these ones' too.
     """
     reference = found.get(f"{name} reference")
-    to = reference.logp if reference else base_logp
-    parts = {of: signal.extrapolation * token_signal(found[f"{name} {of}"].logp, to) for of in signal.names()}
+    zeros = torch.zeros_like(base_logp)
+    to = zeros if chosen.reference == "omitted" else reference.logp if reference else base_logp
+    fixed_part = {"base": base_logp, "omitted": zeros}.get(signal.numerator)
+    own = {of: found[f"{name} {of}"].logp if fixed_part is None else fixed_part for of in signal.names()}
+    parts = {of: signal.extrapolation * token_signal(logp, to) for of, logp in own.items()}
     weights = fixed["factors"] if fixed else factors(signal, parts)
     raw = added(parts, weights)
     if chosen.reference == NONE:

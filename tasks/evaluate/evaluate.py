@@ -51,8 +51,8 @@ def evaluate(job: Job) -> dict[str, float]:
 
 def token_means(job: Job, answers: pa.Table) -> dict[str, Any]:
     """Means over the tokens of the answers to ``evaluate.scored_problems``, by the trainer's forward pass at
-    the rollout temperature: full-vocabulary entropy, the three largest probabilities, and KL to the base (k3)
-    in nats."""
+    the rollout temperature: full-vocabulary entropy, the three largest probabilities, and KL to the base (k3,
+    and k1, the mean log-ratio) in nats."""
     answers = _of_some_problems(answers, job.params.evaluate.scored_problems)
     current = job.inputs.get("policy")
     trainer = job_policy(job)
@@ -64,10 +64,11 @@ def token_means(job: Job, answers: pa.Table) -> dict[str, Any]:
     job.context.tell("scoring", 0, passes, {})
     own = trainer.score(prompts, responses, temperature, entropy=True, ranks=3)
     job.context.tell("scoring", 1, passes, {})
-    divergence = 0.0
+    divergence = log_ratio = 0.0
     if current is not None:
         base = trainer.score(prompts, responses, temperature, reference=True)
         divergence = _mean(kl_k3(own.logp.double(), base.logp.double()))
+        log_ratio = _mean(own.logp.double() - base.logp.double())
         job.context.tell("scoring", 2, passes, {})
     assert own.entropy is not None
     assert own.ranks is not None
@@ -76,6 +77,7 @@ def token_means(job: Job, answers: pa.Table) -> dict[str, Any]:
         "entropy": _mean(own.entropy),
         "rank_probabilities": own.ranks.double().mean(0).tolist(),
         "kl_to_base": divergence,
+        "kl_to_base_k1": log_ratio,
     }
 
 

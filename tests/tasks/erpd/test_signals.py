@@ -60,6 +60,24 @@ def as_artefact_of(nano: Nano, folder: Path, name: str) -> Artefact:
     return as_artefact(place, "distil", 1)
 
 
+@pytest.mark.parametrize(
+    ("numerator", "reference"), [("base", "unlearned"), ("omitted", "unlearned"), ("teacher", "omitted")]
+)
+def test_a_term_may_be_replaced_or_left_out(
+    phases: Phases, nano: Nano, numerator: str, reference: str
+) -> None:
+    made = phases.signals(
+        f"distil.signals.main={{numerator: {numerator}, reference: {reference}, step: last}}"
+    )
+    of = {"teacher": snapshot(phases.teach, "main", 6), "unlearned": snapshot(phases.unlearn, "unlearned", 4)}
+    upper, lower = (
+        everywhere(nano, of.get(name)) if name != "omitted" else torch.zeros(1, 1)
+        for name in (numerator, reference)
+    )
+    raw = (upper - lower).gather(1, words(nano))[:, 0]
+    torch.testing.assert_close(tokens(made, "raw.main"), raw, rtol=0.0, atol=1e-3)
+
+
 def test_before_the_first_round_the_older_student_is_the_base_model(phases: Phases) -> None:
     older, base = (phases.signals(f"distil.signals.main.reference={name}") for name in ("older", "base"))
     assert torch.equal(tokens(older, "signal.main"), tokens(base, "signal.main"))

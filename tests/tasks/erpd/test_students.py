@@ -103,6 +103,12 @@ def test_extrapolation_leads_past_the_teacher(phases: Phases) -> None:
     assert not same(one.path, two.path)
 
 
+def test_without_distillation_the_teacher_is_the_next_policy(phases: Phases) -> None:
+    made = phases.distilled("distil.student.target=teacher", "distil.signals.main.step=4")
+    assert same(made.path, snapshot(phases.teach, "main", 4))
+    assert made.json("metrics.json")["steps"] == 0
+
+
 def test_a_dropped_signal_leaves_the_base_as_it_is(phases: Phases, nano: Nano) -> None:
     said = phases.signal.json("metrics.json")
     said["main"]["reference"] = "none"
@@ -231,7 +237,7 @@ def test_what_is_ours_takes_what_it_can(phases: Phases) -> None:
     fresh = ("distil.student.answers=fresh",)
     for more, says in (
         ("distil.signals.main.reference=student", "take a fixed reference"),
-        ("distil.signals.main.on_right=negative", "take a fixed reference and on_right all"),
+        ("distil.signals.main.on_right=negative", "the teacher and on_right all"),
     ):
         with pytest.raises(BadInput, match=says):
             parameters(*fresh, more)
