@@ -18,10 +18,10 @@ from tasks.core.numbers import finite
 from tasks.core.stage import Job
 from tasks.erpd import exact_target, student_samples
 from tasks.erpd.beside import beside
-from tasks.erpd.policies import base_of, reference_of, teachers_of
+from tasks.erpd.policies import reference_of, teachers_of
 from tasks.erpd.references import NONE, ChosenReference
 from tasks.erpd.signal import contrast, policies
-from tasks.erpd.training import Material, PhaseTraining, answer_batches, joined
+from tasks.erpd.training import Material, PhaseTraining, answer_batches, base_of, joined
 from tasks.erpd.trust_region import Region, copied, laid
 from tasks.policy.full_vocabulary import Target, add_kl_gradient, kl, policy_states
 from tasks.policy.job_policy import job_policy

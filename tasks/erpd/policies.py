@@ -9,12 +9,7 @@ from typing import Any
 from params.distil import Signal, older_input
 from tasks.core.stage import Job
 from tasks.erpd.teach import UNLEARNED, snapshot, snapshots
-
-
-def base_of(job: Job) -> Path | None:
-    """Where the round's base lies; None: it is the base model."""
-    before = job.inputs.get("policy")
-    return before.path if before else None
+from tasks.erpd.training import base_of
 
 
 def teacher_step(job: Job, signal: Signal, name: str) -> int:

@@ -15,7 +15,8 @@ from params.distil import Signal
 from tasks.artefacts.tables import read_table
 from tasks.core.stage import Job
 from tasks.erpd.beside import Beside, beside
-from tasks.erpd.policies import base_of, measures, reference_of, teacher_step, teachers_of
+from tasks.erpd.policies import measures, reference_of, teacher_step, teachers_of
+from tasks.erpd.training import base_of
 from tasks.policy.job_policy import job_policy
 
 NONE = "none"

@@ -24,8 +24,9 @@ from tasks.artefacts.artefact import write_json
 from tasks.artefacts.tables import read_table, write_table
 from tasks.core.stage import Job
 from tasks.erpd.beside import Beside, beside
-from tasks.erpd.policies import base_of, reference_of, teacher_step, teachers_of
+from tasks.erpd.policies import reference_of, teacher_step, teachers_of
 from tasks.erpd.references import NONE, ChosenReference, added, choose, factors
+from tasks.erpd.training import base_of
 from tasks.policy.job_policy import job_policy
 
 PARTS = {"all": None, "negative": negative_part_on_right, "positive": positive_part_on_right}

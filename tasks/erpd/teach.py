@@ -13,7 +13,7 @@ from params.distil import Fit
 from tasks.artefacts.artefact import Artefact, write_json
 from tasks.artefacts.tables import read_table
 from tasks.core.stage import Job
-from tasks.erpd.training import Material, PhaseTraining, joined, problem_batches
+from tasks.erpd.training import Material, PhaseTraining, base_of, joined, problem_batches
 from tasks.policy.job_policy import job_policy
 from tasks.policy.policy import Policy
 
@@ -28,8 +28,7 @@ def unlearn(job: Job) -> dict[str, float]:
     Files as those of ``teach``.
     """
     assert job.params.distil is not None
-    base = job.inputs.get("policy")
-    return _fit_all(job, {UNLEARNED: (job.params.distil.unlearn, base.path if base else None)})
+    return _fit_all(job, {UNLEARNED: (job.params.distil.unlearn, base_of(job))})
 
 
 def teach(job: Job) -> dict[str, float]:
@@ -39,10 +38,9 @@ def teach(job: Job) -> dict[str, float]:
     ``NAME/step-NNNN`` as a policy does; ``metrics.json`` has, by teacher, how it was fitted, and its steps,
     ``snapshots``. Raises ``BadInput`` for an unlearned step that was not kept.
     """
-    distil, base = job.params.distil, job.inputs.get("policy")
+    distil = job.params.distil
     assert distil is not None
-    origin = base.path if base else None
-    starts = {"base": origin, UNLEARNED: origin}
+    starts = {"base": base_of(job)}
     if distil.recovers():
         starts[UNLEARNED] = snapshot(job.inputs["unlearn"], UNLEARNED, distil.unlearned_step)
     return _fit_all(job, {name: (each, starts[each.start]) for name, each in distil.teachers.items()})
@@ -70,8 +68,8 @@ def _folder(name: str, step: int) -> str:
 def _fit_all(job: Job, fits: dict[str, tuple[Fit, Path | None]]) -> dict[str, float]:
     """Fit each by name, from where it starts."""
     began = time.perf_counter()
-    policy, base = job_policy(job), job.inputs.get("policy")
-    policy.restore(base.path if base else None)
+    policy = job_policy(job)
+    policy.restore(base_of(job))
     material = _material(job, policy)
     said: dict[str, Any] = {}
     tokens = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,7 @@ from params.distil import Fit, Student
 from params.schema import Params, Update
 from tasks.core import seeds
 from tasks.core.numbers import finite
+from tasks.core.stage import Job
 from tasks.policy.gradient import Step
 from tasks.policy.optimiser import Optimiser
 from tasks.policy.policy import Policy
@@ -114,6 +116,12 @@ def answer_batches(
     order = seeds.numpy_generator(run_seed, "distil", round, "order", *item).permutation(count)
     parts = np.array_split(order if size is None else order[: steps * size], steps)
     return [sorted(part.tolist()) for part in parts if len(part)]
+
+
+def base_of(job: Job) -> Path | None:
+    """Where the round's base lies; None: it is the base model."""
+    before = job.inputs.get("policy")
+    return before.path if before else None
 
 
 def joined(values: Sequence[Tensor], members: Sequence[int]) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from tasks.core.stage import Job
 from tasks.erpd.beside import beside
 from tasks.erpd.sealed import like, sealed
 from tasks.erpd.teach import snapshot, snapshots
-from tasks.erpd.training import Material, joined
+from tasks.erpd.training import Material, base_of, joined
 from tasks.policy.job_policy import job_policy
 from tasks.rollout.prompts import askable
 from tasks.rollout.sampling import sample
@@ -43,7 +44,7 @@ def validate(job: Job) -> dict[str, float]:
     problems = _problems(job)
     base = sample(job, "validate", problems, given.samples, temperature).answers
     write_table(job.out / "answers.parquet", base)
-    known = accuracies(base)
+    known, material = accuracies(base), _judged(job, base)
     found: dict[str, Any] = {}
     for name, config in sorted(distil.teachers.items()):
         steps: dict[str, dict[str, float | None]] = {}
@@ -52,7 +53,8 @@ def validate(job: Job) -> dict[str, float]:
                 turn = replace(job, inputs={**job.inputs, "policy": policy})
                 own = sample(turn, "validate", problems, given.samples, temperature).answers
                 measured = {**_gained(accuracies(own), known), **_divergence(job, policy, own)}
-            steps[str(step)] = {**measured, "loss": _loss(job, config, snapshot(taught, name, step), base)}
+            loss = _loss(job, config, snapshot(taught, name, step), material)
+            steps[str(step)] = {**measured, "loss": loss}
         found[name] = {"best": _best(steps, given.measure), "steps": steps}
     accuracy = _mean(list(known.values()))
     write_json(
@@ -92,30 +94,30 @@ def _gained(own: dict[str, float], base: dict[str, float]) -> dict[str, float | 
 
 def _divergence(job: Job, policy: Artefact, answers: pa.Table) -> dict[str, float | None]:
     """Of a policy from the round's base, over its own answers."""
-    before = job.inputs.get("policy")
     prompts, responses = answers["prompt_ids"].to_pylist(), answers["response_ids"].to_pylist()
-    origin = before.path if before else None
-    others = {"own": policy.path}
     given = (prompts, responses, job.params.rollout.temperature)
-    base_logp, found = beside(job_policy(job), origin, others, *given)
+    base_logp, found = beside(job_policy(job), base_of(job), {"own": policy.path}, *given)
     k1 = (found["own"].logp - base_logp).double().mean()
     return {"kl_k1": finite(float(k1)), "kl": finite(found["own"].divergence()["to_base"])}
 
 
-def _loss(job: Job, config: Teacher, folder: Any, answers: pa.Table) -> float | None:
-    """The teacher's own loss, without its divergence, on the base's judged answers."""
-    policy, before = job_policy(job), job.inputs.get("policy")
-    table = answers.filter(answers["reward"].is_valid())
-    if not table.num_rows:
+def _judged(job: Job, answers: pa.Table) -> Material:
+    """The base's judged answers, scored by the base."""
+    policy, table = job_policy(job), answers.filter(answers["reward"].is_valid())
+    policy.restore(base_of(job))
+    prompts, responses = table["prompt_ids"].to_pylist(), table["response_ids"].to_pylist()
+    scores = policy.score(prompts, responses, job.params.rollout.temperature)
+    return Material.of(table, list(scores.split(scores.logp)))
+
+
+def _loss(job: Job, config: Teacher, folder: Path, material: Material) -> float | None:
+    """The teacher's own loss, without its divergence, on the base's answers."""
+    if not material.prompts:
         return None
-    given = (table["prompt_ids"].to_pylist(), table["response_ids"].to_pylist())
-    policy.restore(before.path if before else None)
-    base = policy.score(*given, job.params.rollout.temperature)
-    material = Material.of(table, list(base.split(base.logp)))
-    members = range(table.num_rows)
+    policy, members = job_policy(job), range(len(material.prompts))
     batch = material.batch(members, job.params.rollout.max_response_tokens)
     policy.restore(folder)
-    own = policy.score(*given, job.params.rollout.temperature).logp
+    own = policy.score(material.prompts, material.responses, job.params.rollout.temperature).logp
     base_logp = joined(material.base_logp, members)
     term = teacher_terms(batch, base_logp, config, job.params.method.scale_by_std)[0]
     index = (term.scale != 0).nonzero().squeeze(1)
