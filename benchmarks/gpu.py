@@ -11,8 +11,9 @@ prompt for its group, log-probabilities and entropies from the fused head. The o
 bf16 autocast, each response in a row behind its own prompt, logits of all positions, log_softmax, gather.
 Both take micro-batches of at most --budget positions; the padded side halves its own until it fits.
 
-Sequence tokens are G (P + R) a group on both sides, whatever is computed. The share of the peak is what the
-operations that ran would take at the rate of a bf16 matrix product of --square rows, measured first.
+Sequence tokens are G (P + R) a group on both sides, whatever is computed. The share of the peak is what a
+side's products would take at the rate of a bf16 matrix product of --square rows, measured first: those of the
+forward and backward pass, attention over the pairs that are seen, and nothing that is computed again.
 Runs alternate, the first warms up, figures are medians. Needs torch, transformers, peft, safetensors,
 pydantic, PyYAML and numpy, and neither Prefect nor vLLM; without CUDA it says so and exits with code 2.
 """
@@ -23,7 +24,7 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
@@ -33,12 +34,12 @@ import shared
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from algorithms import grpo
 from algorithms.contract import Hooks
 from algorithms.terms import Batch, objective_term
+from flows.planner import capacity
 from params.load import compose
 from params.parts import filled
 from tasks.policy.gradient import Step, accumulate
@@ -189,15 +190,23 @@ def matrix_rate(size: int, device: torch.device) -> float:
     return 5 * 2.0 * size**3 / min(seconds(five, device) for _ in range(10))
 
 
-def compare(sides: dict[str, Pass], shape: Shape, work: Step, rate: float, repeats: int) -> dict[str, Any]:
-    """Tokens per second, share of the peak and memory of each side on one shape."""
+def operations(size: str, shape: Shape, groups: int, rank: int | None) -> tuple[float, float]:
+    """Of a step's products: with one prompt a group, and with a prompt and all logits for every response."""
+    words, hidden, intermediate, layers, heads, kv_heads = SIZES[size]
+    model = capacity.Shape(hidden, layers, heads, kv_heads, hidden // heads, intermediate, words, True)
+    shared = capacity.Work(groups, shape.samples, shape.prompt, shape.response)
+    alone = capacity.Work(groups * shape.samples, 1, shape.prompt, shape.response)
+    prompts = 2 * (2 if rank else 3) * alone.problems * shape.prompt * model.head
+    return capacity.update_flops(model, shared, rank), capacity.update_flops(model, alone, rank) + prompts
+
+
+def compare(
+    sides: dict[str, Pass], counts: Sequence[float], shape: Shape, work: Step, rate: float, repeats: int
+) -> dict[str, Any]:
+    """Tokens per second, share of the peak and memory of each side, of so many operations, on one shape."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    operations: dict[str, float] = {}
-    logp: dict[str, Tensor] = {}
-    for name, once in sides.items():  # warms up, too
-        with FlopCounterMode(display=False) as counter:
-            logp[name] = once()
-        operations[name] = counter.get_total_flops()
+    operations = dict(zip(sides, counts, strict=True))
+    logp = {name: once() for name, once in sides.items()}  # warms up, too
     memory = {name: peak(once, device) for name, once in sides.items()}
     taken: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repeats):
@@ -228,11 +237,16 @@ def _wait(device: torch.device) -> None:
 def main() -> None:
     parser = shared.parser(__doc__)
     parser.add_argument("--adapter", choices=("lora", "full"), default="lora")
+    parser.add_argument("--attention", choices=("auto", "products", "flash", "flex"), default="auto")
+    parser.add_argument("--checkpointing", action="store_true", help="keep the layers' inputs alone")
     parser.add_argument(
         "--shapes", nargs="+", default=["400x200x8", "100x400x8", "1500x200x8"], metavar="PxRxG"
     )
     parser.add_argument("--groups", type=int, default=16, help="prompts of a step")
     parser.add_argument("--budget", type=int, default=16384, help="positions of a micro-batch at most")
+    parser.add_argument(
+        "--head-chunk", type=int, default=4096, help="positions whose logits are held at once"
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--square", type=int, default=8192, help="rows of the matrix product for the peak")
     chosen = shared.arguments(parser, shapes=["40x20x4"], groups=3, budget=512, square=256, repeats=2)
@@ -243,6 +257,8 @@ def main() -> None:
     shapes = [Shape(*map(int, text.split("x"))) for text in chosen.shapes]
     longest = max(shape.prompt + shape.response for shape in shapes)
     settings = [f"update.tokens_per_micro_batch={chosen.budget}", f"update.adapter={chosen.adapter}"]
+    settings += [f"update.attention={chosen.attention}", f"update.checkpointing={chosen.checkpointing}"]
+    settings += [f"update.head_chunk={chosen.head_chunk}"]
     settings += [f"model.context={longest}", f"rollout.max_response_tokens={max(s.response for s in shapes)}"]
     result: dict[str, Any] = {"device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu"}
     result["matrix_tera_per_second"] = (rate := matrix_rate(chosen.square, device)) / 1e12
@@ -262,7 +278,8 @@ def main() -> None:
 
         plain, rows = fitting(make, max(1, chosen.budget // (shape.prompt + shape.response)))
         sides = {"ostinato": ostinato(policy, work), "transformers padded": plain}
-        result[text] = {**compare(sides, shape, work, rate, chosen.repeats), "padded_rows": rows}
+        counts = operations(size, shape, chosen.groups, 16 if lora else None)
+        result[text] = {**compare(sides, counts, shape, work, rate, chosen.repeats), "padded_rows": rows}
         for side in sides:
             shared.show(f"{text} {side}", result[text][side])
         print(f"{text} times faster {result[text]['times_faster']:.2f}", flush=True)

@@ -41,6 +41,10 @@ EngineOption = Annotated[
     typer.Option("--engine", help="What samples: vllm, transformers, server, or auto (vllm if here)."),
 ]
 RunArgument = Annotated[str, typer.Argument(metavar="NAME", help="The run's name, under runs/.")]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Runs at a time: by default one a GPU, or two of a thread each."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON lines on standard output, for machines.")]
 
 
@@ -83,14 +87,16 @@ def lab(
         int | None, typer.Option("--seeds", min=1, help="How many; by default the study's.")
     ] = None,
     arms: Annotated[str | None, typer.Option("--arms", help="Some of them only: a,b.")] = None,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Runs at a time, one thread each.")] = 2,
+    workers: WorkersOption = None,
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """A comparison that is kept in a file: arms × seeds, one page. Run it again and it resumes."""
     from flows.experiments.comparison import make, work_of_study
+    from flows.experiments.worker_pool import workers_here
 
-    raise typer.Exit(make(work_of_study(name, seeds, arms, settings or [], workers), as_json).code())
+    work = work_of_study(name, seeds, arms, settings or [], workers or workers_here())
+    raise typer.Exit(make(work, as_json).code())
 
 
 @app.command()
@@ -105,7 +111,7 @@ def compare(
     budget: Annotated[
         str | None, typer.Option("--budget", help="Of each run: rounds=20, tokens=200000 or minutes=10.")
     ] = None,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Runs at a time, one thread each.")] = 2,
+    workers: WorkersOption = None,
     name: Annotated[
         str | None, typer.Option("--name", help="Under comparisons/; by default TASK-MODEL.")
     ] = None,
@@ -117,11 +123,20 @@ def compare(
 ) -> None:
     """Which method helps at equal cost: methods × seeds, one page. Run it again and it resumes."""
     from flows.experiments.comparison import make, make_one, work_of_methods
+    from flows.experiments.worker_pool import workers_here
     from params.compare_options import CompareOptions, methods_of
 
     work = work_of_methods(
         CompareOptions(
-            methods_of(methods), seeds, task, model, baseline, budget, settings or [], name, workers
+            methods_of(methods),
+            seeds,
+            task,
+            model,
+            baseline,
+            budget,
+            settings or [],
+            name,
+            workers or workers_here(),
         )
     )
     raise typer.Exit(make_one(work, only, as_json) if only else make(work, as_json).code())

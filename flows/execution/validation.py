@@ -11,6 +11,7 @@ from flows.execution.first_look import look
 from params.base import BadInput
 from params.load import compose
 from params.schema import Params
+from tasks.core.device import check_device
 from tasks.engines import selection
 from tasks.problems.contract import find_source
 from tasks.report import trackers
@@ -45,10 +46,11 @@ def settled(params: Params) -> Params:
     source, judge = params.task.problems, params.task.reward
     source.resolve(find_source(source.name, "task.problems").Config, "task.problems")
     judge.resolve(find_reward(judge.name, "task.reward").Config, "task.reward")
-    longest = params.model.context
-    if params.update.tokens_per_micro_batch < longest:
+    check_device()
+    longest, budget = params.model.context, params.update.tokens_per_micro_batch
+    if budget is not None and budget < longest:
         raise BadInput(
-            f"update.tokens_per_micro_batch: {params.update.tokens_per_micro_batch} positions cannot hold "
+            f"update.tokens_per_micro_batch: {budget} positions cannot hold "
             f"a sequence of model.context; expected at least {longest}"
         )
     name = selection.resolve(params.engine.name, params.engine.start_servers)

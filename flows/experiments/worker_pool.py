@@ -14,6 +14,7 @@ from typing import Any
 
 from flows.execution.runner import spelled
 from params.comparison import Trial
+from tasks.core.device import VISIBLE, visible_gpus
 from tasks.core.json_process import JsonProcess, ProcessFailure, environment
 
 Event = dict[str, Any]
@@ -132,7 +133,10 @@ class WorkerPool:
     def _start(self, index: int) -> JsonProcess:
         self._log(index).unlink(missing_ok=True)
         command = [*COMMAND, str(self._root), str(os.getpid())]
-        return JsonProcess(f"worker {index}", command, environment(OMP_NUM_THREADS="1"), self._log(index))
+        settings, gpus = {"OMP_NUM_THREADS": "1"}, visible_gpus()
+        if gpus:
+            settings[VISIBLE] = gpus[index % len(gpus)]
+        return JsonProcess(f"worker {index}", command, environment(**settings), self._log(index))
 
     def _died(self, index: int, process: JsonProcess, failure: ProcessFailure) -> Event:
         process.close(0.0)
@@ -145,6 +149,11 @@ class WorkerPool:
 
     def _log(self, index: int) -> Path:
         return self._logs / f"worker-{index}.log"
+
+
+def workers_here() -> int:
+    """How many runs this machine should make at a time: one a GPU, two on processors."""
+    return len(visible_gpus()) or 2
 
 
 def order(trial: Trial) -> dict[str, Any]:

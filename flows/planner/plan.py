@@ -12,6 +12,7 @@ from flows.planner.capacity import GIB
 from params.base import BadInput, nearest
 from params.load import PRESETS, compose, presets, read_yaml
 from params.schema import Params
+from tasks.core import device
 from tasks.report.format import count
 
 PROMPTS = {"arithmetic": 45, "sql": 405}
@@ -44,19 +45,19 @@ def plan(asked: PlanOptions) -> dict[str, Any]:
     machine, sources = machine_of(name)
     work, lengths = work_of(asked, settings)
     lora = settings.update.adapter == "lora"
-    micro_batch = max(settings.update.tokens_per_micro_batch, work.prompt + int(work.response))
+    micro_batch = max(device.micro_batch(settings, bool(asked.gpus)), work.prompt + int(work.response))
     choice = capacity.MachineUse(
         devices=max(1, asked.gpus),
         adapter_rank=settings.update.lora_rank if lora else None,
         micro_batch=micro_batch,
-        head_chunk=settings.update.head_chunk,
+        head_chunk=device.head_chunk(settings.update, bool(asked.gpus)),
         max_sequences=settings.engine.max_sequences,
         cache=None if asked.gpus else settings.engine.kv_cache_gib * GIB,
         memory_fraction=settings.engine.memory_fraction,
     )
     found = capacity.decoding(shape, work, machine, choice)
     trainer = capacity.trainer_memory(shape, work, machine, choice)
-    if settings.update.attention == "flex":
+    if settings.update.attention != "products" and asked.gpus:
         trainer.pop("attention")
     memory = {f"trainer: {part}": value for part, value in trainer.items()}
     seconds: dict[str, float] = {}

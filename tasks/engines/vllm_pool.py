@@ -21,10 +21,11 @@ from tasks.engines import float8, probe, vllm_options
 from tasks.engines.base import BASE, EngineFailure, Request, Response, Sampling, identity, ignore
 from tasks.engines.dispatch import Dispatch, Patience, ServerState, none_left
 from tasks.engines.http import Client, Lost
+from tasks.engines.vllm_build import on_gpu
 from tasks.engines.vllm_guard import KEY
 from tasks.engines.vllm_http import ServerClient
 from tasks.engines.vllm_launch import local_servers
-from tasks.policy.policy import Policy
+from tasks.policy.policy import Policy, release_gpu
 
 log = logging.getLogger(__name__)
 TELL_SECONDS = 0.25
@@ -54,13 +55,16 @@ class Servers:
         scratch: Path,
         patience: Patience | None = None,
     ) -> None:
-        """Start the servers that are ours, and open ``policy``, the trainer's, while they start."""
+        """Start the servers that are ours, and open ``policy``, the trainer's, while they start; on a GPU
+        before, as ``Vllm`` does."""
         engine = params.engine
         self._base, self._params = base, params
         self._patience = patience or Patience()
         shared = Path(engine.weights_folder).expanduser() if engine.weights_folder else scratch
         self._folder = shared / f"weights-{os.getpid()}-{time.time_ns():x}"
-        locals_ = local_servers(base, params, scratch)
+        adapted = policy().weights.layer_names() if on_gpu() else []
+        release_gpu()
+        locals_ = local_servers(base, params, scratch, adapted)
         self._states = [ServerState(self._client(local.address), local) for local in locals_]
         self._states += [ServerState(self._client(address), None) for address in engine.servers]
         try:

@@ -41,7 +41,7 @@ class AdapterWeights(TrainedWeights):
     def __init__(
         self,
         network: PreTrainedModel,
-        load: Callable[[], PreTrainedModel],
+        load: Callable[[torch.device], PreTrainedModel],
         tokenizer: Any,
         params: Params,
         device: torch.device,
@@ -104,6 +104,10 @@ class AdapterWeights(TrainedWeights):
         """The tensors of which a loss has gradients."""
         return list(self.masters.values())
 
+    def layer_names(self) -> list[str]:
+        """The last parts of the names of the layers that an adapter is on, sorted."""
+        return sorted({name.rpartition(".")[2] for name in self._layers})
+
     def publish(self) -> None:
         """Nothing to do: the trained weights are the live ones."""
 
@@ -151,6 +155,19 @@ class FusedLinear(PeftLinear):
         return apply(x, *self.parts(), self.base_layer.bias, self.scale())
 
 
+def _product(x: Tensor, y: Tensor) -> Tensor:
+    """In float32; a GPU does not round to the inputs' type on the way."""
+    if x.is_cuda and x.dtype != torch.float32:
+        return torch.mm(x, y, out_dtype=torch.float32)
+    return (x @ y).float()
+
+
+def _widens(x: Tensor, width: int) -> bool:
+    """Whether a GPU should append the adapter's inputs [T, r] to ``x``, for one product with both weights: it
+    then copies ``x`` where it would read and write the wider result once more."""
+    return x.is_cuda and width > 2 * x.shape[1]
+
+
 class _LoraProduct(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -161,8 +178,11 @@ class _LoraProduct(torch.autograd.Function):
         down = flat @ a.T
         ctx.save_for_backward(flat, weight, a, b, down)
         ctx.scale, ctx.shape = scale, x.shape
-        out = torch.nn.functional.linear(flat, weight, bias).addmm_(down, b.T, alpha=scale)
-        return out.view(*x.shape[:-1], -1)
+        linear = torch.nn.functional.linear
+        if _widens(flat, len(weight)):
+            both = torch.cat((flat, scale * down), 1)
+            return linear(both, torch.cat((weight, b), 1), bias).view(*x.shape[:-1], -1)
+        return linear(flat, weight, bias).addmm_(down, b.T, alpha=scale).view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
@@ -171,7 +191,11 @@ class _LoraProduct(torch.autograd.Function):
         back = (grad @ b).mul_(ctx.scale)
         to_x = None
         if ctx.needs_input_grad[0]:
-            to_x = (grad @ weight).addmm_(back, a).view(ctx.shape)
-        to_a = (back.T @ flat).float()
-        to_b = (grad.T @ down).float().mul_(ctx.scale)
+            if _widens(grad, weight.shape[1]):
+                to_x = torch.cat((grad, back), 1) @ torch.cat((weight, a))
+            else:
+                to_x = (grad @ weight).addmm_(back, a)
+            to_x = to_x.view(ctx.shape)
+        to_a = _product(back.T, flat)
+        to_b = _product(grad.T, down).mul_(ctx.scale)
         return to_x, None, to_a, to_b, None, None

@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
 
@@ -24,7 +24,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from params.base import BadInput
+from tasks.policy.load import decoder_layers
 
 ROOT = "_ostinato_root"
 T = TypeVar("T")
@@ -110,7 +110,7 @@ def shard(network: N, device: torch.device) -> N:
     mesh = init_device_mesh(device.type, (world_size(),))
     exact = MixedPrecisionPolicy(reduce_dtype=torch.float32)
     root = _Root(network)
-    for layer in _layers(network):
+    for layer in decoder_layers(network):
         fully_shard(layer, mesh=mesh, mp_policy=exact)
     fully_shard(root, mesh=mesh, mp_policy=exact, reshard_after_forward=True)
     for module in root.modules():
@@ -170,14 +170,6 @@ class _Root(nn.Module):
 
     def forward(self, work: Callable[[], T]) -> T:
         return work()
-
-
-def _layers(network: nn.Module) -> Iterable[nn.Module]:
-    """The decoder's layers: the longest list of modules."""
-    lists = [module for module in network.modules() if isinstance(module, nn.ModuleList)]
-    if not lists:
-        raise BadInput(f"{type(network).__name__}: has no list of layers to shard; expected update.ranks 1")
-    return max(lists, key=len)
 
 
 def _all_gather(value: Any) -> list[Any]:

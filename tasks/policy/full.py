@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,12 @@ from tasks.policy.trained_weights import TrainedWeights
 FOLDER = "weights"
 
 
+def moves_gradients(device: torch.device) -> bool:
+    """Whether each gradient goes to its master as soon as it is known: on a CPU micro-batches go side by side
+    and are added in their order, and ranks add theirs first."""
+    return device.type == "cuda" and distributed.world_size() == 1
+
+
 class FullWeights(TrainedWeights):
     """The trained part of a policy of which every weight trains.
 
@@ -33,13 +39,14 @@ class FullWeights(TrainedWeights):
     def __init__(
         self,
         network: PreTrainedModel,
-        load: Callable[[], PreTrainedModel],
+        load: Callable[[torch.device], PreTrainedModel],
         tokenizer: Any,
         params: Params,
         device: torch.device,
     ) -> None:
         self.network = distributed.shard(network, device)
         self._load, self._device = load, device
+        self._at_base = True
         self._tokenizer = tokenizer
         self._live: dict[str, nn.Parameter] = dict(sorted(network.named_parameters()))
         self.masters: dict[str, Tensor] = {}
@@ -48,10 +55,17 @@ class FullWeights(TrainedWeights):
             self.masters[name] = weight
             if weight.dtype != torch.float32:
                 self.masters[name] = weight.detach().float().requires_grad_(True)
+        self._hooked = moves_gradients(device)
+        for name, weight in self._live.items() if self._hooked else ():
+            if self.masters[name] is not weight:
+                weight.register_post_accumulate_grad_hook(self._moved_to(self.masters[name]))
 
     def reset(self) -> None:
         """The base weights."""
-        self.take(dict(self._base.named_parameters()))
+        if not self._at_base:
+            base = self._load(torch.device("cpu"))
+            self.take(dict(base.named_parameters()))
+            self._at_base = True
 
     def write(self, folder: Path) -> None:
         """``folder/weights``: a Hugging Face folder that holds the masters."""
@@ -63,8 +77,26 @@ class FullWeights(TrainedWeights):
         """The tensors of which a loss has gradients."""
         return list(self._live.values())
 
+    def gradients(self, loss: Tensor) -> Sequence[Tensor | None]:
+        """Of a loss with respect to ``leaves``. On one GPU each is added to its master's as soon as it is
+        known, so that they are never all held in the base type, and nothing is returned."""
+        if not self._hooked:
+            return super().gradients(loss)
+        loss.backward()
+        return ()
+
+    @staticmethod
+    def _moved_to(master: Tensor) -> Callable[[Tensor], None]:
+        def move(weight: Tensor) -> None:
+            gradient, weight.grad = weight.grad, None
+            if gradient is not None:
+                TrainedWeights.add_gradient(master, gradient)
+
+        return move
+
     def publish(self) -> None:
         """Round the masters into the model."""
+        self._at_base = False
         with torch.no_grad():
             for name, weight in self._live.items():
                 if self.masters[name] is not weight:
@@ -82,4 +114,5 @@ class FullWeights(TrainedWeights):
     @cached_property
     def _base(self) -> PreTrainedModel:
         """Loaded a second time when it is first asked for."""
-        return distributed.shard(self._load(), self._device)
+        host = torch.device("cpu") if distributed.world_size() > 1 else self._device
+        return distributed.shard(self._load(host), self._device)

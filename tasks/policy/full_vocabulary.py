@@ -142,7 +142,9 @@ def _logp(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
 def _states(policy: Policy, batch: packing.MicroBatch) -> Tensor:
     """The hidden states [t, H] from which a micro-batch's response tokens are predicted."""
     moved = batch.to(policy.device)
-    return batch_states(policy.network, moved, policy.by_flex).flatten(0, 1).index_select(0, moved.predictor)
+    return (
+        batch_states(policy.network, moved, policy.attention).flatten(0, 1).index_select(0, moved.predictor)
+    )
 
 
 def _chunk(weight: Tensor) -> int:

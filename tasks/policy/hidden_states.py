@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tasks.policy import prefix_attention, prefix_attention_cpu, prefix_attention_flex
+from tasks.policy import prefix_attention
 from tasks.policy.packing import MicroBatch
 
 
@@ -19,19 +18,14 @@ def hidden_states(network: PreTrainedModel, **inputs: Any) -> Tensor:
     return states
 
 
-def batch_states(network: PreTrainedModel, batch: MicroBatch, by_flex: bool = False) -> Tensor:
-    """[B, L, H] of a micro-batch; a flat one inside ``prefix_attention.use_prefix_attention``.
-
-    ``by_flex``: attend by FlexAttention. Masks are made once, not in every layer.
-    """
+def batch_states(
+    network: PreTrainedModel, batch: MicroBatch, way: prefix_attention.Attention = "products"
+) -> Tensor:
+    """[B, L, H] of a micro-batch; a flat one inside ``prefix_attention.use_prefix_attention``, by the kernel
+    of ``way``."""
     inputs: dict[str, Tensor] = {"input_ids": batch.input_ids}
     if batch.prefix_rows is not None:
-        kernel = prefix_attention_cpu.kernel(batch.prefix_rows)
-        if by_flex:
-            mask = prefix_attention_flex.block_mask(
-                batch.prefix_rows, batch.input_ids.shape[1], batch.input_ids.device
-            )
-            kernel = functools.partial(prefix_attention_flex.attend, mask)
+        kernel = prefix_attention.kernel(way, batch.prefix_rows, batch.input_ids.device)
         with prefix_attention.use_kernel(kernel):
             return hidden_states(network, **inputs, position_ids=batch.position_ids)
     if batch.mask is not None:

@@ -10,7 +10,8 @@ which the forward pass computes while the chunk's logits are in memory; the back
 the incoming gradient. Where the head's weights train, the backward pass computes the logits again for theirs.
 
 The products take a chunk of positions at once. What follows reads the logits several times, and takes as
-many positions of the chunk as stay in a CPU's caches; a GPU takes the whole chunk.
+many positions of the chunk as stay in a CPU's caches; a GPU takes the whole chunk, in one kernel where it can
+compile one (``lm_head_fused.py``).
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from tasks.core.device import can_compile
+from tasks.policy.lm_head_fused import fused_head
 
 CHUNK_BYTES = 24 << 20
 """Size of a chunk's logits on a CPU."""
@@ -57,6 +61,10 @@ def head(
     """
     entropy = entropy or entropy_gradient
     wanted = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
+    if hidden.is_cuda and can_compile() and not ranks and others is None and len(target):
+        both = entropy_gradient and wanted
+        logp, entropies = fused_head(hidden, weight, target, temperature, chunk, both, wanted)
+        return HeadOutput(logp, entropies if entropy else None, None)
     if others is None:
         others = target.new_empty(len(target), 0)
     options = (temperature, chunk, entropy, entropy_gradient and wanted, ranks, wanted)

@@ -10,6 +10,7 @@ import torch
 from jinja2.exceptions import TemplateError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
@@ -98,10 +99,18 @@ def head_weight(network: PreTrainedModel) -> torch.Tensor:
     return weight
 
 
+def decoder_layers(network: nn.Module) -> nn.ModuleList:
+    """The longest list of modules; raises ``BadInput`` for a model that has none."""
+    lists = [module for module in network.modules() if isinstance(module, nn.ModuleList)]
+    if not lists:
+        raise BadInput(f"{type(network).__name__}: has no list of layers; expected a decoder of layers")
+    return max(lists, key=len)
+
+
 def linear_layers(network: PreTrainedModel) -> list[str]:
     """Full names of all linear layers except the head, sorted."""
     head, modules = head_weight(network), network.named_modules()
-    return sorted(n for n, m in modules if isinstance(m, torch.nn.Linear) and m.weight is not head)
+    return sorted(n for n, m in modules if isinstance(m, nn.Linear) and m.weight is not head)
 
 
 def _first_line(error: Exception) -> str:

@@ -16,7 +16,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -82,9 +82,10 @@ class MicroBatch:
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same on another device; ``index`` stays where it is."""
-        held = {name: x for name, x in vars(self).items() if isinstance(x, Tensor) and name != "index"}
-        rows = self.prefix_rows and tuple(row.to(device) for row in self.prefix_rows)
-        return replace(self, prefix_rows=rows, **{name: x.to(device) for name, x in held.items()})
+        held: dict[str, Any] = {
+            name: x for name, x in vars(self).items() if isinstance(x, Tensor) and name != "index"
+        }
+        return replace(self, **{name: x.to(device) for name, x in held.items()})
 
 
 def plan(

@@ -18,7 +18,18 @@ from transformers import PreTrainedModel
 
 from params.schema import Params
 from tasks.artefacts.artefact import MANIFEST, Artefact
-from tasks.policy import distributed, model_checks, packing, prefix_attention, rms_norm, threads
+from tasks.core.device import head_chunk, micro_batch
+from tasks.policy import (
+    distributed,
+    model_checks,
+    packing,
+    prefix_attention,
+    rms_norm,
+    rotary,
+    swiglu,
+    threads,
+)
+from tasks.policy.checkpointing import checkpoint_layers
 from tasks.policy.folder import save_folder
 from tasks.policy.hidden_states import batch_states
 from tasks.policy.lm_head import HeadOutput, head
@@ -61,8 +72,8 @@ class Policy:
         self.tokenizer = load_tokenizer(base, params)
         sharded = distributed.world_size() > 1
         host = torch.device("cpu") if sharded else device  # where the model is loaded, before it is sharded
-        load = functools.partial(_load, base, params, host, device)
-        self.network = load()
+        load = functools.partial(_load, base, params, device)
+        self.network = load(host)
         self.stop_ids = stop_ids(self.network, self.tokenizer)
         sharing = model_checks.sharing(self.network, host)
         if sharing == "none":
@@ -71,7 +82,14 @@ class Policy:
         self.weights = open_weights(params.update.adapter, self.network, load, self.tokenizer, params, device)
         self._held: str | None = None
         self.thread_count = 1 if sharded else threads.thread_count(device)
-        self.by_flex = params.update.attention == "flex"
+        chosen, config = params.update.attention, self.network.config.get_text_config()
+        head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        fastest = prefix_attention.fastest(device, self.network.dtype, head_size)
+        self.attention = fastest if chosen == "auto" else chosen
+        self.budget = micro_batch(params, device.type == "cuda")
+        self._head_chunk = head_chunk(params.update, device.type == "cuda")
+        if params.update.checkpointing:
+            checkpoint_layers(self.network)
 
     @classmethod
     def open(cls, base: Path, params: Params) -> Policy:
@@ -111,10 +129,9 @@ class Policy:
     def plan(
         self, prompts: Sequence[packing.Ids], responses: Sequence[packing.Ids]
     ) -> list[list[packing.Row]]:
-        """The rows of each micro-batch, of at most ``update.tokens_per_micro_batch`` positions."""
-        budget = self._params.update.tokens_per_micro_batch
+        """The rows of each micro-batch, of at most ``budget`` positions."""
         workers = max(self.thread_count, distributed.world_size())
-        return packing.plan(prompts, responses, budget, self.layout, workers)
+        return packing.plan(prompts, responses, self.budget, self.layout, workers)
 
     def passes(self, network: PreTrainedModel | None = None) -> contextlib.AbstractContextManager[None]:
         """Every ``forward`` and its backward pass must run inside this block."""
@@ -140,13 +157,13 @@ class Policy:
         batch = batch.to(self.device)
 
         def scored() -> HeadOutput:
-            hidden = batch_states(network, batch, self.by_flex)
+            hidden = batch_states(network, batch, self.attention)
             return head(
                 hidden.flatten(0, 1).index_select(0, batch.predictor),
                 head_weight(network),
                 batch.target,
                 temperature,
-                self._params.update.head_chunk,
+                self._head_chunk,
                 entropy=entropy,
                 entropy_gradient=entropy_gradient,
                 ranks=ranks,
@@ -213,8 +230,13 @@ class Policy:
     def close(self) -> None:
         """Free the weights."""
         del self.weights, self.network
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        release_gpu()
+
+
+def release_gpu() -> None:
+    """Give the GPU's driver what this process has freed: another process can take nothing that is kept."""
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def offsets(lengths: Sequence[int]) -> list[int]:
@@ -222,10 +244,13 @@ def offsets(lengths: Sequence[int]) -> list[int]:
     return list(itertools.accumulate(lengths, initial=0))[:-1]
 
 
-def _load(base: Path, params: Params, host: torch.device, device: torch.device) -> PreTrainedModel:
-    network = load_model(base, params, host)
-    if device.type == "cpu":
-        rms_norm.speed_up(network)
+def _load(base: Path, params: Params, device: torch.device, place: torch.device) -> PreTrainedModel:
+    """At ``place``, for passes on ``device``."""
+    network = load_model(base, params, place)
+    rms_norm.speed_up(network)
+    if device.type == "cuda":
+        swiglu.speed_up(network)
+        rotary.speed_up(network)
     return network
 
 

@@ -7,11 +7,13 @@ which rows a sequence holds, and has a model of transformers attend by a kernel 
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,6 +22,8 @@ from transformers import AttentionInterface, PreTrainedModel
 from params.errors import OstinatoError
 
 NAME = "ostinato_prefix"
+
+Attention = Literal["products", "flash", "flex"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class PrefixRow:
     start: int
     prompt: int
     responses: int
+    branches: tuple[int, ...]
+    """Positions of each branch."""
     padded: Tensor
     """[G, R] int64: the branches' positions, counted from the prompt's end; 0 for padding."""
     unpadded: Tensor
@@ -40,12 +46,12 @@ class PrefixRow:
     @classmethod
     def of(cls, start: int, prompt: int, lengths: Sequence[int]) -> PrefixRow:
         """From the branches' lengths; a branch of no positions is left out."""
-        counts = torch.tensor([n for n in lengths if n], dtype=torch.int64)
-        total, longest = sum(lengths), max(lengths, default=0)
-        taken = torch.arange(longest) < counts[:, None]
+        branches = tuple(n for n in lengths if n)
+        total, longest = sum(branches), max(branches, default=0)
+        taken = torch.arange(longest) < torch.tensor(branches, dtype=torch.int64)[:, None]
         padded = torch.zeros(taken.shape, dtype=torch.int64)
         padded[taken] = torch.arange(total)
-        return cls(start, prompt, total, padded, taken.flatten().nonzero().squeeze(1))
+        return cls(start, prompt, total, branches, padded, taken.flatten().nonzero().squeeze(1))
 
     def to(self, device: torch.device) -> PrefixRow:
         """The same on another device."""
@@ -58,6 +64,19 @@ class Unsupported(OstinatoError):
 
 Kernel = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 """Query [1, H, L, D], key and value [1, K, L, D] and the scale, to [1, H, L, D]."""
+
+
+def kernel(way: Attention, rows: Sequence[PrefixRow], device: torch.device) -> Kernel:
+    """The kernel of ``prefix_attention_WAY`` for a sequence of these rows."""
+    module = importlib.import_module(f"{__name__}_{way}")
+    made: Kernel = module.kernel(rows, device)
+    return made
+
+
+def fastest(device: torch.device, dtype: torch.dtype, head_size: int) -> Attention:
+    """The way that a device computes fastest; flash attention takes 16-bit types and heads up to 256 wide."""
+    flash = device.type == "cuda" and dtype.itemsize == 2 and head_size <= 256 and head_size % 8 == 0
+    return "flash" if flash else "products"
 
 
 class _Current(threading.local):
@@ -80,13 +99,19 @@ def use_prefix_attention(network: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
-def use_kernel(kernel: Kernel) -> Iterator[None]:
+def use_kernel(kernel: Kernel | None) -> Iterator[None]:
     """Inside the block, this thread's attention is computed by ``kernel``."""
-    _current.kernel = kernel
+    before, _current.kernel = _current.kernel, kernel
     try:
         yield
     finally:
-        _current.kernel = None
+        _current.kernel = before
+
+
+def checkpoint_contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """For a part of a forward pass that the backward pass computes again, which on a GPU is another thread:
+    nothing, and the kernel of now."""
+    return contextlib.nullcontext(), use_kernel(_current.kernel)
 
 
 def attention(
@@ -119,16 +144,19 @@ AttentionInterface.register(NAME, attention)
 
 @contextmanager
 def _exact_products(dtype: torch.dtype) -> Iterator[None]:
-    """On a CPU, multiply float32 matrices as bfloat16 with float32 sums and results, in the whole process.
+    """Multiply float32 matrices on units for fewer bits, with float32 sums and results, in the whole process:
+    as bfloat16 on a CPU, as TF32 on a GPU.
 
     A bfloat16 model's queries and keys lose nothing by it: they are float32 only for the scores.
     """
     if dtype != torch.bfloat16:
         yield
         return
-    matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    before, matmul.fp32_precision = matmul.fp32_precision, "bf16"
+    cpu: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    gpu: Any = torch.backends.cuda.matmul
+    before = cpu.fp32_precision, gpu.fp32_precision
+    cpu.fp32_precision, gpu.fp32_precision = "bf16", "tf32"
     try:
         yield
     finally:
-        matmul.fp32_precision = before
+        cpu.fp32_precision, gpu.fp32_precision = before

@@ -13,20 +13,21 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from tasks.policy.prefix_attention import PrefixRow
+from tasks.policy.prefix_attention import Kernel, PrefixRow
+
+
+def kernel(rows: Sequence[PrefixRow], device: torch.device) -> Kernel:
+    """The kernel for a sequence of these rows."""
+    last = rows[-1]
+    mask = block_mask(rows, last.start + last.prompt + last.responses, device)
+    return functools.partial(attend, mask)
 
 
 def block_mask(rows: Sequence[PrefixRow], length: int, device: torch.device) -> BlockMask:
     """Which of ``length`` positions sees which."""
-    row = torch.empty(length, dtype=torch.int32)
-    branch = torch.zeros(length, dtype=torch.int32)
-    for number, held in enumerate(rows):
-        first = held.start + held.prompt
-        row[held.start : first + held.responses] = number
-        if held.responses:
-            own = torch.div(held.unpadded.cpu(), held.padded.shape[1], rounding_mode="floor")
-            branch[first : first + held.responses] = own.int() + 1
-    row, branch = row.to(device), branch.to(device)
+    numbers = [n for n, held in enumerate(rows) for _ in range(held.prompt + held.responses)]
+    branches = [b for held in rows for b, n in enumerate((held.prompt, *held.branches)) for _ in range(n)]
+    row, branch = (torch.tensor(x, dtype=torch.int32, device=device) for x in (numbers, branches))
 
     def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         same_branch = (branch[key] == 0) | (branch[key] == branch[query])

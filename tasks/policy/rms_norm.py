@@ -1,4 +1,5 @@
-"""RMS normalisation with its derivative written out: a quarter of the time of the model's own on a CPU.
+"""RMS normalisation as one operation: with its derivative written out on a CPU, a quarter of the time of the
+model's own; torch's kernel on a GPU.
 
     y = w * h,   h = x / sqrt(mean(x^2) + eps),   dx = (w g - h mean(w g * h)) / sqrt(mean(x^2) + eps)
 
@@ -13,10 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 def speed_up(network: nn.Module) -> int:
-    """Replace the forward pass of every RMS norm of a model on a CPU by this one; the number replaced.
+    """Replace the forward pass of every RMS norm of a model by this one; the number replaced.
 
     A module is one when its class name says so and it gives the same values as this one.
     """
@@ -31,13 +33,15 @@ def speed_up(network: nn.Module) -> int:
 @torch.no_grad()
 def _is_plain(module: Any) -> bool:
     weight, eps = getattr(module, "weight", None), getattr(module, "variance_epsilon", None)
-    if not isinstance(weight, Tensor) or weight.ndim != 1 or eps is None or weight.device.type != "cpu":
+    if not isinstance(weight, Tensor) or weight.ndim != 1 or eps is None:
         return False
-    x = torch.linspace(-2.0, 3.0, 3 * len(weight)).view(3, -1).to(weight.dtype)
+    x = torch.linspace(-2.0, 3.0, 3 * len(weight)).view(3, -1).to(weight)
     return torch.allclose(module(x).float(), _forward(module, x).float(), rtol=0.02, atol=1e-6)
 
 
 def _forward(module: Any, x: Tensor) -> Tensor:
+    if x.is_cuda:
+        return functional.rms_norm(x, module.weight.shape, module.weight, module.variance_epsilon)
     apply: Callable[..., Tensor] = _RMSNorm.apply
     return apply(x, module.weight, module.variance_epsilon)
 

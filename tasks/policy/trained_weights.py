@@ -68,6 +68,10 @@ class TrainedWeights(ABC):
     def merged(self) -> dict[str, Tensor]:
         """All weights of the network by their plain names, in the base type."""
 
+    def layer_names(self) -> list[str]:
+        """The last parts of the names of the layers that an adapter is on, sorted; none for all weights."""
+        return []
+
     @abstractmethod
     def reference(self) -> AbstractContextManager[PreTrainedModel]:
         """The base model, as long as the context is open."""
@@ -77,9 +81,15 @@ class TrainedWeights(ABC):
         return distributed.gradients(loss, self.leaves())
 
     def add_gradients(self, gradients: Sequence[Tensor | None]) -> None:
-        """Add gradients of ``leaves`` to the masters', in their type; the first becomes it."""
-        for master, gradient in zip(self.masters.values(), gradients, strict=True):
-            if gradient is not None and master.grad is None:
-                master.grad = gradient.to(master.dtype)
-            elif gradient is not None and master.grad is not None:
-                master.grad.add_(gradient)
+        """Add what ``gradients`` returned to the masters'."""
+        for master, gradient in zip(self.masters.values(), gradients, strict=True) if gradients else ():
+            if gradient is not None:
+                self.add_gradient(master, gradient)
+
+    @staticmethod
+    def add_gradient(master: Tensor, gradient: Tensor) -> None:
+        """Add to a master's gradient, in its type; the first becomes it."""
+        if master.grad is None:
+            master.grad = gradient.to(master.dtype)
+        else:
+            master.grad.add_(gradient)

@@ -24,7 +24,7 @@ from params.distil import MOST_ROUNDS_BACK, Fit, older_input
 from params.schema import Params
 from tasks.artefacts.role import Role
 
-_SCORING = ("seed", "model", "rollout.temperature", *ADAPTER, "update.attention")
+_SCORING = ("seed", "model", "rollout.temperature", *ADAPTER)
 _TRAINING = (
     *_SCORING,
     "rollout.max_response_tokens",

@@ -14,6 +14,7 @@ import torch
 
 from params.schema import Engine, Params, Update
 from tasks.artefacts.artefact import Artefact
+from tasks.engines import vllm_options
 from tasks.engines.base import EngineFailure, Request, Response, Sampling
 from tasks.engines.vllm_child import Vllm
 from tasks.policy.policy import Policy
@@ -241,5 +242,27 @@ def test_a_model_that_does_not_load_is_one_line(model: Artefact, tmp_path: Path)
         with pytest.raises(EngineFailure, match=r"vllm: ended with exit code 1: .*4096") as caught:
             engine.load(None)
         assert "\n" not in str(caught.value)
+    finally:
+        engine.close()
+
+
+def test_adapters_are_taken_by_name_and_path_as_on_a_gpu(
+    model: Artefact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In bfloat16: the base, one adapter, another, and back, each as the trainer scores it."""
+    monkeypatch.setattr(vllm_options, "adapts", lambda base, params: True)
+    params = settings()
+    half = params.model.model_copy(update={"dtype": "bfloat16"})
+    engine = start(model.path, params.model_copy(update={"model": half}), tmp_path)
+    try:
+        engine.load(None)
+        base = [r.token_ids for r in engine.generate(requests(), SAMPLING)]
+        said = [base]
+        for seed in (1, 2):
+            engine.load(trained(engine, tmp_path / f"policy-{seed}", seed, scale=0.3).path)
+            said.append([r.token_ids for r in engine.generate(requests(), SAMPLING)])
+        assert said[0] != said[1] != said[2]
+        engine.load(None)
+        assert [r.token_ids for r in engine.generate(requests(), SAMPLING)] == base
     finally:
         engine.close()

@@ -42,9 +42,13 @@ GROUPS: st.SearchStrategy[list[Group]] = st.lists(
 
 
 @functools.cache
-def opened(folder: Path, adapter: Any, attention: Any = "products") -> Policy:
+def opened(
+    folder: Path, adapter: Any, attention: Any = "products", dtype: str = "float32", move: bool = True
+) -> Policy:
     settings = Update(adapter=adapter, attention=attention, lora_rank=2, lora_alpha=8.0, head_chunk=3)
-    policy = Policy.open(folder, parameters(settings))
+    policy = Policy.open(folder, parameters(settings, dtype=dtype))
+    if not move:
+        return policy
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for weight in policy.weights.masters.values():

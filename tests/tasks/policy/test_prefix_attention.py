@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from tasks.artefacts.artefact import Artefact
-from tasks.policy import prefix_attention, prefix_attention_cpu
+from tasks.policy import prefix_attention, prefix_attention_products
 from tasks.policy.packing import prefix_mask
 from tasks.policy.policy import Policy
 from tests.tasks.rollout_rows import parameters
@@ -41,7 +41,7 @@ def both(
     push = torch.randn(sizes[0], generator=generator, dtype=torch.float64).to(dtype)
     ours = [x.clone().requires_grad_(True) for x in drawn]
     exact = [x.double().requires_grad_(True) for x in drawn]
-    found = prefix_attention_cpu._Attention.apply(*ours, own, 0.3)
+    found = prefix_attention_products._Attention.apply(*ours, own, 0.3)
     q, k, v = exact
     mask = torch.zeros(seen.shape, dtype=torch.float64).masked_fill_(~seen, -math.inf)
     k, v = (x.repeat_interleave(repeats, dim=0) for x in (k, v))
@@ -59,8 +59,8 @@ def test_values_and_gradients_are_torchs(
     rows: list[tuple[int, list[int]]], kinds: int, repeats: int, keeps: bool, block: int, seed: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prefix_attention_cpu, "BLOCK", block)
-        patch.setattr(prefix_attention_cpu, "KEPT_BYTES", 1 << 20 if keeps else 0)
+        patch.setattr(prefix_attention_products, "BLOCK", block)
+        patch.setattr(prefix_attention_products, "KEPT_BYTES", 1 << 20 if keeps else 0)
         for ours, plain in both(rows, kinds, repeats, torch.float64, seed):
             torch.testing.assert_close(ours, plain)
 
@@ -77,7 +77,7 @@ def test_products_of_bf16_values_lose_nothing_on_the_way_to_the_scores() -> None
     generator = torch.Generator().manual_seed(0)
     q, k = (torch.randn(2, 70, 64, generator=generator).bfloat16() for _ in range(2))
     with prefix_attention._exact_products(q.dtype):
-        scores = prefix_attention_cpu._scores(q.float(), k.float(), 0.125)
+        scores = prefix_attention_products._scores(q.float(), k.float(), 0.125)
     torch.testing.assert_close(
         scores.double(), q.double() @ k.double().transpose(1, 2) / 8, rtol=0.0, atol=1e-5
     )

@@ -1,4 +1,4 @@
-"""Shared-prefix attention on a CPU: matrix products over the parts that positions see, and no others.
+"""Shared-prefix attention by matrix products over the parts that positions see, and no others.
 
 Prompts are taken in blocks of queries, so that most of the upper triangle is skipped; branch positions have
 one softmax over the prompt and their own branch. With S = s Q K^T on those parts,
@@ -29,8 +29,9 @@ KEPT_BYTES = 8 << 20
 """Probabilities of one layer's row up to this size are kept for the backward pass, larger ones recomputed."""
 
 
-def kernel(rows: Sequence[PrefixRow]) -> Kernel:
+def kernel(rows: Sequence[PrefixRow], device: torch.device) -> Kernel:
     """The kernel for a sequence of these rows."""
+    rows = [row.to(device) for row in rows]
 
     def attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         apply: Callable[..., Tensor] = _Attention.apply

