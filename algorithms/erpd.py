@@ -1,26 +1,22 @@
-"""ERPD: an extreme teacher first, then its token-level signal, distilled under a trust region.
+"""ERPD: Extreme Region Policy Distillation, arXiv 2605.25582v1: teachers, token-level signals, a student.
 
-Phase one fits a teacher pi_T to fixed answers of the base pi_0 for many epochs, without a KL and without a
-hard clip. With s = beta log pi_T(y | x) / pi_0(y | x) of a response of reward r and advantage A, it minimises
+Phase one fits a teacher pi_E to fixed, judged answers of the round's base pi_0, with many steps and weak
+constraint or none. R is the outcome, A the group's advantage, rho = pi / pi_0, and of an answer y
+s(y) = beta sum_t log pi / pi_0, or beta times the mean (equations 2, 3 and 10):
 
+    cross_entropy   -[R log sigmoid(s) + (1 - R) log sigmoid(-s)]
     sapo            -(1 / |y|) sum_t f(rho_t) A
-    cross_entropy   -[r log sigmoid(s) + (1 - r) log sigmoid(-s)]
-    mean_squared    (s - (r - V*))^2,    V* = beta log E_pi_0 exp(r / beta)
+    grpo            -(1 / |y|) sum_t min(rho_t A, clip(rho_t) A)
+    probability     a mean over tokens of (pi(y_t) - R)^2
 
-The last has the optimum pi_0 exp((r - V*) / beta) with a loss of zero; there beta q_t is the soft advantage
-of a token, and sum_t beta q_t = r - V*. Phase two starts again from the base with the signal
+The last first pushes down what it should not, and recovers later: an early checkpoint of it is the
+unlearned policy pi_U. The signal of a sampled token is q_t = log pi_E - log pi_ref, where pi_ref is pi_0
+(S1), pi_U (S2) or an older student (S3), whitened over the round's answers. Phase two starts at pi_0 again
+and takes few steps of the clipped surrogate on the same answers, with that signal as the advantage.
 
-    q_t = log pi_T - log pi_ref,    A_t = clip((q_t - E_pi_0[q_t]) / std, -c, c)
-
-and either ascends min(rho A, clip(rho) A) - k KL(pi, pi_0), or goes towards the exact optimum per state,
-
-    argmin KL(pi | pi_T) + mu KL(pi | pi_0)  =  pi_0^(1 - eta) pi_T^eta / Z,    eta = 1 / (1 + mu)
-
-ERPD is arXiv 2605.25582, of which we could read the abstract, a model card and notes: two stages; strong
-teachers by SAPO or cross-entropy, weak ones by a squared error with an unlearned policy as reference; the
-token-level log-ratio as signal; several teachers combined. Every formula here is our reconstruction. SAPO's
-is arXiv 2511.20347; the squared error has the form of A*-PO, arXiv 2505.20686, the cross-entropy that of
-PRIME, arXiv 2502.01456; extrapolation is that of G-OPD, arXiv 2602.12125.
+Ours, and not the paper's: ``outcome_regression`` with its V*, ``ranking``, the signal's expectation under the
+base, and a student that goes beyond the teacher. SAPO's gate is arXiv 2511.20347; the regression has the form
+of A*-PO, arXiv 2505.20686; extrapolation is that of G-OPD, arXiv 2602.12125.
 
 Log-probabilities are in nats, per token and [T]; ``sequence`` [T] says which response a token is of.
 """
@@ -28,22 +24,40 @@ Log-probabilities are in nats, per token and [T]; ``sequence`` [T] says which re
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from algorithms import grpo
+from algorithms import grpo as clipped_surrogate
 from algorithms import sapo as smooth
 from algorithms.advantages import group_advantage
+from algorithms.correct import CORRECT
 from algorithms.divergence import kl_k3
 from algorithms.geometric import geometric_target as geometric_target  # noqa: PLC0414 - a public name of this module
+from algorithms.outcome_regression import log_partition
+from algorithms.outcome_regression import outcome_regression as outcome_regression  # noqa: PLC0414 - the same
 from algorithms.terms import Batch, Metrics, Signals, Term, aggregation_scale, over_responses
-from params.distil import Student, Teacher
+from params.distil import Fit, Student
 
-STEPS = 100
-"""Halvings of the bracket around V*."""
+
+def cross_entropy(
+    logp: Tensor,
+    reference_logp: Tensor,
+    reward: Tensor,
+    sequence: Tensor,
+    beta: float = 1e-3,
+    length_normalised: bool = False,
+) -> tuple[Tensor, Metrics]:
+    """-[R log sigmoid(s) + (1 - R) log sigmoid(-s)], R in 0..1 (equations 2 and 3); loss [T].
+
+    Each token carries its response's loss, and all tokens of a response must be in the call. Metrics [T]:
+    ``score``, s; ``fit``, |R - sigmoid(s)|.
+    """
+    log_ratio = logp - reference_logp.detach()
+    score = beta * over_responses(log_ratio, sequence, length_normalised)
+    seen = score.detach()
+    return softplus(score) - reward * score, {"score": seen, "fit": (reward - seen.sigmoid()).abs()}
 
 
 def sapo(
@@ -59,129 +73,138 @@ def sapo(
     return smooth.token_loss(logp, reference_logp, advantage, sequence, config)
 
 
-def cross_entropy(
+def grpo(
     logp: Tensor,
     reference_logp: Tensor,
-    reward: Tensor,
+    advantage: Tensor,
     sequence: Tensor,
-    beta: float = 0.1,
-    length_normalised: bool = False,
+    clip_low: float = 0.2,
+    clip_high: float = 0.28,
 ) -> tuple[Tensor, Metrics]:
-    """-[r log sigmoid(s) + (1 - r) log sigmoid(-s)], r in 0..1; each token [T] carries its response's loss.
+    """The clipped surrogate: loss [T] and its metrics [T], as ``algorithms.grpo``."""
+    config = clipped_surrogate.Config(clip_low=clip_low, clip_high=clip_high)
+    return clipped_surrogate.token_loss(logp, reference_logp, advantage, sequence, config)
 
-    All tokens of a response must be in the call. Metrics [T]: ``score``, s; ``fit``, |r - sigmoid(s)|.
+
+def probability_error(logp: Tensor, outcome: Tensor) -> tuple[Tensor, Metrics]:
+    """(pi - R)^2 of a token's probability pi and its answer's outcome R [T] in 0..1 (equation 10); loss [T].
+
+    The gradient in log pi is 2 (pi - R) pi. Metrics [T]: ``probability``, and ``fit``, |pi - R|.
     """
-    score = _scores(logp, reference_logp, sequence, beta, length_normalised)
-    seen = score.detach()
-    return softplus(score) - reward * score, {"score": seen, "fit": (reward - seen.sigmoid()).abs()}
+    probability = logp.exp()
+    missing = torch.where(outcome > 0.5, torch.expm1(logp) + (1.0 - outcome), probability - outcome)
+    return missing.square(), {"probability": probability.detach(), "fit": missing.detach().abs()}
 
 
-def mean_squared(
-    logp: Tensor,
-    reference_logp: Tensor,
-    target: Tensor,
-    sequence: Tensor,
-    beta: float = 0.1,
-    length_normalised: bool = False,
-) -> tuple[Tensor, Metrics]:
-    """(s - target)^2; each token [T] carries its response's loss. The target of the closed form is r - V*.
+def teacher_terms(batch: Batch, reference_logp: Tensor, config: Fit, by_std: bool) -> list[Term]:
+    """Phase one's loss: the fit's own term, and the divergence from the base where it has a weight.
 
-    All tokens of a response must be in the call. Metrics [T]: ``score``, s; ``fit``, |target - s|.
-    """
-    score = _scores(logp, reference_logp, sequence, beta, length_normalised)
-    seen = score.detach()
-    return (score - target).square(), {"score": seen, "fit": (target - seen).abs()}
-
-
-def log_partition(reward: Tensor, group: Tensor, beta: Tensor | float) -> Tensor:
-    """V* [S] of each response's group: the V at which the group's mean of exp((r - V) / beta) is 1.
-
-    For one ``beta`` that is beta log mean exp(r / beta), an estimate of beta log E_pi_0 exp(r / beta);
-    a ``beta`` [S] a response, as length normalisation gives, has no closed form and is searched for.
-    ``reward`` and ``group`` [S]; the result has ``reward``'s type.
-    """
-    exact = reward.double()
-    scale = torch.as_tensor(beta, dtype=torch.float64, device=exact.device).expand_as(exact)
-    found = torch.empty_like(exact)
-    for name in torch.unique(group):
-        mine = group == name
-        r, b = exact[mine], scale[mine]
-        count = r.new_tensor(float(len(r))).log()
-        if bool((b == b[0]).all()):
-            found[mine] = b[0] * (torch.logsumexp(r / b[0], 0) - count)
-            continue
-        low, high = r.min(), r.max()
-        for _ in range(STEPS):
-            middle = (low + high) / 2
-            over = torch.logsumexp((r - middle) / b, 0) > count
-            low, high = torch.where(over, middle, low), torch.where(over, high, middle)
-        found[mine] = (low + high) / 2
-    return found.to(reward.dtype)
-
-
-def teacher_term(batch: Batch, reference_logp: Tensor, config: Teacher, flipped: bool, by_std: bool) -> Term:
-    """Phase one's loss, a mean over responses; ``flipped`` unlearns: r becomes 1 - r and A becomes -A.
-
-    ``batch`` holds whole groups, with rewards; ``reference_logp`` [T] is the base's. ``by_std``: SAPO's
-    advantages are divided by their group's deviation.
+    ``cross_entropy``, ``sapo``, ``grpo`` and ``outcome_regression`` are means over responses, ``probability``
+    over tokens, ``likelihood`` over the tokens of right answers. ``batch`` holds whole groups, with rewards;
+    ``reference_logp`` [T] is the base's. ``by_std``: advantages are divided by their group's deviation.
     """
     if batch.reward is None or batch.group is None:
         raise ValueError("erpd: the batch has no rewards")
-    reward = 1.0 - batch.reward if flipped else batch.reward
-    lengths = torch.bincount(batch.sequence, minlength=len(reward)).clamp(min=1)
-    goal = _goal(reward, batch.group, lengths, config, by_std)
-    everything = torch.ones_like(batch.sequence, dtype=torch.bool)
-    scale = aggregation_scale(batch.sequence, everything, "sequence_mean", batch.max_tokens)
-    if config.loss == "sapo":
-        scale = torch.where(goal[batch.sequence] != 0, scale, torch.zeros_like(scale))
+    reward = 1.0 - batch.reward if config.flipped else batch.reward
+    goal = _goal(reward, batch, config, by_std)
 
     def token_loss(signals: Signals, index: Tensor) -> tuple[Tensor, Metrics]:
         sequence = batch.sequence[index]
-        given = (signals.logp, reference_logp[index], goal[sequence], sequence)
-        if config.loss == "sapo":
+        return _fit(signals.logp, reference_logp[index], goal[sequence], sequence, config)
+
+    terms = [Term(config.loss, _fit_scale(batch, goal, config), token_loss)]
+    if config.kl_coefficient:
+        terms.append(_divergence_term(batch, reference_logp, config.kl_coefficient))
+    return terms
+
+
+def _fit(
+    logp: Tensor, reference_logp: Tensor, goal: Tensor, sequence: Tensor, config: Fit
+) -> tuple[Tensor, Metrics]:
+    """The loss [t] of a fit, whose ``goal`` [t] is the outcome, the advantage or what s is regressed on."""
+    given = (logp, reference_logp, goal, sequence)
+    match config.loss:
+        case "probability":
+            return probability_error(logp, goal)
+        case "likelihood":
+            return -logp, {"probability": logp.detach().exp()}
+        case "sapo":
             return sapo(*given, config.tau_positive, config.tau_negative)
-        loss = cross_entropy if config.loss == "cross_entropy" else mean_squared
-        return loss(*given, config.beta, config.length_normalised)
+        case "grpo":
+            return grpo(*given, config.clip_low, config.clip_high)
+        case "cross_entropy":
+            return cross_entropy(*given, config.beta, config.length_normalised)
+        case "outcome_regression":
+            return outcome_regression(*given, config.beta, config.length_normalised)
 
-    return Term(config.loss, scale, token_loss)
+
+def _fit_scale(batch: Batch, goal: Tensor, config: Fit) -> Tensor:
+    """The weight [T] of each token: 0 where it has nothing to say, so that it need not be computed."""
+    everything = torch.ones_like(batch.sequence, dtype=torch.bool)
+    of_token = goal[batch.sequence]
+    right = of_token >= CORRECT
+    if config.loss == "likelihood":
+        return aggregation_scale(batch.sequence, right, "token_mean", batch.max_tokens)
+    if config.loss == "probability":
+        scale = aggregation_scale(batch.sequence, everything, "token_mean", batch.max_tokens)
+        return torch.where(right, scale, config.wrong_weight * scale)
+    scale = aggregation_scale(batch.sequence, everything, "sequence_mean", batch.max_tokens)
+    if config.loss in ("sapo", "grpo"):
+        return torch.where(of_token != 0, scale, torch.zeros_like(scale))
+    return scale
 
 
-def _goal(reward: Tensor, group: Tensor, lengths: Tensor, config: Teacher, by_std: bool) -> Tensor:
-    """What a teacher's loss holds a response [S] against."""
-    if config.loss == "cross_entropy":
+def _goal(reward: Tensor, batch: Batch, config: Fit, by_std: bool) -> Tensor:
+    """What a fit holds a response [S] against."""
+    assert batch.group is not None
+    if config.loss in ("cross_entropy", "probability", "likelihood"):
         return reward
-    if config.loss == "sapo":
-        return group_advantage(reward, group, by_std)
+    if config.loss in ("sapo", "grpo"):
+        return group_advantage(reward, batch.group, by_std)
     if config.target != "log_partition":
-        return group_advantage(reward, group, config.target == "advantage")
+        return group_advantage(reward, batch.group, config.target == "advantage")
+    lengths = torch.bincount(batch.sequence, minlength=len(reward)).clamp(min=1)
     beta = config.beta / lengths.double() if config.length_normalised else config.beta
-    return reward - log_partition(reward, group, beta)
+    return reward - log_partition(reward, batch.group, beta)
 
 
-def token_signal(
-    teacher_logp: Tensor,
-    reference_logp: Tensor,
-    expectation: Tensor | float = 0.0,
-    *,
-    scale: bool = False,
-    clip: float | None = None,
-) -> Tensor:
-    """q_t = log pi_T - log pi_ref - ``expectation`` at the sampled tokens, [T].
+def _divergence_term(batch: Batch, base_logp: Tensor, coefficient: float) -> Term:
+    """``coefficient`` times the mean over tokens of k3 to the base."""
+    everything = torch.ones_like(batch.sequence, dtype=torch.bool)
+    scale = coefficient * aggregation_scale(batch.sequence, everything, "token_mean", batch.max_tokens)
 
-    The expectation under the base centres it: -KL(pi_0 | pi_T) of the token's state where the reference is
-    the base, KL(pi_0 | pi_U) - KL(pi_0 | pi_T) where it is an unlearned teacher. ``scale`` divides by the
-    (population) standard deviation, and then ``clip`` bounds the absolute value.
+    def token_loss(signals: Signals, index: Tensor) -> tuple[Tensor, Metrics]:
+        divergence = kl_k3(signals.logp, base_logp[index])
+        return divergence, {"divergence": divergence.detach()}
+
+    return Term("kl", scale, token_loss)
+
+
+def token_signal(teacher_logp: Tensor, reference_logp: Tensor, expectation: Tensor | float = 0.0) -> Tensor:
+    """q_t = log pi_E - log pi_ref at the sampled tokens, [T]: S1, S2 or S3 by the reference.
+
+    Ours: without its ``expectation`` under the base, which is -KL(pi_0 | pi_E) of the token's state where the
+    reference is the base, and KL(pi_0 | pi_ref) - KL(pi_0 | pi_E) where it is another.
     """
-    signal = teacher_logp - reference_logp - expectation
-    if scale:
-        signal = standardised(signal)
-    return signal if clip is None else signal.clamp(-clip, clip)
+    return teacher_logp - reference_logp - expectation
 
 
-def standardised(signal: Tensor) -> Tensor:
-    """Divided by its population standard deviation; a constant gives zeros."""
+def negative_part_on_right(signal: Tensor, outcome: Tensor) -> Tensor:
+    """min(0, q) on the tokens of right answers, q elsewhere; ``outcome`` [T] is each token's answer's, NaN
+    where nobody knows. Comes before whitening."""
+    return torch.where(outcome >= CORRECT, signal.clamp(max=0.0), signal)
+
+
+def positive_part_on_right(signal: Tensor, outcome: Tensor) -> Tensor:
+    """max(0, q) there: what the paper compares it with."""
+    return torch.where(outcome >= CORRECT, signal.clamp(min=0.0), signal)
+
+
+def whitened(signal: Tensor) -> Tensor:
+    """[T] with mean 0 and (population) standard deviation 1 over the tokens; a constant gives zeros."""
     spread = deviation(signal)
-    return signal / spread if spread else torch.zeros_like(signal)
+    exact = signal.double()
+    return ((exact - exact.mean()) / spread).to(signal.dtype) if spread else torch.zeros_like(signal)
 
 
 def deviation(signal: Tensor) -> float:
@@ -191,62 +214,40 @@ def deviation(signal: Tensor) -> float:
     return float(signal.double().std(correction=0))
 
 
-class Ranking(NamedTuple):
-    """How well a score orders the answers to each problem."""
-
-    share: float | None
-    """Of the pairs of answers to one problem, those in which the better rewarded has the higher score, equal
-    scores counting half: the area under the ROC curve, within problems. None without any pair."""
-    pairs: int
-    error: float | None
-    """Standard deviation of ``share`` of scores that have nothing to do with the rewards."""
-
-
-def ranking(score: Tensor, reward: Tensor, group: Tensor) -> Ranking:
-    """``score``, ``reward`` and ``group`` are [S]. The error is Kendall's for ties in the rewards, problem by
-    problem: of m right and n wrong answers, that of Mann and Whitney, m n (m + n + 1) / 12 for the count."""
-    won, pairs, variance = 0.0, 0, 0.0
-    for name in torch.unique(group):
-        mine = group == name
-        better = reward[mine][:, None] > reward[mine]
-        ahead = (score[mine][:, None] - score[mine]).sign()[better]
-        won, pairs = won + float((ahead.double() + 1.0).sum()) / 2.0, pairs + int(better.sum())
-        equal = torch.unique(reward[mine], return_counts=True)[1].tolist()
-        variance += (_kendall(int(mine.sum())) - sum(map(_kendall, equal))) / 72.0
-    return Ranking(won / pairs, pairs, math.sqrt(variance) / pairs) if pairs else Ranking(None, 0, None)
-
-
-def _kendall(count: int) -> int:
-    return count * (count - 1) * (2 * count + 5)
-
-
 def distillation(
     logp: Tensor,
     old_logp: Tensor,
     signal: Tensor,
     base_logp: Tensor,
     *,
-    clip: float = 4.0,
+    clip: float = math.inf,
     clip_low: float = 0.2,
     clip_high: float = 0.28,
     kl_coefficient: float = 0.0,
+    entropy: Tensor | None = None,
+    entropy_coefficient: float = 0.0,
     pull: float = 0.0,
 ) -> tuple[Tensor, Metrics]:
-    """-min(rho A, clip(rho) A) + kl_coefficient k3(pi, pi_0): loss [T] and metrics [T].
+    """-min(rho A, clip(rho) A) + kl_coefficient k3(pi, pi_0) - entropy_coefficient H: loss and metrics [T].
 
-    rho is to ``old_logp``, k3 to ``base_logp``. A = clip(signal - pull log pi / pi_0, -c, c), a constant:
-    with ``pull`` 0 it is the signal; with lambda q for a signal and ``pull`` 1 the student goes towards
-    pi_0 (pi_T / pi_0)^lambda.
+    rho is to ``old_logp``, k3 to ``base_logp``; ``entropy`` [T] is the policy's, in nats. A is a constant,
+    signal - pull log pi / pi_0, within ``clip`` (ours). With ``pull`` 0 it is the signal, whose denominator
+    is fixed. For a signal q / std to the base, ``pull`` 1 / std makes the denominator the live policy.
     """
     moved = (logp - base_logp).detach()
     wanted = signal - pull * moved if pull else signal
     advantage = wanted.clamp(-clip, clip)
-    bounds = grpo.Config(clip_low=clip_low, clip_high=clip_high)
-    loss, metrics = grpo.token_loss(logp, old_logp, advantage, torch.zeros_like(logp), bounds)
-    divergence = kl_k3(logp, base_logp)
+    bounds = clipped_surrogate.Config(clip_low=clip_low, clip_high=clip_high)
+    loss, metrics = clipped_surrogate.token_loss(logp, old_logp, advantage, torch.zeros_like(logp), bounds)
+    if kl_coefficient:
+        loss = loss + kl_coefficient * kl_k3(logp, base_logp)
+    if entropy_coefficient:
+        if entropy is None:
+            raise ValueError("erpd: an entropy weight needs the entropies")
+        loss = loss - entropy_coefficient * entropy
     cut = (wanted.abs() > clip).to(logp.dtype)
-    shown = {"advantage": advantage, "signal_clipped": cut, "kl": divergence.detach()}
-    return loss + kl_coefficient * divergence, {**metrics, **shown}
+    shown = {"advantage": advantage, "signal_clipped": cut, "kl": kl_k3(logp.detach(), base_logp)}
+    return loss, {**metrics, **shown}
 
 
 def distillation_term(
@@ -254,12 +255,12 @@ def distillation_term(
 ) -> Term:
     """Phase two's loss on sampled tokens: a mean over all tokens of the batch.
 
-    ``signal`` [T] is centred and scaled, ``base_logp`` [T] the base's; ``batch.behaviour_logp`` is what
-    ratios are taken to.
+    ``signal`` [T] is normalised, ``base_logp`` [T] the base's; ``batch.behaviour_logp`` is what ratios are
+    taken to.
     """
     everything = torch.ones_like(batch.sequence, dtype=torch.bool)
     scale = aggregation_scale(batch.sequence, everything, "token_mean", batch.max_tokens)
-    if not pull and not config.kl_coefficient:
+    if not (pull or config.kl_coefficient or config.entropy_coefficient):
         scale = torch.where(signal != 0, scale, torch.zeros_like(scale))
 
     def token_loss(signals: Signals, index: Tensor) -> tuple[Tensor, Metrics]:
@@ -268,18 +269,13 @@ def distillation_term(
             batch.behaviour_logp[index],
             signal[index],
             base_logp[index],
-            clip=config.clip,
+            clip=math.inf if config.clip is None else config.clip,
             clip_low=config.clip_low,
             clip_high=config.clip_high,
             kl_coefficient=config.kl_coefficient,
+            entropy=signals.entropy,
+            entropy_coefficient=config.entropy_coefficient,
             pull=pull,
         )
 
-    return Term("distillation", scale, token_loss)
-
-
-def _scores(
-    logp: Tensor, reference_logp: Tensor, sequence: Tensor, beta: float, length_normalised: bool
-) -> Tensor:
-    """s of each token's response [T]: beta times the sum, or the mean, of its log-ratios."""
-    return beta * over_responses(logp - reference_logp.detach(), sequence, length_normalised)
+    return Term("distillation", scale, token_loss, needs_entropy=bool(config.entropy_coefficient))

@@ -48,6 +48,14 @@ class Choice(BaseModel):
         return validate(config, self.model_extra or {}, where)
 
 
+def value_at(section: Any, path: str) -> Any:
+    """The value at a dotted path below a section or a mapping of sections; None below one that is None."""
+    for part in path.split("."):
+        if section is not None:
+            section = section[part] if isinstance(section, dict) else getattr(section, part)
+    return section
+
+
 def nearest(word: str, among: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` for the closest spelling among the given ones, or the whole list."""
     known = sorted(among)

@@ -36,8 +36,8 @@ def compose(model: str, task: str, method: str, settings: Iterable[str] = ()) ->
     for setting in settings:
         if setting.strip().startswith("distil.") and not merged.get("distil"):
             raise BadInput(
-                f"--set {setting}: method {method} has no phases to distil in; expected --method erpd, "
-                "erpd-weak or erpd-exact, or distil={} before it"
+                f"--set {setting}: method {method} has no phases to distil in; expected --method erpd or "
+                "another of its presets, or distil={} before it"
             )
         merged = merge(merged, read_setting(setting), Params.model_fields)
     return validate(Params, merged)

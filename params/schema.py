@@ -318,7 +318,7 @@ class Params(Config):
     rollout: Rollout = Rollout()
     update: Update = Update()
     distil: Distil | None = None
-    """ERPD: a teacher and its signal in place of the update; null: the update."""
+    """ERPD: teachers and their signals in place of the update; null: the update."""
     evaluate: Evaluate = Evaluate()
     store: StoreSettings = StoreSettings()
 
@@ -347,4 +347,7 @@ class Params(Config):
             )
         if self.rollout.problems_per_round > self.task.train_count:
             raise ValueError("rollout.problems_per_round must not exceed task.train_count")
+        if self.distil:
+            rollout = self.rollout
+            self.distil.check(rollout.problems_per_round, rollout.samples_per_problem, self.task.train_count)
         return self

@@ -17,7 +17,7 @@ TASKS = {
     "artefacts": set(),
     "core": {"artefacts"},
     "engines": {"policy"},
-    "erpd": {"engines", "policy", "update"},
+    "erpd": {"engines", "evaluate", "policy", "rollout"},
     "evaluate": {"policy", "rollout", "stats"},
     "policy": set(),
     "prepare": {"policy", "problems"},

@@ -14,7 +14,7 @@ from flows.execution import external_policy
 from flows.execution.fingerprint import modules
 from flows.execution.source import ROOT, SOURCE
 from flows.stage_table.stages import Node, Plan, plan
-from params.base import BadInput
+from params.base import BadInput, value_at
 from params.schema import Params, lasting
 
 PARAMS_FILE = "params.yaml"
@@ -72,7 +72,7 @@ def plots(columns: Mapping[str, str], tables: Sequence[str]) -> list[dict[str, A
 
 def _stage(stage: str, planned: Plan, name: str) -> dict[str, Any]:
     """The stage as DVC stages: rounds that are wired alike share one ``foreach``."""
-    params, lag = planned.params, planned.params.rollout.lag
+    params = planned.params
     if planned.table[stage].once:
         return {stage: _body(planned[stage], params, name, "0")}
     alike: dict[tuple[str, ...], list[int]] = {}
@@ -81,14 +81,16 @@ def _stage(stage: str, planned: Plan, name: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for index, rounds in enumerate(alike.values()):
         first = planned.at(stage, rounds[0])
-        # The first rounds have no predecessor: one alone, or several where the sampler lags.
-        title = f"{stage}-first" if len(alike) > 1 and index == 0 else stage
+        # The first rounds have no predecessor, or not as many as are asked for.
+        early = f"{stage}-{rounds[0]:02d}" if index else f"{stage}-first"
+        title = stage if index == len(alike) - 1 else early
         if title != stage and len(rounds) == 1:
             found[title] = _body(first, params, name, str(rounds[0]))
         else:
+            back = _rounds_back(first)
             found[title] = {
-                "foreach": {f"{r:02d}": _item(r, lag) for r in rounds},
-                "do": _body(first, params, name, "${item.round}", _template(first, lag)),
+                "foreach": {f"{r:02d}": _item(r, back) for r in rounds},
+                "do": _body(first, params, name, "${item.round}", _template(first, back)),
             }
     return found
 
@@ -108,20 +110,22 @@ def _body(
     }
 
 
-def _item(round: int, lag: int) -> dict[str, Any]:
+def _rounds_back(step: Node) -> dict[str, int]:
+    """DVC's variables for the earlier rounds that a stage reads: by how many rounds earlier each is."""
+    heads = (place.partition("/")[0].removeprefix("round-") for place in step.inputs.values())
+    back = {step.round - int(head) for head in heads if head.isdigit()} - {0, 1}
+    return {"before": 1, **{f"before_{rounds}": rounds for rounds in sorted(back)}}
+
+
+def _item(round: int, back: Mapping[str, int]) -> dict[str, Any]:
     """DVC's variables of one round."""
-    lagging = {"sampler": f"{round - 1 - lag:02d}"} if lag else {}
-    return {"round": round, "before": f"{round - 1:02d}", **lagging}
+    return {"round": round, **{name: f"{round - rounds:02d}" for name, rounds in back.items()}}
 
 
-def _template(step: Node, lag: int) -> dict[str, str]:
-    """Places of this round, the one before and the lagging sampler's, written with DVC's variables."""
-    variables = {
-        f"round-{step.round:02d}": "round-${key}",
-        f"round-{step.round - 1:02d}": "round-${item.before}",
-    }
-    if lag:
-        variables[f"round-{step.round - 1 - lag:02d}"] = "round-${item.sampler}"
+def _template(step: Node, back: Mapping[str, int]) -> dict[str, str]:
+    """Places of this round and of earlier ones, written with DVC's variables."""
+    variables = {f"round-{step.round - rounds:02d}": f"round-${{item.{n}}}" for n, rounds in back.items()}
+    variables[f"round-{step.round:02d}"] = "round-${key}"
     renamed = {}
     for place in (step.place, *step.inputs.values()):
         head, slash, rest = place.partition("/")
@@ -139,9 +143,7 @@ def _report(planned: Plan, name: str) -> dict[str, Any]:
 
 def _leaves(params: Params, path: str) -> Iterable[str]:
     """The parameter keys below ``path`` that change a result: a section without its speed knobs."""
-    section: Any = params
-    for part in path.split("."):
-        section = getattr(section, part)
+    section = value_at(params, path)
     kept = lasting(type(section)) if isinstance(section, BaseModel) else []
     if not kept or len(kept) == len(type(section).model_fields):
         return [path]

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from flows.execution.source import SOURCE, SourceTree
 from flows.stage_table.requirements import requirements_of
 from flows.stage_table.stage_def import StageDef
-from params.base import Choice
+from params.base import Choice, value_at
 from params.schema import Params, lasting
 from tasks.artefacts.artefact import Artefact, canonical, file_digest
 
@@ -59,7 +59,7 @@ def lasting_facts(
 
 def parameters_read(stage: StageDef, params: Params) -> dict[str, Any]:
     """The values of the parameters that the stage declares, without those that change only its speed."""
-    return {path: _plain(_at(params, path)) for path in sorted(set(stage.parameters(params)))}
+    return {path: _plain(value_at(params, path)) for path in sorted(set(stage.parameters(params)))}
 
 
 def modules(stage: StageDef, params: Params, source: SourceTree = SOURCE) -> tuple[str, ...]:
@@ -80,13 +80,6 @@ def _version(distribution: str) -> str | None:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _at(params: Params, path: str) -> Any:
-    value: Any = params
-    for part in path.split("."):
-        value = None if value is None else getattr(value, part)  # a section that a run does without
-    return value
 
 
 def _plain(value: Any) -> Any:

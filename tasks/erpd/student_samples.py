@@ -1,33 +1,18 @@
-"""Answers that the student samples while it is distilled, to the round's own problems; nobody judges them."""
+"""Answers that the student samples while it is distilled, to the round's own problems; nobody judges them.
+Ours."""
 
 from __future__ import annotations
 
-import shutil
-from typing import Any
-
 import torch
 
-from tasks.artefacts.artefact import seal
-from tasks.artefacts.role import Role
 from tasks.artefacts.tables import read_table
 from tasks.core.seeds import seed
 from tasks.core.stage import Job
 from tasks.engines import selection
 from tasks.engines.base import Request, Sampling
+from tasks.erpd.sealed import sealed
 from tasks.erpd.training import Material
 from tasks.policy.policy import Policy
-
-NAMELESS: dict[str, Any] = {
-    "stage": "student",
-    "role": Role(kind="learn", label="student", makes_policy=True),
-    "fingerprint": "",
-    "params": {},
-    "inputs": {},
-    "code": "",
-    "versions": {},
-    "measured": {},
-}
-"""Of weights that nobody keeps: an engine knows them by their content."""
 
 
 def sampled(job: Job, policy: Policy, attempt: int) -> Material:
@@ -36,12 +21,6 @@ def sampled(job: Job, policy: Policy, attempt: int) -> Material:
     rows = read_table(job.inputs["rollout"].file("rollouts.parquet"))
     columns = [rows[name].to_pylist() for name in ("prompt_ids", "problem_id", "sample")]
     engine = selection.kept(job)
-    place = job.context.scratch / f"student-{job.round}-{attempt}"
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
-    policy.save(place)
-    seal(place, **NAMELESS, round=job.round, seed=job.params.seed)
-    engine.load(place)
     asked = [
         Request(tuple(prompt), seed(job.params.seed, "distil", job.round, problem, sample, attempt))
         for prompt, problem, sample in zip(*columns, strict=True)
@@ -52,8 +31,9 @@ def sampled(job: Job, policy: Policy, attempt: int) -> Material:
         job.context.tell("sampling", done, len(asked), {})
 
     options = Sampling(job.params.rollout.temperature, limit, policy.stop_ids)
-    sampled = engine.generate(asked, options, tell)
-    shutil.rmtree(place)
+    with sealed(job, policy.save) as student:
+        engine.load(student.path)
+        sampled = engine.generate(asked, options, tell)
     responses = [list(response.token_ids) for response in sampled]
     group = torch.tensor(rows["group"].to_pylist(), dtype=torch.int64)
     return Material(columns[0], responses, group, torch.full((len(asked),), float("nan")), [], [])

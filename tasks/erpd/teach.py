@@ -1,71 +1,83 @@
-"""``teach`` and ``unlearn``: teachers fitted to a round's answers, far and without a trust region."""
+"""``unlearn`` and ``teach``: policies fitted to a round's answers, far and without a trust region."""
 
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
 from typing import Any
 
-from algorithms.erpd import teacher_term
-from params.distil import Teacher
-from tasks.artefacts.artefact import write_json
+from algorithms.erpd import teacher_terms
+from params.base import BadInput
+from params.distil import Fit
+from tasks.artefacts.artefact import Artefact, write_json
 from tasks.artefacts.tables import read_table
 from tasks.core.stage import Job
-from tasks.erpd.training import Material, PhaseTraining, held_out, joined, minibatches
+from tasks.erpd.training import Material, PhaseTraining, base_of, joined, problem_batches
 from tasks.policy.job_policy import job_policy
 from tasks.policy.policy import Policy
+
+UNLEARNED = "unlearned"
+"""The one policy that ``unlearn`` makes, by name."""
+
+
+def unlearn(job: Job) -> dict[str, float]:
+    """``model``, ``rollout`` and the round's base ``policy``, if any, into the unlearned policy.
+
+    It takes the same steps as a teacher with the same options does, on the same answers in the same order.
+    Files as those of ``teach``.
+    """
+    assert job.params.distil is not None
+    return _fit_all(job, {UNLEARNED: (job.params.distil.unlearn, base_of(job))})
 
 
 def teach(job: Job) -> dict[str, float]:
     """``model``, ``rollout`` and the round's base ``policy``, if any, into the teachers.
 
-    The first teacher of ``distil.teachers`` lies where a policy lies, ``adapter/`` or ``weights/``, each
-    other in a folder by its name; ``metrics.json`` says how they were fitted, by name. They begin at the
-    base, and see no answer to the problems that are held out.
+    They begin at the base, or at the policy of ``unlearn``, which is an input then. Each snapshot lies in
+    ``NAME/step-NNNN`` as a policy does; ``metrics.json`` has, by teacher, how it was fitted, and its steps,
+    ``snapshots``. Raises ``BadInput`` for an unlearned step that was not kept.
     """
-    return _fit(job, "teach", flipped=False)
+    distil = job.params.distil
+    assert distil is not None
+    starts = {"base": base_of(job)}
+    if distil.recovers():
+        starts[UNLEARNED] = snapshot(job.inputs["unlearn"], UNLEARNED, distil.unlearned_step)
+    return _fit_all(job, {name: (each, starts[each.start]) for name, each in distil.teachers.items()})
 
 
-def unlearn(job: Job) -> dict[str, float]:
-    """The same on flipped targets: what is fitted here has unlearned what was rewarded."""
-    return _fit(job, "unlearn", flipped=True)
+def snapshots(artefact: Artefact, name: str) -> list[int]:
+    """The steps that are kept of a policy of ``teach`` or ``unlearn``, rising."""
+    steps: list[int] = artefact.json("metrics.json")[name]["snapshots"]
+    return steps
 
 
-def folder(artefact: Path, teachers: dict[str, Teacher], name: str) -> Path:
-    """Where a teacher lies in the artefact of ``teach`` or ``unlearn``."""
-    return artefact if name == next(iter(teachers)) else artefact / name
+def snapshot(artefact: Artefact, name: str, step: int | None) -> Path:
+    """Where the snapshot of a step lies, or without one the last. Raises ``BadInput`` where none was kept."""
+    kept = snapshots(artefact, name)
+    wanted = kept[-1] if step is None else step
+    if wanted not in kept:
+        raise BadInput(f"{name}: step {step} was not kept; expected one of {', '.join(map(str, kept))}")
+    return artefact.path / _folder(name, wanted)
 
 
-def _fit(job: Job, stage: str, flipped: bool) -> dict[str, float]:
+def _folder(name: str, step: int) -> str:
+    return f"{name}/step-{step:04d}"
+
+
+def _fit_all(job: Job, fits: dict[str, tuple[Fit, Path | None]]) -> dict[str, float]:
+    """Fit each by name, from where it starts."""
     began = time.perf_counter()
-    params = job.params
-    assert params.distil is not None
-    teachers = params.distil.teachers
-    policy, base = job_policy(job), job.inputs.get("policy")
+    policy = job_policy(job)
+    policy.restore(base_of(job))
+    material = _material(job, policy)
     said: dict[str, Any] = {}
     tokens = 0
-    for place, (name, config) in enumerate(teachers.items()):
-        policy.restore(base.path if base else None)
-        material, members = _material(job, policy)
-        training = PhaseTraining.begin(policy, params, config)
-        for epoch in range(config.epochs):
-            parts = minibatches(
-                params.seed, stage, job.round, epoch, material.group, members, config.minibatches
-            )
-            for part in parts:
-                batch = material.batch(part, params.rollout.max_response_tokens)
-                base_logp = joined(material.base_logp, part)
-                term = teacher_term(batch, base_logp, config, flipped, params.method.scale_by_std)
-                training.step(material, part, batch, [term])
-            job.context.tell(stage, place * config.epochs + epoch + 1, len(teachers) * config.epochs, {})
-        target = folder(job.out, teachers, name)
-        target.mkdir(exist_ok=True)
-        policy.save(target)
-        said[name] = {
-            **training.summary(),
-            "answers": len(members),
-            "held_out": len(material.prompts) - len(members),
-        }
+    for name, (config, start) in sorted(fits.items()):
+        policy.restore(start)
+        training = PhaseTraining.begin(policy, job.params, config)
+        kept = _fit(job, name, config, material, training)
+        said[name] = {**training.summary(), "answers": len(material.prompts), "snapshots": kept}
         tokens += training.meter.tokens
     write_json(job.out / "metrics.json", said)
     seconds = time.perf_counter() - began
@@ -76,12 +88,42 @@ def _fit(job: Job, stage: str, flipped: bool) -> dict[str, float]:
     }
 
 
-def _material(job: Job, policy: Policy) -> tuple[Material, list[int]]:
-    """The judged answers, scored by the base that ``policy`` holds, and those that a teacher may see."""
+def _fit(job: Job, name: str, config: Fit, material: Material, training: PhaseTraining) -> list[int]:
+    """Take the steps and keep the snapshots; the steps that were kept."""
+    params, everything = job.params, range(len(material.prompts))
+    problems = len(material.group.unique())
+    kept, total = config.snapshots(problems), config.total(problems)
+    batches = (
+        part
+        for epoch in itertools.count()
+        for part in problem_batches(
+            params.seed, job.round, epoch, material.group, everything, config.problems_per_step
+        )
+    )
+    for step, part in enumerate(itertools.islice(batches, total if problems else 0), 1):
+        batch = material.batch(part, params.rollout.max_response_tokens)
+        base_logp = joined(material.base_logp, part)
+        terms = teacher_terms(batch, base_logp, config, params.method.scale_by_std)
+        training.step(material, part, batch, terms)
+        job.context.tell(name, step, total, {})
+        if step in kept:
+            _keep(job, name, step, training.policy)
+    if not problems:  # nothing was judged: the policy stays where it started
+        for step in kept:
+            _keep(job, name, step, training.policy)
+    return kept
+
+
+def _keep(job: Job, name: str, step: int, policy: Policy) -> None:
+    target = job.out / _folder(name, step)
+    target.mkdir(parents=True)
+    policy.save(target)
+
+
+def _material(job: Job, policy: Policy) -> Material:
+    """The judged answers, scored by the base that ``policy`` holds."""
     table = read_table(job.inputs["rollout"].file("rollouts.parquet"))
-    unseen = held_out(job.params, job.round, table)
     table = table.filter(table["reward"].is_valid())
     prompts, responses = table["prompt_ids"].to_pylist(), table["response_ids"].to_pylist()
     scores = policy.score(prompts, responses, job.params.rollout.temperature)
-    material = Material.of(table, list(scores.split(scores.logp)))
-    return material, [i for i, g in enumerate(material.group.tolist()) if g not in unseen]
+    return Material.of(table, list(scores.split(scores.logp)))

@@ -1,10 +1,10 @@
-"""What both phases of ERPD stand on: fixed answers, steps on them, problems that no teacher sees."""
+"""What both phases of ERPD stand on: fixed answers, and steps on them."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from algorithms.terms import Batch, Term
-from params.distil import Student, Teacher
+from params.distil import Fit, Student
 from params.schema import Params, Update
 from tasks.core import seeds
 from tasks.core.numbers import finite
+from tasks.core.stage import Job
 from tasks.policy.gradient import Step
 from tasks.policy.optimiser import Optimiser
 from tasks.policy.policy import Policy
@@ -70,9 +71,9 @@ class PhaseTraining(Training):
     """Steps of one of ERPD's phases: AdamW from rest, on fixed answers."""
 
     @classmethod
-    def begin(cls, policy: Policy, params: Params, phase: Teacher | Student) -> PhaseTraining:
+    def begin(cls, policy: Policy, params: Params, phase: Fit | Student) -> PhaseTraining:
         """For one phase's options."""
-        rate = phase.learning_rate or params.update.learning_rate
+        rate = phase.learning_rate or phase.relative_rate * params.update.learning_rate
         warm = phase.warmup_steps if isinstance(phase, Student) else 0
         settings: Update = params.update.model_copy(update={"learning_rate": rate, "warmup_steps": warm})
         return cls(policy, Optimiser(policy.weights.masters, settings), params.rollout.temperature)
@@ -91,26 +92,36 @@ class PhaseTraining(Training):
         return {name: finite(value) for name, value in known.items()}
 
 
-def minibatches(
-    run_seed: int, stage: str, round: int, epoch: int, group: Tensor, members: Sequence[int], count: int
+def problem_batches(
+    run_seed: int, round: int, epoch: int, group: Tensor, members: Sequence[int], size: int
 ) -> Iterator[list[int]]:
-    """The answers of each step of a pass: whole problems in a seeded order, split evenly."""
-    generator = seeds.numpy_generator(run_seed, stage, round, "order", epoch)
+    """The answers of each step of a teacher's pass: ``size`` whole problems, in a seeded order.
+
+    The order is that of the round and the pass alone, so that equal fits take equal steps.
+    """
+    generator = seeds.numpy_generator(run_seed, "teach", round, "order", epoch)
     allowed = torch.zeros(len(group), dtype=torch.bool)
     allowed[list(members)] = True
-    for part in np.array_split(generator.permutation(group[allowed].unique().numpy()), count):
-        chosen = allowed & torch.isin(group, torch.from_numpy(np.sort(part)))
-        if bool(chosen.any()):
-            yield chosen.nonzero().squeeze(1).tolist()
+    problems = generator.permutation(group[allowed].unique().numpy())
+    for start in range(0, len(problems), size):
+        chosen = allowed & torch.isin(group, torch.from_numpy(np.sort(problems[start : start + size])))
+        yield chosen.nonzero().squeeze(1).tolist()
 
 
-def held_out(params: Params, round: int, rollouts: pa.Table) -> set[int]:
-    """The groups of a round that no teacher sees: a share of them, rounded up, but never all."""
-    groups = sorted(set(rollouts["group"].to_pylist()))
-    share = params.distil.hold_out if params.distil else 0.0
-    count = min(math.ceil(share * len(groups)), len(groups) - 1)
-    order = seeds.numpy_generator(params.seed, "teach", round, "held out").permutation(len(groups))
-    return {groups[place] for place in order[:count]}
+def answer_batches(
+    run_seed: int, round: int, item: tuple[int, ...], count: int, steps: int, size: int | None
+) -> list[list[int]]:
+    """The answers of each of the student's ``steps``: all ``count`` split evenly, or ``size`` for each; none
+    comes twice."""
+    order = seeds.numpy_generator(run_seed, "distil", round, "order", *item).permutation(count)
+    parts = np.array_split(order if size is None else order[: steps * size], steps)
+    return [sorted(part.tolist()) for part in parts if len(part)]
+
+
+def base_of(job: Job) -> Path | None:
+    """Where the round's base lies; None: it is the base model."""
+    before = job.inputs.get("policy")
+    return before.path if before else None
 
 
 def joined(values: Sequence[Tensor], members: Sequence[int]) -> Tensor:

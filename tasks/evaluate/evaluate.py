@@ -80,9 +80,9 @@ def parts(job: Job, problems: pa.Table) -> Iterator[tuple[int, pa.Table]]:
 
 class TokenMeans:
     """Means over the tokens of the answers to ``evaluate.scored_problems``, by the trainer's forward pass at
-    the rollout temperature: full-vocabulary entropy, the three largest probabilities, and KL to the base (k3)
-    in nats. Where ``evaluate.temperature`` and the like differ from the rollout's, they are means over other
-    tokens than the policy's own, and the last is no unbiased estimate.
+    the rollout temperature: full-vocabulary entropy, the three largest probabilities, and KL to the base (k3,
+    and k1, the mean log-ratio) in nats. Where ``evaluate.temperature`` and the like differ from the rollout's, they are means over other
+    tokens than the policy's own, and the last two are no unbiased estimates.
     """
 
     def __init__(self, job: Job, problems: int) -> None:
@@ -90,7 +90,7 @@ class TokenMeans:
         every = count is None or count >= problems
         self._chosen = np.arange(problems) if every else np.arange(count or 0) * problems // (count or 1)
         self._job = job
-        self._tokens, self._sums = 0, torch.zeros(5, dtype=torch.float64)
+        self._tokens, self._sums = 0, torch.zeros(6, dtype=torch.float64)
         self.seconds = 0.0
 
     def add(self, answers: pa.Table, start: int) -> None:
@@ -104,8 +104,14 @@ class TokenMeans:
 
     def means(self) -> dict[str, Any]:
         """As they stand in ``scores.json``."""
-        entropy, kl, *ranks = (self._sums / max(self._tokens, 1)).tolist()
-        return {"tokens": self._tokens, "entropy": entropy, "rank_probabilities": ranks, "kl_to_base": kl}
+        entropy, kl, log_ratio, *ranks = (self._sums / max(self._tokens, 1)).tolist()
+        return {
+            "tokens": self._tokens,
+            "entropy": entropy,
+            "rank_probabilities": ranks,
+            "kl_to_base": kl,
+            "kl_to_base_k1": log_ratio,
+        }
 
     def _score(self, prompts: list[list[int]], responses: list[list[int]]) -> None:
         job, current = self._job, self._job.inputs.get("policy")
@@ -120,10 +126,11 @@ class TokenMeans:
         job.context.tell("scoring", 1, passes, {})
         self._tokens += len(own.logp)
         self._sums[0] += own.entropy.double().sum()
-        self._sums[2:] += own.ranks.double().sum(0)
+        self._sums[3:] += own.ranks.double().sum(0)
         if current is not None:
             base = trainer.score(prompts, responses, temperature, reference=True)
             self._sums[1] += kl_k3(own.logp.double(), base.logp.double()).sum()
+            self._sums[2] += (own.logp.double() - base.logp.double()).sum()
             job.context.tell("scoring", 2, passes, {})
 
 

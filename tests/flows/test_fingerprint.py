@@ -52,9 +52,14 @@ def test_each_stage_depends_on_what_it_declares(setting: str, touched: set[str])
 @pytest.mark.parametrize(
     ("setting", "touched"),
     [
-        ("distil.student.budget=0.1", {"distil"}),
-        ("distil.signal.mode=weak", {"signal", "distil"}),
-        ("distil.hold_out=0.5", {"teach", "unlearn", "signal"}),
+        ("distil.student.steps=9", {"distil"}),
+        ("distil.student.kl_coefficient=0.1", {"distil"}),
+        ("distil.unlearned_step=5", {"signal"}),
+        ("distil.signals.main.on_right=all", {"signal"}),
+        ("distil.signals.main.step=20", {"signal", "evaluate_teacher"}),
+        ("distil.validation.samples=9", {"validate"}),
+        ("distil.teachers.main.wrong_weight=0.5", {"teach", "validate"}),
+        ("distil.unlearn.learning_rate=1e-5", {"unlearn"}),
         ("update.learning_rate=1e-3", {"teach", "unlearn", "distil"}),
         ("update.warmup_steps=9", set()),
         ("update.epochs=9", set()),
@@ -62,9 +67,11 @@ def test_each_stage_depends_on_what_it_declares(setting: str, touched: set[str])
     ],
 )
 def test_each_phase_of_erpd_depends_on_its_own_section(setting: str, touched: set[str]) -> None:
-    before, after = (compose("nano", "sums", "erpd", more) for more in ((), (setting,)))
+    kept = ("distil.unlearn.snapshot_every=5", "distil.teachers.main.snapshot_every=10")
+    given = (*kept, "distil.signals.main.step=best")
+    before, after = (compose("nano", "sums", "erpd-weak", [*given, *more]) for more in ((), (setting,)))
     stages = {step.stage.name for step in plan(before)}
-    assert stages >= {"teach", "unlearn", "signal", "distil", "evaluate_teacher"}
+    assert stages >= {"unlearn", "teach", "validate", "signal", "distil", "evaluate_teacher"}
     assert "update" not in stages
     assert {stage for stage in stages if of(stage, before) != of(stage, after)} == touched
 

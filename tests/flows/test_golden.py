@@ -76,7 +76,7 @@ def test_numbers_do_not_move(empty: Workspace, method: str) -> None:
 def test_nor_do_those_of_erpd_killed_in_each_of_its_stages(empty: Workspace) -> None:
     wanted = expected()["erpd"]
     command = ["run", "--name", "erpd", "--method", "erpd", *SETTINGS]
-    for stage in ("teach", "unlearn", "signal", "distil", "evaluate_teacher"):
+    for stage in ("teach", "validate", "signal", "distil", "evaluate_teacher"):
         kill_inside(empty.start(*command, "--json"), stage, 0.3)
     empty.call(*command)
     assert digest(empty, "erpd") == wanted

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from params.base import BadInput, validate
 from params.comparison import Comparison, read_study, trials
+from params.load import presets
 from tasks.report.comparison.figures import panels
 from tasks.report.comparison.frontier import first_at, frontier_tables, frontiers
 from tasks.report.comparison.stats import Results
@@ -108,7 +109,7 @@ def test_the_chart_names_its_curves_and_the_tables_tell_who_got_there() -> None:
     assert "| timid | −3.3% [1 seed] |" in less
 
 
-@pytest.mark.parametrize("name", ["frontier", "weak-teacher"])
+@pytest.mark.parametrize("name", [name for name in presets("labs") if name.startswith("erpd-")])
 def test_the_studies_of_erpd_are_whole(name: str) -> None:
     found, study = read_study(name)
     runs = trials(found, study)
