@@ -81,8 +81,10 @@ def parts(job: Job, problems: pa.Table) -> Iterator[tuple[int, pa.Table]]:
 class TokenMeans:
     """Means over the tokens of the answers to ``evaluate.scored_problems``, by the trainer's forward pass at
     the rollout temperature: full-vocabulary entropy, the three largest probabilities, and KL to the base (k3,
-    and k1, the mean log-ratio) in nats. Where ``evaluate.temperature`` and the like differ from the rollout's, they are means over other
-    tokens than the policy's own, and the last two are no unbiased estimates.
+    and k1, the mean log-ratio) in nats.
+
+    Where ``evaluate.temperature`` and the like differ from the rollout's, they are means over other tokens
+    than the policy's own, and the last two are no unbiased estimates.
     """
 
     def __init__(self, job: Job, problems: int) -> None:
