@@ -132,6 +132,8 @@ class MachineUse:
     """Bytes of the key-value cache of one server; ``None``: what ``memory_fraction`` leaves."""
     memory_fraction: float = 0.5
     """Share of a device's memory that the engine takes."""
+    checkpointing: bool = False
+    """Of each layer's activations, its input alone is kept."""
 
 
 def update_flops(shape: Shape, work: Work, rank: int | None) -> float:
@@ -204,7 +206,10 @@ def trainer_memory(shape: Shape, work: Work, machine: Machine, choice: MachineUs
     group = work.prompt + work.samples * work.response
     groups = max(1.0, choice.micro_batch // group)
     positions = machine.side_by_side * min(groups * group, choice.micro_batch)
-    kept = 4 * shape.hidden + 3 * shape.intermediate + (shape.heads + 2 * shape.kv_heads) * shape.head_dim
+    wide = 2 * (shape.heads + shape.kv_heads) * shape.head_dim
+    kept = shape.layers * (4 * shape.hidden + 3 * shape.intermediate + wide)
+    if choice.checkpointing:  # a layer's inside, and its gradients, are there for one at a time
+        kept = shape.layers * shape.hidden + 2 * kept // shape.layers
     split = max(1.0, group / choice.micro_batch)  # a group that does not fit is cut
     seen = machine.side_by_side * groups * work.samples * work.response_pairs / split
     seen += machine.side_by_side * groups * work.prompt**2 / 2
@@ -212,7 +217,7 @@ def trainer_memory(shape: Shape, work: Work, machine: Machine, choice: MachineUs
         "process": machine.process,
         "weights": 2.0 * shape.parameters / choice.devices,
         "trained weights, gradients, optimiser": MASTER * trained / choice.devices,
-        "activations": positions * shape.layers * kept * 2.0,
+        "activations": positions * kept * 2.0,
         "attention": seen * shape.layers * shape.heads * 6.0,
         "logits": machine.side_by_side * choice.head_chunk * shape.vocabulary * 4.0,
     }

@@ -54,6 +54,7 @@ def plan(asked: PlanOptions) -> dict[str, Any]:
         max_sequences=settings.engine.max_sequences,
         cache=None if asked.gpus else settings.engine.kv_cache_gib * GIB,
         memory_fraction=settings.engine.memory_fraction,
+        checkpointing=settings.update.checkpointing,
     )
     found = capacity.decoding(shape, work, machine, choice)
     trainer = capacity.trainer_memory(shape, work, machine, choice)

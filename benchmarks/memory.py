@@ -1,0 +1,217 @@
+"""What an update's forward and backward pass holds on a GPU, found without one, against `ostinato plan`.
+
+    python benchmarks/memory.py                     1.5b and 7b, LoRA, with and without checkpointing
+    python benchmarks/memory.py --models 7b --adapters full --positions 4096
+    python benchmarks/memory.py --tiny              the same code with a tiny model
+
+The pass runs on fake tensors, which have a shape and a type and no values: the product's own layers, kernels
+of attention, head and gradients, on one sequence of --positions, of which a ninth is the prompt. Held are all
+storages that are alive; the peak is their largest sum. What is one compiled kernel on a GPU makes its results
+and nothing on the way. The optimiser's moments, 8 bytes a trained weight, are added to what a pass holds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+from unittest import mock
+
+import shared
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config
+
+from flows.planner import capacity
+from params.load import compose, read_yaml
+from params.schema import Params
+from tasks.policy import adapter, full, lm_head_fused, packing, prefix_attention, rms_norm, rotary, swiglu
+from tasks.policy.checkpointing import checkpoint_layers
+from tasks.policy.hidden_states import batch_states
+from tasks.policy.lm_head_fused import fused_head
+from tasks.policy.trained_weights import TrainedWeights
+
+GB = 1e9
+HERE = torch.device("cpu")
+TINY = {"hidden": 64, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16, "intermediate": 128}
+
+
+KERNELS: tuple[tuple[Any, str, Callable[..., Any]], ...] = (
+    (swiglu, "_product", lambda gate, up: torch.empty_like(gate)),
+    (swiglu, "_gradients", lambda grad, gate, up: (torch.empty_like(gate), torch.empty_like(up))),
+    (rotary, "_rotated", lambda x, cos, sin: torch.empty_like(x)),
+    (rotary, "_rotated_back", lambda grad, cos, sin: torch.empty_like(grad)),
+    (
+        lm_head_fused,
+        "_score_logits",
+        lambda logits, target, _: (*logits.new_empty(2, len(target)).float(), torch.empty_like(logits)),
+    ),
+)
+"""What is compiled on a GPU: the results alone."""
+
+
+class Held(TorchDispatchMode):
+    """Bytes of all storages that operations made and that are alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.now = self.peak = 0
+
+    def note(self, x: object) -> None:
+        """Count a tensor's storage, once."""
+        if isinstance(x, Tensor):
+            storage = x.untyped_storage()
+            seen = StorageWeakRef(storage)
+            if seen.cdata not in self._alive:
+                self._alive[seen.cdata] = seen, storage.nbytes()
+                self.now += storage.nbytes()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for place, (seen, size) in list(self._alive.items()):
+            if seen.expired():
+                del self._alive[place]
+                self.now -= size
+        made = func(*args, **(kwargs or {}))
+        for x in tree_leaves(made):
+            self.note(x)
+        self.peak = max(self.peak, self.now)
+        return made
+
+
+def network(shape: capacity.Shape) -> PreTrainedModel:
+    """A Qwen2 of this shape without any values."""
+    config = Qwen2Config(
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        tie_word_embeddings=shape.tied,
+        max_position_embeddings=32768,
+        use_sliding_window=False,
+    )
+    with torch.device("meta"):
+        made: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    for module in (rms_norm, rotary, swiglu):  # whether they fit is asked of values
+        with mock.patch.object(module, "_is_silu" if module is swiglu else "_is_plain", return_value=True):
+            module.speed_up(made)
+    return made.eval().requires_grad_(False)
+
+
+def fill(module: nn.Module) -> None:
+    """Fake tensors in place of parameters and buffers; tied ones stay tied."""
+    made: dict[int, Tensor] = {}
+    for part in module.modules():
+        for store in (part._parameters, part._buffers):
+            for name, old in list(store.items()):
+                if old is not None:
+                    if id(old) not in made:
+                        new = torch.empty(old.shape, dtype=old.dtype)
+                        made[id(old)] = (
+                            nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
+                        )
+                    store[name] = made[id(old)]  # type: ignore[assignment]
+
+
+def weights_of(model: PreTrainedModel, params: Params) -> TrainedWeights:
+    """The trained part over fake tensors; to be called in fake mode."""
+    if params.update.adapter == "full":
+        fill(model)
+        return full.FullWeights(model, lambda _: model, None, params, HERE)
+    with torch.device("meta"):
+        made = adapter.AdapterWeights(model, lambda _: model, None, params, HERE)
+    fill(model)
+    for name, layer in made._layers.items():
+        _, a, b = layer.parts()
+        made.masters[f"base_model.model.{name}.lora_A.weight"] = a
+        made.masters[f"base_model.model.{name}.lora_B.weight"] = b
+    return made
+
+
+def measure(shape: capacity.Shape, params: Params, positions: int, chunk: int) -> tuple[int, int]:
+    """Bytes that are held before a pass, and at its peak."""
+    prompt = positions // 9
+    response = list(range(positions - prompt))
+    row = packing.Row(tuple(range(prompt)), (0,), positions - 1)
+    batch = packing.build([row], [response], [0])
+    model, held = network(shape), Held()
+    with FakeTensorMode(allow_non_fake_inputs=True), ExitStack() as patches:
+        patches.enter_context(mock.patch.object(full, "moves_gradients", return_value=True))
+        for module, name, result in KERNELS:
+            patches.enter_context(mock.patch.object(module, name, result))
+        weights = weights_of(model, params)
+        if params.update.checkpointing:
+            checkpoint_layers(model)
+        tensors = {n: x for n, x in vars(batch).items() if isinstance(x, Tensor) and n != "index"}
+        fakes: dict[str, Any] = {n: torch.empty(x.shape, dtype=x.dtype) for n, x in tensors.items()}
+        batch = dataclasses.replace(batch, **fakes)
+        for x in (*model.parameters(), *model.buffers(), *weights.masters.values()):
+            held.note(x)
+        before = held.now
+        with held, prefix_attention.use_prefix_attention(model):
+            states = batch_states(model, batch, "flash").flatten(0, 1).index_select(0, batch.predictor)
+            head = model.get_output_embeddings().weight
+            logp, _ = fused_head(states, head, batch.target, 1.0, chunk, False, True)
+            weights.add_gradients(weights.gradients(logp.sum()))
+    return before, held.peak
+
+
+def predicted(shape: capacity.Shape, params: Params, positions: int, chunk: int) -> float:
+    """What the plan says of a trainer on one GPU, without its process."""
+    work = capacity.Work(1, 1, positions // 9, positions - positions // 9)
+    machine = capacity.Machine(*[1.0] * len(dataclasses.fields(capacity.Machine)))
+    choice = capacity.MachineUse(
+        adapter_rank=params.update.lora_rank if params.update.adapter == "lora" else None,
+        micro_batch=positions,
+        head_chunk=chunk,
+        checkpointing=params.update.checkpointing,
+    )
+    parts = capacity.trainer_memory(shape, work, machine, choice)
+    return sum(value for part, value in parts.items() if part not in ("process", "attention"))
+
+
+def main() -> None:
+    parser = shared.parser(__doc__)
+    parser.add_argument("--models", nargs="+", default=["1.5b", "7b"], help="of params/shapes.yaml")
+    parser.add_argument("--adapters", nargs="+", choices=("lora", "full"), default=["lora"])
+    parser.add_argument("--positions", type=int, default=9216)
+    parser.add_argument("--head-chunk", type=int, default=4096)
+    chosen = shared.arguments(parser, models=["tiny"], adapters=["lora", "full"], positions=90, head_chunk=16)
+    shapes = read_yaml(shared.ROOT / "params" / "shapes.yaml")
+    shapes["tiny"] = {**TINY, "vocabulary": 512, "tied": True}
+    if unknown := set(chosen.models) - set(shapes):
+        shared.refuse(f"--models: no shape {min(unknown)}; expected some of {', '.join(shapes)}")
+    found = []
+    for name in chosen.models:
+        shape = capacity.Shape(**shapes[name])
+        for kind in chosen.adapters:
+            for sparing in (False, True):
+                settings = [f"update.adapter={kind}", f"update.checkpointing={sparing}"]
+                params = compose("nano", "sums", "grpo", ["model.dtype=bfloat16", *settings])
+                before, peak = measure(shape, params, chosen.positions, chosen.head_chunk)
+                rank = params.update.lora_rank if kind == "lora" else None
+                moments = 8 * (shape.adapter(rank) if rank else shape.parameters)
+                plan = predicted(shape, params, chosen.positions, chosen.head_chunk)
+                figures = {
+                    "weights_gb": before / GB,
+                    "pass_mb_a_position": (peak - before) / chosen.positions / 1e6,
+                    "peak_gb": (peak + moments) / GB,
+                    "plan_gb": plan / GB,
+                    "plan_over_peak": plan / (peak + moments),
+                }
+                words = f"{name} {kind}{', checkpointing' if sparing else ''}, {chosen.positions} positions"
+                shared.show(words, figures)
+                found.append({"model": name, "adapter": kind, "checkpointing": sparing, **figures})
+    print(json.dumps({"positions": chosen.positions, "head_chunk": chosen.head_chunk, "passes": found}))
+
+
+if __name__ == "__main__":
+    main()
