@@ -45,7 +45,8 @@ def plan(asked: PlanOptions) -> dict[str, Any]:
     machine, sources = machine_of(name)
     work, lengths = work_of(asked, settings)
     lora = settings.update.adapter == "lora"
-    micro_batch = max(device.micro_batch(settings, bool(asked.gpus)), work.prompt + int(work.response))
+    longest = work.prompt + int(work.response)
+    micro_batch = max(device.micro_batch(settings.update, longest, bool(asked.gpus)), longest)
     choice = capacity.MachineUse(
         devices=max(1, asked.gpus),
         adapter_rank=settings.update.lora_rank if lora else None,

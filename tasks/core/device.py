@@ -10,7 +10,7 @@ import sysconfig
 from pathlib import Path
 
 from params.base import BadInput
-from params.schema import Engine, Params, Update
+from params.schema import Engine, Update
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 OLDEST_DRIVER = 580
@@ -75,10 +75,9 @@ def can_compile() -> bool:
     return importlib.util.find_spec("triton") is not None and compiler and headers.is_file()
 
 
-def micro_batch(params: Params, gpu: bool) -> int:
+def micro_batch(update: Update, longest: int, gpu: bool) -> int:
     """Positions of a forward pass: as chosen, or 1,024 on a CPU and 16,384 on a GPU, and a whole sequence."""
-    chosen = params.update.tokens_per_micro_batch
-    return chosen or max(16384 if gpu else 1024, params.model.context)
+    return update.tokens_per_micro_batch or max(16384 if gpu else 1024, longest)
 
 
 def head_chunk(update: Update, gpu: bool) -> int:

@@ -86,7 +86,7 @@ class Policy:
         head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         fastest = prefix_attention.fastest(device, self.network.dtype, head_size)
         self.attention = fastest if chosen == "auto" else chosen
-        self.budget = micro_batch(params, device.type == "cuda")
+        self.budget = micro_batch(params.update, params.model.context, device.type == "cuda")
         self._head_chunk = head_chunk(params.update, device.type == "cuda")
         if params.update.checkpointing:
             checkpoint_layers(self.network)

@@ -69,13 +69,14 @@ def test_without_a_driver_nothing_is_wrong(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_what_is_not_chosen_depends_on_the_device() -> None:
-    params = compose("nano", "sums", "grpo", ["model.context=2000"])
-    assert (device.micro_batch(params, False), device.micro_batch(params, True)) == (2000, 16384)
+    params = compose("nano", "sums", "grpo", [])
+    assert [device.micro_batch(params.update, 2000, gpu) for gpu in (False, True)] == [2000, 16384]
     assert (device.head_chunk(params.update, False), device.head_chunk(params.update, True)) == (512, 4096)
     engine = params.engine
     assert (device.start_timeout(engine, False), device.start_timeout(engine, True)) == (300, 900)
     chosen = compose("nano", "sums", "grpo", ["update.tokens_per_micro_batch=3000", "update.head_chunk=7"])
-    assert (device.micro_batch(chosen, True), device.head_chunk(chosen.update, True)) == (3000, 7)
+    assert device.micro_batch(chosen.update, 2000, True) == 3000
+    assert device.head_chunk(chosen.update, True) == 7
 
 
 def test_all_weights_have_a_rate_of_their_own() -> None:
