@@ -235,9 +235,10 @@ class Update(Config):
     """What computes attention over shared prompts: ``products`` of the parts that are seen; torch's ``flash``
     kernels, for 16-bit models on a GPU, or its FlexAttention, which a GPU compiles. ``auto``: flash where it
     runs, else products."""
-    checkpointing: Annotated[bool, Speed] = False
+    checkpointing: Annotated[bool | None, Speed] = None
     """Keep each layer's input alone and compute its inside again in the backward pass: a third more time, a
-    tenth of the memory of activations."""
+    tenth of the memory of activations; null: on a GPU, where they would fill a third of what the engine
+    leaves of its memory."""
     tokens_per_micro_batch: Annotated[PositiveInt | None, Speed] = None
     """Token positions, padding included, in one forward pass; null: 1,024, or 16,384 on a GPU, and at least
     ``model.context``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,11 @@ def plan(asked: PlanOptions) -> dict[str, Any]:
         max_sequences=settings.engine.max_sequences,
         cache=None if asked.gpus else settings.engine.kv_cache_gib * GIB,
         memory_fraction=settings.engine.memory_fraction,
-        checkpointing=settings.update.checkpointing,
     )
+    if asked.gpus:
+        pass_bytes = capacity.trainer_memory(shape, work, machine, choice)["activations"]
+        sparing = device.checkpoints(settings.update, pass_bytes, machine.memory, settings.engine)
+        choice = replace(choice, checkpointing=sparing)
     found = capacity.decoding(shape, work, machine, choice)
     trainer = capacity.trainer_memory(shape, work, machine, choice)
     if settings.update.attention != "products" and asked.gpus:

@@ -80,6 +80,14 @@ def micro_batch(update: Update, longest: int, gpu: bool) -> int:
     return update.tokens_per_micro_batch or max(16384 if gpu else 1024, longest)
 
 
+def checkpoints(update: Update, activations: float, memory: float, engine: Engine) -> bool:
+    """Whether layers keep their input alone: as chosen, or where a pass's ``activations`` would fill a third
+    of what the engine leaves of a GPU's ``memory``, both in bytes."""
+    if update.checkpointing is not None:
+        return update.checkpointing
+    return activations > memory * (1 - engine.memory_fraction) / 3
+
+
 def head_chunk(update: Update, gpu: bool) -> int:
     """Positions whose logits are held at once: as chosen, or 512 on a CPU and 4,096 on a GPU."""
     return update.head_chunk or (4096 if gpu else 512)

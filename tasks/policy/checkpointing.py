@@ -23,6 +23,17 @@ def checkpoint_layers(network: PreTrainedModel) -> None:
         layer.forward = _checkpointed(layer.forward)  # inside FSDP's hooks, which gather weights around it
 
 
+def activation_bytes(network: PreTrainedModel) -> int:
+    """Of one position, in all layers, without checkpoints: inputs and results of linear layers, norms and
+    attention that the backward pass reads."""
+    config = network.config.get_text_config()
+    hidden, heads = config.hidden_size, config.num_attention_heads
+    size = getattr(config, "head_dim", None) or hidden // heads
+    wide = 2 * size * (heads + (getattr(config, "num_key_value_heads", None) or heads))
+    inside = getattr(config, "intermediate_size", None) or 4 * hidden
+    return int(config.num_hidden_layers * (4 * hidden + 3 * inside + wide) * network.dtype.itemsize)
+
+
 def _checkpointed(forward: Callable[..., Any]) -> Callable[..., Any]:
     def run(*arguments: Any, **options: Any) -> Any:
         if not torch.is_grad_enabled():

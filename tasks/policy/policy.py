@@ -6,6 +6,7 @@ import contextlib
 import functools
 import itertools
 import logging
+import math
 import resource
 import sys
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from transformers import PreTrainedModel
 
 from params.schema import Params
 from tasks.artefacts.artefact import MANIFEST, Artefact
-from tasks.core.device import head_chunk, micro_batch
+from tasks.core.device import checkpoints, head_chunk, micro_batch
 from tasks.policy import (
     distributed,
     model_checks,
@@ -29,7 +30,7 @@ from tasks.policy import (
     swiglu,
     threads,
 )
-from tasks.policy.checkpointing import checkpoint_layers
+from tasks.policy.checkpointing import activation_bytes, checkpoint_layers
 from tasks.policy.folder import save_folder
 from tasks.policy.hidden_states import batch_states
 from tasks.policy.lm_head import HeadOutput, head
@@ -88,8 +89,15 @@ class Policy:
         self.attention = fastest if chosen == "auto" else chosen
         self.budget = micro_batch(params.update, params.model.context, device.type == "cuda")
         self._head_chunk = head_chunk(params.update, device.type == "cuda")
-        if params.update.checkpointing:
+        if self._checkpoints():
             checkpoint_layers(self.network)
+
+    def _checkpoints(self) -> bool:
+        memory = math.inf
+        if self.device.type == "cuda":
+            memory = float(torch.cuda.get_device_properties(self.device).total_memory)
+        activations = self.budget * activation_bytes(self.network)
+        return checkpoints(self._params.update, activations, memory, self._params.engine)
 
     @classmethod
     def open(cls, base: Path, params: Params) -> Policy:

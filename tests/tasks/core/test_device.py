@@ -79,6 +79,15 @@ def test_what_is_not_chosen_depends_on_the_device() -> None:
     assert device.head_chunk(chosen.update, True) == 7
 
 
+def test_layers_are_checkpointed_where_activations_would_fill_a_third_of_what_is_left() -> None:
+    params = compose("nano", "sums", "grpo", ["engine.memory_fraction=0.4"])
+    asked = (params.update, 30e9), (params.update, 10e9)
+    assert [device.checkpoints(*each, 80e9, params.engine) for each in asked] == [True, False]
+    assert not device.checkpoints(params.update, 30e9, float("inf"), params.engine)
+    never = Update(checkpointing=False)
+    assert not device.checkpoints(never, 30e9, 80e9, params.engine)
+
+
 def test_all_weights_have_a_rate_of_their_own() -> None:
     assert Update().learning_rate == 2e-4
     assert Update.model_validate({"adapter": "full"}).learning_rate == 1e-6
