@@ -1,31 +1,19 @@
 """What may be chosen. Every field says what it is and in which unit.
 
-A field marked ``Speed`` changes how fast a stage runs and not what it makes: it is left out of fingerprints.
+A field marked ``Speed`` changes how fast a stage runs and not what it makes.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from params.address import addresses
 from params.base import Choice, Config
 from params.distil import Distil
+from params.engine import Engine
+from params.speed import Probability, Speed
 from params.store import ADDRESS, StoreSettings
-
-
-class SpeedKnob:
-    """Marks a field that is left out of fingerprints."""
-
-
-Speed = SpeedKnob()
-Probability = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-def lasting(section: type[BaseModel]) -> list[str]:
-    """The fields of a section that change what is made."""
-    return [name for name, field in section.model_fields.items() if Speed not in field.metadata]
 
 
 class Model(Config):
@@ -134,49 +122,6 @@ class Replay(Config):
     def _has_something_to_scale(self) -> Replay:
         if self.sizing == "entropy" and self.per_round is None:
             raise ValueError("replay.sizing: entropy scales replay.per_round; expected a number there")
-        return self
-
-
-class Engine(Config):
-    """What samples text."""
-
-    name: Literal["auto", "vllm", "transformers", "server"] = "auto"
-    """``auto`` takes vLLM where it imports; ``server``: vLLM servers over HTTP, on any machine."""
-    dtype: Literal["auto", "bfloat16", "float32", "float8"] = "auto"
-    """Type that the engine computes in; ``auto``: the base weights' type; ``float8``: the weights of linear
-    layers rounded to float8 (e4m3, one scale a row), all else in bfloat16."""
-    kv_cache_gib: Annotated[PositiveFloat, Speed] = 0.5
-    """Memory for vLLM's key-value cache on CPU, in GiB."""
-    memory_fraction: Annotated[Probability, Speed] = 0.5
-    """Share of a GPU's memory that vLLM takes."""
-    max_sequences: Annotated[PositiveInt, Speed] = 128
-    """Responses decoded side by side."""
-    start_timeout: Annotated[PositiveInt | None, Speed] = None
-    """Seconds that an engine may take to start; null: 300, or 900 on a GPU."""
-    reply_timeout: Annotated[PositiveInt, Speed] = 3600
-    """Seconds without any sign of life after which the engine counts as dead."""
-    servers: Annotated[tuple[str, ...], AfterValidator(addresses), Speed] = ()
-    """``server`` only: addresses of vLLM servers, such as ``http://127.0.0.1:8001``."""
-    start_servers: Annotated[int, Field(ge=0), Speed] = 0
-    """``server`` only: servers to start on this machine, which split its cores or GPUs and the memory above
-    evenly."""
-    health_timeout: Annotated[PositiveInt, Speed] = 30
-    """Seconds after which a server that says nothing of its health counts as lost."""
-    weights_folder: Annotated[str | None, Speed] = None
-    """A folder that this machine and the servers' see under the same path, for new weights; null: the
-    workspace, which is right for servers on this machine."""
-    probe_tolerance: Annotated[PositiveFloat, Speed] = 0.25
-    """Largest mean difference between engine and trainer on the probe's log-probabilities, in nats."""
-
-    @model_validator(mode="after")
-    def _has_servers(self) -> Engine:
-        told = bool(self.servers or self.start_servers)
-        if told and self.name != "server":
-            raise ValueError(
-                f"engine.name: {self.name} asks no servers; expected server where some are named"
-            )
-        if not told and self.name == "server":
-            raise ValueError("engine.servers: no address; expected some, or engine.start_servers above 0")
         return self
 
 

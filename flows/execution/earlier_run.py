@@ -11,7 +11,8 @@ from pydantic import BaseModel
 
 from flows.execution.runner import run_directory
 from params.base import BadInput, validate
-from params.schema import Params, lasting
+from params.schema import Params
+from params.speed import lasting
 from tasks.artefacts.record import Record
 from tasks.report.format import flat
 

@@ -14,7 +14,8 @@ from flows.execution.source import SOURCE, SourceTree
 from flows.stage_table.requirements import requirements_of
 from flows.stage_table.stage_def import StageDef
 from params.base import Choice, value_at
-from params.schema import Params, lasting
+from params.schema import Params
+from params.speed import lasting
 from tasks.artefacts.artefact import Artefact, canonical, file_digest
 
 

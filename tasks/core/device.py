@@ -10,7 +10,8 @@ import sysconfig
 from pathlib import Path
 
 from params.base import BadInput
-from params.schema import Engine, Update
+from params.engine import Engine
+from params.schema import Update
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 OLDEST_DRIVER = 580

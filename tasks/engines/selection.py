@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from params.base import BadInput
-from params.schema import Engine as EngineSettings
+from params.engine import Engine as EngineSettings
 from tasks.core.stage import Job
 from tasks.engines import vllm_build
 from tasks.engines.base import Engine

@@ -49,7 +49,7 @@ def short() -> Iterator[str]:
 def test_without_ray_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     params = compose("nano", "arithmetic", "grpo", ["rollout.shards=2"])
-    with pytest.raises(BadInput, match=r"^rollout\.shards: Ray is not installed; .*ostinato\[ray\]"):
+    with pytest.raises(BadInput, match=r"^rollout\.shards: Ray is not installed; .*-e '\.\[ray\]'"):
         require_ray(params)
     require_ray(compose("nano", "arithmetic", "grpo"))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from params.schema import Engine
+from params.engine import Engine
 from tasks.artefacts.artefact import Artefact
 from tasks.core.context import Context
 from tasks.core.errors import StageFailure, memory_errors

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from params.schema import Engine
+from params.engine import Engine
 from tasks.artefacts.artefact import Artefact
 from tasks.engines.base import EngineFailure, Request, Response, Sampling
 from tasks.engines.dispatch import Patience

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from params.base import BadInput
-from params.schema import Engine, Params
+from params.engine import Engine
+from params.schema import Params
 from tasks.artefacts.artefact import Artefact
 from tasks.engines.base import EngineFailure, Request, Response, Sampling
 from tasks.engines.in_process import InProcess

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from params.schema import Engine, Params, Update
+from params.engine import Engine
+from params.schema import Params, Update
 from tasks.artefacts.artefact import Artefact
 from tasks.engines.base import EngineFailure, Request, Response, Sampling
 from tasks.engines.dispatch import Patience

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from params.schema import Engine, Params, Update
+from params.engine import Engine
+from params.schema import Params, Update
 from tasks.artefacts.artefact import Artefact
 from tasks.engines import vllm_options
 from tasks.engines.base import EngineFailure, Request, Response, Sampling

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tasks.rollout.rollout
-from params.schema import Engine, Params, Rollout
+from params.engine import Engine
+from params.schema import Params, Rollout
 from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.tables import PROBLEMS, ROLLOUTS, read_table, write_table
 from tasks.rewards.base import Verdict

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from params.base import BadInput, Choice
-from params.schema import Engine, Evaluate, Method, Params, Rollout
+from params.engine import Engine
+from params.schema import Evaluate, Method, Params, Rollout
 from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.tables import PROBLEMS, ROLLOUTS, read_table, write_table
 from tasks.core import seeds

@@ -1,0 +1,54 @@
+"""What samples text: which engine, its memory, its servers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
+
+from params.address import addresses
+from params.base import Config
+from params.speed import Probability, Speed
+
+
+class Engine(Config):
+    """What samples text."""
+
+    name: Literal["auto", "vllm", "transformers", "server"] = "auto"
+    """``auto`` takes vLLM where it imports; ``server``: vLLM servers over HTTP, on any machine."""
+    dtype: Literal["auto", "bfloat16", "float32", "float8"] = "auto"
+    """Type that the engine computes in; ``auto``: the base weights' type; ``float8``: the weights of linear
+    layers rounded to float8 (e4m3, one scale a row), all else in bfloat16."""
+    kv_cache_gib: Annotated[PositiveFloat, Speed] = 0.5
+    """Memory for vLLM's key-value cache on CPU, in GiB."""
+    memory_fraction: Annotated[Probability, Speed] = 0.5
+    """Share of a GPU's memory that vLLM takes."""
+    max_sequences: Annotated[PositiveInt, Speed] = 128
+    """Responses decoded side by side."""
+    start_timeout: Annotated[PositiveInt | None, Speed] = None
+    """Seconds that an engine may take to start; null: 300, or 900 on a GPU."""
+    reply_timeout: Annotated[PositiveInt, Speed] = 3600
+    """Seconds without any sign of life after which the engine counts as dead."""
+    servers: Annotated[tuple[str, ...], AfterValidator(addresses), Speed] = ()
+    """``server`` only: addresses of vLLM servers, such as ``http://127.0.0.1:8001``."""
+    start_servers: Annotated[int, Field(ge=0), Speed] = 0
+    """``server`` only: servers to start on this machine, which split its cores or GPUs and the memory above
+    evenly."""
+    health_timeout: Annotated[PositiveInt, Speed] = 30
+    """Seconds after which a server that says nothing of its health counts as lost."""
+    weights_folder: Annotated[str | None, Speed] = None
+    """A folder that this machine and the servers' see under the same path, for new weights; null: the
+    workspace, which is right for servers on this machine."""
+    probe_tolerance: Annotated[PositiveFloat, Speed] = 0.25
+    """Largest mean difference between engine and trainer on the probe's log-probabilities, in nats."""
+
+    @model_validator(mode="after")
+    def _has_servers(self) -> Engine:
+        told = bool(self.servers or self.start_servers)
+        if told and self.name != "server":
+            raise ValueError(
+                f"engine.name: {self.name} asks no servers; expected server where some are named"
+            )
+        if not told and self.name == "server":
+            raise ValueError("engine.servers: no address; expected some, or engine.start_servers above 0")
+        return self
