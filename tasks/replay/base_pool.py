@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import time
 
-import pyarrow.compute as pc
-
 from algorithms import contract
 from algorithms.replay_buffer import ReplayBuffer
 from params.schema import Replay
-from tasks.artefacts.artefact import write_json
-from tasks.artefacts.tables import REPLAY, write_table
+from tasks.artefacts.tables import REPLAY
 from tasks.core.stage import Job
-from tasks.replay.replay import BUFFER, RESULTS, STATE, rule_of_method
+from tasks.replay.replay import rule_of_method, write_pool
 from tasks.rollout.prompts import askable
 from tasks.rollout.sampling import sample
 
@@ -33,10 +30,5 @@ def base_pool(job: Job) -> dict[str, float]:
     sampled = sample(job, "base_pool", askable(job).train, count, rollout.temperature, rollout.top_logprobs)
     buffer = ReplayBuffer(Replay(admit="method"), REPLAY.empty_table())
     fates = buffer.admit(sampled.answers, job.round, choose=rule_of_method(job))
-    rows = buffer.to_table()
-    write_table(job.out / BUFFER, rows.cast(REPLAY))
-    write_table(job.out / RESULTS, buffer.results)
-    write_json(job.out / STATE, {"started": job.round, "reference_entropy": None})
-    said = {"rows": rows.num_rows, "problems": len(pc.unique(rows["problem_id"])), "fates": fates}
-    write_json(job.out / "metrics.json", said)
+    write_pool(job, buffer, buffer.to_table(), fates)
     return {**sampled.measured, "seconds": time.perf_counter() - began}

@@ -10,10 +10,8 @@ import pyarrow.compute as pc
 from algorithms.replay_buffer import ReplayBuffer
 from params.base import BadInput
 from params.schema import Replay
-from tasks.artefacts.artefact import write_json
-from tasks.artefacts.tables import REPLAY, write_table
 from tasks.core.stage import Job
-from tasks.replay.replay import BUFFER, RESULTS, STATE
+from tasks.replay.replay import write_pool
 from tasks.rollout.prompts import askable
 from tasks.rollout.sampling import sample
 
@@ -38,11 +36,7 @@ def pool(job: Job) -> dict[str, float]:
     buffer = ReplayBuffer(Replay(admit="correct", per_problem=choice.pool_samples))
     fates = buffer.admit(sampled.answers, job.round)
     rows = _often_right(buffer.to_table())
-    write_table(job.out / BUFFER, rows.cast(REPLAY))
-    write_table(job.out / RESULTS, buffer.results)
-    write_json(job.out / STATE, {"started": job.round, "reference_entropy": None})
-    said = {"rows": rows.num_rows, "problems": len(pc.unique(rows["problem_id"])), "fates": fates}
-    write_json(job.out / "metrics.json", said)
+    write_pool(job, buffer, rows, fates)
     return {**sampled.measured, "seconds": time.perf_counter() - began}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -43,9 +44,7 @@ def replay(job: Job) -> dict[str, float]:
     fates = buffer.admit(fresh, job.round, measured.scale, choose)
     strata = _strata(buffer, fresh, job.round)
     evicted = _joined(evicted, buffer.trim())
-    write_table(job.out / BUFFER, buffer.to_table().cast(REPLAY))
-    write_table(job.out / RESULTS, buffer.results)
-    write_json(job.out / STATE, {"started": buffer.started, "reference_entropy": measured.reference})
+    _write(job, buffer, buffer.to_table(), buffer.started, measured.reference)
     said = {
         "rows": len(buffer),
         "started": buffer.started,
@@ -61,6 +60,22 @@ def replay(job: Job) -> dict[str, float]:
     write_json(job.out / "metrics.json", said)
     job.context.tell("replay", 1, 1, {"rows": float(len(buffer))})
     return {"seconds": time.perf_counter() - began}
+
+
+def write_pool(job: Job, buffer: ReplayBuffer, rows: pa.Table, fates: Mapping[str, int]) -> None:
+    """A snapshot that never changes, of ``rows`` of the buffer, and ``metrics.json``: how many, of how many
+    problems, and what became of the answers."""
+    _write(job, buffer, rows, job.round, None)
+    said = {"rows": rows.num_rows, "problems": len(pc.unique(rows["problem_id"])), "fates": fates}
+    write_json(job.out / "metrics.json", said)
+
+
+def _write(
+    job: Job, buffer: ReplayBuffer, rows: pa.Table, started: int | None, reference: float | None
+) -> None:
+    write_table(job.out / BUFFER, rows.cast(REPLAY))
+    write_table(job.out / RESULTS, buffer.results)
+    write_json(job.out / STATE, {"started": started, "reference_entropy": reference})
 
 
 def rule_of_method(job: Job) -> Chooser:
