@@ -197,12 +197,10 @@ def _forward_backward(
     # Other ranks wait for this one's backward pass.
     if math.isfinite(meter.loss) or distributed.world_size() > 1:
         leaves = policy.weights.leaves()
-        if apart and len(losses) > 1:
+        if apart:
             for name, part in losses.items():
                 own[name] = torch.autograd.grad(part, leaves, retain_graph=True, allow_unused=True)
         gradients = policy.weights.gradients(loss)
-        if apart and not own:
-            own = dict.fromkeys(losses, gradients)
     return _Result(batch.index, signals.logp.detach().float(), meter, gradients, own)
 
 
