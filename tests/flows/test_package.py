@@ -14,7 +14,9 @@ import pytest
 from tests.flows.conftest import ROOT, Workspace, environment_of, outcomes
 
 PACKAGES = ("algorithms", "flows", "params", "tasks")
-BUILD = "import sys; from setuptools import build_meta as made; print(getattr(made, sys.argv[1])(sys.argv[2]))"
+BUILD = (
+    "import sys; from setuptools import build_meta as made; print(getattr(made, sys.argv[1])(sys.argv[2]))"
+)
 
 
 def built(source: Path, what: str, out: Path) -> Path:
@@ -26,9 +28,7 @@ def built(source: Path, what: str, out: Path) -> Path:
 
 @pytest.mark.long
 @pytest.mark.ci
-def test_an_installed_wheel_runs_away_from_its_source(
-    tmp_path: Path, prefect_server: dict[str, str]
-) -> None:
+def test_an_installed_wheel_runs_away_from_its_source(tmp_path: Path, prefect_server: dict[str, str]) -> None:
     source = tmp_path / "source"
     for name in PACKAGES:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
