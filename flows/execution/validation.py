@@ -11,6 +11,7 @@ from flows.execution.first_look import look
 from params.base import BadInput
 from params.load import compose
 from params.schema import Params
+from tasks.core import few_bits
 from tasks.core.device import check_device
 from tasks.engines import selection
 from tasks.problems.contract import find_source
@@ -47,6 +48,7 @@ def settled(params: Params) -> Params:
     source.resolve(find_source(source.name, "task.problems").Config, "task.problems")
     judge.resolve(find_reward(judge.name, "task.reward").Config, "task.reward")
     check_device()
+    few_bits.check(params)
     longest, budget = params.model.context, params.update.tokens_per_micro_batch
     if budget is not None and budget < longest:
         raise BadInput(

@@ -14,6 +14,7 @@ from pathlib import Path
 from flows.stage_table.stage_def import StageDef
 from params.base import Choice
 from params.schema import Params
+from tasks.core import few_bits
 from tasks.engines.selection import ENGINES, chosen_engines
 from tasks.policy.weights import WEIGHTS
 from tasks.rewards import custom
@@ -56,6 +57,10 @@ def _engine(params: Params) -> Requirements:
     )
 
 
+def _few_bits(chosen: bool, *modules: str) -> Requirements:
+    return Requirements(modules, (few_bits.NAME,)) if chosen else Requirements()
+
+
 REQUIREMENTS: dict[str, Callable[[Params], Requirements]] = {
     "method.objective": lambda params: _named("algorithms", params.method.objective),
     "method.terms": lambda params: _named("algorithms", *params.method.terms),
@@ -63,6 +68,8 @@ REQUIREMENTS: dict[str, Callable[[Params], Requirements]] = {
     "task.problems": lambda params: _named("tasks.problems", params.task.problems),
     "task.reward": _reward,
     "engine": _engine,
+    "model": lambda params: _few_bits(params.model.bits == 4, "tasks.policy.four_bits"),
+    "update.optimiser": lambda params: _few_bits(params.update.optimiser == "adamw_8bit"),
     "update.adapter": lambda params: Requirements((WEIGHTS[params.update.adapter].partition(":")[0],)),
 }
 """By the path of the parameter."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from params.base import BadInput
 from params.engine import Engine
-from params.schema import Update
+from params.update import Update
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 OLDEST_DRIVER = 580

@@ -29,8 +29,8 @@ def moves_gradients(device: torch.device) -> bool:
 class FullWeights(TrainedWeights):
     """The trained part of a policy of which every weight trains.
 
-    Where the base type is not float32, gradients of the live weights add up in the masters'; ``publish``
-    rounds the masters into the model.
+    Where the base type is not float32, or masters are in the host's memory (``update.offload``), gradients of
+    the live weights add up in the masters'; ``publish`` rounds the masters into the model.
     """
 
     kind = "full"
@@ -53,7 +53,9 @@ class FullWeights(TrainedWeights):
         for name, weight in self._live.items():
             weight.requires_grad_(True)
             self.masters[name] = weight
-            if weight.dtype != torch.float32:
+            if params.update.offload:
+                self.masters[name] = _on_host(weight).requires_grad_(True)
+            elif weight.dtype != torch.float32:
                 self.masters[name] = weight.detach().float().requires_grad_(True)
         self._hooked = moves_gradients(device)
         for name, weight in self._live.items() if self._hooked else ():
@@ -116,3 +118,9 @@ class FullWeights(TrainedWeights):
         """Loaded a second time when it is first asked for."""
         host = torch.device("cpu") if distributed.world_size() > 1 else self._device
         return distributed.shard(self._load(host), self._device)
+
+
+def _on_host(weight: Tensor) -> Tensor:
+    """A float32 copy, from where a GPU reads fast."""
+    made = torch.empty(weight.shape, dtype=torch.float32, pin_memory=weight.is_cuda)
+    return made.copy_(weight.detach())

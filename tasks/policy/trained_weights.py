@@ -88,7 +88,9 @@ class TrainedWeights(ABC):
 
     @staticmethod
     def add_gradient(master: Tensor, gradient: Tensor) -> None:
-        """Add to a master's gradient, in its type; the first becomes it."""
+        """Add to a master's gradient, in its type and where it lies; the first becomes it."""
+        if gradient.device != master.device:
+            gradient = gradient.to(master.device)
         if master.grad is None:
             master.grad = gradient.to(master.dtype)
         else:

@@ -54,7 +54,7 @@ def train(job: Job) -> dict[str, float]:
     recipe = Recipe.of(job.params.method)
     policy, previous = job_policy(job), job.inputs.get("policy")
     policy.restore(previous.path if previous else None)
-    optimiser = Optimiser(policy.weights.masters, job.params.update)
+    optimiser = Optimiser(policy.weights.masters, job.params.update, policy.device)
     if previous:
         optimiser.load(previous.path)
     drawn = replay_draw.draw(job, recipe.replay, policy) if recipe.replay else None
