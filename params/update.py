@@ -32,8 +32,8 @@ class Update(Config):
     optimiser: Literal["adamw", "adamw_8bit"] = "adamw"
     """AdamW with its moments in float32, 8 bytes a trained weight, or in 8 bits, 2 bytes (bitsandbytes)."""
     offload: Annotated[bool, Speed] = False
-    """Keep the optimiser's moments, and of full weights the masters and their gradients, in the host's memory;
-    they pass through the device for each step, whose numbers are the same."""
+    """Keep the optimiser's moments, and of full weights masters and gradients, in the host's memory; all pass
+    through the device for each step, whose numbers are the same."""
     clip_norm: PositiveFloat = 1.0
     """Largest global norm of the gradient."""
     epochs: PositiveInt = 1
@@ -60,8 +60,8 @@ class Update(Config):
     rank_timeout: Annotated[PositiveInt, Speed] = 1800
     """Seconds that one of them waits for the others before the update fails."""
     gpus: Annotated[tuple[NonNegativeInt, ...], Speed] = ()
-    """Which GPUs the trainer and its ranks are on, counted from 0 among those that the process sees; empty: from
-    the first on."""
+    """GPUs of the trainer and its ranks, counted from 0 among those that the process sees; empty: the first
+    ones."""
 
     @model_validator(mode="before")
     @classmethod

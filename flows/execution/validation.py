@@ -12,7 +12,7 @@ from params.base import BadInput
 from params.load import compose
 from params.schema import Params
 from tasks.core import few_bits
-from tasks.core.device import check_device
+from tasks.core.device import check_device, check_placement
 from tasks.engines import selection
 from tasks.problems.contract import find_source
 from tasks.report import trackers
@@ -48,6 +48,7 @@ def settled(params: Params) -> Params:
     source.resolve(find_source(source.name, "task.problems").Config, "task.problems")
     judge.resolve(find_reward(judge.name, "task.reward").Config, "task.reward")
     check_device()
+    check_placement(params.engine, params.update)
     few_bits.check(params)
     longest, budget = params.model.context, params.update.tokens_per_micro_batch
     if budget is not None and budget < longest:
@@ -58,6 +59,8 @@ def settled(params: Params) -> Params:
     name = selection.resolve(params.engine.name, params.engine.start_servers)
     if name == "server" and params.rollout.entropy:
         raise BadInput("rollout.entropy: servers tell of none; expected false, or engine.name=vllm")
+    if params.rollout.entropy and params.engine.tensor_parallel > 1:
+        raise BadInput("rollout.entropy: an engine over several GPUs tells of none; expected false")
     engine = params.engine.model_copy(update={"name": name})
     return params.model_copy(update={"engine": engine})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 from typing import Any
 
 from params.base import BadInput
@@ -19,6 +20,7 @@ def library(setting: str) -> Any:
             f"{setting} needs {NAME}, which is not installed; expected it to be "
             f"(pip install -e '.[{NAME}]'), or the setting to be left out"
         )
+    logging.getLogger(NAME).setLevel(logging.ERROR)  # it warns of kernels that it can do without
     return importlib.import_module(NAME)
 
 

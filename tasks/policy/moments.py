@@ -1,4 +1,4 @@
-"""AdamW on float32 masters, by where its two moments lie: beside the masters, in the host's memory, in 8 bits.
+"""AdamW on float32 masters, by where its moments lie: beside the masters, in the host's memory, in 8 bits.
 
 Loshchilov and Hutter 2019 (arXiv 1711.05101); moments in 8 bits by blocks: Dettmers et al. 2022 (arXiv
 2110.02861). All take the same steps but for the rounding of 8 bits.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -51,7 +51,7 @@ class Moments(ABC):
 
     def form(self, master: Tensor) -> dict[str, tuple[torch.Size, torch.dtype]]:
         """What ``held`` has of a master that has moved: shape and type by name."""
-        return {key: (master.shape, master.dtype) for key in KEYS}
+        return dict.fromkeys(KEYS, (master.shape, master.dtype))
 
     @abstractmethod
     def held(self, master: Tensor) -> dict[str, Tensor]:
@@ -93,10 +93,10 @@ class _EightBits(_OnDevice):
 
     def form(self, master: Tensor) -> dict[str, tuple[torch.Size, torch.dtype]]:
         if master.numel() < SMALL:
-            return {key: (master.shape, torch.float32) for key in EIGHT_BIT[:2]}
+            return dict.fromkeys(EIGHT_BIT[:2], (master.shape, torch.float32))
         scales = torch.Size([-(-master.numel() // BLOCK)])
-        numbers = {key: (master.shape, torch.uint8) for key in EIGHT_BIT[:2]}
-        return {**numbers, **{key: (scales, torch.float32) for key in EIGHT_BIT[2:]}}
+        numbers = dict.fromkeys(EIGHT_BIT[:2], (master.shape, torch.uint8))
+        return {**numbers, **dict.fromkeys(EIGHT_BIT[2:], (scales, torch.float32))}
 
     def put(self, master: Tensor, held: dict[str, Tensor], steps: int) -> None:
         self._adamw.init_state(self._adamw.param_groups[0], master, 0, self._place(master))
@@ -122,7 +122,7 @@ class _OnHost(Moments):
     def clip(self, limit: float) -> Tensor:
         """As torch does, a weight at a time; the gradients are scaled as they pass through the device."""
         norms = [_norm(master.grad.to(self._device)) for master in self._masters if master.grad is not None]
-        total = torch.linalg.vector_norm(torch.stack(norms))
+        total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
         self._scale = torch.clamp(limit / (total + 1e-6), max=1.0)
         return total
 
@@ -131,19 +131,18 @@ class _OnHost(Moments):
         for master in self._masters:
             if master.grad is None:
                 continue
-            state = self._state.setdefault(master, {key: self._zeros(master) for key in KEYS})
-            homes = [master.detach(), *(state[key] for key in KEYS)]
+            if master not in self._state:
+                self._state[master] = {key: self._zeros(master) for key in KEYS}
+            homes = [master.detach(), *self._state[master].values()]
             here = [x.to(self._device) for x in homes]
             gradient = master.grad.to(self._device)
             if self._scale is not None:
                 gradient = gradient * self._scale
             counted = torch.tensor(float(self._steps), device=self._device)
             weight, first, second = ([x] for x in here)
-            adamw(
-                weight, [gradient], first, second, [], [counted],
-                fused=True, amsgrad=False, maximize=False, eps=1e-8,
-                **_functional(self._settings, rate),
-            )  # fmt: skip
+            options: dict[str, Any] = {**_functional(self._settings, rate), "eps": 1e-8}
+            state: tuple[Any, ...] = (weight, [gradient], first, second, [], [counted])
+            adamw(*state, fused=True, amsgrad=False, maximize=False, **options)
             for home, x in zip(homes, here, strict=True):
                 if home is not x:
                     home.copy_(x)
@@ -180,6 +179,5 @@ def _functional(settings: Update, rate: float) -> dict[str, float]:
 
 def _norm(gradient: Tensor) -> Tensor:
     """By the operation that torch's clipping takes on this device."""
-    if gradient.is_cuda:
-        return torch._foreach_norm([gradient])[0]
-    return torch.linalg.vector_norm(gradient)
+    norms: Any = torch._foreach_norm([gradient]) if gradient.is_cuda else [torch.linalg.vector_norm(gradient)]
+    return cast(Tensor, norms[0])

@@ -27,13 +27,16 @@ class Optimiser:
     """Moves ``masters`` in place. Counts its steps over the whole run, and refusals in a row."""
 
     def __init__(
-        self, masters: dict[str, Tensor], settings: Update, device: torch.device = torch.device("cpu")
+        self, masters: dict[str, Tensor], settings: Update, device: torch.device | None = None
     ) -> None:
+        """``device``: where the policy computes; by default where the masters are."""
         self.steps = 0
         self.refused_in_a_row = 0
         self._masters = masters
         self._settings = settings
-        self._moments = open_moments(list(masters.values()), settings, device)
+        self._moments = open_moments(
+            list(masters.values()), settings, device or next(iter(masters.values())).device
+        )
 
     def rate(self) -> float:
         """The learning rate of the next step: rising linearly over the warm-up, then constant."""

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -102,7 +103,7 @@ class Policy:
     @classmethod
     def open(cls, base: Path, params: Params) -> Policy:
         """Load the folder ``base`` and hold the base policy; raises ``BadInput``."""
-        policy = cls(base, params, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        policy = cls(base, params, _trainer_device(params))
         policy.restore(None)
         return policy
 
@@ -241,6 +242,15 @@ class Policy:
         release_gpu()
 
 
+def _trainer_device(params: Params) -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    if not params.update.gpus:
+        return torch.device("cuda")  # in a rank, its own
+    torch.cuda.set_device(params.update.gpus[0])
+    return torch.device("cuda", params.update.gpus[0])
+
+
 def release_gpu() -> None:
     """Give the GPU's driver what this process has freed: another process can take nothing that is kept."""
     if torch.cuda.is_initialized():
@@ -266,6 +276,8 @@ def _cost(network: PreTrainedModel) -> packing.Cost:
     """The computation of attention and the head, relative to the linear layers' for one position."""
     head_size = head_weight(network).numel()
     linear = sum(w.numel() for w in network.parameters() if w.ndim == 2) - head_size
+    packed: list[Any] = [each for each in network.modules() if hasattr(each, "packed")]
+    linear += sum(layer.in_features * layer.out_features for layer in packed)  # in 4 bits, no parameters
     config = network.config.get_text_config()
     pair = 2.0 * config.num_hidden_layers * config.hidden_size
     return packing.Cost(pair / max(linear, 1), head_size / max(linear, 1))

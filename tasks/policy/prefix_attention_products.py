@@ -138,7 +138,7 @@ def _score_gradient(p: Tensor, products: Tensor, row_dot: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _QueryBlock:
-    """Queries ``first`` to ``end``, and the keys of ``seen``, spans of which the last ends with the queries."""
+    """Queries ``first`` to ``end``, and the keys of the spans ``seen``; the last ends with the queries."""
 
     first: int
     end: int

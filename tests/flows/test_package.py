@@ -1,4 +1,4 @@
-"""What `python -m build` makes carries all that a run needs: one from an installed wheel, away from the source."""
+"""What `python -m build` makes carries all that a run needs, away from the source."""
 
 from __future__ import annotations
 
