@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.commands import remote_commands
-from flows.commands.machines import engines, plan_round
+from flows.commands.machines import engines, join_ranks, plan_round
 from flows.environment import prepare_prefect, prepare_threads, workspace
 from flows.process import interrupts, output
 from flows.process.own_server import own_server
@@ -26,6 +26,7 @@ app = typer.Typer(
 
 app.add_typer(engines, name="engine")
 app.command("plan")(plan_round)
+app.command("ranks")(join_ranks)
 
 ModelOption = Annotated[str, typer.Option("--model", help="A preset, a YAML file, a folder or a hub name.")]
 TaskOption = Annotated[str, typer.Option("--task", help="A preset or a YAML file.")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -59,6 +60,10 @@ class Update(Config):
     """Processes of this machine that share the update, each with a shard of the weights; a GPU each."""
     rank_timeout: Annotated[PositiveInt, Speed] = 1800
     """Seconds that one of them waits for the others before the update fails."""
+    machines: Annotated[PositiveInt, Speed] = 1
+    """Machines that share the update, with so many ranks each; they see the workspace under the same path."""
+    meeting: Annotated[str | None, Speed] = None
+    """``HOST:PORT`` of the first machine, where the launchers of several meet; null: one machine."""
     gpus: Annotated[tuple[NonNegativeInt, ...], Speed] = ()
     """GPUs of the trainer and its ranks, counted from 0 among those that the process sees; empty: the first
     ones."""
@@ -74,11 +79,21 @@ class Update(Config):
     def _does_alone(self) -> Update:
         if self.optimiser == "adamw_8bit" and self.offload:
             raise ValueError("update.offload keeps moments in float32; expected update.optimiser adamw")
-        if self.ranks == 1:
+        if (self.machines > 1) != (self.meeting is not None):
+            raise ValueError(
+                "update.meeting: HOST:PORT of the first machine goes with update.machines above 1"
+            )
+        if self.meeting is not None and not re.fullmatch(r"[\w.-]+:\d{1,5}", self.meeting):
+            raise ValueError(
+                f"update.meeting: {self.meeting[:60]}; expected HOST:PORT, such as 10.0.0.1:29500"
+            )
+        if self.ranks * self.machines == 1:
             return self
         if self.measure_terms:
             raise ValueError("update.measure_terms measures in one process; expected update.ranks 1")
         if self.optimiser == "adamw_8bit" or self.offload:
             name = "offload" if self.offload else "optimiser: adamw_8bit"
-            raise ValueError(f"update.{name} is for one process; expected update.ranks 1, or neither")
+            raise ValueError(
+                f"update.{name} is for one process; expected update.ranks 1 on one machine, or neither"
+            )
         return self

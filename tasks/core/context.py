@@ -66,6 +66,10 @@ class Context:
             self._kept[key] = make()
         return cast(ResourceT, self._kept[key])
 
+    def kept(self, key: Hashable) -> Any:
+        """The resource under ``key``, or None."""
+        return self._kept.get(key)
+
     def drop(self, key: Hashable) -> None:
         """Close one resource now."""
         if key in self._kept:

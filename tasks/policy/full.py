@@ -50,10 +50,12 @@ class FullWeights(TrainedWeights):
         self._tokenizer = tokenizer
         self._live: dict[str, nn.Parameter] = dict(sorted(network.named_parameters()))
         self.masters: dict[str, Tensor] = {}
+        # Ranks train: what only hands weights over needs no masters on its GPU.
+        trains_elsewhere = params.update.ranks > 1 and distributed.world_size() == 1 and device.type != "cpu"
         for name, weight in self._live.items():
             weight.requires_grad_(True)
             self.masters[name] = weight
-            if params.update.offload:
+            if params.update.offload or trains_elsewhere:
                 self.masters[name] = _on_host(weight).requires_grad_(True)
             elif weight.dtype != torch.float32:
                 self.masters[name] = weight.detach().float().requires_grad_(True)
@@ -74,6 +76,11 @@ class FullWeights(TrainedWeights):
         weights = distributed.gather_full(self.masters)
         if weights:
             save_folder(self.network, self._tokenizer, weights, folder / FOLDER)
+
+    def tensors(self) -> list[Tensor]:
+        """Everything that is held, a base model that was loaded for a reference too."""
+        base = vars(self).get("_base")
+        return [*super().tensors(), *([] if base is None else base.parameters())]
 
     def leaves(self) -> list[Tensor]:
         """The tensors of which a loss has gradients."""

@@ -140,9 +140,10 @@ class _OnHost(Moments):
                 gradient = gradient * self._scale
             counted = torch.tensor(float(self._steps), device=self._device)
             weight, first, second = ([x] for x in here)
-            options: dict[str, Any] = {**_functional(self._settings, rate), "eps": 1e-8}
+            fixed = {"eps": 1e-8, "fused": True, "amsgrad": False, "maximize": False}
+            options: dict[str, Any] = {**_functional(self._settings, rate), **fixed}
             state: tuple[Any, ...] = (weight, [gradient], first, second, [], [counted])
-            adamw(*state, fused=True, amsgrad=False, maximize=False, **options)
+            adamw(*state, **options)
             for home, x in zip(homes, here, strict=True):
                 if home is not x:
                     home.copy_(x)

@@ -32,6 +32,7 @@ from tasks.policy import (
     threads,
 )
 from tasks.policy.checkpointing import activation_bytes, checkpoint_layers
+from tasks.policy.elsewhere import Elsewhere
 from tasks.policy.folder import save_folder
 from tasks.policy.hidden_states import batch_states
 from tasks.policy.lm_head import HeadOutput, head
@@ -83,6 +84,7 @@ class Policy:
         self.layout = packing.Layout(sharing != "none", sharing == "attention", _cost(self.network))
         self.weights = open_weights(params.update.adapter, self.network, load, self.tokenizer, params, device)
         self._held: str | None = None
+        self._elsewhere = Elsewhere()
         self.thread_count = 1 if sharded else threads.thread_count(device)
         chosen, config = params.update.attention, self.network.config.get_text_config()
         head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -112,6 +114,7 @@ class Policy:
 
         Nothing is read when it is held already. Raises ``BadInput`` where the weights do not fit.
         """
+        self._elsewhere.bring_back()
         name = _identity(folder)
         if name is not None and name == self._held:
             return
@@ -121,6 +124,12 @@ class Policy:
         else:
             self.weights.read(folder)
         self._held = name
+
+    def rest(self) -> None:
+        """Keep the weights in the host's memory until ``restore`` is called next."""
+        if self.device.type != "cpu":
+            self._elsewhere.move(self.weights.tensors(), torch.device("cpu"))
+            release_gpu()
 
     def stepped(self) -> None:
         """To be called after an optimiser step: put the masters into the model, a policy not on disk."""

@@ -68,6 +68,10 @@ class TrainedWeights(ABC):
     def merged(self) -> dict[str, Tensor]:
         """All weights of the network by their plain names, in the base type."""
 
+    def tensors(self) -> list[Tensor]:
+        """Everything that is held: the network's, and masters."""
+        return [*self.network.parameters(), *self.network.buffers(), *self.masters.values()]
+
     def layer_names(self) -> list[str]:
         """The last parts of the names of the layers that an adapter is on, sorted; none for all weights."""
         return []

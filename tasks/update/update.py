@@ -44,7 +44,8 @@ def update(job: Job) -> dict[str, float]:
     Raises ``BadInput`` for a token budget smaller than a sequence, and ``NotFinite`` after three refused
     steps in a row, counted across rounds.
     """
-    return train(job) if job.params.update.ranks == 1 else launched(job)
+    update = job.params.update
+    return train(job) if update.ranks * update.machines == 1 else launched(job)
 
 
 def train(job: Job) -> dict[str, float]:
