@@ -6,10 +6,11 @@
     python benchmarks/memory.py --tiny              the same code with a tiny model
 
 On several --devices it is one rank's, of weights that FSDP shards and gathers over a process group that is
-fake, too. The pass runs on fake tensors, which have a shape and a type and no values: the product's own layers, kernels
-of attention, head and gradients, on one sequence of --positions, of which a ninth is the prompt. Held are all
-storages that are alive, by what they hold at the moment; the peak is their largest sum. What is one compiled kernel on a GPU makes its results
-and nothing on the way. The optimiser's moments, 8 bytes a trained weight, are added to what a pass holds.
+fake, too. The pass runs on fake tensors, which have a shape and a type and no values: the product's own
+layers, kernels of attention, head and gradients, on one sequence of --positions, of which a ninth is the
+prompt. Held are all storages that are alive, by what they hold at the moment; the peak is their largest sum.
+What is one compiled kernel on a GPU makes its results and nothing on the way. The optimiser's moments, 8 bytes
+a trained weight, are added to what a pass holds.
 """
 
 from __future__ import annotations
@@ -72,18 +73,20 @@ KERNELS: tuple[tuple[Any, str, Callable[..., Any]], ...] = (
 """What is compiled on a GPU: the results alone."""
 
 
+RESIZE = torch.UntypedStorage.resize_
+
+
 class Held(TorchDispatchMode):
     """Bytes of all storages that operations made and that are alive; FSDP resizes some when it gathers."""
 
-    def __init__(self, resized: bool) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
-        self._resized = resized
         self.now = self.peak = 0
 
     def note(self, x: object) -> None:
-        """Count a tensor's storage, once."""
-        if isinstance(x, Tensor):
+        """Count a tensor's storage, once; that of a sharded one is its shard's, which comes by itself."""
+        if isinstance(x, Tensor) and not isinstance(x, DTensor):
             storage = x.untyped_storage()
             seen = StorageWeakRef(storage)
             if seen.cdata not in self._alive:
@@ -98,17 +101,20 @@ class Held(TorchDispatchMode):
         made = func(*args, **(kwargs or {}))
         for x in tree_leaves(made):
             self.note(x)
-        if self._resized:
-            self._measure_again()
         self.peak = max(self.peak, self.now)
         return made
 
-    def _measure_again(self) -> None:
-        for place, (seen, size) in self._alive.items():
-            storage = torch.UntypedStorage._new_with_weak_ptr(seen.cdata)
-            if storage is not None and (now := storage.nbytes()) != size:
-                self._alive[place] = seen, now
-                self.now += now - size
+    def resize(self) -> Callable[[torch.UntypedStorage, int], torch.UntypedStorage]:
+        """For a storage's own ``resize_``."""
+
+        def resized(storage: torch.UntypedStorage, size: int) -> torch.UntypedStorage:
+            seen = StorageWeakRef(storage)
+            if seen.cdata in self._alive:
+                self.now += size - self._alive[seen.cdata][1]
+                self._alive[seen.cdata] = seen, size
+            return RESIZE(storage, size)
+
+        return resized
 
 
 def network(shape: capacity.Shape) -> PreTrainedModel:
@@ -186,8 +192,9 @@ def measure(
     response = list(range(positions - prompt))
     row = packing.Row(tuple(range(prompt)), (0,), positions - 1)
     batch = packing.build([row], [response], [0])
-    model, held = network(shape), Held(resized=devices > 1)
+    model, held = network(shape), Held()
     with ranks(devices), FakeTensorMode(allow_non_fake_inputs=True), ExitStack() as patches:
+        patches.enter_context(mock.patch.object(torch.UntypedStorage, "resize_", held.resize()))
         patches.enter_context(mock.patch.object(full, "moves_gradients", return_value=devices == 1))
         for module, name, result in KERNELS:
             patches.enter_context(mock.patch.object(module, name, result))

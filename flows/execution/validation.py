@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from algorithms.contract import Hooks, Recipe
 from flows.execution import external_policy
 from flows.execution.first_look import look
+from flows.planner.memory_gate import check_memory
 from params.base import BadInput
 from params.load import compose
 from params.schema import Params
@@ -109,6 +110,7 @@ def _check_source(params: Params, part: Hooks, named: str) -> None:
 def chosen(model: str, task: str, method: str, settings: Sequence[str]) -> Params:
     """Presets and settings as a person gave them, checked, with what they name. Raises ``BadInput``."""
     params = settled(compose(model, task, method, settings))
+    check_memory(params)
     look(params)
     return params
 

@@ -46,6 +46,16 @@ def visible_gpus() -> list[str]:
     return [str(index) for index in range(torch.cuda.device_count())]
 
 
+def gpu_memory() -> float | None:
+    """Bytes of the smallest GPU that is seen; None without one."""
+    if not sees_gpu():
+        return None
+    import torch
+
+    count = torch.cuda.device_count()
+    return float(min(torch.cuda.get_device_properties(index).total_memory for index in range(count)))
+
+
 def named_gpus(chosen: Sequence[int], setting: str) -> list[str]:
     """The visible GPUs that a setting chooses, by name; raises ``BadInput`` for one that is not there."""
     names = visible_gpus()
