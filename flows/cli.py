@@ -255,11 +255,12 @@ def dvc(
         print(write_comparison(workspace(), options, check))
         return
     from flows.dvc.pipeline import write_pipeline
-    from flows.execution.validation import run_name
+    from flows.execution.validation import run_name, settled
     from params.load import compose
 
-    name = run_name(name, model, task, method)
-    print(write_pipeline(workspace(), compose(model, task, method, settings or []), name, check))
+    name, params = run_name(name, model, task, method), compose(model, task, method, settings or [])
+    settled(params)  # the file keeps `auto`: another machine samples with what it has
+    print(write_pipeline(workspace(), params, name, check))
 
 
 @app.command()
