@@ -164,9 +164,9 @@ class Update(Config):
     """Optimiser steps, counted over the whole run, in which the learning rate rises linearly."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     """AdamW's decoupled weight decay."""
-    beta1: Probability = 0.9
+    beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
     """AdamW's first-moment decay."""
-    beta2: Probability = 0.999
+    beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
     """AdamW's second-moment decay."""
     clip_norm: PositiveFloat = 1.0
     """Largest global norm of the gradient."""
@@ -215,7 +215,7 @@ class Evaluate(Config):
     """Rounds between evaluations; the base model and the last policy are always evaluated."""
     samples_per_problem: PositiveInt = 4
     """Sampled responses per problem, n of mean@n. However many, they are held in memory a part at a time."""
-    pass_at: tuple[PositiveInt, ...] = (1, 4)
+    pass_at: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 4)
     """The k of pass@k, all from the same responses; none larger than samples_per_problem."""
     temperature: PositiveFloat | None = None
     """Their sampling temperature; null: the rollout's. What the trainer says of their tokens (entropy,
@@ -246,7 +246,7 @@ class Evaluate(Config):
 class Params(Config):
     """Everything that a run reads."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """From which every draw is derived."""
     rounds: PositiveInt = 20
     """Rounds of rollout, replay and update."""

@@ -33,6 +33,14 @@ def test_another_name_replaces_a_part_whole() -> None:
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
+        ("rounds=true", "rounds: expected a number, got True"),
+        ("evaluate.pass_at=[1, true]", "evaluate.pass_at: expected a number, got"),
+        ("evaluate.pass_at=[]", "evaluate.pass_at: tuple should have at least 1 item"),
+        ("update.beta1=1", "update.beta1: input should be less than 1"),
+        ("update.beta2=1", "update.beta2: input should be less than 1"),
+        ("update.learning_rate=inf", "update.learning_rate: input should be a finite number"),
+        ("rollout.temperature=inf", "rollout.temperature: input should be a finite number"),
+        ("seed=9223372036854775808", "seed: input should be less than 9223372036854775808"),
         ("update.learning_rte=1", "update.learning_rte: unknown key; did you mean 'learning_rate'?"),
         ("updat.epochs=1", "updat: unknown key; did you mean 'update'?"),
         ("distil.student.budget=0.1", "method grpo has no phases to distil in; expected --method erpd"),
