@@ -155,7 +155,7 @@ def _leaves(params: Params, path: str) -> Iterable[str]:
 
 
 def shown(root: Path, path: Path) -> str:
-    """A file as a dependency: from the folder of the pipeline where it lies in that, else by its whole path."""
+    """A file as a dependency: from the pipeline's folder where it lies in that, else by its whole path."""
     path, root = Path(os.path.abspath(path.expanduser())), Path(os.path.abspath(root))
     return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 

@@ -16,6 +16,7 @@ from flows.stage_table.stages import stage_table
 from params.base import BadInput
 from params.schema import Params
 from tasks.artefacts.artefact import canonical, file_digest, replace_file
+from tasks.artefacts.store import Store
 from tasks.problems.contract import Tables, find_source
 from tasks.rewards.golds import bad_golds
 
@@ -29,6 +30,7 @@ def look(params: Params) -> None:
 
     What was found good is not looked at again, as long as nothing of it has changed.
     """
+    Store(workspace()).need(0, "run")
     problems, folder = _Problems(params), Path(params.model.source).expanduser()
     mine = ":" in params.task.reward.name
     if not problems.readable and not folder.is_dir() and not mine:

@@ -119,7 +119,7 @@ def write(config: Config, task: Task, seed: int, out: Path | None) -> tuple[pa.T
 
 def files(config: Config) -> list[Path]:
     """The local files that ``read`` reads."""
-    return [Path(name) for name in (config.path, config.held_out_path) if name is not None]
+    return [Path(name).expanduser() for name in (config.path, config.held_out_path) if name is not None]
 
 
 def place(config: Config, question: str) -> str | None:
@@ -218,7 +218,8 @@ def _rows(config: Config, held_out: bool) -> Iterator[Row]:
     if config.path is None:
         split = config.held_out_split if held_out else config.split
         return _hub_rows(str(config.dataset), config.subset, config.revision, str(split))
-    return rows_of(Path(str(config.held_out_path if held_out else config.path)), "task.problems")
+    path = Path(str(config.held_out_path if held_out else config.path)).expanduser()
+    return rows_of(path, "task.problems")
 
 
 def _hub_rows(name: str, subset: str | None, revision: str | None, split: str) -> Iterator[Row]:

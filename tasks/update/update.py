@@ -185,6 +185,7 @@ class UpdateSteps:
             "tokens": sum(lengths[:count]),
             "replayed": len(lengths) - count,
             "replayed_tokens": sum(lengths[count:]),
+            "merge_loss": training.policy.weights.merge_loss(),
         }
         said: dict[str, Any] = {name: finite(value) for name, value in values.items()}
         for name, means in training.meter.means_by_age().items():

@@ -97,7 +97,7 @@ def test_each_driver_takes_over_what_the_other_made(clone: Workspace) -> None:
 def test_a_changed_file_of_the_users_own_is_noticed_outside_the_project(
     tmp_path: Path, finished: Workspace
 ) -> None:
-    """Every kind of file that a run reads, and the stages that stand on it; the pipeline runs where it lies."""
+    """Every kind of file that a run reads, and the stages on it; the pipeline runs where it lies."""
     root = tmp_path / "mein Ordner \u00e4"
     root.mkdir()
     here = Workspace(root, {**environment_of(root, finished.environment), "DVC_NO_ANALYTICS": "1"})

@@ -49,6 +49,7 @@ COLUMNS = (
     "mismatch_kl",
     "constant_groups",
     "refused_steps",
+    "merge_loss",
     "seconds",
 )
 """The columns of ``rounds.csv``. Row 0 is the base model. A policy's scores stand in the row of the round
@@ -62,6 +63,7 @@ UPDATE_FIGURES = {
     "mismatch_kl": "mismatch_kl",
     "constant_groups": "constant_groups",
     "refused_steps": "refused_steps",
+    "merge_loss": "merge_loss",
 }
 """Columns that come from an update's ``metrics.json``, and their names there."""
 

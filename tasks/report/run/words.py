@@ -79,6 +79,12 @@ def cautions(data: RunData) -> list[str]:
         found.append(
             f"Engine and trainer disagreed by up to {number(mismatch)} nats per token (see importance_cap)."
         )
+    lost = next((row["merge_loss"] for row in reversed(data.rounds) if row["merge_loss"] is not None), 0.0)
+    if lost > 0.5:
+        found.append(
+            f"Merged into the base's type, {percent(lost, 1)} of the adapted weights stay what they were "
+            "(export --merged DIR --dtype float32 keeps all of it)."
+        )
     unjudged = sum(int(row["unjudged"] or 0) for row in data.rounds)
     if unjudged:
         found.append(
