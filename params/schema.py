@@ -5,11 +5,12 @@ A field marked ``Speed`` changes how fast a stage runs and not what it makes.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from params.base import Choice, Config
+from params.base import BadInput, Choice, Config
 from params.distil import Distil
 from params.engine import Engine
 from params.speed import Probability, Speed
@@ -34,6 +35,17 @@ class Model(Config):
     """Run Python that comes with the model. Off unless asked for by name."""
     warm_start_steps: PositiveInt = 600
     """``nano`` only: steps of supervised fine-tuning on half-right solutions."""
+
+    def folder(self) -> Path | None:
+        """The local folder that is named; None where it is something else. Raises ``BadInput`` for none."""
+        path = Path(self.source).expanduser()
+        if path.is_dir():
+            return path
+        if self.source.startswith((".", "/", "~")):
+            raise BadInput(
+                f"model.source: {self.source}: no such folder; expected a Hugging Face model folder"
+            )
+        return None
 
 
 class Task(Config):

@@ -31,9 +31,9 @@ def look(params: Params) -> None:
     What was found good is not looked at again, as long as nothing of it has changed.
     """
     Store(workspace()).need(0, "run")
-    problems, folder = _Problems(params), Path(params.model.source).expanduser()
+    problems, folder = _Problems(params), params.model.folder()
     mine = ":" in params.task.reward.name
-    if not problems.readable and not folder.is_dir() and not mine:
+    if not problems.readable and folder is None and not mine:
         return
     note = workspace() / ".ostinato" / "looked" / _identity(params, folder)
     if note.is_file():
@@ -42,7 +42,7 @@ def look(params: Params) -> None:
     if mine and not tables:  # a reward of one's own gives some reward to any right answer, or is broken
         for reason in bad_golds(params.task.reward, ["1"]).values():
             raise BadInput(f"task.reward: {reason}")
-    if folder.is_dir():
+    if folder:
         _look_at_model(params, folder, problems, tables)
     note.parent.mkdir(parents=True, exist_ok=True)
     replace_file(note, "")
@@ -82,10 +82,10 @@ def _look_at_model(params: Params, folder: Path, problems: _Problems, tables: Ta
             fitting(tables, load_tokenizer(folder, params), params, problems.place)
 
 
-def _identity(params: Params, folder: Path) -> str:
+def _identity(params: Params, folder: Path | None) -> str:
     """A digest of all that was looked at; of the model's files, size and time stand for the content."""
     facts = lasting_facts(stage_table()["problems"], params)
-    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    files = sorted(folder.iterdir()) if folder else []
     model = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     chosen = params.model_dump(mode="json", include={"task": True, "model": True, "rollout": True})
     reward = [
