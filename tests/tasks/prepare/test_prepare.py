@@ -144,7 +144,9 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no configuration": (remove("config.json"), "no config.json; expected a Hugging Face model folder"),
     "not JSON": (lambda folder: (folder / "config.json").write_text("{"), "config.json is not JSON"),
     "quantised": (
-        lambda folder: (folder / "config.json").write_text('{"quantization_config": {"quant_method": "awq"}}'),
+        lambda folder: (folder / "config.json").write_text(
+            '{"quantization_config": {"quant_method": "awq"}}'
+        ),
         "quantised weights (awq); expected the model in 16 or 32 bits",
     ),
     "no weights": (remove("model.safetensors"), "no weights; expected *.safetensors in the folder"),
