@@ -8,12 +8,12 @@
     k1            -log rho           1 + sign(A) / (2 delta rho)             equation 12
     k3            rho - 1 - log rho  1 - sign(A) (rho - 1) / (2 delta rho)   equation 13
     tv            |rho - 1|          1 - sign(A) sign(rho - 1) / (2 delta)   equation 14
-    log_square    (log rho)^2 / 2    1 - sign(A) log(rho) / (2 delta rho)    equation 25, Kimi's mirror descent
+    log_square    (log rho)^2 / 2    1 - sign(A) log(rho) / (2 delta rho)    equation 25, as in Kimi's
 
-DRPO's w lies in [1 - 1/delta, 1 + 1/delta]: it is 0 on DPPO's boundary |pi - mu| = delta, negative beyond it and
-above 1 on the way back. The published delta of 12.5 puts that boundary out of reach, since |pi - mu| <= 1. Equations
-are those of DRPO, arXiv 2606.09821; the weights are derivatives of them. Ours: ``departing``, and that a token without
-advantage has no penalty even where the advantage does not weigh it.
+DRPO's w lies in [1 - 1/delta, 1 + 1/delta]: it is 0 on DPPO's boundary |pi - mu| = delta, negative beyond it
+and above 1 on the way back. The published delta of 12.5 puts that boundary out of reach, as |pi - mu| <= 1.
+Equations are those of DRPO, arXiv 2606.09821; the weights follow from them. Ours: ``departing``, and that a
+token without advantage has no penalty even where the advantage does not weigh it.
 """
 
 from __future__ import annotations
@@ -53,15 +53,15 @@ class Config(Options):
     """The penalty, its strength, and the tokens that it is put on."""
 
     delta: PositiveFloat = 0.15
-    """Where ``probability`` and ``ratio`` balance the advantage: |pi - mu|, a probability, of which 1 or more is
-    never reached; |rho - 1|. The others weigh 1 / (2 delta) all the same."""
+    """Where the penalty balances the advantage: |pi - mu|, a probability, for ``probability``, of which 1 or
+    more is never reached, and |rho - 1| for ``ratio``. The others weigh 1 / (2 delta) all the same."""
     penalty: Literal["probability", "ratio", "k1", "k3", "tv", "log_square"] = "probability"
     """What is penalised: DRPO's, SPO's, and those that the paper compares with them."""
     weighted_by_advantage: bool = True
     """Multiply the penalty by |A|, so that one move balances every advantage; false: by 1."""
     where: Literal["everywhere", "outside", "departing"] = "everywhere"
-    """``outside``: only where |pi - mu| exceeds ``boundary``, whatever the direction (Mask-DRPO). ``departing``:
-    only on the tokens there that DPPO would mask, those that the advantage takes further. w is 1 elsewhere."""
+    """``outside``: only where |pi - mu| exceeds ``boundary``, whatever the direction (Mask-DRPO).
+    ``departing``: of those only the tokens that the advantage takes further, which DPPO would mask."""
     boundary: PositiveFloat | None = None
     """Not for ``everywhere``: |pi - mu| beyond which a token is penalised, a probability; null: delta."""
 

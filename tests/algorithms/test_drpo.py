@@ -135,9 +135,7 @@ def test_without_the_advantage_the_optimum_moves_with_it(advantage: float) -> No
 @every_penalty
 def test_without_an_advantage_there_is_no_penalty(penalty: str) -> None:
     for weighted in (True, False):
-        loss, found, metrics = at(
-            0.9, 0.1, 0.0, delta=0.1, penalty=penalty, weighted_by_advantage=weighted
-        )
+        loss, found, metrics = at(0.9, 0.1, 0.0, delta=0.1, penalty=penalty, weighted_by_advantage=weighted)
         assert (float(loss), float(found), float(metrics["weight"])) == (0.0, 0.0, 1.0)
 
 
