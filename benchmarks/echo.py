@@ -6,9 +6,9 @@
 Sampling is measured with and without entropies, and the update with GRPO alone, with the echo of stored
 entropies and with that of a forward pass, on rollouts whose rewards are set: in `mixed` groups every other
 answer is right, in `right` groups all are, where GRPO alone computes nothing. Calls alternate, the first of
-each warms up and is left out, the figures are medians. A round is a rollout and an update; what the echo adds is
-a share of it where groups are mixed, and seconds where all agree. The last line says whether the preset, with
-stored entropies, keeps to its bound.
+each warms up and is left out, the figures are medians. A round is a rollout and an update; what the echo adds
+is a share of it where groups are mixed, and seconds where all agree. The line before the last says whether the
+preset, with stored entropies, keeps to its bound.
 """
 
 from __future__ import annotations
