@@ -7,8 +7,8 @@ Sampling is measured with and without entropies, and the update with GRPO alone,
 entropies and with that of a forward pass, on rollouts whose rewards are set: in `mixed` groups every other
 answer is right, in `right` groups all are, where GRPO alone computes nothing. Calls alternate, the first of
 each warms up and is left out, the figures are medians. A round is a rollout and an update; what the echo adds
-is a share of it where groups are mixed, and seconds where all agree. The line before the last says whether the
-preset, with stored entropies, keeps to its bound.
+is a share of it where groups are mixed, and seconds where all agree. Before the figures a line says whether
+the preset, with stored entropies, keeps to its bound.
 """
 
 from __future__ import annotations
