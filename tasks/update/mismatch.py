@@ -24,11 +24,14 @@ class Mismatch:
 
     def look(self, members: Sequence[int], logp: Tensor) -> None:
         """Take in the trainer's log-probabilities, end to end, NaN where they are not known, of these
-        responses; those of a response that is known already say the same."""
-        sampled = [self._given.sampled_logp[i] for i in members]
+        responses; those of a response that is known already say the same. What joins this round's answers
+        and is no older is one of them again, or was not sampled by an engine: it is left out."""
+        given = self._given
+        sampled = [given.sampled_logp[i] for i in members]
         for i, own, engine in zip(members, logp.split([len(part) for part in sampled]), sampled, strict=True):
             known = ~own.isnan()
-            if i not in self._found and bool(known.any()):
+            counts = bool(given.fresh[i]) or int(given.age[i]) > 0
+            if counts and i not in self._found and bool(known.any()):
                 self._found[i] = (own[known], engine[known])
 
     def knows_fresh(self) -> bool:
