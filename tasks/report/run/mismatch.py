@@ -25,7 +25,8 @@ RARE = replace(SHARES, axis=".1%", domain=None, sizes=THIRD)
 
 
 def mismatch_figures(data: RunData) -> list[Figure | None]:
-    """None where an update computed nothing, and for ages where every rollout was of the latest policy."""
+    """None where an update computed nothing, for ages where every rollout was of the latest policy, and for
+    the correction where there is none."""
     told = metrics_of(data, "update")
     differs = "Difference in log-probability between engine and trainer, nats per token: 99 and 99.9 of 100"
     return [
@@ -46,6 +47,14 @@ def mismatch_figures(data: RunData) -> list[Figure | None]:
             RARE,
         ),
         _by_age(data),
+        _lines(
+            told,
+            "correction",
+            "Correction",
+            "Share of the tokens that method.correction truncates or masks.",
+            {"correction_cut": "truncated or masked"},
+            RARE,
+        ),
     ]
 
 

@@ -36,7 +36,7 @@ GROUPS = (
         "Updates",
         (
             *("clip_fraction", "gradient_norm", "agreeing"),
-            *("mismatch", "mismatch_tails", "mismatch_shares", "mismatch_ages"),
+            *("mismatch", "mismatch_tails", "mismatch_shares", "mismatch_ages", "correction"),
         ),
     ),
 )

@@ -252,6 +252,7 @@ class SyntheticRun:
             "refused_steps": 0,
         }
         if self.replays and round > 1:
+            figures["correction_cut"] = 0.125
             figures["mismatch_p99_by_age"] = {str(age): 0.04 + 0.1 * age for age in range(min(round, 6))}
             figures |= {"tokens": 900, "replayed_tokens": 100}
             figures["drift_by_age"] = {str(age): 0.002 * age for age in range(min(round, 4))}

@@ -106,6 +106,10 @@ def test_the_tails_of_the_mismatch_have_charts_and_ages_where_there_are_some(
     assert {f"age {age}" for age in range(6)} <= set(aged.find("th"))
     assert not [cell for cell in plain.find("th") if cell.startswith("age ")]
     assert "0.54" in aged.find("td")  # of age 5, in the last round
+    assert ("12.5%" in aged.find("td"), "12.5%" in plain.find("td")) == (
+        True,
+        False,
+    )  # the correction's share
 
 
 def test_an_evaluation_with_settings_of_its_own_says_them_and_has_many_k(
