@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import pyarrow as pa
@@ -78,6 +78,8 @@ class Hooks(Part):
     term: Callable[[Batch, Any], Term] | None = None
     """``term(batch, config)``: a summand of the loss over one batch; here it chooses its tokens and fixes its
     denominator. A replay method has one where the objective does not give the loss of what it drew."""
+    acts: Callable[[Any, int], bool] | None = None
+    """``acts(config, round)``: whether the term is part of that round's loss; None: of every round's."""
     boundary: Callable[[Any], Boundary | None] | None = None
     """``boundary(config)``: what closes a step; the batch then has ``boundary``. None: not asked for."""
     entropy_from: Callable[[Any], Literal["stored", "policy"] | None] | None = None
@@ -146,6 +148,11 @@ class Recipe:
         replay = chosen(method.replay, "draw", "method.replay") if method.replay else None
         terms += [replay] if replay and replay[0].term else []
         return cls(method, chosen(method.objective, "token_loss", "method.objective"), replay, tuple(terms))
+
+    def in_round(self, round: int) -> Recipe:
+        """Without the terms that do not act in that round."""
+        acting = [(part, config) for part, config in self.terms if not part.acts or part.acts(config, round)]
+        return replace(self, terms=tuple(acting))
 
     def on(self, batch: Batch) -> list[Term]:
         """The loss's terms over one batch, the objective first."""

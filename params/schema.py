@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from params.base import BadInput, Choice, Config
+from params.correction import Correction
 from params.distil import Distil
 from params.engine import Engine
 from params.speed import Probability, Speed
@@ -85,8 +86,8 @@ class Method(Config):
     """Mean over tokens; over responses of their token means; or sum over (responses × max tokens)."""
     terms: tuple[Choice, ...] = ()
     """Auxiliary terms: modules of ``algorithms`` with a ``term``, and their options."""
-    importance_cap: PositiveFloat | None = None
-    """Cap of the importance weights between engine and trainer; null: no weights. The mismatch is logged."""
+    correction: Correction | None = None
+    """Weights against the mismatch of engine and trainer; null: none. The mismatch is told in any case."""
     overlong_tokens: PositiveInt | None = None
     """Last tokens before the limit over which the reward falls by up to 1 (DAPO's soft overlong punishment);
     null: no such penalty."""
@@ -303,6 +304,8 @@ class Params(Config):
             raise ValueError(
                 "method.replay: an update replays, and distil stands in its place; expected null"
             )
+        if self.distil and self.method.correction:
+            raise ValueError("method.correction: of an update, and distil stands in its place; expected null")
         if self.rollout.problems_per_round > self.task.train_count:
             raise ValueError("rollout.problems_per_round must not exceed task.train_count")
         if self.distil:

@@ -16,6 +16,7 @@ from tasks.report.run import words
 from tasks.report.run.answers import STORIES, shown_problems
 from tasks.report.run.data import COLUMNS, Done, Row, RunData, collect
 from tasks.report.run.figures import figures
+from tasks.report.run.mismatch import mismatch_figures
 from tasks.report.run.replay import replay_figures
 from tasks.report.run.spans import shown_spans
 from tasks.report.run.terms import term_figures
@@ -30,7 +31,14 @@ GROUPS = (
         "Replay",
         ("buffer", "entered", "fill", "drift", "penalty", "replayed", "drawn", "same_round"),
     ),
-    ("updates", "Updates", ("clip_fraction", "gradient_norm", "mismatch", "agreeing")),
+    (
+        "updates",
+        "Updates",
+        (
+            *("clip_fraction", "gradient_norm", "agreeing"),
+            *("mismatch", "mismatch_tails", "mismatch_shares", "mismatch_ages", "correction"),
+        ),
+    ),
 )
 """Sections of the page that are made of charts: anchor, name, the charts. One without a chart is left out.
 A last one has the charts of the method's own metrics."""
@@ -72,7 +80,7 @@ def rounds_table(data: RunData) -> list[Row]:
 def page(data: RunData) -> str:
     """The whole page."""
     of_terms = [figure for figure in term_figures(data) if figure is not None]
-    every = (*figures(data), *replay_figures(data), *of_terms)
+    every = (*figures(data), *mismatch_figures(data), *replay_figures(data), *of_terms)
     drawn = {figure.key: figure for figure in every if figure is not None}
     groups = (*GROUPS, ("terms", "Method", tuple(figure.key for figure in of_terms)))
     return rendered(

@@ -77,7 +77,8 @@ def cautions(data: RunData) -> list[str]:
     mismatch = max((row["mismatch"] or 0.0 for row in data.rounds), default=0.0)
     if mismatch > 0.05:
         found.append(
-            f"Engine and trainer disagreed by up to {number(mismatch)} nats per token (see importance_cap)."
+            f"Engine and trainer disagreed by up to {number(mismatch)} nats per token "
+            "(see method.correction)."
         )
     lost = next((row["merge_loss"] for row in reversed(data.rounds) if row["merge_loss"] is not None), 0.0)
     if lost > 0.5:
