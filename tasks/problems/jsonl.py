@@ -215,7 +215,9 @@ def _text(row: dict[str, Any], column: str, place: str, option: str) -> str:
         hint = nearest(column, [str(key) for key in row if key is not None])
         raise BadInput(f"{place}: no '{column}'{hint} (set task.problems.{option} to the column's name)")
     cell = row[column]
-    text = cell_text(_asked(cell, column, place) if isinstance(cell, list) else cell, column, place)
+    if option == "question" and isinstance(cell, list):
+        cell = _asked(cell, column, place)
+    text = cell_text(cell, column, place)
     if not text:
         raise BadInput(f"{place}: '{column}' is {row[column]!r:.60}; expected text or a number")
     return text

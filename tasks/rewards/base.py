@@ -39,6 +39,13 @@ class Answer:
     text: str
     tokens: tuple[int, ...] = ()
     """Its token ids, with the end token, if there is one."""
+    whole: str | None = None
+    """All that the model said, where ``text`` is without its thinking."""
+
+    @property
+    def said(self) -> str:
+        """All that the model said."""
+        return self.text if self.whole is None else self.whole
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def _verl(
     }
     verdicts = []
     for answer in group.answers:
-        values = {"solution_str": answer.text, **offered}
+        values = {"solution_str": answer.said, **offered}
         taken = {key: values[key] for key in values if key in signature.names or signature.rest}
         found = _run(function, **taken)
         if isinstance(found, Mapping):
@@ -77,7 +77,7 @@ def _trl(
     told = _is_messages(prompt) if messages is None else messages
     if told and not _is_messages(prompt):
         prompt = [{"role": "user", "content": group.prompt}]
-    texts = [answer.text for answer in group.answers]
+    texts = [answer.said for answer in group.answers]
     ids = [list(answer.tokens) for answer in group.answers]
     notes: list[dict[str, Any]] = [{} for _ in group.answers]
     offered = {
@@ -101,7 +101,7 @@ def _openrlhf(
     """All at once; ``extra_logs`` are notes."""
     count = len(group.answers)
     offered = {
-        "queries": [group.prompt + answer.text for answer in group.answers],
+        "queries": [group.prompt + answer.said for answer in group.answers],
         "prompts": [group.prompt] * count,
         "labels": [group.columns.get("label", group.gold)] * count,
         **more,

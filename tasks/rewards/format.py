@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from tasks.rewards.base import Bounds, Verdict
+from tasks.rewards.base import Bounds, Group, Verdict
 
 Tag = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$")]
 
@@ -27,8 +27,13 @@ class Config(Bounds):
     """The prompt has opened the first tag already, as some chat templates do."""
 
 
-def judge(gold: str, answer: str, config: Config) -> Verdict:
-    """1 or 0; the right answer is not looked at. Time is linear in the answer."""
+def judge_group(group: Group, config: Config) -> list[Verdict]:
+    """1 or 0 of all that the model said, its thinking too; the right answer is not looked at."""
+    return [_judged(answer.said, config) for answer in group.answers]
+
+
+def _judged(answer: str, config: Config) -> Verdict:
+    """In time that is linear in the answer."""
     wanted = [mark for tag in config.tags for mark in (f"<{tag}>", f"</{tag}>")]
     marks = "|".join(re.escape(mark) for mark in wanted)
     pieces = re.split(f"({marks})", f"<{config.tags[0]}>{answer}" if config.opened else answer)

@@ -227,7 +227,7 @@ class _Worker:
     def judge(self, group: Group, explain: bool) -> list[Verdict]:
         """A verdict for each answer; a worker that is silent for too long, or gone again and again, has
         failed."""
-        answers = [(answer.text, answer.tokens) for answer in group.answers]
+        answers = [(answer.text, answer.tokens, answer.whole) for answer in group.answers]
         message = {"group": {**vars(group), "answers": answers}, "explain": explain}
         ended, seconds, count = "", self._timeout * len(answers), len(answers)
         for _ in range(_TRIES):

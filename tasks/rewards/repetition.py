@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pydantic import PositiveInt
 
-from tasks.rewards.base import Bounds, Verdict
+from tasks.rewards.base import Bounds, Group, Verdict
 
 
 class Config(Bounds):
@@ -20,10 +20,12 @@ class Config(Bounds):
     """Words in an n-gram."""
 
 
-def judge(gold: str, answer: str, config: Config) -> Verdict:
+def judge_group(group: Group, config: Config) -> list[Verdict]:
     """The right answer is not looked at. An answer with fewer words than one n-gram repeats nothing."""
-    words = answer.lower().split()
-    count = len(words) - config.words + 1
-    if count < 1:
-        return Verdict(0.0)
-    return Verdict(len({tuple(words[i : i + config.words]) for i in range(count)}) / count - 1.0)
+    return [Verdict(-_repeated(answer.said.lower().split(), config.words)) for answer in group.answers]
+
+
+def _repeated(words: list[str], size: int) -> float:
+    """The share of n-grams that came before."""
+    grams = [tuple(words[place : place + size]) for place in range(len(words) - size + 1)]
+    return 1.0 - len(set(grams)) / len(grams) if grams else 0.0

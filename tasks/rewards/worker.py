@@ -54,7 +54,7 @@ def main(name: str, options: str, parent: int, root: str = "") -> None:
 
 
 def _group(message: dict[str, Any]) -> Group:
-    answers = tuple(Answer(text, tuple(tokens)) for text, tokens in message["answers"])
+    answers = tuple(Answer(text, tuple(tokens), whole) for text, tokens, whole in message["answers"])
     return Group(**{**message, "answers": answers})
 
 

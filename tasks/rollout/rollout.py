@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import collections
-import json
-import math
 import time
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -19,6 +16,7 @@ from tasks.artefacts.tables import write_table
 from tasks.core.seeds import numpy_generator
 from tasks.core.stage import Job
 from tasks.rollout import dynamic_sampling, replay_problems
+from tasks.rollout.components import components
 from tasks.rollout.prompts import askable
 from tasks.rollout.sampling import Sampled, joined, sample
 from tasks.rollout.shards import sample_in_shards
@@ -108,27 +106,3 @@ def metrics(answers: pa.Table) -> dict[str, Any]:
         "entropy_estimate": -float(logp.mean()),
         **components(answers),
     }
-
-
-def components(answers: pa.Table) -> dict[str, Any]:
-    """What several rewards said, each by its mean over the answers that it applies to, their weighted sum,
-    and the means of the numbers that rewards note; empty where there is nothing of it."""
-    found: dict[str, Any] = {}
-    if answers["rewards"].null_count < len(answers):
-        found["rewards"] = _means(dict(row) for row in answers["rewards"].drop_null().to_pylist())
-        found["total_mean"] = pc.mean(answers["total"].cast(pa.float64())).as_py()
-    if answers["notes"].null_count < len(answers):
-        notes = _means(json.loads(row) for row in answers["notes"].drop_null().to_pylist())
-        found["notes"] = {name: value for name, value in notes.items() if value is not None}
-    return found
-
-
-def _means(rows: Iterable[dict[str, Any]]) -> dict[str, float | None]:
-    """By name the mean of what is a number; None where nothing is."""
-    values: dict[str, list[float]] = {}
-    for row in rows:
-        for name, value in row.items():
-            numbers = values.setdefault(name, [])
-            if isinstance(value, int | float):
-                numbers.append(float(value))
-    return {name: math.fsum(found) / len(found) if found else None for name, found in sorted(values.items())}
