@@ -270,7 +270,10 @@ def dvc(
 @app.command()
 def judge(
     file: Annotated[Path, typer.Argument(help="Rows with gold and answer: JSONL, JSON, CSV or Parquet.")],
-    reward: Annotated[str, typer.Option("--reward", help="math, sql, or package.module:function.")] = "math",
+    rewards: Annotated[
+        list[str] | None,
+        typer.Option("--reward", help="math, sql, package.module:function ...; again for a further one."),
+    ] = None,
     databases: Annotated[Path | None, typer.Option("--databases", help="The folder of databases.")] = None,
     settings: SetOption = None,
     out: Annotated[Path | None, typer.Option("--out", help="A table of scores to write.")] = None,
@@ -286,7 +289,7 @@ def judge(
     from flows.commands.judge import JudgeOptions, judge_file
 
     with TemporaryDirectory() as scratch:
-        asked = JudgeOptions(file, reward, databases, settings or [], out, workers, explain)
+        asked = JudgeOptions(file, rewards or ["math"], databases, settings or [], out, workers, explain)
         judge_file(asked, as_json, Path(scratch))
 
 

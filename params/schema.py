@@ -8,12 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from params.base import BadInput, Choice, Config
 from params.correction import Correction
 from params.distil import Distil
 from params.engine import Engine
+from params.reward import Rewards, combined, read_rewards
 from params.speed import Probability, Speed
 from params.store import ADDRESS, StoreSettings
 
@@ -63,10 +64,17 @@ class Task(Config):
     on_long_prompt: Literal["error", "drop"] = "error"
     """What becomes of a problem whose prompt leaves no room for ``rollout.max_response_tokens``. ``drop``: it
     is left out, and counted."""
-    reward: Choice = Choice(name="math")
-    """The judge: a module of ``tasks.rewards`` and its options."""
+    reward: Rewards = Choice(name="math")
+    """The judge: a module of ``tasks.rewards`` and its options, or a function of one's own; or a list of
+    several, each with a ``weight``. Their weighted sum is trained on, and the first that applies to an answer
+    says whether it is right."""
     reward_workers: Annotated[PositiveInt, Speed] = 1
     """Judging processes."""
+
+    @field_validator("reward", mode="before")
+    @classmethod
+    def _named_once(cls, given: Any) -> Any:
+        return read_rewards(given)
 
     @model_validator(mode="after")
     def _has_question(self) -> Task:
@@ -80,6 +88,9 @@ class Method(Config):
 
     scale_by_std: bool = True
     """Divide a group's centred rewards by their (population) standard deviation."""
+    reward_aggregation: Literal["sum_then_normalise", "normalise_then_sum"] = "sum_then_normalise"
+    """How several rewards become one advantage: of their weighted sum; or each normalised within its group,
+    then summed by weight and divided by the batch's standard deviation (GDPO)."""
     objective: Choice = Choice(name="grpo")
     """A module of ``algorithms`` with a ``token_loss``, and its options."""
     aggregation: Literal["token_mean", "sequence_mean", "constant"] = "token_mean"
@@ -95,6 +106,15 @@ class Method(Config):
     """Leave responses that hit the limit out of the loss and its denominator (DAPO's overlong filtering)."""
     replay: Choice | None = None
     """How earlier responses join an update: a module of ``algorithms`` with a ``draw``, and its options."""
+
+    @model_validator(mode="after")
+    def _normalises(self) -> Method:
+        if self.reward_aggregation == "normalise_then_sum" and not self.scale_by_std:
+            raise ValueError(
+                "method.scale_by_std: false, but reward_aggregation: normalise_then_sum divides by it; "
+                "expected true"
+            )
+        return self
 
 
 class Replay(Config):
@@ -306,6 +326,8 @@ class Params(Config):
             )
         if self.distil and self.method.correction:
             raise ValueError("method.correction: of an update, and distil stands in its place; expected null")
+        if self.distil and combined(self.task.reward):
+            raise ValueError("task.reward: several, but distil learns from one; expected one")
         if self.rollout.problems_per_round > self.task.train_count:
             raise ValueError("rollout.problems_per_round must not exceed task.train_count")
         if self.distil:

@@ -14,11 +14,12 @@ from flows.process import output
 from flows.stage_table.requirements import requirements_of
 from flows.stage_table.stages import stage_table
 from params.base import BadInput
+from params.reward import several
 from params.schema import Params
 from tasks.artefacts.artefact import canonical, file_digest, replace_file
 from tasks.artefacts.store import Store
 from tasks.problems.contract import Tables, find_source
-from tasks.rewards.golds import bad_golds
+from tasks.rewards.golds import bad_golds, tried
 
 LOOK_BYTES = 32 * 2**20
 """Files of so many bytes are read in seconds; larger ones are read by the stage alone."""
@@ -32,7 +33,7 @@ def look(params: Params) -> None:
     """
     Store(workspace()).need(0, "run")
     problems, folder = _Problems(params), params.model.folder()
-    mine = ":" in params.task.reward.name
+    mine = any(tried(choice) for choice in several(params.task.reward))
     if not problems.readable and folder is None and not mine:
         return
     note = workspace() / ".ostinato" / "looked" / _identity(params, folder)
@@ -40,7 +41,8 @@ def look(params: Params) -> None:
         return
     tables = problems.read() if problems.readable else None
     if mine and not tables:  # a reward of one's own gives some reward to any right answer, or is broken
-        for reason in bad_golds(params.task.reward, ["1"]).values():
+        row = {"question": "1", "answer": "1", "source": params.task.problems.name, "columns": None}
+        for reason in bad_golds(params.task, [row]).values():
             raise BadInput(f"task.reward: {reason}")
     if folder:
         _look_at_model(params, folder, problems, tables)

@@ -54,6 +54,6 @@ def make_shard(shard: Mapping[str, Any]) -> str:
 @functools.cache
 def _context(root: str) -> Context:
     """What this process keeps from shard to shard: its engine, model and judge."""
-    context = Context(scratch=Store(Path(root)).scratch(f"shards-{os.getpid()}"))
+    context = Context(Store(Path(root)).scratch(f"shards-{os.getpid()}"), Path(root))
     atexit.register(context.close)
     return context

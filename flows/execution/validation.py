@@ -10,12 +10,13 @@ from flows.execution import external_policy
 from flows.execution.first_look import look
 from params.base import BadInput
 from params.load import compose
+from params.reward import several
 from params.schema import Params
 from tasks.core.device import check_device
 from tasks.engines import selection
 from tasks.problems.contract import find_source
 from tasks.report import trackers
-from tasks.rewards.contract import find_reward
+from tasks.rewards.contract import chosen_reward
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 
@@ -43,9 +44,10 @@ def settled(params: Params) -> Params:
             )
     _check_replay(params, recipe.replay[0] if recipe.replay else None)
     trackers.check(params.trackers)
-    source, judge = params.task.problems, params.task.reward
+    source = params.task.problems
     source.resolve(find_source(source.name, "task.problems").Config, "task.problems")
-    judge.resolve(find_reward(judge.name, "task.reward").Config, "task.reward")
+    for choice in several(params.task.reward):
+        chosen_reward(choice, "task.reward")
     check_device()
     longest, budget = params.model.context, params.update.tokens_per_micro_batch
     if budget is not None and budget < longest:

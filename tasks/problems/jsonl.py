@@ -12,14 +12,14 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 import params.base
-from params.base import BadInput, Choice, nearest
+from params.base import BadInput, nearest
 from params.schema import Task
 from tasks.artefacts.artefact import write_json
 from tasks.core import seeds
 from tasks.problems.contract import normalised
 from tasks.problems.final_answers import Unclear, final_answer, number_in
 from tasks.problems.row_files import Row, cell_text, rows_of
-from tasks.problems.rows import digest, table
+from tasks.problems.rows import columns_text, digest, table
 from tasks.rewards.golds import bad_golds
 
 
@@ -42,9 +42,11 @@ class Config(params.base.Config):
     held_out_split: str | None = None
     """Its split to hold out; null: the held-out problems are drawn from ``split``."""
     question: str | Annotated[tuple[str, ...], Field(min_length=1)] = "question"
-    """Column of the question, or several whose texts follow each other."""
-    answer: str = "answer"
-    """Column of the right answer, or of a solution that ends in it."""
+    """Column of the question, or several whose texts follow each other. Of a list of messages, the one
+    message of the user counts."""
+    answer: str | None = "answer"
+    """Column of the right answer, or of a solution that ends in it; ``reward_model.ground_truth``: a key
+    inside a column. Null: there is none, for rewards that need none."""
     answer_marker: str = "####"
     r"""Where an answer holds it, only what follows the last one counts, as in GSM8K's ``#### 42``; where it
     does not, the content of the last ``\boxed{...}``, if there is one."""
@@ -98,7 +100,7 @@ def read(config: Config, task: Task, seed: int) -> tuple[pa.Table, pa.Table]:
 def write(config: Config, task: Task, seed: int, out: Path | None) -> tuple[pa.Table, pa.Table]:
     """The same; with ``out``, writes there how many rows were left out."""
     left_out: Counter[str] = Counter(bad_gold=0)
-    pool = _problems(_rows(config, held_out=False), config, task.reward, left_out)
+    pool = _problems(_rows(config, held_out=False), config, task, left_out)
     if (config.held_out_path if config.path else config.held_out_split) is None:
         wanted = task.held_out_count + task.train_count
         counts = f"task.train_count {task.train_count} and task.held_out_count {task.held_out_count}"
@@ -106,7 +108,7 @@ def write(config: Config, task: Task, seed: int, out: Path | None) -> tuple[pa.T
         aside_count = -(-len(chosen) * task.held_out_count // wanted)
         tables = table(chosen[aside_count:]), table(chosen[:aside_count])
     else:
-        aside = _problems(_rows(config, held_out=True), config, task.reward, left_out)
+        aside = _problems(_rows(config, held_out=True), config, task, left_out)
         counts = f"task.held_out_count {task.held_out_count}"
         held_out = _draw(aside, task.held_out_count, counts, config, seed, "held_out")
         rest = {key: row for key, row in pool.items() if key not in aside}
@@ -143,7 +145,7 @@ def _draw(
 
 
 def _problems(
-    rows: Iterable[Row], config: Config, reward: Choice, left_out: Counter[str]
+    rows: Iterable[Row], config: Config, task: Task, left_out: Counter[str]
 ) -> dict[str, dict[str, Any]]:
     """Problems by normalised question, the first of equal ones; raises ``BadInput`` for the first bad row."""
     found: dict[str, dict[str, Any]] = {}
@@ -165,6 +167,7 @@ def _problems(
             continue
         key = normalised(question)
         values = {"question": question, "answer": answer, "level": level, "source": name}
+        values["columns"] = columns_text(row)
         number = digest(f"{name}\n{key}")
         first = found.setdefault(key, {"problem_id": f"{Path(name).stem}-{number}", **values})
         if first["answer"] != answer and config.conflicts == "error":
@@ -173,7 +176,7 @@ def _problems(
                 f"'{first['answer'][:40]}'; expected one (task.problems.conflicts=first takes the first)"
             )
         places.setdefault(key, place)
-    bad = bad_golds(reward, [row["answer"] for row in found.values()])
+    bad = bad_golds(task, list(found.values()))
     for key in [key for key, row in found.items() if row["answer"] in bad]:
         if config.on_bad_gold == "error":
             raise BadInput(
@@ -191,6 +194,9 @@ class _NoAnswer(BadInput):
 
 
 def _answer(row: dict[str, Any], config: Config, place: str) -> str:
+    if config.answer is None:
+        return ""
+    row = _opened(row, config.answer)
     if config.answer not in row:
         _text(row, config.answer, place, "answer")
     try:
@@ -208,10 +214,32 @@ def _text(row: dict[str, Any], column: str, place: str, option: str) -> str:
     if column not in row:
         hint = nearest(column, [str(key) for key in row if key is not None])
         raise BadInput(f"{place}: no '{column}'{hint} (set task.problems.{option} to the column's name)")
-    text = cell_text(row[column], column, place)
+    cell = row[column]
+    if option == "question" and isinstance(cell, list):
+        cell = _asked(cell, column, place)
+    text = cell_text(cell, column, place)
     if not text:
         raise BadInput(f"{place}: '{column}' is {row[column]!r:.60}; expected text or a number")
     return text
+
+
+def _asked(messages: list[Any], column: str, place: str) -> Any:
+    """What the user says in a list of messages, which must be all there is."""
+    roles = [message.get("role") if isinstance(message, dict) else None for message in messages]
+    if roles != ["user"]:
+        said = ", ".join(map(str, roles)) or "nothing"
+        raise BadInput(f"{place}: '{column}' holds messages of {said}; expected one of the user")
+    return messages[0].get("content")
+
+
+def _opened(row: dict[str, Any], column: str) -> dict[str, Any]:
+    """The row with a column for ``reward_model.ground_truth``, where there is such a key in a column."""
+    here: Any = row
+    for part in column.split("."):
+        if not isinstance(here, dict) or part not in here:
+            return row
+        here = here[part]
+    return {**row, column: here}
 
 
 def _rows(config: Config, held_out: bool) -> Iterator[Row]:

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
 
 from tasks.artefacts.tables import PROBLEMS
 from tasks.problems.contract import normalised
+
+
+def columns_text(row: Mapping[str, Any]) -> str:
+    """A source's row as a problem keeps it: a JSON object. Dates are text, and bytes are left out."""
+    kept = {str(key): value for key, value in row.items() if not isinstance(value, bytes)}
+    return json.dumps(kept, default=_as_json)
+
+
+def _as_json(value: Any) -> Any:
+    return float(value) if isinstance(value, Decimal) else None if isinstance(value, bytes) else str(value)
 
 
 def table(rows: Iterable[dict[str, Any]]) -> pa.Table:

@@ -20,7 +20,7 @@ from tasks.artefacts.artefact import write_json
 from tasks.core import seeds
 from tasks.problems import sql_rows, sql_schema
 from tasks.problems.row_files import cell_text, rows_of
-from tasks.problems.rows import table
+from tasks.problems.rows import columns_text, table
 from tasks.problems.sql_rows import Prompt
 from tasks.problems.sql_schema import ForeignKeys
 
@@ -135,6 +135,7 @@ def _problems(config: Benchmark, split: Split) -> _Problems:
                 continue
             level, evidence = config.level_and_evidence(row, place)
             problem = sql_rows.row(name, query, schema, question, level, config.SOURCE, evidence)
+            problem["columns"] = columns_text(row)
             found.problems.setdefault((name, " ".join(f"{question} {evidence}".split()).casefold()), problem)
     for connection, *_ in schemas.values():
         connection.close()

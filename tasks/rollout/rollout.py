@@ -16,6 +16,7 @@ from tasks.artefacts.tables import write_table
 from tasks.core.seeds import numpy_generator
 from tasks.core.stage import Job
 from tasks.rollout import dynamic_sampling, replay_problems
+from tasks.rollout.components import components
 from tasks.rollout.prompts import askable
 from tasks.rollout.sampling import Sampled, joined, sample
 from tasks.rollout.shards import sample_in_shards
@@ -103,4 +104,5 @@ def metrics(answers: pa.Table) -> dict[str, Any]:
         "response_length_max": int(lengths.max()),
         "truncated": float(pc.mean(pc.equal(answers["finish_reason"], "length")).as_py()),
         "entropy_estimate": -float(logp.mean()),
+        **components(answers),
     }

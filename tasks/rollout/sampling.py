@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,9 @@ from tasks.core.stage import Job
 from tasks.engines import selection
 from tasks.engines.base import Request, Response, Sampling
 from tasks.policy.job_policy import job_policy
-from tasks.rewards.base import Verdict
-from tasks.rewards.judge import Judge
+from tasks.rewards.base import Answer, Verdict
+from tasks.rewards.opened import opened
+from tasks.rewards.problems import groups_of
 from tasks.rollout.prompts import encode
 
 
@@ -56,34 +57,36 @@ def sample(
     engine = selection.kept(job)
     trainer = job_policy(job)
     given, workers = job.inputs["problems"], params.task.reward_workers
+    rows = problems.to_pylist()
+    longest = max_tokens or params.rollout.max_response_tokens
+    groups = groups_of(rows, params.task, longest, job.round)
     judge = job.context.keep(
         ("judge", params.task.reward, workers, given.digest),
-        lambda: Judge(params.task.reward, workers, given.path),
+        lambda: opened(params.task, job, groups),
     )
-    rows = problems.to_pylist()
     prompts = encode(trainer.tokenizer, params.task.instruction, [row["question"] for row in rows])
     asked = [
         Request(prompt, seed(params.seed, stage, job.round, row["problem_id"], index))
         for row, prompt in zip(rows, prompts, strict=True)
         for index in range(samples)
     ]
-    verdicts: dict[int, Future[Verdict]] = {}
+    judged_by = [judge.begin(group, samples) for group in groups]
 
     def tell(done: int, tokens: int) -> None:
         speed = tokens / (time.perf_counter() - began)
         job.context.tell("sampling", done, len(asked), {"tokens_per_second": speed})
 
     def submit(index: int, response: Response) -> None:
-        answer = trainer.tokenizer.decode(response.token_ids, skip_special_tokens=True)
-        verdicts[index] = judge.submit(rows[index // samples]["answer"], answer)
+        text = trainer.tokenizer.decode(response.token_ids, skip_special_tokens=True)
+        judged_by[index // samples].add(index % samples, Answer(text, tuple(response.token_ids)))
 
     engine.load(current.path if current else None)
     began = time.perf_counter()
-    longest = max_tokens or params.rollout.max_response_tokens
     sampling = Sampling(temperature, longest, trainer.stop_ids, top, entropy, top_p, top_k)
     responses = engine.generate(asked, sampling, tell, submit)
     sampled = time.perf_counter()
-    judged = [verdicts[index].result() for index in range(len(asked))]
+    judged = [verdict for arriving in judged_by for verdict in arriving.verdicts()]
+    judge.keep()
     tokens = sum(len(response.token_ids) for response in responses)
     measured = {
         "sampled_tokens": float(tokens),
@@ -122,6 +125,9 @@ def _table(
         "top_ids": [response.top_ids if top else None for response in responses],
         "top_logp": [response.top_logp if top else None for response in responses],
         "entropy": [response.entropy if sampling.entropy else None for response in responses],
+        "total": [verdict.total for verdict in verdicts],
+        "rewards": [verdict.parts for verdict in verdicts],
+        "notes": [verdict.notes and json.dumps(verdict.notes) for verdict in verdicts],
     }
     return pa.table(columns, schema=ROLLOUTS)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +11,16 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from algorithms.advantages import group_advantage, overlong_penalty
+from algorithms.advantages import decoupled_advantage, group_advantage, overlong_penalty
 from algorithms.correct import CORRECT
 from algorithms.drawing import Drawn
 from algorithms.mismatch import correction_weights
 from algorithms.terms import Aggregation, Batch, TopWords
 from params.base import BadInput
 from params.correction import Correction
+from params.reward import Rewards, several
 from params.schema import Params
-from tasks.artefacts.tables import read_table
+from tasks.artefacts.tables import read_table, training_reward
 
 
 @dataclass(frozen=True)
@@ -76,14 +78,18 @@ class Responses:
         method, limit = params.method, params.rollout.max_response_tokens
         reward = torch.tensor(table["reward"].to_pylist(), dtype=torch.float32)
         responses = table["response_ids"].to_pylist()
-        shaped = reward
+        shaped = torch.tensor(training_reward(table).to_pylist(), dtype=torch.float32)
         if method.overlong_tokens is not None:
             lengths = torch.tensor([len(response) for response in responses])
-            shaped = reward + overlong_penalty(lengths, limit, method.overlong_tokens)
+            shaped = shaped + overlong_penalty(lengths, limit, method.overlong_tokens)
         group = torch.tensor(table["group"].to_pylist(), dtype=torch.int64)
         joint = fresh | (drawn is not None and drawn.into != "aside")
         advantage = torch.zeros_like(shaped)
-        advantage[joint] = group_advantage(shaped[joint], group[joint], method.scale_by_std)
+        if method.reward_aggregation == "normalise_then_sum":
+            each, weights = _components(table, shaped, params.task.reward)
+            advantage[joint] = decoupled_advantage(each[joint], weights, group[joint])
+        else:
+            advantage[joint] = group_advantage(shaped[joint], group[joint], method.scale_by_std)
         if drawn and drawn.advantage is not None:
             advantage[~fresh] = drawn.advantage
         stopped = [reason != "length" for reason in table["finish_reason"].to_pylist()]
@@ -170,6 +176,23 @@ class Responses:
         ids = torch.cat([self.top[i][0] for i in members])
         token = torch.tensor([token for i in members for token in self.responses[i]])
         return TopWords(ids, torch.cat([self.top[i][1] for i in members]), ids == token[:, None])
+
+
+def _components(table: pa.Table, shaped: Tensor, rewards: Rewards) -> tuple[Tensor, Tensor]:
+    """What each reward said [S, K], NaN where it does not apply, and their weights [K]; what the sum has
+    beyond them (DAPO's overlong punishment) is one more, of weight 1."""
+    choices = several(rewards)
+    weights = [choice.weight for choice in choices]
+    told = [dict(row or ()) for row in table["rewards"].to_pylist()]
+    if all(told):
+        said = [[math.nan if (x := row.get(c.called)) is None else x for c in choices] for row in told]
+    else:
+        said = [[value] for value in table["reward"].to_pylist()]
+    each = torch.tensor(said, dtype=torch.float64)
+    beyond = shaped.double() - torch.tensor(training_reward(table).to_pylist(), dtype=torch.float64)
+    if bool(beyond.any()):
+        each, weights = torch.cat([each, beyond[:, None]], dim=1), [*weights, 1.0]
+    return each, torch.tensor(weights, dtype=torch.float64)
 
 
 def _end_to_end(values: list[Tensor] | None, members: Sequence[int]) -> Tensor | None:

@@ -58,6 +58,12 @@ def _draws_before(params: Params) -> bool:
     return part is not None and part.DRAWS_ROUND_BEFORE
 
 
+def _updating(params: Params) -> tuple[str, ...]:
+    apart = params.method.reward_aggregation == "normalise_then_sum"
+    group = ("rollout.samples_per_problem",) if _replays(params) else ()
+    return (*group, "task.reward") if apart else group
+
+
 ROWS = (
     StageDef(
         name="pool",
@@ -144,7 +150,7 @@ ROWS = (
             "rollout.max_response_tokens",
             "rollout.top_logprobs",
         ),
-        reads_more=lambda params: ("rollout.samples_per_problem",) if _replays(params) else (),
+        reads_more=_updating,
         when=lambda params: params.distil is None,
         inputs={
             "model": MODEL,

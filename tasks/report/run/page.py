@@ -18,6 +18,7 @@ from tasks.report.run.data import COLUMNS, Done, Row, RunData, collect
 from tasks.report.run.figures import figures
 from tasks.report.run.mismatch import mismatch_figures
 from tasks.report.run.replay import replay_figures
+from tasks.report.run.rewards import reward_figures
 from tasks.report.run.spans import shown_spans
 from tasks.report.run.terms import term_figures
 
@@ -41,7 +42,7 @@ GROUPS = (
     ),
 )
 """Sections of the page that are made of charts: anchor, name, the charts. One without a chart is left out.
-A last one has the charts of the method's own metrics."""
+Two more have the charts of the rewards, where there are several, and of the method's own metrics."""
 
 
 def write(directory: Path) -> Path:
@@ -80,9 +81,14 @@ def rounds_table(data: RunData) -> list[Row]:
 def page(data: RunData) -> str:
     """The whole page."""
     of_terms = [figure for figure in term_figures(data) if figure is not None]
-    every = (*figures(data), *mismatch_figures(data), *replay_figures(data), *of_terms)
+    of_rewards = [figure for figure in reward_figures(data) if figure is not None]
+    every = (*figures(data), *mismatch_figures(data), *replay_figures(data), *of_terms, *of_rewards)
     drawn = {figure.key: figure for figure in every if figure is not None}
-    groups = (*GROUPS, ("terms", "Method", tuple(figure.key for figure in of_terms)))
+    groups = (
+        *GROUPS,
+        ("rewards", "Rewards", tuple(figure.key for figure in of_rewards)),
+        ("terms", "Method", tuple(figure.key for figure in of_terms)),
+    )
     return rendered(
         "run/report.html.j2",
         style=asset("report.css"),
