@@ -28,7 +28,7 @@ TASKS = {
     "rewards": set(),
     "rollout": {"engines", "policy", "problems", "rewards"},
     "stats": set(),
-    "update": {"policy", "replay"},
+    "update": {"policy", "replay", "rollout"},
 }
 """A package of tasks, and which others it may import, beside ``BELOW``."""
 FLOWS = {

@@ -27,7 +27,8 @@ from tasks.policy.policy import Policy
 from tasks.prepare import nano
 from tasks.replay.replay import replay
 from tasks.rollout.rollout import rollout
-from tasks.update.annotations import annotated, boundary_table
+from tasks.policy.boundaries import boundary_table
+from tasks.update.annotations import annotated
 from tasks.update.responses import Responses
 from tasks.update.update import update
 from tests.conftest import RunStage
