@@ -21,8 +21,9 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from algorithms.drawing import Drawn, Entropy, Fresh
+from algorithms.likelihood import surprisal_term
 from algorithms.replay_buffer import ReplayBuffer
-from algorithms.terms import Batch, MetricLabel, Metrics, Signals, Term
+from algorithms.terms import Batch, MetricLabel, Term
 from params.base import Config as Options
 
 __all__ = ["hint_length", "hint_share"]
@@ -92,8 +93,4 @@ def term(batch: Batch, config: Config) -> Term:
     """coefficient times the mean of -log pi over the hints' tokens; metric [t]: ``nll``."""
     mine = (~batch.fresh)[batch.sequence]
     scale = config.coefficient * mine.float() / max(int(mine.sum()), 1)
-
-    def token_loss(signals: Signals, index: Tensor) -> tuple[Tensor, Metrics]:
-        return -signals.logp, {"nll": -signals.logp.detach()}
-
-    return Term(name="uft", scale=scale, token_loss=token_loss)
+    return surprisal_term("uft", scale)

@@ -12,6 +12,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from params.base import Choice, Config
 from params.distil import Distil
 from params.engine import Engine
+from params.sft import Sft
 from params.speed import Probability, Speed
 from params.store import ADDRESS, StoreSettings
 
@@ -263,6 +264,8 @@ class Params(Config):
     engine: Engine = Engine()
     rollout: Rollout = Rollout()
     update: Update = Update()
+    sft: Sft | None = None
+    """A supervised warm start, with which the rounds begin; null: they begin with the base model."""
     distil: Distil | None = None
     """ERPD: teachers and their signals in place of the update; null: the update."""
     evaluate: Evaluate = Evaluate()

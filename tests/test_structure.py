@@ -27,6 +27,7 @@ TASKS = {
     "report": {"evaluate", "problems", "stats", "update"},
     "rewards": set(),
     "rollout": {"engines", "policy", "problems", "rewards"},
+    "sft": {"policy", "rollout"},
     "stats": set(),
     "update": {"policy", "replay", "rollout"},
 }

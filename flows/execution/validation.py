@@ -41,6 +41,8 @@ def settled(params: Params) -> Params:
             raise BadInput(
                 f"method.terms.{index}: {term.name} replays and brings its term; expected it in method.replay"
             )
+    if params.sft and params.sft.policy is not None:
+        external_policy.find(params.sft.policy, "sft.policy")
     _check_replay(params, recipe.replay[0] if recipe.replay else None)
     trackers.check(params.trackers)
     source, judge = params.task.problems, params.task.reward

@@ -30,6 +30,8 @@ _LINE = Boundary(texts=("\n",))
 
 def asks(params: Params) -> str | None:
     """What of a run wants demonstrations, for messages; None: nothing."""
+    if params.sft and params.sft.policy is None:
+        return "sft"
     choice = params.method.replay
     part = contract.find(choice.name, "draw", "method.replay") if choice else None
     return f"method.replay {choice.name}" if choice and part and part.demonstrated() else None
