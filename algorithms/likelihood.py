@@ -1,6 +1,6 @@
 """The likelihood of given tokens as a term: what supervised fine-tuning and UFT's hints learn by.
 
-    L = sum over the tokens of scale_t * -log pi(y_t)
+L = sum over the tokens of scale_t * -log pi(y_t)
 """
 
 from __future__ import annotations

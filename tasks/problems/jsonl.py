@@ -226,7 +226,9 @@ def _demonstrations(row: dict[str, Any], config: Config, answer: str, place: str
         columns = [config.solution] if isinstance(config.solution, str) else [*config.solution]
     texts = [text for column in columns for text in cell_texts(row, column, place)]
     parts = (text.rpartition(config.answer_marker) for text in texts)
-    bodies = [(body if marker else text).strip() for text, (body, marker, _) in zip(texts, parts, strict=True)]
+    bodies = [
+        (body if marker else text).strip() for text, (body, marker, _) in zip(texts, parts, strict=True)
+    ]
     form = config.demonstration.replace("{answer}", answer)
     return [form.replace("{solution}", body) for body in bodies if body]
 

@@ -138,9 +138,7 @@ def _problems(config: Benchmark, split: Split) -> _Problems:
                 continue
             level, evidence = config.level_and_evidence(row, place)
             shown_how = cell_texts(row, config.solution, place) if config.solution else ()
-            problem = sql_rows.row(
-                name, query, schema, question, level, config.SOURCE, evidence, shown_how
-            )
+            problem = sql_rows.row(name, query, schema, question, level, config.SOURCE, evidence, shown_how)
             found.problems.setdefault((name, " ".join(f"{question} {evidence}".split()).casefold()), problem)
     for connection, *_ in schemas.values():
         connection.close()

@@ -70,9 +70,7 @@ class Examples:
         prompts = dict(zip(problems["problem_id"].to_pylist(), asked, strict=True))
         longest = params.rollout.max_response_tokens
         rows = as_answers(problems, prompts, policy.tokenizer, longest, job.round).to_pylist()
-        fit = [
-            r for r in rows if len(r["prompt_ids"]) + len(r["response_ids"]) <= params.model.context
-        ]
+        fit = [r for r in rows if len(r["prompt_ids"]) + len(r["response_ids"]) <= params.model.context]
         return cls([r["prompt_ids"] for r in fit], [r["response_ids"] for r in fit])
 
     def loss(self, policy: Policy) -> float | None:
@@ -98,9 +96,7 @@ class Examples:
         return Step([self.prompts[i] for i in members], responses, batch, [term])
 
 
-def _trained(
-    job: Job, policy: Policy, settings: Sft, train: Examples, held_out: Examples
-) -> dict[str, Any]:
+def _trained(job: Job, policy: Policy, settings: Sft, train: Examples, held_out: Examples) -> dict[str, Any]:
     policy.restore(None)
     rate = settings.learning_rate or job.params.update.learning_rate
     chosen = {"learning_rate": rate, "warmup_steps": settings.warmup_steps}
