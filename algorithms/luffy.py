@@ -5,10 +5,11 @@
     fresh           the objective's;  both over one denominator
 
 The weight of grad log pi is pi f'(pi) = pi gamma / (pi + gamma)^2: largest, 1/4, at pi = gamma, and small for
-tokens that the policy already expects. Yan et al. 2025, LUFFY, arXiv 2504.14945, and its code: what wrote the
-demonstration counts as certain of it (probability 1), 7 fresh answers and 1 demonstration make a group, Dr.GRPO
-without deviation and length, an entropy coefficient of 0.001. Not said, and chosen: a demonstration comes with
-its problem and counts as right unjudged; of several that fit into an answer one is drawn anew each round.
+tokens that the policy already expects. Yan et al. 2025, LUFFY, arXiv 2504.14945, and its code: what wrote a
+demonstration counts as certain of it (probability 1), 7 fresh answers and 1 demonstration make a group,
+Dr.GRPO without deviation and length, an entropy coefficient of 0.001. Not said, and chosen: a demonstration
+comes with its problem and counts as right unjudged; of several that fit into an answer one is drawn anew each
+round.
 """
 
 from __future__ import annotations

@@ -4,11 +4,11 @@
     l ~ Binomial(L, p(t))   parts of the demonstration's L stand before every answer to a problem
     L = L_objective(what follows the hint) + coefficient * mean over the hints' tokens of -log pi
 
-Liu, Farina and Ozdaglar 2025, UFT, arXiv 2505.16984 (schedule: equation B.1), and its code: low 0.05, high 0.95,
-T 300 of 500 steps, coefficient 0.001, at most 5 parts, one hint for all answers of a group, drawn anew each time
-the problem comes; GRPO with k3 to the base and an entropy bonus, 0.001 each. The judge reads hint and answer
-together. Not said, and chosen: parts are lines, or tokens where a demonstration has one line; the end token is of
-no hint; a problem without a demonstration has none; of several demonstrations one is drawn.
+Liu, Farina and Ozdaglar 2025, UFT, arXiv 2505.16984 (schedule: equation B.1), and its code: low 0.05, high
+0.95, T 300 of 500 steps, coefficient 0.001, at most 5 parts, one hint for all answers of a group, drawn anew
+each time the problem comes; GRPO with k3 to the base and an entropy bonus, 0.001 each; hint and answer are
+judged together. Not said, and chosen: parts are lines, or tokens where a demonstration has one line; the end
+token is of no hint; a problem without a demonstration has none; of several demonstrations one is drawn.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ class Sft(Config):
     """How it is trained, or where it comes from. The adapter, or all weights, is that of ``update``."""
 
     policy: str | None = None
-    """A finished run, or the artefact of a policy, to begin with instead of training one here; null: train."""
+    """A finished run, or the artefact of a policy, to begin with; null: one is trained here."""
     epochs: PositiveInt = 3
     """Passes over the demonstrations of the training problems."""
     demonstrations_per_step: PositiveInt = 16

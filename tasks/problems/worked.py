@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -62,14 +63,14 @@ def worked(expression: str, answer: str) -> str:
 
 def common_divisor(numbers: Sequence[int]) -> str:
     """Euclid's algorithm, a division a line; the last line is the greatest common divisor."""
-    return "\n".join([*_divisions(numbers), str(_divisor(numbers))])
+    return "\n".join([*_divisions(numbers), str(math.gcd(*numbers))])
 
 
 def common_multiple(numbers: Sequence[int]) -> str:
     """Two numbers at a time, their product over their common divisor; the last line is the multiple."""
     lines, found = [], numbers[0]
     for number in numbers[1:]:
-        shared = _divisor([found, number])
+        shared = math.gcd(found, number)
         lines.append(f"{found} * {number} / {shared} = {found * number // shared}")
         found = found * number // shared
     return "\n".join([*lines, str(found)])
@@ -97,14 +98,6 @@ def _divisions(numbers: Sequence[int]) -> Iterator[str]:
             yield f"{larger} = {times} * {smaller} + {rest}"
             larger, smaller = smaller, rest
         found = larger
-
-
-def _divisor(numbers: Sequence[int]) -> int:
-    found = numbers[0]
-    for number in numbers[1:]:
-        while number:
-            found, number = number, found % number
-    return found
 
 
 def _read(tree: ast.expr, source: str) -> _Node:

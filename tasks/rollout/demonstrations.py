@@ -68,8 +68,8 @@ def as_answers(
                 found.append(row(name, len(found), place, prompts[name], ids, round))
     if long and not found:
         raise BadInput(
-            f"rollout.max_response_tokens: {longest}; the shortest of {len(long)} demonstrations has {min(long)} "
-            "tokens; expected at least that many"
+            f"rollout.max_response_tokens: {longest}; the shortest of {len(long)} demonstrations has "
+            f"{min(long)} tokens; expected at least that many"
         )
     return pa.Table.from_pylist(found, schema=REPLAY)
 
