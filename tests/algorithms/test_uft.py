@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 
@@ -35,7 +36,7 @@ def test_the_share_falls_within_its_bounds(one: float, other: float, steps: int)
     low, high = sorted((one, other))
     found = [hint_share(step, low, high, steps) for step in range(steps)]
     assert all(low - 1e-12 <= share <= high + 1e-12 for share in found)
-    assert all(later <= earlier + 1e-12 for earlier, later in zip(found, found[1:], strict=False))
+    assert all(later <= earlier + 1e-12 for earlier, later in itertools.pairwise(found))
     assert found[-1] == pytest.approx(low)
 
 

@@ -1,4 +1,4 @@
-"""Demonstrations of every source: right for its own judge, read from every format, one or several a problem."""
+"""Demonstrations of every source: right for their own judge, from every format, one or several a problem."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_every_line_of_a_calculation_has_the_same_value(expression: str) -> None
 def _exact(text: str) -> Fraction:
     """By Python's own arithmetic, on fractions."""
     exact = re.sub(r"\d+(?:\.\d+)?", lambda match: f"Fraction('{match[0]}')", text)
-    found: Fraction = eval(exact, {"Fraction": Fraction})  # noqa: S307 - our own arithmetic
+    found: Fraction = eval(exact, {"Fraction": Fraction})
     return found
 
 
@@ -180,7 +180,7 @@ def test_what_is_no_text_is_named(tmp_path: Path, value: Any, options: dict[str,
 
 
 def test_a_form_without_the_solution_is_refused() -> None:
-    with pytest.raises(ValueError, match="must hold {solution}"):
+    with pytest.raises(ValueError, match=r"must hold \{solution\}"):
         jsonl.Config(path="a", demonstration="{answer}")
 
 

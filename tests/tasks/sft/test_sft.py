@@ -113,7 +113,7 @@ def test_it_may_be_an_earlier_policy(nano: Nano) -> None:
     assert all(torch.equal(weights(taken)[name], value) for name, value in weights(first).items())
     said = taken.json("metrics.json")
     assert said["held_out_loss"] == first.json("metrics.json")["held_out_loss"]
-    other = first.manifest.inputs | {"model": Source(fingerprint="f" * 64, digest="f" * 64)}
+    other = first.manifest.inputs | {"model": Source(stage="model", fingerprint="f" * 64, digest="f" * 64)}
     strange = Artefact(first.path, first.manifest.model_copy(update={"inputs": other}))
     with pytest.raises(BadInput, match="trained from another base model"):
         nano.run(sft, settings("sft.policy=some/run"), 0, **given, policy=strange)
