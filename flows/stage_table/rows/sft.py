@@ -15,6 +15,7 @@ from flows.stage_table.stage_def import (
     StageInput,
 )
 from params.schema import Params
+from params.sft import Sft
 from tasks.artefacts.role import Role
 
 
@@ -22,9 +23,13 @@ def _warm_starts(params: Params) -> bool:
     return params.sft is not None
 
 
-def _rate(params: Params) -> tuple[str, ...]:
-    """The step length of the update, where it has none of its own."""
-    return ("update.learning_rate",) if params.sft and params.sft.learning_rate is None else ()
+def _training(params: Params) -> tuple[str, ...]:
+    """What it is trained by, where it is; the step length is the update's where it has none of its own."""
+    if params.sft is None or params.sft.policy is not None:
+        return ()
+    own = tuple(f"sft.{field}" for field in Sft.model_fields if field != "policy")
+    rate = ("update.learning_rate",) if params.sft.learning_rate is None else ()
+    return (*own, *rate, *(f"update.{field}" for field in ("weight_decay", "beta1", "beta2", "clip_norm")))
 
 
 def _policy(params: Params) -> dict[str, str]:
@@ -37,19 +42,8 @@ ROWS = (
         function="tasks.sft.sft:sft",
         role=Role(kind="learn", label="warm start", time_of="learning", makes_policy=True),
         summary="a supervised warm start on demonstrations",
-        reads=(
-            "seed",
-            "model",
-            "task.instruction",
-            "sft",
-            "rollout.max_response_tokens",
-            *ADAPTER,
-            "update.weight_decay",
-            "update.beta1",
-            "update.beta2",
-            "update.clip_norm",
-        ),
-        reads_more=_rate,
+        reads=("seed", "model", "task.instruction", "rollout.max_response_tokens", *ADAPTER),
+        reads_more=_training,
         inputs={"model": MODEL, "problems": PROBLEMS},
         outside=_policy,
         when=_warm_starts,
