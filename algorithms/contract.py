@@ -106,11 +106,22 @@ class Hooks(Part):
     problems: Callable[[pa.Table, pa.Table, int, Any, torch.Generator], ReplayedProblems] | None = None
     """``problems(rows, results, count, config, generator)``: which of a round's ``count`` problems the buffer
     chooses, by its rows and results (``replay_buffer.RESULTS``); a rollout then reads the buffer."""
+    DEMONSTRATIONS: bool = False
+    """What it draws from is no buffer, but the demonstrations of the round's problems: right answers that
+    came with them, as rows with log-probabilities of 0."""
+    hint: Callable[[Tensor, int, Any, torch.Generator], int] | None = None
+    """``hint(lines, round, config, generator)``: how many tokens of a demonstration stand in front of the
+    answers to its problem; ``lines`` [T] bool: which of its tokens end a line. A replay method with it has
+    no buffer, and finds what was shown in ``Fresh.hints``."""
     MEASURES_DRIFT: bool = False
     """The term says by ``Term.drift`` how far the policy is from what it replays."""
     METRICS: tuple[MetricLabel, ...] = ()
     """How the report shows the metrics of the part. A term's that is not here is shown by its name, an
     objective's is not."""
+
+    def demonstrated(self) -> bool:
+        """Whether a method of it stands on demonstrations of its problems, and on no buffer."""
+        return self.DEMONSTRATIONS or self.hint is not None
 
 
 Hook = Literal["token_loss", "term", "draw"]

@@ -15,6 +15,7 @@ from params.correction import Correction
 from params.distil import Distil
 from params.engine import Engine
 from params.reward import Rewards, combined, read_rewards
+from params.sft import Sft
 from params.speed import Probability, Speed
 from params.store import ADDRESS, StoreSettings
 
@@ -296,6 +297,8 @@ class Params(Config):
     engine: Engine = Engine()
     rollout: Rollout = Rollout()
     update: Update = Update()
+    sft: Sft | None = None
+    """A supervised warm start, with which the rounds begin; null: they begin with the base model."""
     distil: Distil | None = None
     """ERPD: teachers and their signals in place of the update; null: the update."""
     evaluate: Evaluate = Evaluate()

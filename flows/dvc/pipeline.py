@@ -78,9 +78,9 @@ def _stage(root: Path, stage: str, planned: Plan, name: str) -> dict[str, Any]:
     params = planned.params
     if planned.table[stage].once:
         return {stage: _body(root, planned[stage], params, name, "0")}
-    alike: dict[tuple[str, ...], list[int]] = {}
+    alike: dict[tuple[tuple[str, str], ...], list[int]] = {}
     for round in planned.rounds(stage):
-        alike.setdefault(tuple(planned.at(stage, round).inputs), []).append(round)
+        alike.setdefault(_wiring(planned.at(stage, round)), []).append(round)
     found: dict[str, Any] = {}
     for index, rounds in enumerate(alike.values()):
         first = planned.at(stage, rounds[0])
@@ -96,6 +96,11 @@ def _stage(root: Path, stage: str, planned: Plan, name: str) -> dict[str, Any]:
                 "do": _body(root, first, params, name, "${item.round}", _template(first, back)),
             }
     return found
+
+
+def _wiring(step: Node) -> tuple[tuple[str, str], ...]:
+    """Its inputs, each with the stage that made it: a warm start stands in for the first policies."""
+    return tuple((name, place.rpartition("/")[2]) for name, place in step.inputs.items())
 
 
 def _body(

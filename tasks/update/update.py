@@ -21,7 +21,7 @@ from tasks.core.stage import Job
 from tasks.policy import distributed
 from tasks.policy.gradient import Step
 from tasks.policy.job_policy import job_policy
-from tasks.policy.optimiser import Optimiser
+from tasks.policy.optimiser import MOMENTS, Optimiser
 from tasks.policy.policy import Policy
 from tasks.policy.training import Training
 from tasks.update import replay_draw
@@ -54,7 +54,7 @@ def train(job: Job) -> dict[str, float]:
     policy, previous = job_policy(job), job.inputs.get("policy")
     policy.restore(previous.path if previous else None)
     optimiser = Optimiser(policy.weights.masters, job.params.update)
-    if previous:
+    if previous and MOMENTS in previous.manifest.files:  # a warm start leaves none: its rate is its own
         optimiser.load(previous.path)
     drawn = replay_draw.draw(job, recipe.replay, policy) if recipe.replay else None
     given = Responses.read(job.inputs["rollout"].file("rollouts.parquet"), job.params, drawn, job.round)

@@ -169,7 +169,16 @@ def _do(
     return done
 
 
-@pytest.mark.parametrize("settings", [[], ["rollout.lag=2"], ["replay.sizing=drift", "rollout.lag=1"]])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [],
+        ["rollout.lag=2"],
+        ["replay.sizing=drift", "rollout.lag=1"],
+        ["sft={}"],
+        ["sft={}", "rollout.lag=2"],
+    ],
+)
 def test_the_pipeline_is_wired_as_the_plan_is(settings: list[str]) -> None:
     """Every stage of every round once, with the inputs that a run gives it."""
     params = compose("nano", "sums", "dyjr", ["rounds=6", "evaluate.every=2", *settings])

@@ -229,7 +229,9 @@ def _rows(done: list[Done], evaluations: list[Evaluation], params: Params) -> li
             row.update(
                 _rollout_figures(read_rows(each.artefact, "rollouts.parquet"), params, each.step.round)
             )
-        elif each.step.role.makes_policy and "metrics.json" in each.artefact.manifest.files:
+        elif (
+            each.step.role.makes_policy and each.step.round and "metrics.json" in each.artefact.manifest.files
+        ):
             written = read_json(each.artefact, "metrics.json")
             row.update({column: written.get(name) for column, name in UPDATE_FIGURES.items()})
     for evaluation in evaluations:

@@ -98,6 +98,7 @@ def page(data: RunData) -> str:
         verdict=words.verdict(data),
         evidence=words.evidence(data),
         setting=words.setting(data),
+        warm_start=words.warm_start(data),
         cautions=words.cautions(data),
         headline=headline(data),
         figures=drawn,
@@ -154,9 +155,8 @@ def _lineage(data: RunData) -> list[tuple[str, Done]]:
     found: dict[str, Done] = {}
     for each in sorted(data.done, key=lambda each: each.step.round):
         step = each.step
-        once = step.role.kind == "prepare" or (step.role.kind == "measure" and step.round == 0)
-        name = step.role.label if once else f"last {step.role.label}"
-        found[f"base {name}" if step.role.kind == "measure" and once else name] = each
+        name = step.role.label if step.round == 0 else f"last {step.role.label}"
+        found[f"base {name}" if step.stage == "evaluate" and step.round == 0 else name] = each
     return [(name[:1].upper() + name[1:], each) for name, each in found.items()]
 
 

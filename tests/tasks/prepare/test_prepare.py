@@ -51,7 +51,10 @@ def refused(run_stage: RunStage, params: Params) -> str:
 def test_problems_are_tables_with_counts_and_equal_bytes(run_stage: RunStage) -> None:
     one, two = (run_stage(make_problems, settings()) for _ in range(2))
     assert set(one.manifest.files) == {"train.parquet", "held_out.parquet", "metrics.json"}
-    assert one.json("metrics.json") == {"train": 20, "held_out": 10, "level_1": 30}
+    assert one.json("metrics.json") == {
+        **{"train": 20, "held_out": 10, "level_1": 30},
+        "demonstrated": 20,
+    }
     train, held_out = (read_table(one.file(name)) for name in ("train.parquet", "held_out.parquet"))
     assert (train.num_rows, held_out.num_rows) == (20, 10)
     assert train.schema.equals(PROBLEMS)

@@ -22,12 +22,13 @@ from params.load import compose
 from params.schema import Method, Update
 from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.tables import read_table
+from tasks.policy.boundaries import boundary_table
 from tasks.policy.gradient import Step, accumulate
 from tasks.policy.policy import Policy
 from tasks.prepare import nano
 from tasks.replay.replay import replay
 from tasks.rollout.rollout import rollout
-from tasks.update.annotations import annotated, boundary_table
+from tasks.update.annotations import annotated
 from tasks.update.responses import Responses
 from tasks.update.update import update
 from tests.conftest import RunStage
