@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -198,12 +198,16 @@ def report(name: RunArgument) -> None:
 def export(
     name: RunArgument,
     merged: Annotated[Path, typer.Option("--merged", help="The folder to write; it must not exist yet.")],
+    dtype: Annotated[
+        Literal["base", "float32"],
+        typer.Option("--dtype", help="Of the weights: the base model's, or float32."),
+    ] = "base",
 ) -> None:
     """A plain Hugging Face folder of the run's last policy, which vLLM and transformers load."""
     from flows.commands.inspect import export_merged
 
     with output.logged(workspace(), name):
-        said = export_merged(name, merged)
+        said = export_merged(name, merged, dtype)
     print(said)
 
 
@@ -255,11 +259,12 @@ def dvc(
         print(write_comparison(workspace(), options, check))
         return
     from flows.dvc.pipeline import write_pipeline
-    from flows.execution.validation import run_name
+    from flows.execution.validation import run_name, settled
     from params.load import compose
 
-    name = run_name(name, model, task, method)
-    print(write_pipeline(workspace(), compose(model, task, method, settings or []), name, check))
+    name, params = run_name(name, model, task, method), compose(model, task, method, settings or [])
+    settled(params)  # the file keeps `auto`: another machine samples with what it has
+    print(write_pipeline(workspace(), params, name, check))
 
 
 @app.command()

@@ -5,14 +5,17 @@ A field marked ``Speed`` changes how fast a stage runs and not what it makes.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from params.base import Choice, Config
+from params.base import BadInput, Choice, Config
+from params.correction import Correction
 from params.distil import Distil
 from params.engine import Engine
 from params.reward import Rewards, combined, read_rewards
+from params.sft import Sft
 from params.speed import Probability, Speed
 from params.store import ADDRESS, StoreSettings
 
@@ -35,6 +38,17 @@ class Model(Config):
     """Run Python that comes with the model. Off unless asked for by name."""
     warm_start_steps: PositiveInt = 600
     """``nano`` only: steps of supervised fine-tuning on half-right solutions."""
+
+    def folder(self) -> Path | None:
+        """The local folder that is named; None where it is something else. Raises ``BadInput`` for none."""
+        path = Path(self.source).expanduser()
+        if path.is_dir():
+            return path
+        if self.source.startswith((".", "/", "~")):
+            raise BadInput(
+                f"model.source: {self.source}: no such folder; expected a Hugging Face model folder"
+            )
+        return None
 
 
 class Task(Config):
@@ -84,8 +98,8 @@ class Method(Config):
     """Mean over tokens; over responses of their token means; or sum over (responses × max tokens)."""
     terms: tuple[Choice, ...] = ()
     """Auxiliary terms: modules of ``algorithms`` with a ``term``, and their options."""
-    importance_cap: PositiveFloat | None = None
-    """Cap of the importance weights between engine and trainer; null: no weights. The mismatch is logged."""
+    correction: Correction | None = None
+    """Weights against the mismatch of engine and trainer; null: none. The mismatch is told in any case."""
     overlong_tokens: PositiveInt | None = None
     """Last tokens before the limit over which the reward falls by up to 1 (DAPO's soft overlong punishment);
     null: no such penalty."""
@@ -184,9 +198,9 @@ class Update(Config):
     """Optimiser steps, counted over the whole run, in which the learning rate rises linearly."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     """AdamW's decoupled weight decay."""
-    beta1: Probability = 0.9
+    beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
     """AdamW's first-moment decay."""
-    beta2: Probability = 0.999
+    beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
     """AdamW's second-moment decay."""
     clip_norm: PositiveFloat = 1.0
     """Largest global norm of the gradient."""
@@ -235,7 +249,7 @@ class Evaluate(Config):
     """Rounds between evaluations; the base model and the last policy are always evaluated."""
     samples_per_problem: PositiveInt = 4
     """Sampled responses per problem, n of mean@n. However many, they are held in memory a part at a time."""
-    pass_at: tuple[PositiveInt, ...] = (1, 4)
+    pass_at: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 4)
     """The k of pass@k, all from the same responses; none larger than samples_per_problem."""
     temperature: PositiveFloat | None = None
     """Their sampling temperature; null: the rollout's. What the trainer says of their tokens (entropy,
@@ -266,7 +280,7 @@ class Evaluate(Config):
 class Params(Config):
     """Everything that a run reads."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """From which every draw is derived."""
     rounds: PositiveInt = 20
     """Rounds of rollout, replay and update."""
@@ -283,6 +297,8 @@ class Params(Config):
     engine: Engine = Engine()
     rollout: Rollout = Rollout()
     update: Update = Update()
+    sft: Sft | None = None
+    """A supervised warm start, with which the rounds begin; null: they begin with the base model."""
     distil: Distil | None = None
     """ERPD: teachers and their signals in place of the update; null: the update."""
     evaluate: Evaluate = Evaluate()
@@ -311,6 +327,8 @@ class Params(Config):
             raise ValueError(
                 "method.replay: an update replays, and distil stands in its place; expected null"
             )
+        if self.distil and self.method.correction:
+            raise ValueError("method.correction: of an update, and distil stands in its place; expected null")
         if self.distil and combined(self.task.reward):
             raise ValueError("task.reward: several, but distil learns from one; expected one")
         if self.rollout.problems_per_round > self.task.train_count:

@@ -17,6 +17,7 @@ from params.base import BadInput
 from params.reward import several
 from params.schema import Params
 from tasks.artefacts.artefact import canonical, file_digest, replace_file
+from tasks.artefacts.store import Store
 from tasks.problems.contract import Tables, find_source
 from tasks.rewards.golds import bad_golds, tried
 
@@ -30,9 +31,10 @@ def look(params: Params) -> None:
 
     What was found good is not looked at again, as long as nothing of it has changed.
     """
-    problems, folder = _Problems(params), Path(params.model.source).expanduser()
+    Store(workspace()).need(0, "run")
+    problems, folder = _Problems(params), params.model.folder()
     mine = any(tried(choice) for choice in several(params.task.reward))
-    if not problems.readable and not folder.is_dir() and not mine:
+    if not problems.readable and folder is None and not mine:
         return
     note = workspace() / ".ostinato" / "looked" / _identity(params, folder)
     if note.is_file():
@@ -42,7 +44,7 @@ def look(params: Params) -> None:
         row = {"question": "1", "answer": "1", "source": params.task.problems.name, "columns": None}
         for reason in bad_golds(params.task, [row]).values():
             raise BadInput(f"task.reward: {reason}")
-    if folder.is_dir():
+    if folder:
         _look_at_model(params, folder, problems, tables)
     note.parent.mkdir(parents=True, exist_ok=True)
     replace_file(note, "")
@@ -82,10 +84,10 @@ def _look_at_model(params: Params, folder: Path, problems: _Problems, tables: Ta
             fitting(tables, load_tokenizer(folder, params), params, problems.place)
 
 
-def _identity(params: Params, folder: Path) -> str:
+def _identity(params: Params, folder: Path | None) -> str:
     """A digest of all that was looked at; of the model's files, size and time stand for the content."""
     facts = lasting_facts(stage_table()["problems"], params)
-    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    files = sorted(folder.iterdir()) if folder else []
     model = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     chosen = params.model_dump(mode="json", include={"task": True, "model": True, "rollout": True})
     reward = [

@@ -115,7 +115,7 @@ class Runner:
         )
         self._record(step)
         self.watch.end(node, step, found)
-        node.stage.look_at(found)
+        node.stage.look_at(found, self.params)
         return found
 
     def plan_for(self, rounds: int) -> None:

@@ -42,6 +42,8 @@ def settled(params: Params) -> Params:
             raise BadInput(
                 f"method.terms.{index}: {term.name} replays and brings its term; expected it in method.replay"
             )
+    if params.sft and params.sft.policy is not None:
+        external_policy.find(params.sft.policy, "sft.policy")
     _check_replay(params, recipe.replay[0] if recipe.replay else None)
     trackers.check(params.trackers)
     source = params.task.problems
@@ -86,11 +88,14 @@ def _check_replay(params: Params, part: Hooks | None) -> None:
 def _check_source(params: Params, part: Hooks, named: str) -> None:
     """Refuse a buffer that is empty, and one that the method does not look at."""
     rules = params.replay
+    if part.demonstrated() and (rules.pool is not None or rules.admit != "none"):
+        raise BadInput(f"replay: {named} takes demonstrations alone; expected admit: none and pool: null")
     if part.base_answers and (rules.pool is not None or rules.admit != "none"):
         raise BadInput(
             f"replay: {named} replays the base model's answers alone; expected admit: none and pool: null"
         )
-    if rules.pool is None and rules.admit == "none" and not part.base_answers:
+    own = part.base_answers or part.demonstrated()
+    if rules.pool is None and rules.admit == "none" and not own:
         raise BadInput(
             f"replay.admit: none keeps the buffer empty that {named} draws from; expected correct, "
             "correct_unless_all or all, or method where it has a rule"

@@ -18,8 +18,12 @@ PROBLEMS = pa.schema(
         pa.field("level", pa.int32(), nullable=False),
         pa.field("source", pa.string(), nullable=False),  # generator or file that it came from
         pa.field("columns", pa.string()),  # the whole row in its source, as a JSON object; null: it had none
+        pa.field("demonstrations", pa.list_(pa.string())),  # right answers worked out; null or empty: none
     ]
 )
+
+ASKED = pa.schema([*PROBLEMS, pa.field("hint", pa.list_(pa.int32()))])
+"""Problems as a rollout asks them: with the beginning of an answer, in tokens, where a method gives one."""
 
 ROLLOUTS = pa.schema(
     [
@@ -27,6 +31,7 @@ ROLLOUTS = pa.schema(
         pa.field("group", pa.int32(), nullable=False),  # position of the problem in this round's batch
         pa.field("sample", pa.int32(), nullable=False),  # position of the response in its group
         pa.field("prompt_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("hint_tokens", pa.int32()),  # last tokens of the prompt that begin the answer; null: none
         pa.field("response_ids", pa.list_(pa.int32()), nullable=False),  # with its end token, if it has one
         pa.field("behaviour_logp", pa.list_(pa.float32()), nullable=False),  # the engine's own, in nats
         pa.field("finish_reason", pa.string(), nullable=False),  # stop | length

@@ -21,7 +21,7 @@ from transformers import LlamaForCausalLM
 
 from params.schema import Params
 from tasks.core import seeds
-from tasks.policy.load import prompt_ids
+from tasks.policy.load import prompt_ids, response_ids
 from tasks.prepare import nano
 from tasks.problems.contract import find_source, normalised
 
@@ -100,8 +100,7 @@ def _examples(params: Params, rows: list[dict[str, Any]], spoilt: float) -> list
     for row in rows:
         question = params.task.instruction.replace("{question}", row["question"])
         answer = wrong(row["answer"], rng) if rng.random() < spoilt else row["answer"]
-        response = [*words.encode(answer, add_special_tokens=False), words.eos_token_id]
-        examples.append((prompt_ids(words, [question])[0], response))
+        examples.append((prompt_ids(words, [question])[0], response_ids(words, answer)))
     return examples
 
 

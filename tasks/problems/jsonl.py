@@ -18,7 +18,7 @@ from tasks.artefacts.artefact import write_json
 from tasks.core import seeds
 from tasks.problems.contract import normalised
 from tasks.problems.final_answers import Unclear, final_answer, number_in
-from tasks.problems.row_files import Row, cell_text, rows_of
+from tasks.problems.row_files import Row, cell_text, cell_texts, rows_of
 from tasks.problems.rows import columns_text, digest, table
 from tasks.rewards.golds import bad_golds
 
@@ -57,6 +57,12 @@ class Config(params.base.Config):
     on_bad_gold: Literal["error", "drop"] = "error"
     """What becomes of a row whose answer is none, or that the judge does not take for right itself. ``drop``:
     it is left out, and counted in ``left_out.json``."""
+    solution: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Column of the demonstrations of a problem, or several: each cell a text, a list of texts or nothing.
+    null: ``solution``, where the rows have it. They are no part of a prompt, nor of what the judge reads."""
+    demonstration: str = "{solution}"
+    r"""What a policy is shown of one; ``{solution}`` stands for its text, up to ``answer_marker`` where it
+    holds that, and ``{answer}`` for the right answer: ``{solution}\n\boxed{{answer}}``."""
     answer_units: bool = False
     """Leave out a unit in parentheses behind a number, as in ASDiv's ``9 (apples)``."""
     level: str | None = None
@@ -75,6 +81,8 @@ class Config(params.base.Config):
             raise ValueError("task.problems.held_out_path goes with path; expected held_out_split")
         if self.levels is not None and self.level is None:
             raise ValueError("task.problems.levels needs the column of the level in task.problems.level")
+        if "{solution}" not in self.demonstration:
+            raise ValueError("task.problems.demonstration must hold {solution}")
         return self
 
     @property
@@ -89,6 +97,8 @@ class Config(params.base.Config):
 
 
 CHECKS_GOLDS = True
+SOLUTION = "solution"
+"""The column of the demonstrations, where none is named."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
@@ -121,7 +131,7 @@ def write(config: Config, task: Task, seed: int, out: Path | None) -> tuple[pa.T
 
 def files(config: Config) -> list[Path]:
     """The local files that ``read`` reads."""
-    return [Path(name) for name in (config.path, config.held_out_path) if name is not None]
+    return [Path(name).expanduser() for name in (config.path, config.held_out_path) if name is not None]
 
 
 def place(config: Config, question: str) -> str | None:
@@ -169,7 +179,11 @@ def _problems(
         values = {"question": question, "answer": answer, "level": level, "source": name}
         values["columns"] = columns_text(row)
         number = digest(f"{name}\n{key}")
-        first = found.setdefault(key, {"problem_id": f"{Path(name).stem}-{number}", **values})
+        first = found.setdefault(
+            key, {"problem_id": f"{Path(name).stem}-{number}", **values, "demonstrations": []}
+        )
+        known = first["demonstrations"]
+        known += [text for text in _demonstrations(row, config, answer, place) if text not in known]
         if first["answer"] != answer and config.conflicts == "error":
             raise BadInput(
                 f"{place}: the same question as {places[key]} with another answer, '{answer[:40]}' and not "
@@ -210,6 +224,21 @@ def _answer(row: dict[str, Any], config: Config, place: str) -> str:
         raise _NoAnswer(str(error)) from None
 
 
+def _demonstrations(row: dict[str, Any], config: Config, answer: str, place: str) -> list[str]:
+    """The worked solutions of a row, as a policy is shown them."""
+    if config.solution is None:
+        columns = [SOLUTION] if SOLUTION in row else []
+    else:
+        columns = [config.solution] if isinstance(config.solution, str) else [*config.solution]
+    texts = [text for column in columns for text in cell_texts(row, column, place)]
+    parts = (text.rpartition(config.answer_marker) for text in texts)
+    bodies = [
+        (body if marker else text).strip() for text, (body, marker, _) in zip(texts, parts, strict=True)
+    ]
+    form = config.demonstration.replace("{answer}", answer)
+    return [form.replace("{solution}", body) for body in bodies if body]
+
+
 def _text(row: dict[str, Any], column: str, place: str, option: str) -> str:
     if column not in row:
         hint = nearest(column, [str(key) for key in row if key is not None])
@@ -246,7 +275,8 @@ def _rows(config: Config, held_out: bool) -> Iterator[Row]:
     if config.path is None:
         split = config.held_out_split if held_out else config.split
         return _hub_rows(str(config.dataset), config.subset, config.revision, str(split))
-    return rows_of(Path(str(config.held_out_path if held_out else config.path)), "task.problems")
+    path = Path(str(config.held_out_path if held_out else config.path)).expanduser()
+    return rows_of(path, "task.problems")
 
 
 def _hub_rows(name: str, subset: str | None, revision: str | None, split: str) -> Iterator[Row]:

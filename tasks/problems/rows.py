@@ -25,8 +25,8 @@ def _as_json(value: Any) -> Any:
 
 
 def table(rows: Iterable[dict[str, Any]]) -> pa.Table:
-    """A ``tables.PROBLEMS`` of rows with its columns."""
-    return pa.Table.from_pylist(list(rows), schema=PROBLEMS)
+    """A ``tables.PROBLEMS`` of rows with its columns; a row may be without demonstrations."""
+    return pa.Table.from_pylist([{"demonstrations": [], **row} for row in rows], schema=PROBLEMS)
 
 
 def distinct(stream: Iterator[dict[str, Any]], wanted: int, taken: set[str]) -> list[dict[str, Any]]:

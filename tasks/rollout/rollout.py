@@ -17,6 +17,7 @@ from tasks.core.seeds import numpy_generator
 from tasks.core.stage import Job
 from tasks.rollout import dynamic_sampling, replay_problems
 from tasks.rollout.components import components
+from tasks.rollout.demonstrations import hinted
 from tasks.rollout.prompts import askable
 from tasks.rollout.sampling import Sampled, joined, sample
 from tasks.rollout.shards import sample_in_shards
@@ -29,7 +30,8 @@ def rollout(job: Job) -> dict[str, float]:
 
     Where there is no policy yet, the base model answers. With ``rollout.refill_batches``, groups that teach
     nothing are replaced and ``metrics.json`` also says what that took. The previous buffer, ``replay``, is an
-    input where the method chooses problems from it.
+    input where the method chooses problems from it. A method with hints has its answers go on from the
+    beginnings of demonstrations; no other sees any of them.
     """
     began = time.perf_counter()
     refills, size = job.params.rollout.refill_batches, job.params.rollout.problems_per_round
@@ -50,7 +52,7 @@ def _batches(job: Job, training: pa.Table) -> list[Sampled]:
     size = choice.problems_per_round
 
     def ask(chosen: list[int], less: int = 0) -> Sampled:
-        problems = training.take(chosen)
+        problems = hinted(job, training.take(chosen))
         options = (choice.temperature, choice.top_logprobs, choice.entropy)
         spread = sample_in_shards if job.context.cluster and choice.shards > 1 else sample
         return spread(job, "rollout", problems, choice.samples_per_problem - less, *options)

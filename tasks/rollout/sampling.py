@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,7 @@ def sample(
     top_k: int = 0,
     max_tokens: int | None = None,
 ) -> Sampled:
-    """``samples`` answers to each row of ``problems`` (``tables.PROBLEMS``), by the policy or the base model,
+    """``samples`` answers to each row of ``problems`` (``tables.ASKED``), by the policy or the base model,
     with the ``top`` likeliest tokens of each position, and with ``entropy`` the policy's.
 
     ``top_p`` and ``top_k`` are as in ``engines.base.Sampling``; ``max_tokens`` None: the rollout's. Each
@@ -57,7 +57,7 @@ def sample(
     engine = selection.kept(job)
     trainer = job_policy(job)
     given, workers = job.inputs["problems"], params.task.reward_workers
-    rows = problems.to_pylist()
+    rows = problems.select([name for name in problems.column_names if name != "demonstrations"]).to_pylist()
     longest = max_tokens or params.rollout.max_response_tokens
     groups = groups_of(rows, params.task, longest, job.round)
     judge = job.context.keep(
@@ -66,7 +66,7 @@ def sample(
     )
     prompts = encode(trainer.tokenizer, params.task.instruction, [row["question"] for row in rows])
     asked = [
-        Request(prompt, seed(params.seed, stage, job.round, row["problem_id"], index))
+        Request((*prompt, *_hint(row)), seed(params.seed, stage, job.round, row["problem_id"], index))
         for row, prompt in zip(rows, prompts, strict=True)
         for index in range(samples)
     ]
@@ -77,8 +77,9 @@ def sample(
         job.context.tell("sampling", done, len(asked), {"tokens_per_second": speed})
 
     def submit(index: int, response: Response) -> None:
-        text = trainer.tokenizer.decode(response.token_ids, skip_special_tokens=True)
-        judged_by[index // samples].add(index % samples, Answer(text, tuple(response.token_ids)))
+        words = [*_hint(rows[index // samples]), *response.token_ids]
+        text = trainer.tokenizer.decode(words, skip_special_tokens=True)
+        judged_by[index // samples].add(index % samples, Answer(text, tuple(words)))
 
     engine.load(current.path if current else None)
     began = time.perf_counter()
@@ -95,6 +96,11 @@ def sample(
         "judging_seconds": time.perf_counter() - sampled,
     }
     return Sampled(_table(job, rows, samples, asked, responses, judged, sampling), measured)
+
+
+def _hint(problem: Mapping[str, Any]) -> list[int]:
+    """The beginning of the answers to a problem, which the judge reads with them."""
+    return problem.get("hint") or []
 
 
 def _table(
@@ -114,6 +120,7 @@ def _table(
         "group": groups,
         "sample": [index % samples for index in range(len(asked))],
         "prompt_ids": [request.prompt_ids for request in asked],
+        "hint_tokens": [len(_hint(rows[group])) or None for group in groups],
         "response_ids": [response.token_ids for response in responses],
         "behaviour_logp": [response.logp for response in responses],
         "finish_reason": [response.finish_reason for response in responses],

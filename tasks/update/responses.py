@@ -13,10 +13,11 @@ from torch import Tensor
 
 from algorithms.advantages import decoupled_advantage, group_advantage, overlong_penalty
 from algorithms.correct import CORRECT
-from algorithms.divergence import log_ratio
 from algorithms.drawing import Drawn
+from algorithms.mismatch import correction_weights
 from algorithms.terms import Aggregation, Batch, TopWords
 from params.base import BadInput
+from params.correction import Correction
 from params.reward import Rewards, several
 from params.schema import Params
 from tasks.artefacts.tables import read_table, training_reward
@@ -33,6 +34,9 @@ class Responses:
     prompts: list[list[int]]
     responses: list[list[int]]
     engine_logp: list[Tensor]
+    """What the objective compares with: the engine's own, or of replayed responses what the anchor says."""
+    sampled_logp: list[Tensor]
+    """The engine's own."""
     reward: Tensor
     """[S] float32: what the judge gave."""
     group: Tensor
@@ -90,12 +94,14 @@ class Responses:
             advantage[~fresh] = drawn.advantage
         stopped = [reason != "length" for reason in table["finish_reason"].to_pylist()]
         whole = torch.tensor(stopped, dtype=torch.bool)
+        logp = [torch.tensor(x, dtype=torch.float32) for x in table["behaviour_logp"].to_pylist()]
         return cls(
             problem=table["problem_id"].to_pylist(),
             sample=table["sample"].to_pylist(),
             prompts=table["prompt_ids"].to_pylist(),
             responses=responses,
-            engine_logp=[torch.tensor(x, dtype=torch.float32) for x in table["behaviour_logp"].to_pylist()],
+            engine_logp=logp,
+            sampled_logp=logp,
             reward=reward,
             group=group,
             advantage=advantage,
@@ -125,20 +131,28 @@ class Responses:
         count = max(len(groups), 1)
         return (len(groups) - len(missed)) / count, (len(groups) - len(some)) / count
 
-    def batch(self, members: Sequence[int], max_tokens: int, old: list[Tensor] | None, cap: float) -> Batch:
+    def batch(
+        self,
+        members: Sequence[int],
+        max_tokens: int,
+        old: list[Tensor] | None = None,
+        correction: Correction | None = None,
+    ) -> Batch:
         """These responses laid end to end. With ``old``, the trainer's own log-probabilities of the fresh
-        ones, the objective compares with those and a token weighs min(old / engine, cap)."""
+        ones, the objective compares with those, and a token of these weighs what ``correction`` says."""
         chosen = list(members)
         lengths = torch.tensor([len(self.responses[i]) for i in chosen])
         engine = torch.cat([self.engine_logp[i] for i in chosen])
+        sequence = torch.arange(len(chosen)).repeat_interleave(lengths)
         behaviour = engine
         importance = torch.ones_like(engine)
-        if old is not None:
+        if old is not None and correction is not None:
             own = [old[i] if self.fresh[i] else self.engine_logp[i] for i in chosen]
             behaviour = torch.cat(own)
-            importance = log_ratio(behaviour, engine).exp().clamp(max=cap)
+            weights, _ = correction_weights(behaviour, engine, sequence, correction)
+            importance = torch.where(self.fresh[chosen][sequence], weights, importance)
         return Batch(
-            sequence=torch.arange(len(chosen)).repeat_interleave(lengths),
+            sequence=sequence,
             behaviour_logp=behaviour,
             advantage=self.advantage[chosen].repeat_interleave(lengths),
             importance=importance,

@@ -47,9 +47,22 @@ def _asks_base(params: Params) -> bool:
     return part is not None and part.base_answers is not None
 
 
+def _demonstrates(params: Params) -> bool:
+    """Whether demonstrations of the problems are what it draws from."""
+    part = _part(params)
+    return part is not None and part.DEMONSTRATIONS
+
+
+def _hints(params: Params) -> bool:
+    """Whether its answers go on from demonstrations."""
+    part = _part(params)
+    return part is not None and part.hint is not None
+
+
 def _draws_own(params: Params) -> bool:
     """Whether it draws from the buffer of the run."""
-    return _replays(params) and not _pools(params) and not _asks_base(params)
+    part = _part(params)
+    return part is not None and not _pools(params) and not _asks_base(params) and not part.demonstrated()
 
 
 def _draws_before(params: Params) -> bool:
@@ -109,7 +122,7 @@ ROWS = (
         role=Role(kind="sample", label="rollouts", time_of="sampling"),
         summary="answers sampled from the policy, with rewards",
         reads=(*SAMPLING, "rollout", *ADAPTER),
-        reads_more=lambda params: ("method.replay",) if _chooses(params) else (),
+        reads_more=lambda params: ("method.replay",) if _chooses(params) or _hints(params) else (),
         inputs={
             "model": MODEL,
             "problems": PROBLEMS,
@@ -162,6 +175,7 @@ ROWS = (
             ),
             "pool": StageInput("pool", when=_pools),
             "base_pool": StageInput("base_pool", when=_asks_base),
+            "problems": StageInput("problems", when=_demonstrates),
         },
         libraries=TRAINERS,
         also_runs=("tasks.update.rank_agent", "tasks.update.rank_worker"),
