@@ -15,7 +15,7 @@ from params.schema import Params
 
 PRESETS = Path(__file__).parent
 KINDS = ("models", "tasks", "methods")
-_SHORT = {"problems": ("task",), "reward": ("task",)}
+_SHORT = {"problems": ("task",), "reward": ("task",), "prompt": ("task",)}
 """First parts of a setting's key that are short for a longer one: ``problems.path``."""
 
 
@@ -102,7 +102,7 @@ def _preset(kind: str, name: str) -> dict[str, Any]:
 def read_setting(text: str) -> dict[str, Any]:
     """``key.below=value`` as nested mappings, the value read as YAML. Raises ``BadInput``.
 
-    ``problems.`` and ``reward.`` are short for ``task.problems.`` and ``task.reward.``.
+    ``problems.``, ``reward.`` and ``prompt.`` are short for ``task.problems.`` and so on.
     """
     key, equals, value = text.partition("=")
     if not equals or not key.strip():

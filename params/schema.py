@@ -12,6 +12,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from params.base import Choice, Config
 from params.distil import Distil
 from params.engine import Engine
+from params.prompt import Prompt
 from params.speed import Probability, Speed
 from params.store import ADDRESS, StoreSettings
 
@@ -45,8 +46,8 @@ class Task(Config):
     """Problems in the training set."""
     held_out_count: PositiveInt = 128
     """Problems in the held-out set, none of which is in the training set."""
-    instruction: str = "{question}"
-    """The user's message; ``{question}`` stands for the problem's text."""
+    prompt: Prompt = Prompt()
+    """How a problem is put to the model."""
     on_long_prompt: Literal["error", "drop"] = "error"
     """What becomes of a problem whose prompt leaves no room for ``rollout.max_response_tokens``. ``drop``: it
     is left out, and counted."""
@@ -54,12 +55,6 @@ class Task(Config):
     """The judge: a module of ``tasks.rewards`` and its options."""
     reward_workers: Annotated[PositiveInt, Speed] = 1
     """Judging processes."""
-
-    @model_validator(mode="after")
-    def _has_question(self) -> Task:
-        if "{question}" not in self.instruction:
-            raise ValueError("task.instruction must hold {question}")
-        return self
 
 
 class Method(Config):

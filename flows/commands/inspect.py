@@ -142,6 +142,7 @@ def _history(store: Store, artefact: Artefact, tree: Tree, seen: set[str]) -> Tr
 
 def export_merged(name: str, target: Path) -> str:
     """Write the last finished policy of a run as a plain folder with merged weights."""
+    from tasks.policy.chat import Chat
     from tasks.policy.job_policy import job_policy
 
     directory = run_directory(workspace(), name)
@@ -157,8 +158,11 @@ def export_merged(name: str, target: Path) -> str:
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     with Context(scratch=new) as context:
-        trainer = job_policy(Job(_params(record), last.round, {"model": base}, new, context))
+        params = _params(record)
+        trainer = job_policy(Job(params, last.round, {"model": base}, new, context))
         trainer.restore(made.path)
+        if template := Chat(trainer.tokenizer, params.task.prompt).template:  # what it was trained with
+            trainer.tokenizer.chat_template = template
         trainer.merged(new)
     new.rename(target)
     return f"{target}: the policy after round {last.round} of {name}, merged into its base"

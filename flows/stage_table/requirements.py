@@ -13,6 +13,7 @@ from pathlib import Path
 
 from flows.stage_table.stage_def import StageDef
 from params.base import Choice
+from params.prompt import PLAIN
 from params.schema import Params
 from tasks.engines.selection import ENGINES, chosen_engines
 from tasks.policy.weights import WEIGHTS
@@ -48,6 +49,11 @@ def _reward(params: Params) -> Requirements:
     return Requirements((*judge, f"tasks.rewards.{name}"))
 
 
+def _prompt(params: Params) -> Requirements:
+    template = params.task.prompt.chat_template
+    return Requirements(files=() if template in (None, PLAIN) else (Path(template).expanduser(),))
+
+
 def _engine(params: Params) -> Requirements:
     chosen = [ENGINES[name] for name in chosen_engines(params.engine)]
     return Requirements(
@@ -62,6 +68,7 @@ REQUIREMENTS: dict[str, Callable[[Params], Requirements]] = {
     "method.replay": lambda params: _named("algorithms", params.method.replay),
     "task.problems": lambda params: _named("tasks.problems", params.task.problems),
     "task.reward": _reward,
+    "task.prompt": _prompt,
     "engine": _engine,
     "update.adapter": lambda params: Requirements((WEIGHTS[params.update.adapter].partition(":")[0],)),
 }

@@ -116,7 +116,7 @@ def evaluated(params: Params) -> list[int]:
 UNJUDGED = "tasks.rollout.unjudged:refuse_unjudged"
 MODEL = StageInput("model")
 PROBLEMS = StageInput("problems")
-SAMPLING = ("seed", "model", "task.instruction", "task.on_long_prompt", "task.reward", "engine")
+SAMPLING = ("seed", "model", "task.prompt", "task.on_long_prompt", "task.reward", "engine")
 EVALUATING = ("evaluate", "rollout.temperature", "rollout.max_response_tokens")
 ADAPTER = ("update.adapter", "update.lora_rank", "update.lora_alpha")
 TRAINERS = ("torch", "transformers", "peft")

@@ -35,6 +35,8 @@ class Context:
     """A directory for files that nobody needs after the run (merged weights, engine logs)."""
     tell: Callable[[str, int, int, dict[str, float]], None] = lambda *_: None
     """``tell(activity, done, total, facts)``: progress inside a stage, as often as it is known."""
+    note: Callable[[str], None] = lambda _: None
+    """``note(text)``: something a person should know and need not act on."""
     cluster: Cluster | None = None
     """Where the shards of a rollout are sampled; None: a rollout is sampled here and in one piece."""
     _when_whole: list[Callable[[], None]] = field(default_factory=list)

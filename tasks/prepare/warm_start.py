@@ -21,7 +21,7 @@ from transformers import LlamaForCausalLM
 
 from params.schema import Params
 from tasks.core import seeds
-from tasks.policy.load import prompt_ids
+from tasks.policy.chat import Chat, talk
 from tasks.prepare import nano
 from tasks.problems.contract import find_source, normalised
 
@@ -96,12 +96,12 @@ def _examples(params: Params, rows: list[dict[str, Any]], spoilt: float) -> list
     rng = random.Random(seeds.seed(params.seed, "warm_start_answers", 0))
     wrong = find_source(params.task.problems.name, "task.problems.name").spoil or spoil
     words = nano.tokenizer()
-    examples: list[Example] = []
+    prompt = params.task.prompt
+    chat, examples = Chat(words, prompt), list[Example]()
     for row in rows:
-        question = params.task.instruction.replace("{question}", row["question"])
         answer = wrong(row["answer"], rng) if rng.random() < spoilt else row["answer"]
         response = [*words.encode(answer, add_special_tokens=False), words.eos_token_id]
-        examples.append((prompt_ids(words, [question])[0], response))
+        examples.append((list(chat.ids([talk(prompt, row["question"])])[0]), response))
     return examples
 
 

@@ -101,6 +101,17 @@ def metrics(answers: pa.Table) -> dict[str, Any]:
         "reward_errors": dict(sorted(errors.items())),
         "response_length_mean": float(lengths.mean()),
         "response_length_max": int(lengths.max()),
+        **parts_of_lengths(answers),
         "truncated": float(pc.mean(pc.equal(answers["finish_reason"], "length")).as_py()),
         "entropy_estimate": -float(logp.mean()),
     }
+
+
+def parts_of_lengths(answers: pa.Table) -> dict[str, float]:
+    """Mean tokens of thinking, 0 for a response without, and of the rest; nothing where none thinks."""
+    thinking = answers["thinking_tokens"]
+    if thinking.null_count == len(thinking):
+        return {}
+    mean = float(pc.mean(pc.fill_null(thinking, 0)).as_py())
+    whole = float(pc.mean(pc.list_value_length(answers["response_ids"])).as_py())
+    return {"thinking_length_mean": mean, "answer_length_mean": whole - mean}

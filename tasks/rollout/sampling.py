@@ -18,7 +18,7 @@ from tasks.engines.base import Request, Response, Sampling
 from tasks.policy.job_policy import job_policy
 from tasks.rewards.base import Verdict
 from tasks.rewards.judge import Judge
-from tasks.rollout.prompts import encode
+from tasks.rollout.prompts import job_prompts
 
 
 @dataclass(frozen=True)
@@ -61,27 +61,35 @@ def sample(
         lambda: Judge(params.task.reward, workers, given.path),
     )
     rows = problems.to_pylist()
-    prompts = encode(trainer.tokenizer, params.task.instruction, [row["question"] for row in rows])
+    prompts = job_prompts(job)
+    reader, given_ids = prompts.reader, prompts.encode(rows)
+    opened = [reader.opens(ids) for ids in given_ids]
     asked = [
         Request(prompt, seed(params.seed, stage, job.round, row["problem_id"], index))
-        for row, prompt in zip(rows, prompts, strict=True)
+        for row, prompt in zip(rows, given_ids, strict=True)
         for index in range(samples)
     ]
     verdicts: dict[int, Future[Verdict]] = {}
+    heard: dict[int, Response] = {}
+    thinking: dict[int, int | None] = {}
 
     def tell(done: int, tokens: int) -> None:
         speed = tokens / (time.perf_counter() - began)
         job.context.tell("sampling", done, len(asked), {"tokens_per_second": speed})
 
     def submit(index: int, response: Response) -> None:
-        answer = trainer.tokenizer.decode(response.token_ids, skip_special_tokens=True)
-        verdicts[index] = judge.submit(rows[index // samples]["answer"], answer)
+        row = rows[index // samples]
+        heard[index] = reader.cut(response)
+        said = reader.read(heard[index].token_ids, opened[index // samples])
+        thinking[index] = said.thinking_tokens
+        verdicts[index] = judge.submit(row["answer"], said.answer)
 
     engine.load(current.path if current else None)
     began = time.perf_counter()
     longest = max_tokens or params.rollout.max_response_tokens
-    sampling = Sampling(temperature, longest, trainer.stop_ids, top, entropy, top_p, top_k)
-    responses = engine.generate(asked, sampling, tell, submit)
+    sampling = Sampling(temperature, longest, trainer.stop_ids, top, entropy, top_p, top_k, reader.ends)
+    engine.generate(asked, sampling, tell, submit)
+    responses = [heard[index] for index in range(len(asked))]
     sampled = time.perf_counter()
     judged = [verdicts[index].result() for index in range(len(asked))]
     tokens = sum(len(response.token_ids) for response in responses)
@@ -91,7 +99,8 @@ def sample(
         "sampling_seconds": sampled - began,
         "judging_seconds": time.perf_counter() - sampled,
     }
-    return Sampled(_table(job, rows, samples, asked, responses, judged, sampling), measured)
+    thought = [thinking[index] for index in range(len(asked))]
+    return Sampled(_table(job, rows, samples, asked, responses, thought, judged, sampling), measured)
 
 
 def _table(
@@ -100,6 +109,7 @@ def _table(
     samples: int,
     asked: list[Request],
     responses: list[Response],
+    thinking: list[int | None],
     verdicts: list[Verdict],
     sampling: Sampling,
 ) -> pa.Table:
@@ -114,6 +124,7 @@ def _table(
         "response_ids": [response.token_ids for response in responses],
         "behaviour_logp": [response.logp for response in responses],
         "finish_reason": [response.finish_reason for response in responses],
+        "thinking_tokens": thinking,
         "reward": [verdict.reward for verdict in verdicts],
         "reward_error": [verdict.error for verdict in verdicts],
         "policy": [sampler.digest] * len(asked),

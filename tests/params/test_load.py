@@ -43,7 +43,7 @@ def test_another_name_replaces_a_part_whole() -> None:
             "rollout.max_response_tokens must be smaller than model.context",
         ),
         ("evaluate.pass_at=[1,64]", "evaluate.pass_at must not exceed evaluate.samples_per_problem"),
-        ("task.instruction=hello", "task.instruction must hold {question}"),
+        ("task.prompt.template=hello", "task.prompt.template must hold {question}"),
         ("rounds", "--set rounds: expected key=value"),
         ("rounds=[", "--set rounds=\\[: '\\[' is not a YAML value"),
     ],

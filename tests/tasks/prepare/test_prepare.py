@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from params.base import BadInput, Choice
+from params.prompt import Prompt
 from params.schema import Model, Params, Task
 from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.tables import PROBLEMS, read_table
@@ -36,7 +37,7 @@ def settings(source: str = "nano", seed: int = 0, **options: object) -> Params:
         problems=Choice(name="arithmetic", generators=["sums"], level=1),
         train_count=20,
         held_out_count=10,
-        instruction="{question}=",
+        prompt=Prompt(template="{question}="),
     )
     return Params(seed=seed, model=Model.model_validate(model), task=task)
 
@@ -162,7 +163,6 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         remove("tokenizer.json", "tokenizer_config.json"),
         "no tokenizer; expected tokenizer.json",
     ),
-    "no chat template": (remove("chat_template.jinja"), "no chat template; expected chat_template.jinja"),
     "short context": (
         lambda folder: edit(folder / "config.json", max_position_embeddings=64),
         "model.context: 96 exceeds the 64 tokens",

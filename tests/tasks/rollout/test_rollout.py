@@ -247,7 +247,7 @@ def test_engine_and_judge_are_kept(
     kept = dict(context._kept)
     run_stage(rollout, settings(), round=2, model=tiny_model, problems=problems)
     assert dict(context._kept) == kept
-    assert len(kept) == 4  # and the problems whose prompts fit
+    assert len(kept) == 5  # and the prompts, and the problems whose prompts fit
     assert any(isinstance(each, Judge) for each in kept.values())
 
 
