@@ -12,6 +12,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from params.base import Choice, Config
 from params.distil import Distil
 from params.engine import Engine
+from params.evaluation import Evaluate
 from params.prompt import Prompt
 from params.speed import Probability, Speed
 from params.store import ADDRESS, StoreSettings
@@ -200,41 +201,6 @@ class Update(Config):
     def _measures_alone(self) -> Update:
         if self.measure_terms and self.ranks > 1:
             raise ValueError("update.measure_terms measures in one process; expected update.ranks 1")
-        return self
-
-
-class Evaluate(Config):
-    """Measuring a policy on held-out problems."""
-
-    every: PositiveInt = 5
-    """Rounds between evaluations; the base model and the last policy are always evaluated."""
-    samples_per_problem: PositiveInt = 4
-    """Sampled responses per problem, n of mean@n. However many, they are held in memory a part at a time."""
-    pass_at: tuple[PositiveInt, ...] = (1, 4)
-    """The k of pass@k, all from the same responses; none larger than samples_per_problem."""
-    temperature: PositiveFloat | None = None
-    """Their sampling temperature; null: the rollout's. What the trainer says of their tokens (entropy,
-    rank-k, KL to the base) is of the policy at the rollout's in any case."""
-    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    """They are drawn from the likeliest tokens that together reach this probability; 1: from all."""
-    top_k: Annotated[int, Field(ge=0)] = 0
-    """They are drawn from so many likeliest tokens; 0: from all. Before top_p, where both are given."""
-    max_response_tokens: PositiveInt | None = None
-    """Longest response, greedy or sampled, in tokens; null: the rollout's."""
-    scored_problems: PositiveInt | None = None
-    """Held-out problems, evenly spread, over whose answers entropy, rank-k and KL to the base are means;
-    null: all. They take two passes of the trainer, on a CPU half of an evaluation."""
-    bootstrap_samples: PositiveInt = 2000
-    """Resamplings of the problems for the intervals."""
-    confidence: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.95
-    """Coverage of the intervals."""
-    transcripts: PositiveInt = 24
-    """Held-out problems whose answers the report shows."""
-
-    @model_validator(mode="after")
-    def _enough_samples(self) -> Evaluate:
-        if max(self.pass_at) > self.samples_per_problem:
-            raise ValueError("evaluate.pass_at must not exceed evaluate.samples_per_problem")
         return self
 
 

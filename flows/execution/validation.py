@@ -46,6 +46,7 @@ def settled(params: Params) -> Params:
     source, judge = params.task.problems, params.task.reward
     source.resolve(find_source(source.name, "task.problems").Config, "task.problems")
     judge.resolve(find_reward(judge.name, "task.reward").Config, "task.reward")
+    _check_sets(params)
     check_device()
     longest, budget = params.model.context, params.update.tokens_per_micro_batch
     if budget is not None and budget < longest:
@@ -58,6 +59,24 @@ def settled(params: Params) -> Params:
         raise BadInput("rollout.entropy: servers tell of none; expected false, or engine.name=vllm")
     engine = params.engine.model_copy(update={"name": name})
     return params.model_copy(update={"engine": engine})
+
+
+def _check_sets(params: Params) -> None:
+    """Refuse evaluation sets whose parts are none, or whose answers have no room."""
+    for name, chosen in params.evaluate.sets.items():
+        where = f"evaluate.sets.{name}"
+        source = find_source(chosen.problems.name, f"{where}.problems")
+        chosen.problems.resolve(source.Config, f"{where}.problems")
+        judge = find_reward(chosen.reward.name, f"{where}.reward")
+        chosen.reward.resolve(judge.Config, f"{where}.reward")
+        longest = chosen.max_response_tokens or 0
+        if longest >= params.model.context:
+            raise BadInput(
+                f"{where}.max_response_tokens: {longest}; expected less than model.context, "
+                f"{params.model.context}"
+            )
+        if "s3://" in chosen.problems.model_dump_json():
+            raise BadInput(f"{where}.problems: an address in a bucket; expected local files or the hub")
 
 
 def _check_replay(params: Params, part: Hooks | None) -> None:

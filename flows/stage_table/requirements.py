@@ -32,8 +32,8 @@ class Requirements:
 def requirements_of(stage: StageDef, params: Params) -> Iterator[Requirements]:
     """The parts that a stage of this run stands on."""
     for path, part in REQUIREMENTS.items():
-        if stage.depends_on(path, params):
-            yield part(params)
+        if stage.depends_on(path, params) or path in stage.parts:
+            yield part(stage.view(params))
 
 
 def _named(package: str, *choices: Choice | None) -> Requirements:

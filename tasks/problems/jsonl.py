@@ -117,6 +117,16 @@ def write(config: Config, task: Task, seed: int, out: Path | None) -> tuple[pa.T
     return tables
 
 
+def held_out(config: Config, task: Task, out: Path | None) -> pa.Table:
+    """All that is held out, or all there is where nothing is named for it. Raises ``BadInput``."""
+    left_out: Counter[str] = Counter(bad_gold=0)
+    aside = (config.held_out_path if config.path else config.held_out_split) is not None
+    found = _problems(_rows(config, held_out=aside), config, task.reward, left_out)
+    if out is not None:
+        write_json(out / "left_out.json", left_out)
+    return table(found.values())
+
+
 def files(config: Config) -> list[Path]:
     """The local files that ``read`` reads."""
     return [Path(name) for name in (config.path, config.held_out_path) if name is not None]
@@ -208,7 +218,11 @@ def _text(row: dict[str, Any], column: str, place: str, option: str) -> str:
     if column not in row:
         hint = nearest(column, [str(key) for key in row if key is not None])
         raise BadInput(f"{place}: no '{column}'{hint} (set task.problems.{option} to the column's name)")
-    text = cell_text(row[column], column, place)
+    cell = row[column]
+    if isinstance(cell, list) and cell:  # several answers, all of which are asked for
+        text = ", ".join(cell_text(each, column, place) for each in cell)
+    else:
+        text = cell_text(cell, column, place)
     if not text:
         raise BadInput(f"{place}: '{column}' is {row[column]!r:.60}; expected text or a number")
     return text

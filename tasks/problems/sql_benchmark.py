@@ -93,6 +93,17 @@ def write(config: Benchmark, task: Task, seed: int, out: Path | None) -> tuple[p
     return tables
 
 
+def held_out(config: Benchmark, task: Task, out: Path | None) -> pa.Table:
+    """Every held-out problem, in the order of the files. Raises ``BadInput``."""
+    found = _problems(config, config.splits()[1])
+    if not found.problems:
+        raise BadInput(f"{config.SOURCE}: no held-out problems; expected some in {config.folder}")
+    if out is not None:
+        sql_rows.write_paths(out, found.files)
+        write_json(out / "left_out.json", found.left_out)
+    return table(found.problems.values())
+
+
 def files(config: Benchmark) -> list[Path]:
     """The files that ``read`` reads, databases included. Raises ``BadInput``."""
     found: list[Path] = []

@@ -162,7 +162,8 @@ def fitting(
             "problems out)"
         )
     train, held_out = (table.filter(pa.array(fit)) for table, fit in zip(tables, fits, strict=True))
-    if train.num_rows < params.rollout.problems_per_round or not held_out.num_rows:
+    least = params.rollout.problems_per_round if tables[0].num_rows else 0  # a benchmark trains nobody
+    if train.num_rows < least or not held_out.num_rows:
         said = " and ".join(dict.fromkeys(limits))
         raise BadInput(
             f"task.on_long_prompt: {train.num_rows} training and {held_out.num_rows} held-out problems have "

@@ -40,7 +40,6 @@ def sample(
     temperature: float,
     top: int = 0,
     entropy: bool = False,
-    *,
     top_p: float = 1.0,
     top_k: int = 0,
     max_tokens: int | None = None,
