@@ -33,6 +33,8 @@ from tasks.report.format import percent
 
 ROOM = 2048
 """Tokens that a prompt may have, where the model reads so many and nobody says how long its context is."""
+WIDTH = 160
+"""Of the table, in characters, where no terminal has one."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ def evaluate_models(options: EvaluateOptions, as_json: bool) -> None:
     if as_json:
         print(json.dumps(found))
         return
-    Console().print(_table(found))
+    console = Console()
+    (console if console.is_terminal else Console(width=WIDTH)).print(_table(found))
     print(place)
 
 
@@ -194,7 +197,7 @@ def _differences(params: Params, first: Evaluated, second: Evaluated) -> dict[st
 def _table(found: dict[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False)
     for heading in ("set", "problems", "model", "mean@n", "pass@k", "greedy", "tokens", "truncated"):
-        table.add_column(heading, justify="left" if heading in ("set", "model") else "right")
+        table.add_column(heading, justify="left" if heading in ("set", "model") else "right", no_wrap=True)
     for name, scores in found["sets"].items():
         table.add_row(name, str(scores["problems"]), found["model"], *_cells(scores))
         if "against" in found:

@@ -17,6 +17,7 @@ from tasks.report.run.answers import STORIES, shown_problems
 from tasks.report.run.data import COLUMNS, Done, Row, RunData, collect
 from tasks.report.run.figures import figures
 from tasks.report.run.replay import replay_figures
+from tasks.report.run.sets import set_figures
 from tasks.report.run.spans import shown_spans
 from tasks.report.run.terms import term_figures
 
@@ -72,7 +73,7 @@ def rounds_table(data: RunData) -> list[Row]:
 def page(data: RunData) -> str:
     """The whole page."""
     of_terms = [figure for figure in term_figures(data) if figure is not None]
-    every = (*figures(data), *replay_figures(data), *of_terms)
+    every = (*figures(data), *set_figures(data), *replay_figures(data), *of_terms)
     drawn = {figure.key: figure for figure in every if figure is not None}
     groups = (*GROUPS, ("terms", "Method", tuple(figure.key for figure in of_terms)))
     return rendered(
