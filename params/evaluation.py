@@ -85,17 +85,17 @@ def _laid_on_preset(name: str, chosen: Any) -> Any:
             raise ValueError(f"evaluate.sets.{name}: no such preset{nearest(name, known)}")
         return chosen
     preset = yaml.safe_load((PRESETS / f"{name}.yaml").read_text())
-    return _laid_on(preset, chosen or {})
+    return laid_on(preset, chosen or {})
 
 
-def _laid_on(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def laid_on(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """``over`` on ``under``; a part with another ``name`` replaces the old part whole."""
     merged = dict(under)
     for key, value in over.items():
         old = merged.get(key)
         if isinstance(value, Mapping) and isinstance(old, Mapping):
             same = value.get("name", old.get("name")) == old.get("name")
-            merged[key] = _laid_on(old, value) if same else value
+            merged[key] = laid_on(old, value) if same else value
         else:
             merged[key] = value
     return merged

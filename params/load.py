@@ -61,7 +61,7 @@ def merge(
     merged = dict(under)
     for key, given in over.items():
         old, value = merged.get(key), given
-        if key == "sets":  # names alone stand for their presets
+        if key in ("sets", "tasks"):  # names alone stand for their presets
             old, value = _by_name(old), _by_name(value)
         if isinstance(old, str) and isinstance(value, dict):  # a part that is named and nothing more
             old = {"name": old}

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from params.base import Choice, Config
 from params.distil import Distil
 from params.engine import Engine
-from params.evaluation import Evaluate
-from params.prompt import Prompt
+from params.evaluation import Evaluate, SetName
+from params.mixture import MAIN, MixedTask, largest_quota, with_task_presets
 from params.speed import Probability, Speed
 from params.store import ADDRESS, StoreSettings
+from params.task import Task
 
 
 class Model(Config):
@@ -36,26 +37,6 @@ class Model(Config):
     """Run Python that comes with the model. Off unless asked for by name."""
     warm_start_steps: PositiveInt = 600
     """``nano`` only: steps of supervised fine-tuning on half-right solutions."""
-
-
-class Task(Config):
-    """The problems and the judge."""
-
-    problems: Choice
-    """Where problems come from: a module of ``tasks.problems`` and its options."""
-    train_count: PositiveInt = 512
-    """Problems in the training set."""
-    held_out_count: PositiveInt = 128
-    """Problems in the held-out set, none of which is in the training set."""
-    prompt: Prompt = Prompt()
-    """How a problem is put to the model."""
-    on_long_prompt: Literal["error", "drop"] = "error"
-    """What becomes of a problem whose prompt leaves no room for ``rollout.max_response_tokens``. ``drop``: it
-    is left out, and counted."""
-    reward: Choice = Choice(name="math")
-    """The judge: a module of ``tasks.rewards`` and its options."""
-    reward_workers: Annotated[PositiveInt, Speed] = 1
-    """Judging processes."""
 
 
 class Method(Config):
@@ -219,6 +200,11 @@ class Params(Config):
     """Modules of your own with further rows of the stage table, ``ROWS``: such as ``my_package.my_stage``."""
     model: Model
     task: Task
+    tasks: dict[SetName, MixedTask] = Field(default_factory=dict)
+    """Further tasks to train on in the same rounds, by name: ``[countdown, sql]``, each a preset of
+    ``params/tasks``, or a mapping of names to what is other than in the preset, or to all of it."""
+    task_weight: PositiveFloat = 1.0
+    """The weight of ``task`` beside theirs."""
     method: Method = Method()
     replay: Replay = Replay()
     engine: Engine = Engine()
@@ -228,6 +214,40 @@ class Params(Config):
     """ERPD: teachers and their signals in place of the update; null: the update."""
     evaluate: Evaluate = Evaluate()
     store: StoreSettings = StoreSettings()
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _task_presets(cls, given: Any) -> Any:
+        return with_task_presets(given)
+
+    @property
+    def weights(self) -> list[float]:
+        """Of ``task`` and of the further tasks, in their order."""
+        return [self.task_weight, *(task.weight for task in self.tasks.values())]
+
+    @model_validator(mode="after")
+    def _mixes(self) -> Params:
+        names = set(self.tasks)
+        if taken := sorted(names & {*self.evaluate.sets, MAIN}):
+            raise ValueError(f"tasks.{taken[0]}: the name of something else too; expected another")
+        size = self.rollout.problems_per_round
+        for place, (name, task) in enumerate(self.tasks.items(), start=1):
+            least = largest_quota(self.weights, size, place)
+            if task.train_count < least:
+                raise ValueError(
+                    f"tasks.{name}.train_count: {task.train_count}; expected at least {least}, its problems "
+                    "in a round"
+                )
+        if not names:
+            return self
+        for wrong, what in (
+            (self.rollout.refill_batches, "rollout.refill_batches: expected 0 with tasks"),
+            (self.distil, "distil: expected null with tasks"),
+            (self.replay.pool, "replay.pool: expected null with tasks"),
+        ):
+            if wrong:
+                raise ValueError(what)
+        return self
 
     @model_validator(mode="after")
     def _addresses(self) -> Params:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 
+from params.mixture import largest_quota
 from params.schema import Params
+from params.task import Task
 
 
 def of_set(params: Params, name: str) -> Params:
@@ -34,3 +36,23 @@ def of_set(params: Params, name: str) -> Params:
         }
     )
     return params.model_copy(update={"task": task, "evaluate": evaluate})
+
+
+def of_task(params: Params, name: str) -> Params:
+    """The further task called ``name`` in place of ``task``, alone in its rounds."""
+    chosen, rollout = params.tasks[name], params.rollout
+    place = 1 + list(params.tasks).index(name)
+    longest = min(chosen.max_response_tokens or rollout.max_response_tokens, rollout.max_response_tokens)
+    most = largest_quota(params.weights, rollout.problems_per_round, place)
+    evaluate = params.evaluate.model_copy(update={"sets": {}, "scored_problems": 0})
+    task = Task.model_validate({name: getattr(chosen, name) for name in Task.model_fields})
+    return params.model_copy(
+        update={
+            "task": task,
+            "tasks": {},
+            "rollout": rollout.model_copy(
+                update={"max_response_tokens": longest, "problems_per_round": max(1, most)}
+            ),
+            "evaluate": evaluate,
+        }
+    )

@@ -47,6 +47,7 @@ def settled(params: Params) -> Params:
     source.resolve(find_source(source.name, "task.problems").Config, "task.problems")
     judge.resolve(find_reward(judge.name, "task.reward").Config, "task.reward")
     _check_sets(params)
+    _check_tasks(params)
     check_device()
     longest, budget = params.model.context, params.update.tokens_per_micro_batch
     if budget is not None and budget < longest:
@@ -77,6 +78,24 @@ def _check_sets(params: Params) -> None:
             )
         if "s3://" in chosen.problems.model_dump_json():
             raise BadInput(f"{where}.problems: an address in a bucket; expected local files or the hub")
+
+
+def _check_tasks(params: Params) -> None:
+    """Refuse further tasks whose parts are none, and a replay method that chooses problems of one task."""
+    for name, task in params.tasks.items():
+        source = find_source(task.problems.name, f"tasks.{name}.problems")
+        task.problems.resolve(source.Config, f"tasks.{name}.problems")
+        judge = find_reward(task.reward.name, f"tasks.{name}.reward")
+        task.reward.resolve(judge.Config, f"tasks.{name}.reward")
+        longest = task.max_response_tokens or 0
+        if longest > params.rollout.max_response_tokens:
+            raise BadInput(
+                f"tasks.{name}.max_response_tokens: {longest}; expected at most rollout.max_response_tokens, "
+                f"{params.rollout.max_response_tokens}"
+            )
+    replay = Recipe.of(params.method).replay
+    if params.tasks and replay and (replay[0].problems or replay[0].base_answers):
+        raise BadInput("method.replay: chooses problems of one task; expected another with tasks")
 
 
 def _check_replay(params: Params, part: Hooks | None) -> None:

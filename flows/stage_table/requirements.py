@@ -15,6 +15,7 @@ from flows.stage_table.stage_def import StageDef
 from params.base import Choice
 from params.prompt import PLAIN
 from params.schema import Params
+from params.views import of_task
 from tasks.engines.selection import ENGINES, chosen_engines
 from tasks.policy.weights import WEIGHTS
 from tasks.rewards import custom
@@ -41,12 +42,25 @@ def _named(package: str, *choices: Choice | None) -> Requirements:
     return Requirements(tuple(name if "." in name else f"{package}.{name}" for name in names))
 
 
+def _problems(params: Params) -> Requirements:
+    return _named("tasks.problems", params.task.problems)
+
+
 def _reward(params: Params) -> Requirements:
     name = params.task.reward.name
     judge = ("tasks.rewards.worker",)
     if ":" in name:
         return Requirements(judge, files=(Path(os.path.relpath(custom.source(name))),))
     return Requirements((*judge, f"tasks.rewards.{name}"))
+
+
+def _tasks(params: Params) -> Requirements:
+    """What the further tasks of a mixture need."""
+    found = [part(of_task(params, name)) for name in params.tasks for part in (_problems, _reward, _prompt)]
+    return Requirements(
+        tuple(module for each in found for module in each.modules),
+        files=tuple(path for each in found for path in each.files),
+    )
 
 
 def _prompt(params: Params) -> Requirements:
@@ -66,7 +80,8 @@ REQUIREMENTS: dict[str, Callable[[Params], Requirements]] = {
     "method.objective": lambda params: _named("algorithms", params.method.objective),
     "method.terms": lambda params: _named("algorithms", *params.method.terms),
     "method.replay": lambda params: _named("algorithms", params.method.replay),
-    "task.problems": lambda params: _named("tasks.problems", params.task.problems),
+    "task.problems": _problems,
+    "tasks": _tasks,
     "task.reward": _reward,
     "task.prompt": _prompt,
     "engine": _engine,

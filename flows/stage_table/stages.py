@@ -50,12 +50,15 @@ def stage_table(more: tuple[str, ...] = ()) -> Mapping[str, StageDef]:
 
 
 def table_of(params: Params) -> Mapping[str, StageDef]:
-    """The rows of a run: of the stage table, and those that its parameters call for, such as one for each
-    evaluation set. Raises ``BadInput``."""
+    """The rows of a run: those of the stage table, and what its parameters call for or change, such as two
+    for each evaluation set. Raises ``BadInput``."""
     own = sorted(module.name for module in pkgutil.iter_modules(rows.__path__))
     modules = [importlib.import_module(f"{rows.__name__}.{name}") for name in own]
-    more = [row for module in modules if hasattr(module, "rows_of") for row in module.rows_of(params)]
-    return {**stage_table(params.stages), **{row.name: row for row in more}}
+    table = dict(stage_table(params.stages))
+    for module in modules:
+        if hasattr(module, "rows_of"):
+            table |= {row.name: row for row in module.rows_of(params, table)}
+    return table
 
 
 def _rows(module: ModuleType) -> Sequence[StageDef]:

@@ -34,6 +34,7 @@ ROLLOUTS = pa.schema(
         pa.field("reward_error", pa.string()),  # why there is no reward, or why the answer could not be read
         pa.field("policy", pa.string(), nullable=False),  # content digest of what sampled it
         pa.field("round", pa.int32(), nullable=False),
+        pa.field("task", pa.string()),  # whose problem it answers, in a mixture of several; else null
         pa.field("seed", pa.int64(), nullable=False),
         # The engine's likeliest tokens at each position, end to end: K for each; null where none are kept.
         pa.field("top_ids", pa.list_(pa.int32())),

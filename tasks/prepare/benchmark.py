@@ -8,7 +8,7 @@ import time
 import pyarrow as pa
 
 from params.base import BadInput
-from params.schema import Task
+from params.task import Task
 from tasks.artefacts.artefact import write_json
 from tasks.artefacts.tables import PROBLEMS, write_table
 from tasks.core.seeds import numpy_generator

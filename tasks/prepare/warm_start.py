@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaForCausalLM
 
 from params.schema import Params
+from params.views import of_task
 from tasks.core import seeds
 from tasks.policy.chat import Chat, talk
 from tasks.prepare import nano
@@ -82,7 +83,14 @@ def spoil(answer: str, rng: random.Random) -> str:
 
 
 def _batches(params: Params, steps: int) -> list[list[Example]]:
-    """The examples of each step, all right at first and half right afterwards."""
+    """The examples of each step, all right at first and half right afterwards; of a mixture, each task's in
+    turn."""
+    views = [params, *(of_task(params, name) for name in params.tasks)]
+    of_each = [_batches_of(view, steps) for view in views]
+    return [of_each[step % len(views)][step] for step in range(len(of_each[0]))]
+
+
+def _batches_of(params: Params, steps: int) -> list[list[Example]]:
     rows = _practice(params, 64 * steps).to_pylist()
     longest = max(len(prompt + response) for prompt, response in _examples(params, rows[:64], spoilt=0.0))
     width = min(64, max(8, BATCH_TOKENS // longest))

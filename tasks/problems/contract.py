@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from params.parts import Part, find_part
-from params.schema import Task
+from params.task import Task
 
 Tables = tuple[pa.Table, pa.Table]
 """Training and held-out problems (``tables.PROBLEMS``), which share no question."""

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 import params.base
 from params.base import BadInput, Choice, nearest
-from params.schema import Task
+from params.task import Task
 from tasks.artefacts.artefact import write_json
 from tasks.core import seeds
 from tasks.problems.contract import normalised

@@ -15,7 +15,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from params.base import BadInput, nearest
-from params.schema import Task
+from params.task import Task
 from tasks.artefacts.artefact import write_json
 from tasks.core import seeds
 from tasks.problems import sql_rows, sql_schema

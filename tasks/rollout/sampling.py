@@ -128,6 +128,7 @@ def _table(
         "reward_error": [verdict.error for verdict in verdicts],
         "policy": [sampler.digest] * len(asked),
         "round": [job.round] * len(asked),
+        "task": [None] * len(asked),
         "seed": [request.seed for request in asked],
         "top_ids": [response.top_ids if top else None for response in responses],
         "top_logp": [response.top_logp if top else None for response in responses],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +29,7 @@ _SHARED = tuple(
 )
 
 
-def rows_of(params: Params) -> tuple[StageDef, ...]:
+def rows_of(params: Params, table: Mapping[str, StageDef]) -> tuple[StageDef, ...]:
     """Two rows for each set: ``set-NAME`` and ``evaluate-NAME``."""
     return tuple(row for name in params.evaluate.sets for row in (_problems(name), _scores(name)))
 

@@ -19,7 +19,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from params.base import BadInput, Choice
 from params.prompt import Prompt
-from params.schema import Model, Params, Task
+from params.schema import Model, Params
+from params.task import Task
 from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.tables import PROBLEMS, read_table
 from tasks.prepare import warm_start

@@ -15,7 +15,8 @@ import torch
 
 from params.base import BadInput, Choice
 from params.engine import Engine
-from params.schema import Evaluate, Method, Params, Rollout
+from params.evaluation import Evaluate
+from params.schema import Method, Params, Rollout
 from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.tables import PROBLEMS, ROLLOUTS, read_table, write_table
 from tasks.core import seeds
