@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -219,12 +219,16 @@ def report(name: RunArgument) -> None:
 def export(
     name: RunArgument,
     merged: Annotated[Path, typer.Option("--merged", help="The folder to write; it must not exist yet.")],
+    dtype: Annotated[
+        Literal["base", "float32"],
+        typer.Option("--dtype", help="Of the weights: the base model's, or float32."),
+    ] = "base",
 ) -> None:
     """A plain Hugging Face folder of the run's last policy, which vLLM and transformers load."""
     from flows.commands.inspect import export_merged
 
     with output.logged(workspace(), name):
-        said = export_merged(name, merged)
+        said = export_merged(name, merged, dtype)
     print(said)
 
 
@@ -276,17 +280,21 @@ def dvc(
         print(write_comparison(workspace(), options, check))
         return
     from flows.dvc.pipeline import write_pipeline
-    from flows.execution.validation import run_name
+    from flows.execution.validation import run_name, settled
     from params.load import compose
 
-    name = run_name(name, model, task, method)
-    print(write_pipeline(workspace(), compose(model, task, method, settings or []), name, check))
+    name, params = run_name(name, model, task, method), compose(model, task, method, settings or [])
+    settled(params)  # the file keeps `auto`: another machine samples with what it has
+    print(write_pipeline(workspace(), params, name, check))
 
 
 @app.command()
 def judge(
     file: Annotated[Path, typer.Argument(help="Rows with gold and answer: JSONL, JSON, CSV or Parquet.")],
-    reward: Annotated[str, typer.Option("--reward", help="math, sql, or package.module:function.")] = "math",
+    rewards: Annotated[
+        list[str] | None,
+        typer.Option("--reward", help="math, sql, package.module:function ...; again for a further one."),
+    ] = None,
     databases: Annotated[Path | None, typer.Option("--databases", help="The folder of databases.")] = None,
     settings: SetOption = None,
     out: Annotated[Path | None, typer.Option("--out", help="A table of scores to write.")] = None,
@@ -302,7 +310,7 @@ def judge(
     from flows.commands.judge import JudgeOptions, judge_file
 
     with TemporaryDirectory() as scratch:
-        asked = JudgeOptions(file, reward, databases, settings or [], out, workers, explain)
+        asked = JudgeOptions(file, rewards or ["math"], databases, settings or [], out, workers, explain)
         judge_file(asked, as_json, Path(scratch))
 
 

@@ -11,6 +11,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, StringConstraints, field
 
 from params.base import Choice, Config, nearest
 from params.prompt import Prompt
+from params.reward import Rewards, read_rewards
 from params.speed import Elsewhere
 
 PRESETS = Path(__file__).parent / "sets"
@@ -30,8 +31,8 @@ class EvaluationSet(Config):
     on_long_prompt: Literal["error", "drop"] = "error"
     """What becomes of a problem whose prompt leaves no room for an answer. ``drop``: it is left out, and
     counted."""
-    reward: Choice = Choice(name="math")
-    """The judge: a module of ``tasks.rewards`` and its options."""
+    reward: Rewards = Choice(name="math")
+    """The judge, or several, as in a task."""
     samples_per_problem: PositiveInt = 1
     """Sampled responses per problem, n of mean@n."""
     pass_at: tuple[PositiveInt, ...] | None = None
@@ -48,6 +49,11 @@ class EvaluationSet(Config):
     """Longest response, in tokens; null: the evaluation's."""
     every: PositiveInt | None = None
     """Rounds between evaluations; null: the evaluation's. The base model and the last policy always."""
+
+    @field_validator("reward", mode="before")
+    @classmethod
+    def _named_once(cls, given: Any) -> Any:
+        return read_rewards(given)
 
     @property
     def ks(self) -> tuple[int, ...]:
@@ -108,7 +114,7 @@ class Evaluate(Config):
     """Rounds between evaluations; the base model and the last policy are always evaluated."""
     samples_per_problem: PositiveInt = 4
     """Sampled responses per problem, n of mean@n. However many, they are held in memory a part at a time."""
-    pass_at: tuple[PositiveInt, ...] = (1, 4)
+    pass_at: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 4)
     """The k of pass@k, all from the same responses; none larger than samples_per_problem."""
     temperature: PositiveFloat | None = None
     """Their sampling temperature; null: the rollout's. What the trainer says of their tokens (entropy,

@@ -26,13 +26,17 @@ class Prompt(Config):
 
     template: str = "{question}"
     """The user's message; ``{question}`` stands for the problem's text."""
+    messages: Text | None = None
+    """Column of the problems' source that holds the messages, the last one the user's, in place of the
+    template and the system message; null: none."""
     system: str | None = None
     """The system message before it; null: none."""
     examples: Annotated[int, Field(ge=0)] = 0
     """Solved problems before it, as turns of user and assistant, drawn from the training set by the seed. A
     problem is never its own example."""
-    example_answer: str = "{answer}"
-    """What the assistant says in them; ``{answer}`` stands for the right answer."""
+    example_answer: str = "{solution}"
+    """What the assistant says in them; ``{answer}`` stands for the right answer, ``{solution}`` for the
+    problem's first demonstration, or the right answer where it has none."""
     chat_template: Text | None = None
     """What writes the messages: ``plain`` (``Question: ... Answer:``), or a file that holds a Jinja template;
     null: the model's own, and of a base model that has none, the plain one."""
@@ -49,8 +53,8 @@ class Prompt(Config):
     def _readable(self) -> Prompt:
         if "{question}" not in self.template:
             raise ValueError("task.prompt.template must hold {question}")
-        if self.examples and "{answer}" not in self.example_answer:
-            raise ValueError("task.prompt.example_answer must hold {answer}")
+        if self.examples and not ("{answer}" in self.example_answer or "{solution}" in self.example_answer):
+            raise ValueError("task.prompt.example_answer must hold {answer} or {solution}")
         if taken := sorted(RESERVED & self.chat_template_kwargs.keys()):
             raise ValueError(
                 f"task.prompt.chat_template_kwargs: '{taken[0]}' is no variable of a template; expected one "

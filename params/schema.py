@@ -5,15 +5,19 @@ A field marked ``Speed`` changes how fast a stage runs and not what it makes.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from params.base import Choice, Config
+from params.base import BadInput, Choice, Config
+from params.correction import Correction
 from params.distil import Distil
 from params.engine import Engine
 from params.evaluation import Evaluate, SetName
 from params.mixture import MAIN, MixedTask, largest_quota, with_task_presets
+from params.reward import combined
+from params.sft import Sft
 from params.speed import Probability, Speed
 from params.store import ADDRESS, StoreSettings
 from params.task import Task
@@ -38,20 +42,34 @@ class Model(Config):
     warm_start_steps: PositiveInt = 600
     """``nano`` only: steps of supervised fine-tuning on half-right solutions."""
 
+    def folder(self) -> Path | None:
+        """The local folder that is named; None where it is something else. Raises ``BadInput`` for none."""
+        path = Path(self.source).expanduser()
+        if path.is_dir():
+            return path
+        if self.source.startswith((".", "/", "~")):
+            raise BadInput(
+                f"model.source: {self.source}: no such folder; expected a Hugging Face model folder"
+            )
+        return None
+
 
 class Method(Config):
     """An advantage rule, an objective, an aggregation and auxiliary terms."""
 
     scale_by_std: bool = True
     """Divide a group's centred rewards by their (population) standard deviation."""
+    reward_aggregation: Literal["sum_then_normalise", "normalise_then_sum"] = "sum_then_normalise"
+    """How several rewards become one advantage: of their weighted sum; or each normalised within its group,
+    then summed by weight and divided by the batch's standard deviation (GDPO)."""
     objective: Choice = Choice(name="grpo")
     """A module of ``algorithms`` with a ``token_loss``, and its options."""
     aggregation: Literal["token_mean", "sequence_mean", "constant"] = "token_mean"
     """Mean over tokens; over responses of their token means; or sum over (responses × max tokens)."""
     terms: tuple[Choice, ...] = ()
     """Auxiliary terms: modules of ``algorithms`` with a ``term``, and their options."""
-    importance_cap: PositiveFloat | None = None
-    """Cap of the importance weights between engine and trainer; null: no weights. The mismatch is logged."""
+    correction: Correction | None = None
+    """Weights against the mismatch of engine and trainer; null: none. The mismatch is told in any case."""
     overlong_tokens: PositiveInt | None = None
     """Last tokens before the limit over which the reward falls by up to 1 (DAPO's soft overlong punishment);
     null: no such penalty."""
@@ -59,6 +77,15 @@ class Method(Config):
     """Leave responses that hit the limit out of the loss and its denominator (DAPO's overlong filtering)."""
     replay: Choice | None = None
     """How earlier responses join an update: a module of ``algorithms`` with a ``draw``, and its options."""
+
+    @model_validator(mode="after")
+    def _normalises(self) -> Method:
+        if self.reward_aggregation == "normalise_then_sum" and not self.scale_by_std:
+            raise ValueError(
+                "method.scale_by_std: false, but reward_aggregation: normalise_then_sum divides by it; "
+                "expected true"
+            )
+        return self
 
 
 class Replay(Config):
@@ -141,9 +168,9 @@ class Update(Config):
     """Optimiser steps, counted over the whole run, in which the learning rate rises linearly."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     """AdamW's decoupled weight decay."""
-    beta1: Probability = 0.9
+    beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
     """AdamW's first-moment decay."""
-    beta2: Probability = 0.999
+    beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
     """AdamW's second-moment decay."""
     clip_norm: PositiveFloat = 1.0
     """Largest global norm of the gradient."""
@@ -188,7 +215,7 @@ class Update(Config):
 class Params(Config):
     """Everything that a run reads."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """From which every draw is derived."""
     rounds: PositiveInt = 20
     """Rounds of rollout, replay and update."""
@@ -210,6 +237,8 @@ class Params(Config):
     engine: Engine = Engine()
     rollout: Rollout = Rollout()
     update: Update = Update()
+    sft: Sft | None = None
+    """A supervised warm start, with which the rounds begin; null: they begin with the base model."""
     distil: Distil | None = None
     """ERPD: teachers and their signals in place of the update; null: the update."""
     evaluate: Evaluate = Evaluate()
@@ -272,6 +301,10 @@ class Params(Config):
             raise ValueError(
                 "method.replay: an update replays, and distil stands in its place; expected null"
             )
+        if self.distil and self.method.correction:
+            raise ValueError("method.correction: of an update, and distil stands in its place; expected null")
+        if self.distil and combined(self.task.reward):
+            raise ValueError("task.reward: several, but distil learns from one; expected one")
         if self.rollout.problems_per_round > self.task.train_count:
             raise ValueError("rollout.problems_per_round must not exceed task.train_count")
         if self.distil:

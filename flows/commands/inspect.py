@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -140,8 +140,11 @@ def _history(store: Store, artefact: Artefact, tree: Tree, seen: set[str]) -> Tr
     return tree
 
 
-def export_merged(name: str, target: Path) -> str:
-    """Write the last finished policy of a run as a plain folder with merged weights."""
+def export_merged(name: str, target: Path, dtype: Literal["base", "float32"]) -> str:
+    """Write the last finished policy of a run as a plain folder with merged weights, in the base's type or
+    in float32; what there is to say of it."""
+    import torch
+
     from tasks.policy.chat import Chat
     from tasks.policy.job_policy import job_policy
 
@@ -163,9 +166,16 @@ def export_merged(name: str, target: Path) -> str:
         trainer.restore(made.path)
         if template := Chat(trainer.tokenizer, params.task.prompt).template:  # what it was trained with
             trainer.tokenizer.chat_template = template
-        trainer.merged(new)
+        lost = trainer.weights.merge_loss() if dtype == "base" else None
+        trainer.merged(new, torch.float32 if dtype == "float32" else None)
     new.rename(target)
-    return f"{target}: the policy after round {last.round} of {name}, merged into its base"
+    said = f"{target}: the policy after round {last.round} of {name}, merged into its base"
+    if lost is None or lost < 0.01:
+        return said
+    return (
+        f"{said}; {lost:.1%} of the adapted weights are what they were, for the base's type cannot tell so "
+        "small a change (--dtype float32 keeps it)"
+    )
 
 
 def _params(record: Record) -> Params:

@@ -15,10 +15,12 @@ from flows.process import output
 from flows.stage_table.requirements import requirements_of
 from flows.stage_table.stages import stage_table
 from params.base import BadInput
+from params.reward import several
 from params.schema import Params
 from tasks.artefacts.artefact import canonical, file_digest, replace_file
+from tasks.artefacts.store import Store
 from tasks.problems.contract import Tables, find_source
-from tasks.rewards.golds import bad_golds
+from tasks.rewards.golds import bad_golds, tried
 
 LOOK_BYTES = 32 * 2**20
 """Files of so many bytes are read in seconds; larger ones are read by the stage alone."""
@@ -30,18 +32,20 @@ def look(params: Params) -> None:
 
     What was found good is not looked at again, as long as nothing of it has changed.
     """
-    problems, folder = _Problems(params), Path(params.model.source).expanduser()
-    mine = ":" in params.task.reward.name
-    if not problems.readable and not folder.is_dir() and not mine:
+    Store(workspace()).need(0, "run")
+    problems, folder = _Problems(params), params.model.folder()
+    mine = any(tried(choice) for choice in several(params.task.reward))
+    if not problems.readable and folder is None and not mine:
         return
     note = workspace() / ".ostinato" / "looked" / _identity(params, folder)
     if note.is_file():
         return
     tables = problems.read() if problems.readable else None
     if mine and not tables:  # a reward of one's own gives some reward to any right answer, or is broken
-        for reason in bad_golds(params.task.reward, ["1"]).values():
+        row = {"question": "1", "answer": "1", "source": params.task.problems.name, "columns": None}
+        for reason in bad_golds(params.task, [row]).values():
             raise BadInput(f"task.reward: {reason}")
-    if folder.is_dir():
+    if folder:
         _look_at_model(params, folder, problems, tables)
     note.parent.mkdir(parents=True, exist_ok=True)
     replace_file(note, "")
@@ -88,10 +92,10 @@ def _look_at_model(params: Params, folder: Path, problems: _Problems, tables: Ta
             fitting(tables, prompts, params, problems.place)
 
 
-def _identity(params: Params, folder: Path) -> str:
+def _identity(params: Params, folder: Path | None) -> str:
     """A digest of all that was looked at; of the model's files, size and time stand for the content."""
     facts = lasting_facts(stage_table()["problems"], params)
-    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    files = sorted(folder.iterdir()) if folder else []
     model = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     chosen = params.model_dump(mode="json", include={"task": True, "model": True, "rollout": True})
     reward = [

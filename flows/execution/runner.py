@@ -43,6 +43,7 @@ class Runner:
 
     def __post_init__(self) -> None:
         self.store = Store(self.root)
+        self.context.workspace = self.root
         self.directory = run_directory(self.root, self.name)
         self._remote_inputs = RemoteInputs(self.root, self.params, self.context)
         self._remote_cache = RemoteCache(self.store, self.params.store, self.context, self.watch.note)
@@ -114,7 +115,7 @@ class Runner:
         )
         self._record(step)
         self.watch.end(node, step, found)
-        node.stage.look_at(found)
+        node.stage.look_at(found, self.params)
         return found
 
     def plan_for(self, rounds: int) -> None:

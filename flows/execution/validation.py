@@ -10,12 +10,13 @@ from flows.execution import external_policy
 from flows.execution.first_look import look
 from params.base import BadInput
 from params.load import compose
+from params.reward import several
 from params.schema import Params
 from tasks.core.device import check_device
 from tasks.engines import selection
 from tasks.problems.contract import find_source
 from tasks.report import trackers
-from tasks.rewards.contract import find_reward
+from tasks.rewards.contract import chosen_reward
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 
@@ -41,11 +42,14 @@ def settled(params: Params) -> Params:
             raise BadInput(
                 f"method.terms.{index}: {term.name} replays and brings its term; expected it in method.replay"
             )
+    if params.sft and params.sft.policy is not None:
+        external_policy.find(params.sft.policy, "sft.policy")
     _check_replay(params, recipe.replay[0] if recipe.replay else None)
     trackers.check(params.trackers)
-    source, judge = params.task.problems, params.task.reward
+    source = params.task.problems
     source.resolve(find_source(source.name, "task.problems").Config, "task.problems")
-    judge.resolve(find_reward(judge.name, "task.reward").Config, "task.reward")
+    for choice in several(params.task.reward):
+        chosen_reward(choice, "task.reward")
     _check_sets(params)
     _check_tasks(params)
     check_device()
@@ -68,8 +72,8 @@ def _check_sets(params: Params) -> None:
         where = f"evaluate.sets.{name}"
         source = find_source(chosen.problems.name, f"{where}.problems")
         chosen.problems.resolve(source.Config, f"{where}.problems")
-        judge = find_reward(chosen.reward.name, f"{where}.reward")
-        chosen.reward.resolve(judge.Config, f"{where}.reward")
+        for choice in several(chosen.reward):
+            chosen_reward(choice, f"{where}.reward")
         longest = chosen.max_response_tokens or 0
         if longest >= params.model.context:
             raise BadInput(
@@ -85,8 +89,8 @@ def _check_tasks(params: Params) -> None:
     for name, task in params.tasks.items():
         source = find_source(task.problems.name, f"tasks.{name}.problems")
         task.problems.resolve(source.Config, f"tasks.{name}.problems")
-        judge = find_reward(task.reward.name, f"tasks.{name}.reward")
-        task.reward.resolve(judge.Config, f"tasks.{name}.reward")
+        for choice in several(task.reward):
+            chosen_reward(choice, f"tasks.{name}.reward")
         longest = task.max_response_tokens or 0
         if longest > params.rollout.max_response_tokens:
             raise BadInput(
@@ -122,11 +126,14 @@ def _check_replay(params: Params, part: Hooks | None) -> None:
 def _check_source(params: Params, part: Hooks, named: str) -> None:
     """Refuse a buffer that is empty, and one that the method does not look at."""
     rules = params.replay
+    if part.demonstrated() and (rules.pool is not None or rules.admit != "none"):
+        raise BadInput(f"replay: {named} takes demonstrations alone; expected admit: none and pool: null")
     if part.base_answers and (rules.pool is not None or rules.admit != "none"):
         raise BadInput(
             f"replay: {named} replays the base model's answers alone; expected admit: none and pool: null"
         )
-    if rules.pool is None and rules.admit == "none" and not part.base_answers:
+    own = part.base_answers or part.demonstrated()
+    if rules.pool is None and rules.admit == "none" and not own:
         raise BadInput(
             f"replay.admit: none keeps the buffer empty that {named} draws from; expected correct, "
             "correct_unless_all or all, or method where it has a rule"

@@ -14,6 +14,7 @@ from pathlib import Path
 from flows.stage_table.stage_def import StageDef
 from params.base import Choice
 from params.prompt import PLAIN
+from params.reward import several
 from params.schema import Params
 from params.views import of_task
 from tasks.engines.selection import ENGINES, chosen_engines
@@ -47,11 +48,10 @@ def _problems(params: Params) -> Requirements:
 
 
 def _reward(params: Params) -> Requirements:
-    name = params.task.reward.name
-    judge = ("tasks.rewards.worker",)
-    if ":" in name:
-        return Requirements(judge, files=(Path(os.path.relpath(custom.source(name))),))
-    return Requirements((*judge, f"tasks.rewards.{name}"))
+    names = [choice.name for choice in several(params.task.reward)]
+    mine = [Path(os.path.relpath(custom.source(name))) for name in names if ":" in name]
+    ours = [f"tasks.rewards.{name}" for name in names if ":" not in name]
+    return Requirements(("tasks.rewards.worker", *ours), files=tuple(mine))
 
 
 def _tasks(params: Params) -> Requirements:

@@ -24,7 +24,8 @@ class StageInput:
     stage: str
     """``POLICY``: whichever stage makes the policy of this run."""
     offset: int = 0
-    """-1: of the round before. The input is absent where that round has none (round 1 has no policy)."""
+    """-1: of the round before. The input is absent where that round has none: round 1 has no policy, unless
+    the run has a warm start."""
     lags: bool = False
     """``rollout.lag`` rounds earlier still."""
     when: Callable[[Params], bool] = lambda params: True
@@ -77,19 +78,27 @@ class StageDef:
     parts: tuple[str, ...] = ()
     """Parameters of its view that choose parts of the program, beside those that it reads by their path."""
     refuses: str = ""
-    """``module:name``, called with the whole artefact: raises ``StageFailure`` where the run cannot go on
-    with it. Nothing that the stage made is lost."""
+    """``module:name``, called with the whole artefact and the parameters: raises ``StageFailure`` or
+    ``BadInput`` where the run cannot go on with it. Nothing that the stage made is lost."""
     rounds: Callable[[Params], list[int]] = lambda params: list(range(1, params.rounds + 1))
     """In which rounds it runs, where it does not run once."""
+
+    def makes_policies(self) -> bool:
+        """Whether it makes the policy of each round."""
+        return self.role.makes_policy and not self.once
+
+    def starts(self) -> bool:
+        """Whether it makes the policy with which the rounds begin, instead of the base model."""
+        return self.role.makes_policy and self.once
 
     def load(self) -> Stage:
         """The function itself."""
         return cast(Stage, _named(self.function))
 
-    def look_at(self, made: Artefact) -> None:
-        """Raises ``StageFailure`` where a run cannot go on with what the stage has made."""
+    def look_at(self, made: Artefact, params: Params) -> None:
+        """Raises ``StageFailure`` or ``BadInput`` where a run cannot go on with what the stage has made."""
         if self.refuses:
-            _named(self.refuses)(made)
+            _named(self.refuses)(made, params)
 
     def parameters(self, params: Params) -> tuple[str, ...]:
         """The paths of the parameters that it depends on in this run."""

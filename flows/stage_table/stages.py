@@ -76,7 +76,10 @@ class Plan:
         self.table = table_of(params)
         self._rounds = {name: frozenset(row.all_rounds(params)) for name, row in self.table.items()}
         self._policy = next(
-            name for name, row in self.table.items() if row.role.makes_policy and self._rounds[name]
+            name for name, row in self.table.items() if row.makes_policies() and self._rounds[name]
+        )
+        self._start = next(
+            (row for name, row in self.table.items() if row.starts() and self._rounds[name]), None
         )
         self._sources = {name: self._read(row) for name, row in self.table.items()}
         ordered = self._ordered([row for row in self.table.values() if self._rounds[row.name]])
@@ -120,6 +123,8 @@ class Plan:
             made_in = 0 if maker.once else round + offset
             if made_in in self._rounds[maker.name]:
                 inputs[name] = place_of(maker, made_in)
+            elif self._start and maker.name == self._policy and offset < 0 and made_in <= 0:
+                inputs[name] = place_of(self._start, 0)
         return Node(place_of(row, round), row, round, inputs, row.outside(self.params))
 
     def _read(self, row: StageDef) -> list[tuple[str, StageDef, int]]:

@@ -35,6 +35,8 @@ class Context:
 
     scratch: Path
     """A directory for files that nobody needs after the run (merged weights, engine logs)."""
+    workspace: Path | None = None
+    """Where the run's workspace is, for what its stages share with those of other runs; None: nowhere."""
     tell: Callable[[str, int, int, dict[str, float]], None] = lambda *_: None
     """``tell(activity, done, total, facts)``: progress inside a stage, as often as it is known."""
     note: Callable[[str], None] = lambda _: None

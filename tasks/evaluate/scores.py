@@ -17,6 +17,7 @@ from algorithms.diagnostics import pass_at_k
 from params.schema import Params
 from tasks.artefacts.tables import ROLLOUTS
 from tasks.core.seeds import numpy_generator
+from tasks.rollout.components import components
 from tasks.stats.intervals import mean_interval
 
 REASON_CHARACTERS = 80
@@ -70,7 +71,10 @@ class Counts:
         return found
 
 
-TALLY = ("problem_id", "level", "reward", "reward_error", "finish_reason", "greedy", "thinking_tokens")
+TALLY = (
+    *("problem_id", "level", "reward", "reward_error", "finish_reason", "greedy", "thinking_tokens"),
+    *("total", "rewards", "notes"),
+)
 
 
 def tally(answers: pa.Table) -> pa.Table:
@@ -115,6 +119,7 @@ def scores(answers: pa.Table, token_means: dict[str, Any], params: Params, round
         **_thinking(sampled),
         "truncated": pc.mean(pc.equal(sampled["finish_reason"], "length")).as_py(),
         "reward_errors": dict(sorted(Counter(reasons).items())),
+        **components(sampled),
         **token_means,
     }
 

@@ -87,11 +87,11 @@ class Chat:
 
 
 def talk(prompt: Prompt, question: str, examples: Sequence[tuple[str, str]] = ()) -> list[Message]:
-    """The messages of a question, behind ``examples`` of questions with their answers."""
+    """The messages of a question, behind ``examples`` of questions and what the assistant said."""
     said = [] if prompt.system is None else [{"role": "system", "content": prompt.system}]
     for asked, answer in examples:
         said.append({"role": "user", "content": prompt.template.replace("{question}", asked)})
-        said.append({"role": "assistant", "content": prompt.example_answer.replace("{answer}", answer)})
+        said.append({"role": "assistant", "content": answer})
     return [*said, {"role": "user", "content": prompt.template.replace("{question}", question)}]
 
 

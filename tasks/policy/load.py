@@ -55,6 +55,11 @@ def load_tokenizer(base: Path, params: Params) -> Any:
     return tokenizer
 
 
+def response_ids(tokenizer: Any, text: str) -> list[int]:
+    """What an assistant says, with the token that ends it."""
+    return [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
+
+
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a safetensors file by name, on the CPU; raises ``BadInput`` where it is damaged."""
     try:

@@ -23,6 +23,7 @@ from params.schema import Params
 from params.views import of_task
 from tasks.core import seeds
 from tasks.policy.chat import Chat, talk
+from tasks.policy.load import response_ids
 from tasks.prepare import nano
 from tasks.problems.contract import find_source, normalised
 
@@ -108,8 +109,7 @@ def _examples(params: Params, rows: list[dict[str, Any]], spoilt: float) -> list
     chat, examples = Chat(words, prompt), list[Example]()
     for row in rows:
         answer = wrong(row["answer"], rng) if rng.random() < spoilt else row["answer"]
-        response = [*words.encode(answer, add_special_tokens=False), words.eos_token_id]
-        examples.append((list(chat.ids([talk(prompt, row["question"])])[0]), response))
+        examples.append((list(chat.ids([talk(prompt, row["question"])])[0]), response_ids(words, answer)))
     return examples
 
 

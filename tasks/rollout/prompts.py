@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from params.base import BadInput
+from params.base import BadInput, nearest
 from params.prompt import Prompt
 from params.schema import Params
 from tasks.artefacts.tables import read_table
@@ -51,8 +52,9 @@ class Prompts:
             )
         order = numpy_generator(seed, "prompts", 0, "examples").permutation(train.num_rows)
         rows = train.take(order[:count]).to_pylist() if count else []
-        answer = shown or str
-        self._examples = [(row["problem_id"], (row["question"], answer(row["answer"]))) for row in rows]
+        self._examples = [
+            (row["problem_id"], (row["question"], _solved(prompt, row, shown or str))) for row in rows
+        ]
 
     def encode(self, problems: Sequence[Mapping[str, Any]]) -> list[tuple[int, ...]]:
         """The prompt of each problem (``tables.PROBLEMS``). Raises ``BadInput`` where the template fails."""
@@ -68,7 +70,38 @@ class Prompts:
 
     def _talk(self, problem: Mapping[str, Any]) -> list[dict[str, str]]:
         others = [pair for name, pair in self._examples if name != problem["problem_id"]]
-        return talk(self._prompt, problem["question"], others[: self._prompt.examples])
+        shown, column = others[: self._prompt.examples], self._prompt.messages
+        if column is None:
+            return talk(self._prompt, problem["question"], shown)
+        own = _messages(problem, column)
+        start = sum(message["role"] == "system" for message in own[:1])
+        examples = talk(self._prompt.model_copy(update={"system": None}), "", shown)[:-1]
+        return [*own[:start], *examples, *own[start:]]
+
+
+def _solved(prompt: Prompt, problem: Mapping[str, Any], shown: Callable[[str], str]) -> str:
+    """What the assistant says to an example."""
+    answer = shown(problem["answer"])
+    solution = next(iter(problem.get("demonstrations") or []), answer)
+    return prompt.example_answer.replace("{solution}", solution).replace("{answer}", answer)
+
+
+def _messages(problem: Mapping[str, Any], column: str) -> list[dict[str, str]]:
+    """The messages that a column of the problem's source holds. Raises ``BadInput``."""
+    row = json.loads(problem.get("columns") or "{}")
+    where = f"task.prompt.messages: '{column}' of problem {problem['problem_id']}"
+    if column not in row:
+        raise BadInput(f"{where}: no such column{nearest(column, row)}")
+    found = row[column]
+    fit = isinstance(found, list) and all(
+        isinstance(each, dict) and isinstance(each.get("role"), str) and isinstance(each.get("content"), str)
+        for each in found
+    )
+    if not fit or not found or found[-1]["role"] != "user":
+        raise BadInput(
+            f"{where}: {found!r:.60}; expected messages with role and content, the last the user's"
+        )
+    return [{"role": each["role"], "content": each["content"]} for each in found]
 
 
 def job_prompts(job: Job) -> Prompts:

@@ -17,6 +17,8 @@ from tasks.artefacts.tables import write_table
 from tasks.core.seeds import numpy_generator
 from tasks.core.stage import Job
 from tasks.rollout import dynamic_sampling, mixture, replay_problems
+from tasks.rollout.components import components
+from tasks.rollout.demonstrations import hinted
 from tasks.rollout.prompts import askable
 from tasks.rollout.sampling import Sampled, joined, sample
 from tasks.rollout.shards import sample_in_shards
@@ -29,7 +31,8 @@ def rollout(job: Job) -> dict[str, float]:
 
     Where there is no policy yet, the base model answers. With ``rollout.refill_batches``, groups that teach
     nothing are replaced and ``metrics.json`` also says what that took. The previous buffer, ``replay``, is an
-    input where the method chooses problems from it.
+    input where the method chooses problems from it. A method with hints has its answers go on from the
+    beginnings of demonstrations; no other sees any of them.
     """
     began = time.perf_counter()
     refills, size = job.params.rollout.refill_batches, job.params.rollout.problems_per_round
@@ -68,8 +71,8 @@ def _batches(job: Job, training: pa.Table) -> list[Sampled]:
     return batches
 
 
-def _ask(job: Job, problems: pa.Table, less: int = 0) -> Sampled:
-    choice = job.params.rollout
+def _ask(job: Job, chosen: pa.Table, less: int = 0) -> Sampled:
+    choice, problems = job.params.rollout, hinted(job, chosen)
     options = (choice.temperature, choice.top_logprobs, choice.entropy)
     spread = sample_in_shards if job.context.cluster and choice.shards > 1 else sample
     return spread(job, "rollout", problems, choice.samples_per_problem - less, *options)
@@ -126,6 +129,7 @@ def metrics(answers: pa.Table) -> dict[str, Any]:
         **parts_of_lengths(answers),
         "truncated": float(pc.mean(pc.equal(answers["finish_reason"], "length")).as_py()),
         "entropy_estimate": -float(logp.mean()),
+        **components(answers),
     }
 
 

@@ -22,6 +22,8 @@ class Read:
     where the thinking does not end."""
     thinking_tokens: int | None
     """Tokens up to the end of its thinking; None where it does none."""
+    whole: str | None = None
+    """All that it says, thinking and tags too, where that is more than the answer."""
 
 
 class Reader:
@@ -65,11 +67,14 @@ class Reader:
     def read(self, ids: Sequence[int], opened: bool) -> Read:
         """A response after a prompt that has ``opened`` the thinking or not."""
         thinking, closed = self._thinking(ids, opened)
-        if not closed:
-            return Read("", thinking)
-        answer = str(self._tokenizer.decode(ids[thinking or 0 :], skip_special_tokens=True))
-        ends = [place for place in map(answer.find, self._stop) if place >= 0]
-        return Read(answer[: min(ends)] if ends else answer, thinking)
+        whole = None if thinking is None else self._text(ids)
+        return Read(self._text(ids[thinking or 0 :]) if closed else "", thinking, whole)
+
+    def _text(self, ids: Sequence[int]) -> str:
+        """Without special tokens, up to a text that ends a response."""
+        text = str(self._tokenizer.decode(ids, skip_special_tokens=True))
+        ends = [place for place in map(text.find, self._stop) if place >= 0]
+        return text[: min(ends)] if ends else text
 
     def _thinking(self, ids: Sequence[int], opened: bool) -> tuple[int | None, bool]:
         """Its tokens, None where there is none, and whether it has come to its end."""

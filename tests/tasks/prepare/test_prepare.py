@@ -53,7 +53,10 @@ def refused(run_stage: RunStage, params: Params) -> str:
 def test_problems_are_tables_with_counts_and_equal_bytes(run_stage: RunStage) -> None:
     one, two = (run_stage(make_problems, settings()) for _ in range(2))
     assert set(one.manifest.files) == {"train.parquet", "held_out.parquet", "metrics.json"}
-    assert one.json("metrics.json") == {"train": 20, "held_out": 10, "level_1": 30}
+    assert one.json("metrics.json") == {
+        **{"train": 20, "held_out": 10, "level_1": 30},
+        "demonstrated": 20,
+    }
     train, held_out = (read_table(one.file(name)) for name in ("train.parquet", "held_out.parquet"))
     assert (train.num_rows, held_out.num_rows) == (20, 10)
     assert train.schema.equals(PROBLEMS)
@@ -145,6 +148,12 @@ def remove(*names: str) -> Callable[[Path], None]:
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no configuration": (remove("config.json"), "no config.json; expected a Hugging Face model folder"),
     "not JSON": (lambda folder: (folder / "config.json").write_text("{"), "config.json is not JSON"),
+    "quantised": (
+        lambda folder: (folder / "config.json").write_text(
+            '{"quantization_config": {"quant_method": "awq"}}'
+        ),
+        "quantised weights (awq); expected the model in 16 or 32 bits",
+    ),
     "no weights": (remove("model.safetensors"), "no weights; expected *.safetensors in the folder"),
     "pickled": (
         lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),

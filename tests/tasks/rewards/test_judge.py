@@ -187,7 +187,7 @@ def test_workers_die_with_a_killed_parent() -> None:
 
 
 def test_bad_options_are_found_before_anything_starts() -> None:
-    with pytest.raises(BadInput, match=r"task\.reward\.name: no 'maths' .*; did you mean 'math'\?"):
+    with pytest.raises(BadInput, match=r"task\.reward: no 'maths' .*; did you mean 'math'\?"):
         Judge(Choice(name="maths"))
     with pytest.raises(
         BadInput, match=r"task\.reward\.timeout: unknown key; did you mean 'timeout_seconds'\?"

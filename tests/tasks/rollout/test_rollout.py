@@ -23,7 +23,7 @@ from tasks.core import seeds
 from tasks.core.context import Context
 from tasks.core.errors import StageFailure
 from tasks.policy.policy import Policy
-from tasks.rewards.base import Verdict
+from tasks.rewards.base import Group, Verdict
 from tasks.rewards.judge import Judge
 from tasks.rollout.rollout import metrics, problems_of, rollout
 from tasks.update.responses import Responses
@@ -195,8 +195,8 @@ def test_the_likeliest_tokens_reach_a_method_that_compares_them(
     monkeypatch: pytest.MonkeyPatch,
     dtype: Literal["float32", "float8"],
 ) -> None:
-    def judge(self: object, gold: str, answer: str, explain: bool) -> Verdict:
-        return Verdict(float(zlib.crc32(answer.encode()) % 2), None)
+    def judge(self: object, group: Group, explain: bool) -> list[Verdict]:
+        return [Verdict(float(zlib.crc32(answer.text.encode()) % 2)) for answer in group.answers]
 
     monkeypatch.setattr("tasks.rewards.judge._Worker.judge", judge)
     params = settings()
@@ -222,7 +222,7 @@ def test_the_likeliest_tokens_reach_a_method_that_compares_them(
 def test_a_failed_judgement_is_a_null_and_is_counted(
     run_stage: RunStage, tiny_model: Artefact, problems: Artefact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.rewards.judge._Worker.judge", lambda *answer: Verdict(None, "it hung"))
+    monkeypatch.setattr("tasks.rewards.judge._Worker.judge", lambda *asked: [Verdict(None, "it hung")])
     made = run_stage(rollout, settings(), model=tiny_model, problems=problems)
     answers = read_table(made.file("rollouts.parquet"))
     assert answers["reward"].null_count == 12
