@@ -83,14 +83,9 @@ def page(data: RunData) -> str:
     """The whole page."""
     of_terms = [figure for figure in term_figures(data) if figure is not None]
     of_rewards = [figure for figure in reward_figures(data) if figure is not None]
-    every = (
-        *figures(data),
-        *set_figures(data),
-        *mismatch_figures(data),
-        *replay_figures(data),
-        *of_terms,
-        *of_rewards,
-    )
+    of_sets = [figure for figure in set_figures(data) if figure is not None]
+    others = (*of_sets, *of_terms, *of_rewards)
+    every = (*figures(data), *mismatch_figures(data), *replay_figures(data), *others)
     drawn = {figure.key: figure for figure in every if figure is not None}
     groups = (
         *GROUPS,
