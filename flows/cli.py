@@ -74,6 +74,27 @@ comparison_commands.add_to(app)
 
 
 @app.command()
+def evaluate(
+    model: Annotated[str, typer.Option("--model", help="A run, a preset, a folder or a hub name.")],
+    sets: Annotated[str, typer.Option("--sets", help="With commas between: gsm8k,math500.")],
+    against: Annotated[
+        str | None, typer.Option("--against", help="Another model: differences, problem by problem.")
+    ] = None,
+    settings: SetOption = None,
+    engine: EngineOption = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Of the evaluation, under runs/; by default evaluate-MODEL.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Any model on benchmarks, with intervals (docs/evaluate.md). Run it again and it resumes."""
+    from flows.commands.evaluate_command import EvaluateOptions, evaluate_models
+
+    changes = [*(settings or []), *([f"engine.name={engine}"] if engine else [])]
+    evaluate_models(EvaluateOptions(model, sets, against, changes, name), as_json)
+
+
+@app.command()
 def stage(
     name: Annotated[str, typer.Argument(help="A row of the stage table, such as rollout.")],
     run: Annotated[str, typer.Option("--run", help="The run that it is of.")] = "demo",

@@ -14,10 +14,13 @@ from params.base import BadInput, Choice, Config
 from params.correction import Correction
 from params.distil import Distil
 from params.engine import Engine
-from params.reward import Rewards, combined, read_rewards
+from params.evaluation import Evaluate, SetName
+from params.mixture import MAIN, MixedTask, largest_quota, with_task_presets
+from params.reward import combined
 from params.sft import Sft
 from params.speed import Probability, Speed
 from params.store import ADDRESS, StoreSettings
+from params.task import Task
 
 
 class Model(Config):
@@ -49,39 +52,6 @@ class Model(Config):
                 f"model.source: {self.source}: no such folder; expected a Hugging Face model folder"
             )
         return None
-
-
-class Task(Config):
-    """The problems and the judge."""
-
-    problems: Choice
-    """Where problems come from: a module of ``tasks.problems`` and its options."""
-    train_count: PositiveInt = 512
-    """Problems in the training set."""
-    held_out_count: PositiveInt = 128
-    """Problems in the held-out set, none of which is in the training set."""
-    instruction: str = "{question}"
-    """The user's message; ``{question}`` stands for the problem's text."""
-    on_long_prompt: Literal["error", "drop"] = "error"
-    """What becomes of a problem whose prompt leaves no room for ``rollout.max_response_tokens``. ``drop``: it
-    is left out, and counted."""
-    reward: Rewards = Choice(name="math")
-    """The judge: a module of ``tasks.rewards`` and its options, or a function of one's own; or a list of
-    several, each with a ``weight``. Their weighted sum is trained on, and the first that applies to an answer
-    says whether it is right."""
-    reward_workers: Annotated[PositiveInt, Speed] = 1
-    """Judging processes."""
-
-    @field_validator("reward", mode="before")
-    @classmethod
-    def _named_once(cls, given: Any) -> Any:
-        return read_rewards(given)
-
-    @model_validator(mode="after")
-    def _has_question(self) -> Task:
-        if "{question}" not in self.instruction:
-            raise ValueError("task.instruction must hold {question}")
-        return self
 
 
 class Method(Config):
@@ -242,41 +212,6 @@ class Update(Config):
         return self
 
 
-class Evaluate(Config):
-    """Measuring a policy on held-out problems."""
-
-    every: PositiveInt = 5
-    """Rounds between evaluations; the base model and the last policy are always evaluated."""
-    samples_per_problem: PositiveInt = 4
-    """Sampled responses per problem, n of mean@n. However many, they are held in memory a part at a time."""
-    pass_at: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 4)
-    """The k of pass@k, all from the same responses; none larger than samples_per_problem."""
-    temperature: PositiveFloat | None = None
-    """Their sampling temperature; null: the rollout's. What the trainer says of their tokens (entropy,
-    rank-k, KL to the base) is of the policy at the rollout's in any case."""
-    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    """They are drawn from the likeliest tokens that together reach this probability; 1: from all."""
-    top_k: Annotated[int, Field(ge=0)] = 0
-    """They are drawn from so many likeliest tokens; 0: from all. Before top_p, where both are given."""
-    max_response_tokens: PositiveInt | None = None
-    """Longest response, greedy or sampled, in tokens; null: the rollout's."""
-    scored_problems: PositiveInt | None = None
-    """Held-out problems, evenly spread, over whose answers entropy, rank-k and KL to the base are means;
-    null: all. They take two passes of the trainer, on a CPU half of an evaluation."""
-    bootstrap_samples: PositiveInt = 2000
-    """Resamplings of the problems for the intervals."""
-    confidence: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.95
-    """Coverage of the intervals."""
-    transcripts: PositiveInt = 24
-    """Held-out problems whose answers the report shows."""
-
-    @model_validator(mode="after")
-    def _enough_samples(self) -> Evaluate:
-        if max(self.pass_at) > self.samples_per_problem:
-            raise ValueError("evaluate.pass_at must not exceed evaluate.samples_per_problem")
-        return self
-
-
 class Params(Config):
     """Everything that a run reads."""
 
@@ -292,6 +227,11 @@ class Params(Config):
     """Modules of your own with further rows of the stage table, ``ROWS``: such as ``my_package.my_stage``."""
     model: Model
     task: Task
+    tasks: dict[SetName, MixedTask] = Field(default_factory=dict)
+    """Further tasks to train on in the same rounds, by name: ``[countdown, sql]``, each a preset of
+    ``params/tasks``, or a mapping of names to what is other than in the preset, or to all of it."""
+    task_weight: PositiveFloat = 1.0
+    """The weight of ``task`` beside theirs."""
     method: Method = Method()
     replay: Replay = Replay()
     engine: Engine = Engine()
@@ -303,6 +243,40 @@ class Params(Config):
     """ERPD: teachers and their signals in place of the update; null: the update."""
     evaluate: Evaluate = Evaluate()
     store: StoreSettings = StoreSettings()
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _task_presets(cls, given: Any) -> Any:
+        return with_task_presets(given)
+
+    @property
+    def weights(self) -> list[float]:
+        """Of ``task`` and of the further tasks, in their order."""
+        return [self.task_weight, *(task.weight for task in self.tasks.values())]
+
+    @model_validator(mode="after")
+    def _mixes(self) -> Params:
+        names = set(self.tasks)
+        if taken := sorted(names & {*self.evaluate.sets, MAIN}):
+            raise ValueError(f"tasks.{taken[0]}: the name of something else too; expected another")
+        size = self.rollout.problems_per_round
+        for place, (name, task) in enumerate(self.tasks.items(), start=1):
+            least = largest_quota(self.weights, size, place)
+            if task.train_count < least:
+                raise ValueError(
+                    f"tasks.{name}.train_count: {task.train_count}; expected at least {least}, its problems "
+                    "in a round"
+                )
+        if not names:
+            return self
+        for wrong, what in (
+            (self.rollout.refill_batches, "rollout.refill_batches: expected 0 with tasks"),
+            (self.distil, "distil: expected null with tasks"),
+            (self.replay.pool, "replay.pool: expected null with tasks"),
+        ):
+            if wrong:
+                raise ValueError(what)
+        return self
 
     @model_validator(mode="after")
     def _addresses(self) -> Params:

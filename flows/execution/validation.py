@@ -50,6 +50,8 @@ def settled(params: Params) -> Params:
     source.resolve(find_source(source.name, "task.problems").Config, "task.problems")
     for choice in several(params.task.reward):
         chosen_reward(choice, "task.reward")
+    _check_sets(params)
+    _check_tasks(params)
     check_device()
     longest, budget = params.model.context, params.update.tokens_per_micro_batch
     if budget is not None and budget < longest:
@@ -62,6 +64,42 @@ def settled(params: Params) -> Params:
         raise BadInput("rollout.entropy: servers tell of none; expected false, or engine.name=vllm")
     engine = params.engine.model_copy(update={"name": name})
     return params.model_copy(update={"engine": engine})
+
+
+def _check_sets(params: Params) -> None:
+    """Refuse evaluation sets whose parts are none, or whose answers have no room."""
+    for name, chosen in params.evaluate.sets.items():
+        where = f"evaluate.sets.{name}"
+        source = find_source(chosen.problems.name, f"{where}.problems")
+        chosen.problems.resolve(source.Config, f"{where}.problems")
+        for choice in several(chosen.reward):
+            chosen_reward(choice, f"{where}.reward")
+        longest = chosen.max_response_tokens or 0
+        if longest >= params.model.context:
+            raise BadInput(
+                f"{where}.max_response_tokens: {longest}; expected less than model.context, "
+                f"{params.model.context}"
+            )
+        if "s3://" in chosen.problems.model_dump_json():
+            raise BadInput(f"{where}.problems: an address in a bucket; expected local files or the hub")
+
+
+def _check_tasks(params: Params) -> None:
+    """Refuse further tasks whose parts are none, and a replay method that chooses problems of one task."""
+    for name, task in params.tasks.items():
+        source = find_source(task.problems.name, f"tasks.{name}.problems")
+        task.problems.resolve(source.Config, f"tasks.{name}.problems")
+        for choice in several(task.reward):
+            chosen_reward(choice, f"tasks.{name}.reward")
+        longest = task.max_response_tokens or 0
+        if longest > params.rollout.max_response_tokens:
+            raise BadInput(
+                f"tasks.{name}.max_response_tokens: {longest}; expected at most rollout.max_response_tokens, "
+                f"{params.rollout.max_response_tokens}"
+            )
+    replay = Recipe.of(params.method).replay
+    if params.tasks and replay and (replay[0].problems or replay[0].base_answers):
+        raise BadInput("method.replay: chooses problems of one task; expected another with tasks")
 
 
 def _check_replay(params: Params, part: Hooks | None) -> None:
