@@ -34,6 +34,31 @@ def group_advantage(rewards: Tensor, group: Tensor, scale_by_std: bool = True) -
     return torch.where(constant, torch.zeros_like(centred), centred).to(kind)
 
 
+def decoupled_advantage(rewards: Tensor, weights: Tensor, group: Tensor) -> Tensor:
+    """Advantages [S] of S responses from K rewards [S, K] and their weights [K]; float32.
+
+        A_i = sum_k w_k (r_ik - mean_k(r)) / std_k(r)  /  std(A)
+                                                    (Liu et al. 2026, GDPO, arXiv 2601.05242, section 3)
+
+    Each reward is normalised within its ``group`` [S], as ``group_advantage`` does; the sums are divided by
+    their standard deviation over the batch, so that their size does not grow with K. Their mean over the
+    batch is 0 already. Ours: a reward that is NaN does not apply to that response and counts as 0 there, the
+    others of its group are normalised among themselves; a batch whose sums are all 0 stays so.
+    """
+    if rewards.ndim != 2 or weights.shape != rewards.shape[1:] or group.shape != rewards.shape[:1]:
+        raise ValueError(
+            f"rewards {tuple(rewards.shape)}, weights {tuple(weights.shape)} and group {tuple(group.shape)} "
+            "must be [S, K], [K] and [S]"
+        )
+    summed = torch.zeros(len(rewards), dtype=torch.float64, device=rewards.device)
+    for reward, weight in zip(rewards.double().T, weights.double(), strict=True):
+        applies = ~reward.isnan()
+        if bool(applies.any()):
+            summed[applies] += weight * group_advantage(reward[applies], group[applies])
+    spread = summed.square().mean().sqrt() if len(summed) else summed.sum()
+    return (summed / spread if bool(spread > 0.0) else summed).float()
+
+
 def overlong_penalty(lengths: Tensor, max_length: int, cache_length: int) -> Tensor:
     """Added to the reward of responses that come near the limit; float32, the shape of ``lengths`` (tokens).
 

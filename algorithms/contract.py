@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import pyarrow as pa
@@ -78,6 +78,8 @@ class Hooks(Part):
     term: Callable[[Batch, Any], Term] | None = None
     """``term(batch, config)``: a summand of the loss over one batch; here it chooses its tokens and fixes its
     denominator. A replay method has one where the objective does not give the loss of what it drew."""
+    acts: Callable[[Any, int], bool] | None = None
+    """``acts(config, round)``: whether the term is part of that round's loss; None: of every round's."""
     boundary: Callable[[Any], Boundary | None] | None = None
     """``boundary(config)``: what closes a step; the batch then has ``boundary``. None: not asked for."""
     entropy_from: Callable[[Any], Literal["stored", "policy"] | None] | None = None
@@ -104,11 +106,22 @@ class Hooks(Part):
     problems: Callable[[pa.Table, pa.Table, int, Any, torch.Generator], ReplayedProblems] | None = None
     """``problems(rows, results, count, config, generator)``: which of a round's ``count`` problems the buffer
     chooses, by its rows and results (``replay_buffer.RESULTS``); a rollout then reads the buffer."""
+    DEMONSTRATIONS: bool = False
+    """What it draws from is no buffer, but the demonstrations of the round's problems: right answers that
+    came with them, as rows with log-probabilities of 0."""
+    hint: Callable[[Tensor, int, Any, torch.Generator], int] | None = None
+    """``hint(lines, round, config, generator)``: how many tokens of a demonstration stand in front of the
+    answers to its problem; ``lines`` [T] bool: which of its tokens end a line. A replay method with it has
+    no buffer, and finds what was shown in ``Fresh.hints``."""
     MEASURES_DRIFT: bool = False
     """The term says by ``Term.drift`` how far the policy is from what it replays."""
     METRICS: tuple[MetricLabel, ...] = ()
     """How the report shows the metrics of the part. A term's that is not here is shown by its name, an
     objective's is not."""
+
+    def demonstrated(self) -> bool:
+        """Whether a method of it stands on demonstrations of its problems, and on no buffer."""
+        return self.DEMONSTRATIONS or self.hint is not None
 
 
 Hook = Literal["token_loss", "term", "draw"]
@@ -146,6 +159,11 @@ class Recipe:
         replay = chosen(method.replay, "draw", "method.replay") if method.replay else None
         terms += [replay] if replay and replay[0].term else []
         return cls(method, chosen(method.objective, "token_loss", "method.objective"), replay, tuple(terms))
+
+    def in_round(self, round: int) -> Recipe:
+        """Without the terms that do not act in that round."""
+        acting = [(part, config) for part, config in self.terms if not part.acts or part.acts(config, round)]
+        return replace(self, terms=tuple(acting))
 
     def on(self, batch: Batch) -> list[Term]:
         """The loss's terms over one batch, the objective first."""

@@ -25,6 +25,9 @@ class Fresh:
     missing: Tensor
     """[S] int64: by how many its group was sampled short, so that replayed responses can fill it up."""
 
+    hints: pa.Table | None = None
+    """Of each group that had one: the hint that stood before its answers, as the response of a row."""
+
     def problems(self) -> dict[int, str]:
         """The problem of each group, in order of first appearance."""
         return dict(zip(self.group.tolist(), self.problem, strict=True))

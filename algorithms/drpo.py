@@ -1,41 +1,69 @@
-"""DRPO: a quadratic penalty on the shift in probability, weighted by the advantage, in place of a mask.
+"""DRPO and its family: a penalty on the policy's move, weighted by the advantage, in place of a mask.
 
-    loss_t = -rho_t A_t + |A_t| mu_t (rho_t - 1)^2 / (2 delta),   rho_t = exp(log pi - log mu)
+    loss_t = -rho_t A_t + |A_t| Omega_t / (2 delta),   rho_t = exp(log pi - log mu)
 
-As mu (rho - 1)^2 = (pi - mu)^2 / mu, its gradient is that of -A_t rho_t w_t log pi with
+    penalty       Omega              w in the gradient, that of -A_t rho_t w_t log pi
+    probability   mu (rho - 1)^2     1 - sign(A) (pi - mu) / delta           DRPO, equations 8 to 11
+    ratio         (rho - 1)^2        1 - sign(A) (rho - 1) / delta           SPO, arXiv 2401.16025
+    k1            -log rho           1 + sign(A) / (2 delta rho)             equation 12
+    k3            rho - 1 - log rho  1 - sign(A) (rho - 1) / (2 delta rho)   equation 13
+    tv            |rho - 1|          1 - sign(A) sign(rho - 1) / (2 delta)   equation 14
+    log_square    (log rho)^2 / 2    1 - sign(A) log(rho) / (2 delta rho)    equation 25, as in Kimi's
 
-    w_t = 1 - sign(A_t) (pi_t - mu_t) / delta   in   [1 - 1/delta, 1 + 1/delta]:
-
-0 on DPPO's boundary |pi - mu| = delta, negative beyond it, above 1 on the way back. It is SPO with
-epsilon = delta / mu. DRPO, arXiv 2606.09821, equations 8 and 9. The published delta of 12.5 puts the boundary
-out of reach, since |pi - mu| <= 1.
+DRPO's w lies in [1 - 1/delta, 1 + 1/delta]: it is 0 on DPPO's boundary |pi - mu| = delta, negative beyond it
+and above 1 on the way back. The published delta of 12.5 puts that boundary out of reach, as |pi - mu| <= 1.
+Equations are those of DRPO, arXiv 2606.09821; the weights follow from them. Ours: ``departing``, and that a
+token without advantage has no penalty even where the advantage does not weigh it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from pydantic import PositiveFloat
 from torch import Tensor
 
-from algorithms import spo
 from algorithms.diagnostics import penalty_weight, policy_shift
-from algorithms.divergence import log_ratio
+from algorithms.divergence import kl_k3, log_ratio
+from algorithms.terms import MetricLabel
 from params.base import Config as Options
 
-METRICS = spo.METRICS
+METRICS = (
+    MetricLabel("weight", "Penalty: weight", "mean factor on a token's policy gradient; 1: no penalty"),
+    MetricLabel("corrective", "Pulled back", "tokens whose factor is negative", percent=True),
+    MetricLabel("amplified", "On the way back", "tokens whose factor is above 1", percent=True),
+)
+
+_Penalty = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(log rho, rho - 1, mu) to Omega and d Omega / d rho."""
+
+_PENALTIES: dict[str, _Penalty] = {
+    "probability": lambda log, excess, mu: (mu * excess.square(), 2.0 * mu * excess),
+    "ratio": lambda log, excess, mu: (excess.square(), 2.0 * excess),
+    "k1": lambda log, excess, mu: (-log, -(-log).exp()),
+    "k3": lambda log, excess, mu: (kl_k3(torch.zeros_like(log), log), -(-log).expm1()),
+    "tv": lambda log, excess, mu: (excess.abs(), excess.sign()),
+    "log_square": lambda log, excess, mu: (0.5 * log.square(), log * (-log).exp()),
+}
 
 
 class Config(Options):
-    """The strength of the penalty and the tokens that it is put on."""
+    """The penalty, its strength, and the tokens that it is put on."""
 
     delta: PositiveFloat = 0.15
-    """|pi - mu| at which the penalty balances the advantage; a probability. 1 or more is never reached."""
-    where: Literal["everywhere", "outside"] = "everywhere"
-    """``outside``: only on tokens that DPPO's mask would drop; w is 1 on all others (our reconstruction)."""
+    """Where the penalty balances the advantage: |pi - mu|, a probability, for ``probability``, of which 1 or
+    more is never reached, and |rho - 1| for ``ratio``. The others weigh 1 / (2 delta) all the same."""
+    penalty: Literal["probability", "ratio", "k1", "k3", "tv", "log_square"] = "probability"
+    """What is penalised: DRPO's, SPO's, and those that the paper compares with them."""
+    weighted_by_advantage: bool = True
+    """Multiply the penalty by |A|, so that one move balances every advantage; false: by 1."""
+    where: Literal["everywhere", "outside", "departing"] = "everywhere"
+    """``outside``: only where |pi - mu| exceeds ``boundary``, whatever the direction (Mask-DRPO).
+    ``departing``: of those only the tokens that the advantage takes further, which DPPO would mask."""
     boundary: PositiveFloat | None = None
-    """``outside`` only: |pi - mu| beyond which a departing token is penalised, a probability; null: delta."""
+    """Not for ``everywhere``: |pi - mu| beyond which a token is penalised, a probability; null: delta."""
 
 
 def token_loss(
@@ -46,13 +74,21 @@ def token_loss(
     Metrics [T]: those of ``penalty_weight`` for w and of ``policy_shift``.
     """
     behaviour_logp = behaviour_logp.detach()
-    excess = log_ratio(logp, behaviour_logp).expm1()
-    penalty = advantage.abs() * behaviour_logp.exp() * excess.square() / (2.0 * config.delta)
-    departure = advantage.sign() * (logp.detach().exp() - behaviour_logp.exp())
-    weight = 1.0 - departure / config.delta
-    if config.where == "outside":
-        outside = departure > (config.delta if config.boundary is None else config.boundary)
-        penalty = torch.where(outside, penalty, torch.zeros_like(penalty))
-        weight = torch.where(outside, weight, torch.ones_like(weight))
-    loss = -(1.0 + excess) * advantage + penalty
+    moved, mu = log_ratio(logp, behaviour_logp), behaviour_logp.exp()
+    excess = moved.expm1()
+    penalty, slope = _PENALTIES[config.penalty](moved, excess, mu)
+    size = advantage.abs()
+    strength = (size if config.weighted_by_advantage else advantage.sign().abs()) / (2.0 * config.delta)
+    strength = strength * _penalised(logp.detach().exp() - mu, advantage, config)
+    relative = strength / torch.where(size > 0, size, torch.ones_like(size))
+    weight = 1.0 - advantage.sign() * relative * slope.detach()
+    loss = -(1.0 + excess) * advantage + strength * penalty
     return loss, {**penalty_weight(weight), **policy_shift(logp, behaviour_logp)}
+
+
+def _penalised(shift: Tensor, advantage: Tensor, config: Config) -> Tensor:
+    """[T]: 1 on the tokens that have a penalty, by their ``shift`` pi - mu; 0 elsewhere."""
+    if config.where == "everywhere":
+        return torch.ones_like(shift)
+    distance = shift.abs() if config.where == "outside" else advantage.sign() * shift
+    return (distance > (config.delta if config.boundary is None else config.boundary)).to(shift.dtype)

@@ -6,10 +6,10 @@
 y* is the answer that holds s*, l the position at which s* ends, H_t the entropy of the sampling policy at the
 training temperature. In a group that is all right the objective has no gradient, and the echo has one.
 
-EchoRL is arXiv 2605.31228; we could read a third party's detailed note of it and the flags of its published
-code. From them: the trigger, the two boundary tokens, the span, the loss and the coefficient. Our
-reconstruction: that a boundary closes its own step and a tail is a step, boundaries by the decoded text, the
-ties (lowest sample, then step), the mean over an optimiser step's problems, ``all_success``, the controls.
+EchoRL, arXiv 2605.31228, equations 6 to 10; newlines there are two token ids, its controls ``whole_high`` and
+``whole_low``. Not said there and ours: that a boundary closes its own step and a tail is a step, boundaries
+by the decoded text, the ties (lowest sample, then step), the mean over an optimiser step's problems,
+``all_success``, the other controls.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ METRICS = (
 Step = tuple[int, int]
 """Positions [start, stop) of a response."""
 Trigger = Literal["any_success", "all_success"]
+Select = Literal["max_entropy", "min_entropy", "random_clip", "whole", "whole_high", "whole_low"]
 
 _TEXTS: dict[str, tuple[str, ...]] = {
     "newline": ("\n",),
@@ -55,12 +56,15 @@ class Config(Options):
     """Weight of the echo. 0: the method without it, bit for bit, and nothing computed."""
     trigger: Trigger = "any_success"
     """Groups that echo: those with a right answer, or only those whose answers are all right."""
-    select: Literal["max_entropy", "min_entropy", "random_clip", "whole"] = "max_entropy"
+    select: Select = "max_entropy"
     """The span ends with the step of the highest mean entropy, or with that of the lowest. Further controls:
     ``random_clip``, as many first tokens of a right answer drawn from those that have as many; ``whole``, the
-    answer with the step of the highest entropy to its end."""
+    answer with the step of the highest entropy to its end; ``whole_high`` and ``whole_low``, the whole answer
+    of the highest and of the lowest mean entropy over all its tokens."""
+    rounds: tuple[PositiveInt, PositiveInt] | None = None
+    """The first and the last round in which the echo acts, counted from 1; null: all."""
     min_step_tokens: PositiveInt = 1
-    """A shorter step is not chosen: the highest mean entropy favours short steps."""
+    """A shorter step is not chosen: the highest mean entropy favours short steps. Not for whole answers."""
     boundary: Literal["newline", "sentence", "semicolon", "paper_ids", "characters"] = "newline"
     """The token that closes a step: with a newline in its text; with . ! ? or a newline; with a semicolon; of
     ``ids``; with one of ``characters``."""
@@ -71,6 +75,12 @@ class Config(Options):
     entropy: Literal["stored", "policy"] = "stored"
     """``stored``: the sampler's own, kept by ``rollout.entropy``. ``policy``: by a forward pass of the policy
     before the update over the right answers of groups that echo."""
+
+    @model_validator(mode="after")
+    def _rounds_in_order(self) -> Config:
+        if self.rounds and self.rounds[0] > self.rounds[1]:
+            raise ValueError(f"echorl: rounds: {list(self.rounds)}; expected the first, then the last")
+        return self
 
     @model_validator(mode="after")
     def _has_characters(self) -> Config:
@@ -88,6 +98,11 @@ class ChosenStep:
     step: Step
     entropy: float
     """Mean over the step, nats."""
+
+
+def acts(config: Config, round: int) -> bool:
+    """Whether the echo acts in this round."""
+    return config.rounds is None or config.rounds[0] <= round <= config.rounds[1]
 
 
 def boundary(config: Config) -> Boundary | None:
@@ -197,14 +212,14 @@ def _spans(batch: Batch, config: Config, places: Sequence[Tensor]) -> list[Span]
     found = []
     for group in torch.unique(batch.group[right]).tolist():
         members = (right & (batch.group == group)).nonzero().squeeze(1).tolist()
-        parts = [steps(batch.boundary[places[i]]) for i in members]
-        entropies = [batch.entropy[places[i]] for i in members]
+        whole = config.select in ("whole_high", "whole_low")
+        closes = [batch.boundary[places[i]] & (not whole) for i in members]
         chosen = chosen_step(
-            entropies,
-            parts,
+            [batch.entropy[places[i]] for i in members],
+            [steps(each) for each in closes],
             [CORRECT] * len(members),
-            lowest=config.select == "min_entropy",
-            min_step_tokens=config.min_step_tokens,
+            lowest=config.select in ("min_entropy", "whole_low"),
+            min_step_tokens=1 if whole else config.min_step_tokens,
         )
         if chosen is not None:
             found.append(_span(batch, batch.entropy, config, places, members, chosen))

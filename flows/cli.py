@@ -7,12 +7,22 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from flows.commands import remote_commands
+from flows.commands import comparison_commands, remote_commands
 from flows.commands.machines import engines, join_ranks, plan_round
+from flows.commands.options import (
+    EngineOption,
+    JsonOption,
+    MethodOption,
+    ModelOption,
+    NameOption,
+    RunArgument,
+    SetOption,
+    TaskOption,
+)
 from flows.environment import prepare_prefect, prepare_threads, workspace
 from flows.process import interrupts, output
 from flows.process.own_server import own_server
@@ -27,26 +37,6 @@ app = typer.Typer(
 app.add_typer(engines, name="engine")
 app.command("plan")(plan_round)
 app.command("ranks")(join_ranks)
-
-ModelOption = Annotated[str, typer.Option("--model", help="A preset, a YAML file, a folder or a hub name.")]
-TaskOption = Annotated[str, typer.Option("--task", help="A preset or a YAML file.")]
-MethodOption = Annotated[str, typer.Option("--method", help="A preset or a YAML file.")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one parameter; repeatable.")
-]
-NameOption = Annotated[
-    str | None, typer.Option("--name", help="Of the run, under runs/; by default METHOD-TASK-MODEL.")
-]
-EngineOption = Annotated[
-    str | None,
-    typer.Option("--engine", help="What samples: vllm, transformers, server, or auto (vllm if here)."),
-]
-RunArgument = Annotated[str, typer.Argument(metavar="NAME", help="The run's name, under runs/.")]
-WorkersOption = Annotated[
-    int | None,
-    typer.Option("--workers", min=1, help="Runs at a time: by default one a GPU, or two of a thread each."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON lines on standard output, for machines.")]
 
 
 @app.command()
@@ -81,66 +71,28 @@ def run(
         print(f"Report: {summary['report']}")
 
 
+comparison_commands.add_to(app)
+
+
 @app.command()
-def lab(
-    name: Annotated[str, typer.Argument(metavar="STUDY", help="Of params/labs, or a YAML file.")],
-    seeds: Annotated[
-        int | None, typer.Option("--seeds", min=1, help="How many; by default the study's.")
+def evaluate(
+    model: Annotated[str, typer.Option("--model", help="A run, a preset, a folder or a hub name.")],
+    sets: Annotated[str, typer.Option("--sets", help="With commas between: gsm8k,math500.")],
+    against: Annotated[
+        str | None, typer.Option("--against", help="Another model: differences, problem by problem.")
     ] = None,
-    arms: Annotated[str | None, typer.Option("--arms", help="Some of them only: a,b.")] = None,
-    workers: WorkersOption = None,
     settings: SetOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """A comparison that is kept in a file: arms × seeds, one page. Run it again and it resumes."""
-    from flows.experiments.comparison import make, work_of_study
-    from flows.experiments.worker_pool import workers_here
-
-    work = work_of_study(name, seeds, arms, settings or [], workers or workers_here())
-    raise typer.Exit(make(work, as_json).code())
-
-
-@app.command()
-def compare(
-    methods: Annotated[str, typer.Option("--methods", help="With commas between: grpo,drpo,dyjr.")],
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each method.")] = 3,
-    task: TaskOption = "sums",
-    model: ModelOption = "nano",
-    baseline: Annotated[
-        str | None, typer.Option("--baseline", help="The method that others are held against; the first.")
-    ] = None,
-    budget: Annotated[
-        str | None, typer.Option("--budget", help="Of each run: rounds=20, tokens=200000 or minutes=10.")
-    ] = None,
-    workers: WorkersOption = None,
+    engine: EngineOption = None,
     name: Annotated[
-        str | None, typer.Option("--name", help="Under comparisons/; by default TASK-MODEL.")
-    ] = None,
-    settings: SetOption = None,
-    only: Annotated[
-        str | None, typer.Option("--only", metavar="METHOD:SEED", help="One run of it, without the page.")
+        str | None, typer.Option("--name", help="Of the evaluation, under runs/; by default evaluate-MODEL.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Which method helps at equal cost: methods × seeds, one page. Run it again and it resumes."""
-    from flows.experiments.comparison import make, make_one, work_of_methods
-    from flows.experiments.worker_pool import workers_here
-    from params.compare_options import CompareOptions, methods_of
+    """Any model on benchmarks, with intervals (docs/evaluate.md). Run it again and it resumes."""
+    from flows.commands.evaluate_command import EvaluateOptions, evaluate_models
 
-    work = work_of_methods(
-        CompareOptions(
-            methods_of(methods),
-            seeds,
-            task,
-            model,
-            baseline,
-            budget,
-            settings or [],
-            name,
-            workers or workers_here(),
-        )
-    )
-    raise typer.Exit(make_one(work, only, as_json) if only else make(work, as_json).code())
+    changes = [*(settings or []), *([f"engine.name={engine}"] if engine else [])]
+    evaluate_models(EvaluateOptions(model, sets, against, changes, name), as_json)
 
 
 @app.command()
@@ -199,12 +151,16 @@ def report(name: RunArgument) -> None:
 def export(
     name: RunArgument,
     merged: Annotated[Path, typer.Option("--merged", help="The folder to write; it must not exist yet.")],
+    dtype: Annotated[
+        Literal["base", "float32"],
+        typer.Option("--dtype", help="Of the weights: the base model's, or float32."),
+    ] = "base",
 ) -> None:
     """A plain Hugging Face folder of the run's last policy, which vLLM and transformers load."""
     from flows.commands.inspect import export_merged
 
     with output.logged(workspace(), name):
-        said = export_merged(name, merged)
+        said = export_merged(name, merged, dtype)
     print(said)
 
 
@@ -256,17 +212,21 @@ def dvc(
         print(write_comparison(workspace(), options, check))
         return
     from flows.dvc.pipeline import write_pipeline
-    from flows.execution.validation import run_name
+    from flows.execution.validation import run_name, settled
     from params.load import compose
 
-    name = run_name(name, model, task, method)
-    print(write_pipeline(workspace(), compose(model, task, method, settings or []), name, check))
+    name, params = run_name(name, model, task, method), compose(model, task, method, settings or [])
+    settled(params)  # the file keeps `auto`: another machine samples with what it has
+    print(write_pipeline(workspace(), params, name, check))
 
 
 @app.command()
 def judge(
     file: Annotated[Path, typer.Argument(help="Rows with gold and answer: JSONL, JSON, CSV or Parquet.")],
-    reward: Annotated[str, typer.Option("--reward", help="math, sql, or package.module:function.")] = "math",
+    rewards: Annotated[
+        list[str] | None,
+        typer.Option("--reward", help="math, sql, package.module:function ...; again for a further one."),
+    ] = None,
     databases: Annotated[Path | None, typer.Option("--databases", help="The folder of databases.")] = None,
     settings: SetOption = None,
     out: Annotated[Path | None, typer.Option("--out", help="A table of scores to write.")] = None,
@@ -282,7 +242,7 @@ def judge(
     from flows.commands.judge import JudgeOptions, judge_file
 
     with TemporaryDirectory() as scratch:
-        asked = JudgeOptions(file, reward, databases, settings or [], out, workers, explain)
+        asked = JudgeOptions(file, rewards or ["math"], databases, settings or [], out, workers, explain)
         judge_file(asked, as_json, Path(scratch))
 
 

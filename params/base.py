@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from params.errors import OstinatoError
 
@@ -19,9 +20,18 @@ class BadInput(OstinatoError):
 
 
 class Config(BaseModel):
-    """A frozen set of options. An unknown key is an error."""
+    """A frozen set of options. An unknown key is an error, and so is ``true`` where a number is expected."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, about: ValidationInfo) -> Any:
+        kinds = set(_kinds(cls.model_fields[str(about.field_name)].annotation))
+        held = value if isinstance(value, list | tuple) else (value,)
+        if kinds & {int, float} and bool not in kinds and any(isinstance(one, bool) for one in held):
+            raise PydanticCustomError("number", "expected a number")
+        return value
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -46,6 +56,15 @@ class Choice(BaseModel):
     def resolve(self, config: type[ConfigT], where: str) -> ConfigT:
         """The options as ``config``; raises ``BadInput`` naming ``where.key`` and the nearest right key."""
         return validate(config, self.model_extra or {}, where)
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """The plain types that an annotation is made of."""
+    inside = get_args(annotation)
+    if not inside:
+        yield annotation
+    for each in inside:
+        yield from _kinds(each)
 
 
 def value_at(section: Any, path: str) -> Any:

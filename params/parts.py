@@ -44,24 +44,27 @@ class Part:
 PartT = TypeVar("PartT", bound=Part)
 
 
-def find_part(kind: type[PartT], package: str, name: str, hook: str, where: str) -> PartT:
-    """The module of ``package`` that is called ``name``, or the user's own, with that hook, as a ``kind``.
+def find_part(kind: type[PartT], package: str, name: str, hook: str | tuple[str, ...], where: str) -> PartT:
+    """The module of ``package`` that is called ``name``, or the user's own, with that hook (or one of
+    several), as a ``kind``.
 
     Adding a part is adding a file: nothing else lists it. Raises ``BadInput``.
     """
+    hooks = (hook,) if isinstance(hook, str) else hook
     if "." in name:
         found = filled(kind, user_code.load(name, where))
-        if getattr(found, hook) is None:
-            raise BadInput(f"{where}: {found.file}: no {hook}; expected one there")
+        if all(getattr(found, each) is None for each in hooks):
+            raise BadInput(f"{where}: {found.file}: no {hooks[0]}; expected one there")
         return found
     known = _modules(package)
     if name in known:
         found = filled(kind, importlib.import_module(f"{package}.{name}"))
-        if getattr(found, hook) is not None:
+        if any(getattr(found, each) is not None for each in hooks):
             return found
-    usable = [m for m in known if hasattr(importlib.import_module(f"{package}.{m}"), hook)]
+    modules = {each: importlib.import_module(f"{package}.{each}") for each in known}
+    usable = [each for each, module in modules.items() if any(hasattr(module, hook) for hook in hooks)]
     folder = package.replace(".", "/")
-    raise BadInput(f"{where}: no '{name}' with a {hook} in {folder}/{nearest(name, usable)}")
+    raise BadInput(f"{where}: no '{name}' with a {hooks[0]} in {folder}/{nearest(name, usable)}")
 
 
 def filled(kind: type[PartT], module: ModuleType) -> PartT:

@@ -5,15 +5,22 @@ A field marked ``Speed`` changes how fast a stage runs and not what it makes.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from params.base import Choice, Config
+from params.base import BadInput, Choice, Config
+from params.correction import Correction
 from params.distil import Distil
 from params.engine import Engine
+from params.evaluation import Evaluate, SetName
+from params.mixture import MAIN, MixedTask, largest_quota, with_task_presets
+from params.reward import combined
+from params.sft import Sft
 from params.speed import Probability, Speed
 from params.store import ADDRESS, StoreSettings
+from params.task import Task
 from params.update import Update
 
 
@@ -39,31 +46,16 @@ class Model(Config):
     warm_start_steps: PositiveInt = 600
     """``nano`` only: steps of supervised fine-tuning on half-right solutions."""
 
-
-class Task(Config):
-    """The problems and the judge."""
-
-    problems: Choice
-    """Where problems come from: a module of ``tasks.problems`` and its options."""
-    train_count: PositiveInt = 512
-    """Problems in the training set."""
-    held_out_count: PositiveInt = 128
-    """Problems in the held-out set, none of which is in the training set."""
-    instruction: str = "{question}"
-    """The user's message; ``{question}`` stands for the problem's text."""
-    on_long_prompt: Literal["error", "drop"] = "error"
-    """What becomes of a problem whose prompt leaves no room for ``rollout.max_response_tokens``. ``drop``: it
-    is left out, and counted."""
-    reward: Choice = Choice(name="math")
-    """The judge: a module of ``tasks.rewards`` and its options."""
-    reward_workers: Annotated[PositiveInt, Speed] = 1
-    """Judging processes."""
-
-    @model_validator(mode="after")
-    def _has_question(self) -> Task:
-        if "{question}" not in self.instruction:
-            raise ValueError("task.instruction must hold {question}")
-        return self
+    def folder(self) -> Path | None:
+        """The local folder that is named; None where it is something else. Raises ``BadInput`` for none."""
+        path = Path(self.source).expanduser()
+        if path.is_dir():
+            return path
+        if self.source.startswith((".", "/", "~")):
+            raise BadInput(
+                f"model.source: {self.source}: no such folder; expected a Hugging Face model folder"
+            )
+        return None
 
 
 class Method(Config):
@@ -71,14 +63,17 @@ class Method(Config):
 
     scale_by_std: bool = True
     """Divide a group's centred rewards by their (population) standard deviation."""
+    reward_aggregation: Literal["sum_then_normalise", "normalise_then_sum"] = "sum_then_normalise"
+    """How several rewards become one advantage: of their weighted sum; or each normalised within its group,
+    then summed by weight and divided by the batch's standard deviation (GDPO)."""
     objective: Choice = Choice(name="grpo")
     """A module of ``algorithms`` with a ``token_loss``, and its options."""
     aggregation: Literal["token_mean", "sequence_mean", "constant"] = "token_mean"
     """Mean over tokens; over responses of their token means; or sum over (responses × max tokens)."""
     terms: tuple[Choice, ...] = ()
     """Auxiliary terms: modules of ``algorithms`` with a ``term``, and their options."""
-    importance_cap: PositiveFloat | None = None
-    """Cap of the importance weights between engine and trainer; null: no weights. The mismatch is logged."""
+    correction: Correction | None = None
+    """Weights against the mismatch of engine and trainer; null: none. The mismatch is told in any case."""
     overlong_tokens: PositiveInt | None = None
     """Last tokens before the limit over which the reward falls by up to 1 (DAPO's soft overlong punishment);
     null: no such penalty."""
@@ -86,6 +81,15 @@ class Method(Config):
     """Leave responses that hit the limit out of the loss and its denominator (DAPO's overlong filtering)."""
     replay: Choice | None = None
     """How earlier responses join an update: a module of ``algorithms`` with a ``draw``, and its options."""
+
+    @model_validator(mode="after")
+    def _normalises(self) -> Method:
+        if self.reward_aggregation == "normalise_then_sum" and not self.scale_by_std:
+            raise ValueError(
+                "method.scale_by_std: false, but reward_aggregation: normalise_then_sum divides by it; "
+                "expected true"
+            )
+        return self
 
 
 class Replay(Config):
@@ -153,45 +157,10 @@ class Rollout(Config):
     """Ray workers over which the flow splits a round's problems, each with an engine of its own."""
 
 
-class Evaluate(Config):
-    """Measuring a policy on held-out problems."""
-
-    every: PositiveInt = 5
-    """Rounds between evaluations; the base model and the last policy are always evaluated."""
-    samples_per_problem: PositiveInt = 4
-    """Sampled responses per problem, n of mean@n. However many, they are held in memory a part at a time."""
-    pass_at: tuple[PositiveInt, ...] = (1, 4)
-    """The k of pass@k, all from the same responses; none larger than samples_per_problem."""
-    temperature: PositiveFloat | None = None
-    """Their sampling temperature; null: the rollout's. What the trainer says of their tokens (entropy,
-    rank-k, KL to the base) is of the policy at the rollout's in any case."""
-    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    """They are drawn from the likeliest tokens that together reach this probability; 1: from all."""
-    top_k: Annotated[int, Field(ge=0)] = 0
-    """They are drawn from so many likeliest tokens; 0: from all. Before top_p, where both are given."""
-    max_response_tokens: PositiveInt | None = None
-    """Longest response, greedy or sampled, in tokens; null: the rollout's."""
-    scored_problems: PositiveInt | None = None
-    """Held-out problems, evenly spread, over whose answers entropy, rank-k and KL to the base are means;
-    null: all. They take two passes of the trainer, on a CPU half of an evaluation."""
-    bootstrap_samples: PositiveInt = 2000
-    """Resamplings of the problems for the intervals."""
-    confidence: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.95
-    """Coverage of the intervals."""
-    transcripts: PositiveInt = 24
-    """Held-out problems whose answers the report shows."""
-
-    @model_validator(mode="after")
-    def _enough_samples(self) -> Evaluate:
-        if max(self.pass_at) > self.samples_per_problem:
-            raise ValueError("evaluate.pass_at must not exceed evaluate.samples_per_problem")
-        return self
-
-
 class Params(Config):
     """Everything that a run reads."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """From which every draw is derived."""
     rounds: PositiveInt = 20
     """Rounds of rollout, replay and update."""
@@ -203,15 +172,56 @@ class Params(Config):
     """Modules of your own with further rows of the stage table, ``ROWS``: such as ``my_package.my_stage``."""
     model: Model
     task: Task
+    tasks: dict[SetName, MixedTask] = Field(default_factory=dict)
+    """Further tasks to train on in the same rounds, by name: ``[countdown, sql]``, each a preset of
+    ``params/tasks``, or a mapping of names to what is other than in the preset, or to all of it."""
+    task_weight: PositiveFloat = 1.0
+    """The weight of ``task`` beside theirs."""
     method: Method = Method()
     replay: Replay = Replay()
     engine: Engine = Engine()
     rollout: Rollout = Rollout()
     update: Update = Update()
+    sft: Sft | None = None
+    """A supervised warm start, with which the rounds begin; null: they begin with the base model."""
     distil: Distil | None = None
     """ERPD: teachers and their signals in place of the update; null: the update."""
     evaluate: Evaluate = Evaluate()
     store: StoreSettings = StoreSettings()
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _task_presets(cls, given: Any) -> Any:
+        return with_task_presets(given)
+
+    @property
+    def weights(self) -> list[float]:
+        """Of ``task`` and of the further tasks, in their order."""
+        return [self.task_weight, *(task.weight for task in self.tasks.values())]
+
+    @model_validator(mode="after")
+    def _mixes(self) -> Params:
+        names = set(self.tasks)
+        if taken := sorted(names & {*self.evaluate.sets, MAIN}):
+            raise ValueError(f"tasks.{taken[0]}: the name of something else too; expected another")
+        size = self.rollout.problems_per_round
+        for place, (name, task) in enumerate(self.tasks.items(), start=1):
+            least = largest_quota(self.weights, size, place)
+            if task.train_count < least:
+                raise ValueError(
+                    f"tasks.{name}.train_count: {task.train_count}; expected at least {least}, its problems "
+                    "in a round"
+                )
+        if not names:
+            return self
+        for wrong, what in (
+            (self.rollout.refill_batches, "rollout.refill_batches: expected 0 with tasks"),
+            (self.distil, "distil: expected null with tasks"),
+            (self.replay.pool, "replay.pool: expected null with tasks"),
+        ):
+            if wrong:
+                raise ValueError(what)
+        return self
 
     @model_validator(mode="after")
     def _addresses(self) -> Params:
@@ -242,6 +252,10 @@ class Params(Config):
             raise ValueError(
                 "method.replay: an update replays, and distil stands in its place; expected null"
             )
+        if self.distil and self.method.correction:
+            raise ValueError("method.correction: of an update, and distil stands in its place; expected null")
+        if self.distil and combined(self.task.reward):
+            raise ValueError("task.reward: several, but distil learns from one; expected one")
         if self.rollout.problems_per_round > self.task.train_count:
             raise ValueError("rollout.problems_per_round must not exceed task.train_count")
         if self.distil:

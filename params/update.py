@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from params.base import Config
-from params.speed import Probability, Speed
+from params.speed import Speed
 
 
 class Update(Config):
@@ -26,9 +26,9 @@ class Update(Config):
     """Optimiser steps, counted over the whole run, in which the learning rate rises linearly."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     """AdamW's decoupled weight decay."""
-    beta1: Probability = 0.9
+    beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
     """AdamW's first-moment decay."""
-    beta2: Probability = 0.999
+    beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
     """AdamW's second-moment decay."""
     optimiser: Literal["adamw", "adamw_8bit"] = "adamw"
     """AdamW with its moments in float32, 8 bytes a trained weight, or in 8 bits, 2 bytes (bitsandbytes)."""

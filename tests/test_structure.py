@@ -27,8 +27,9 @@ TASKS = {
     "report": {"evaluate", "problems", "stats", "update"},
     "rewards": set(),
     "rollout": {"engines", "policy", "problems", "rewards"},
+    "sft": {"policy", "rollout"},
     "stats": set(),
-    "update": {"policy", "replay"},
+    "update": {"policy", "replay", "rollout"},
 }
 """A package of tasks, and which others it may import, beside ``BELOW``."""
 FLOWS = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -140,8 +140,12 @@ def _history(store: Store, artefact: Artefact, tree: Tree, seen: set[str]) -> Tr
     return tree
 
 
-def export_merged(name: str, target: Path) -> str:
-    """Write the last finished policy of a run as a plain folder with merged weights."""
+def export_merged(name: str, target: Path, dtype: Literal["base", "float32"]) -> str:
+    """Write the last finished policy of a run as a plain folder with merged weights, in the base's type or
+    in float32; what there is to say of it."""
+    import torch
+
+    from tasks.policy.chat import Chat
     from tasks.policy.job_policy import job_policy
 
     directory = run_directory(workspace(), name)
@@ -157,11 +161,21 @@ def export_merged(name: str, target: Path) -> str:
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     with Context(scratch=new) as context:
-        trainer = job_policy(Job(_params(record), last.round, {"model": base}, new, context))
+        params = _params(record)
+        trainer = job_policy(Job(params, last.round, {"model": base}, new, context))
         trainer.restore(made.path)
-        trainer.merged(new)
+        if template := Chat(trainer.tokenizer, params.task.prompt).template:  # what it was trained with
+            trainer.tokenizer.chat_template = template
+        lost = trainer.weights.merge_loss() if dtype == "base" else None
+        trainer.merged(new, torch.float32 if dtype == "float32" else None)
     new.rename(target)
-    return f"{target}: the policy after round {last.round} of {name}, merged into its base"
+    said = f"{target}: the policy after round {last.round} of {name}, merged into its base"
+    if lost is None or lost < 0.01:
+        return said
+    return (
+        f"{said}; {lost:.1%} of the adapted weights are what they were, for the base's type cannot tell so "
+        "small a change (--dtype float32 keeps it)"
+    )
 
 
 def _params(record: Record) -> Params:

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from flows.dvc.pipeline import plots
-from flows.execution.fingerprint import modules
+from flows.dvc.pipeline import plots, shown
+from flows.execution.fingerprint import modules, own_files
 from flows.execution.runner import spelled
 from flows.execution.source import SOURCE
 from flows.experiments.comparison import FOLDER, WRITER, work_of_methods
@@ -36,8 +36,8 @@ def write_comparison(root: Path, options: CompareOptions, check: bool = False) -
     if not check:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    shown = path.relative_to(root)
-    return f"{shown} matches" if check else f"{shown} written; `dvc repro {shown}` makes the comparison"
+    file = path.relative_to(root)
+    return f"{file} matches" if check else f"{file} written; `dvc repro {file}` makes the comparison"
 
 
 def pipeline(root: Path, options: CompareOptions, name: str, trials: Sequence[Trial]) -> str:
@@ -52,7 +52,7 @@ def pipeline(root: Path, options: CompareOptions, name: str, trials: Sequence[Tr
             "wdir": UP,
             "matrix": {"method": arms, "seed": seeds},
             "cmd": command + " --only ${item.method}:${item.seed}",
-            "deps": sorted({_shown(root, file) for trial in trials for file in _sources(trial.params)}),
+            "deps": sorted({shown(root, file) for trial in trials for file in _sources(trial.params)}),
             "outs": [f"{run}/metrics.json", f"{run}/rounds.csv"],
         },
         "compare": {
@@ -60,7 +60,7 @@ def pipeline(root: Path, options: CompareOptions, name: str, trials: Sequence[Tr
             "cmd": command,
             "deps": [
                 *(f"runs/{trial.name}/metrics.json" for trial in trials),
-                *sorted(_shown(root, file) for file in pages),
+                *sorted(shown(root, file) for file in pages),
             ],
             "outs": [f"{FOLDER}/{name}"],
         },
@@ -77,11 +77,7 @@ def pipeline(root: Path, options: CompareOptions, name: str, trials: Sequence[Tr
 
 
 def _sources(params: Params) -> list[Path]:
-    """The files of ours that the run stands on."""
+    """The files that the run stands on: ours, and the user's own."""
     stages = plan(params.model_copy(update={"rounds": 1})).stages
-    return [SOURCE.file(module) for stage in stages for module in modules(stage, params)]
-
-
-def _shown(root: Path, path: Path) -> str:
-    """Relative to the workspace where the source lies in it, else absolute."""
-    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
+    code = [SOURCE.file(module) for stage in stages for module in modules(stage, params)]
+    return [*code, *(file for stage in stages for file in own_files(stage, params))]

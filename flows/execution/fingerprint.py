@@ -6,6 +6,7 @@ import functools
 import hashlib
 from collections.abc import Mapping
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -46,9 +47,7 @@ def lasting_facts(
 
     ``elsewhere``: what identifies the files that it reads, by name, where some of them are not here.
     """
-    parts = list(requirements_of(stage, params))
-    named = [*stage.files(params), *(path for part in parts for path in part.files)]
-    files = {str(path): file_digest(path) for path in named if path.is_file()}
+    files = {str(path): file_digest(path) for path in own_files(stage, params)}
     return {
         "stage": stage.name,
         "params": parameters_read(stage, params),
@@ -56,6 +55,13 @@ def lasting_facts(
         "code": source.digest(modules(stage, params, source)),
         "versions": versions(stage, params),
     }
+
+
+def own_files(stage: StageDef, params: Params) -> tuple[Path, ...]:
+    """The files of the user's own that the stage reads and that are here. Raises ``BadInput``."""
+    parts = requirements_of(stage, params)
+    named = (*stage.files(params), *(path for part in parts for path in part.files))
+    return tuple(dict.fromkeys(path for path in named if path.is_file()))
 
 
 def parameters_read(stage: StageDef, params: Params) -> dict[str, Any]:

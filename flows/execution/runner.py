@@ -43,6 +43,7 @@ class Runner:
 
     def __post_init__(self) -> None:
         self.store = Store(self.root)
+        self.context.workspace = self.root
         self.directory = run_directory(self.root, self.name)
         self._remote_inputs = RemoteInputs(self.root, self.params, self.context)
         self._remote_cache = RemoteCache(self.store, self.params.store, self.context, self.watch.note)
@@ -114,7 +115,7 @@ class Runner:
         )
         self._record(step)
         self.watch.end(node, step, found)
-        node.stage.look_at(found)
+        node.stage.look_at(found, self.params)
         return found
 
     def plan_for(self, rounds: int) -> None:
@@ -160,13 +161,14 @@ class Runner:
     def _fill(self, node: Node, fingerprint: str, out: Path) -> dict[str, Any]:
         """Run the stage; what its manifest says beside the files."""
         inputs, facts = self.inputs(node), self._lasting(node)
-        self.context.tell = self.watch.tell
+        self.context.tell, self.context.note = self.watch.tell, self.watch.note
+        self.context.store = self.store
         began = time.monotonic()
         self._use_threads(node)
         params = self._remote_inputs.local(node.stage.name, self.watch.tell)
         if node.stage.role.kind == "learn":
             self.context.learning()
-        job = Job(params, node.round, inputs, out, self.context, fingerprint)
+        job = Job(node.stage.view(params), node.round, inputs, out, self.context, fingerprint)
         with memory_errors(node.place):
             measured = node.stage.load()(job)
         return {

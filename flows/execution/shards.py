@@ -17,7 +17,7 @@ from params.schema import Params
 from tasks.artefacts.artefact import Artefact, canonical
 from tasks.artefacts.role import Role
 from tasks.artefacts.store import Store
-from tasks.artefacts.tables import PROBLEMS, write_table
+from tasks.artefacts.tables import ASKED, write_table
 from tasks.core.context import Context
 from tasks.core.stage import Job
 from tasks.rollout.sampling import sample
@@ -36,7 +36,7 @@ def make_shard(shard: Mapping[str, Any]) -> str:
     ).hexdigest()
     inputs = {name: Artefact.open(Path(path), check=False) for name, path in shard["inputs"].items()}
     stage, samples, *options = shard["call"]
-    problems = pa.Table.from_pylist(shard["problems"], schema=PROBLEMS)
+    problems = pa.Table.from_pylist(shard["problems"], schema=ASKED)
 
     def fill(out: Path) -> dict[str, Any]:
         job = Job(params, shard["round"], inputs, out, _context(shard["root"]))
@@ -54,6 +54,6 @@ def make_shard(shard: Mapping[str, Any]) -> str:
 @functools.cache
 def _context(root: str) -> Context:
     """What this process keeps from shard to shard: its engine, model and judge."""
-    context = Context(scratch=Store(Path(root)).scratch(f"shards-{os.getpid()}"))
+    context = Context(Store(Path(root)).scratch(f"shards-{os.getpid()}"), Path(root))
     atexit.register(context.close)
     return context

@@ -11,13 +11,14 @@ from flows.execution.first_look import look
 from flows.planner.memory_gate import check_memory
 from params.base import BadInput
 from params.load import compose
+from params.reward import several
 from params.schema import Params
 from tasks.core import few_bits
 from tasks.core.device import check_device, check_placement
 from tasks.engines import selection
 from tasks.problems.contract import find_source
 from tasks.report import trackers
-from tasks.rewards.contract import find_reward
+from tasks.rewards.contract import chosen_reward
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 
@@ -43,11 +44,16 @@ def settled(params: Params) -> Params:
             raise BadInput(
                 f"method.terms.{index}: {term.name} replays and brings its term; expected it in method.replay"
             )
+    if params.sft and params.sft.policy is not None:
+        external_policy.find(params.sft.policy, "sft.policy")
     _check_replay(params, recipe.replay[0] if recipe.replay else None)
     trackers.check(params.trackers)
-    source, judge = params.task.problems, params.task.reward
+    source = params.task.problems
     source.resolve(find_source(source.name, "task.problems").Config, "task.problems")
-    judge.resolve(find_reward(judge.name, "task.reward").Config, "task.reward")
+    for choice in several(params.task.reward):
+        chosen_reward(choice, "task.reward")
+    _check_sets(params)
+    _check_tasks(params)
     check_device()
     check_placement(params.engine, params.update)
     few_bits.check(params)
@@ -64,6 +70,42 @@ def settled(params: Params) -> Params:
         raise BadInput("rollout.entropy: an engine over several GPUs tells of none; expected false")
     engine = params.engine.model_copy(update={"name": name})
     return params.model_copy(update={"engine": engine})
+
+
+def _check_sets(params: Params) -> None:
+    """Refuse evaluation sets whose parts are none, or whose answers have no room."""
+    for name, chosen in params.evaluate.sets.items():
+        where = f"evaluate.sets.{name}"
+        source = find_source(chosen.problems.name, f"{where}.problems")
+        chosen.problems.resolve(source.Config, f"{where}.problems")
+        for choice in several(chosen.reward):
+            chosen_reward(choice, f"{where}.reward")
+        longest = chosen.max_response_tokens or 0
+        if longest >= params.model.context:
+            raise BadInput(
+                f"{where}.max_response_tokens: {longest}; expected less than model.context, "
+                f"{params.model.context}"
+            )
+        if "s3://" in chosen.problems.model_dump_json():
+            raise BadInput(f"{where}.problems: an address in a bucket; expected local files or the hub")
+
+
+def _check_tasks(params: Params) -> None:
+    """Refuse further tasks whose parts are none, and a replay method that chooses problems of one task."""
+    for name, task in params.tasks.items():
+        source = find_source(task.problems.name, f"tasks.{name}.problems")
+        task.problems.resolve(source.Config, f"tasks.{name}.problems")
+        for choice in several(task.reward):
+            chosen_reward(choice, f"tasks.{name}.reward")
+        longest = task.max_response_tokens or 0
+        if longest > params.rollout.max_response_tokens:
+            raise BadInput(
+                f"tasks.{name}.max_response_tokens: {longest}; expected at most rollout.max_response_tokens, "
+                f"{params.rollout.max_response_tokens}"
+            )
+    replay = Recipe.of(params.method).replay
+    if params.tasks and replay and (replay[0].problems or replay[0].base_answers):
+        raise BadInput("method.replay: chooses problems of one task; expected another with tasks")
 
 
 def _check_replay(params: Params, part: Hooks | None) -> None:
@@ -90,11 +132,14 @@ def _check_replay(params: Params, part: Hooks | None) -> None:
 def _check_source(params: Params, part: Hooks, named: str) -> None:
     """Refuse a buffer that is empty, and one that the method does not look at."""
     rules = params.replay
+    if part.demonstrated() and (rules.pool is not None or rules.admit != "none"):
+        raise BadInput(f"replay: {named} takes demonstrations alone; expected admit: none and pool: null")
     if part.base_answers and (rules.pool is not None or rules.admit != "none"):
         raise BadInput(
             f"replay: {named} replays the base model's answers alone; expected admit: none and pool: null"
         )
-    if rules.pool is None and rules.admit == "none" and not part.base_answers:
+    own = part.base_answers or part.demonstrated()
+    if rules.pool is None and rules.admit == "none" and not own:
         raise BadInput(
             f"replay.admit: none keeps the buffer empty that {named} draws from; expected correct, "
             "correct_unless_all or all, or method where it has a rule"

@@ -24,7 +24,8 @@ class StageInput:
     stage: str
     """``POLICY``: whichever stage makes the policy of this run."""
     offset: int = 0
-    """-1: of the round before. The input is absent where that round has none (round 1 has no policy)."""
+    """-1: of the round before. The input is absent where that round has none: round 1 has no policy, unless
+    the run has a warm start."""
     lags: bool = False
     """``rollout.lag`` rounds earlier still."""
     when: Callable[[Params], bool] = lambda params: True
@@ -72,20 +73,32 @@ class StageDef:
     """Inputs that another run made, by name: as the user names them."""
     when: Callable[[Params], bool] = lambda params: True
     """Whether the stage is part of this run."""
+    view: Callable[[Params], Params] = lambda params: params
+    """The parameters as its function sees them, where it works on something else than the run's task."""
+    parts: tuple[str, ...] = ()
+    """Parameters of its view that choose parts of the program, beside those that it reads by their path."""
     refuses: str = ""
-    """``module:name``, called with the whole artefact: raises ``StageFailure`` where the run cannot go on
-    with it. Nothing that the stage made is lost."""
+    """``module:name``, called with the whole artefact and the parameters: raises ``StageFailure`` or
+    ``BadInput`` where the run cannot go on with it. Nothing that the stage made is lost."""
     rounds: Callable[[Params], list[int]] = lambda params: list(range(1, params.rounds + 1))
     """In which rounds it runs, where it does not run once."""
+
+    def makes_policies(self) -> bool:
+        """Whether it makes the policy of each round."""
+        return self.role.makes_policy and not self.once
+
+    def starts(self) -> bool:
+        """Whether it makes the policy with which the rounds begin, instead of the base model."""
+        return self.role.makes_policy and self.once
 
     def load(self) -> Stage:
         """The function itself."""
         return cast(Stage, _named(self.function))
 
-    def look_at(self, made: Artefact) -> None:
-        """Raises ``StageFailure`` where a run cannot go on with what the stage has made."""
+    def look_at(self, made: Artefact, params: Params) -> None:
+        """Raises ``StageFailure`` or ``BadInput`` where a run cannot go on with what the stage has made."""
         if self.refuses:
-            _named(self.refuses)(made)
+            _named(self.refuses)(made, params)
 
     def parameters(self, params: Params) -> tuple[str, ...]:
         """The paths of the parameters that it depends on in this run."""
@@ -107,16 +120,16 @@ def _named(function: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def evaluated(params: Params) -> list[int]:
-    """The rounds after which the policy is evaluated."""
-    last, every = params.rounds, params.evaluate.every
+def evaluated(params: Params, every: int | None = None) -> list[int]:
+    """The rounds after which the policy is evaluated: each so many, by default those of the evaluation."""
+    last, every = params.rounds, every or params.evaluate.every
     return [round for round in range(1, last + 1) if round % every == 0 or round == last]
 
 
 UNJUDGED = "tasks.rollout.unjudged:refuse_unjudged"
 MODEL = StageInput("model")
 PROBLEMS = StageInput("problems")
-SAMPLING = ("seed", "model", "task.instruction", "task.on_long_prompt", "task.reward", "engine")
+SAMPLING = ("seed", "model", "task.prompt", "task.on_long_prompt", "task.reward", "engine")
 EVALUATING = ("evaluate", "rollout.temperature", "rollout.max_response_tokens")
 ADAPTER = ("update.adapter", "update.lora_rank", "update.lora_alpha")
 TRAINERS = ("torch", "transformers", "peft")

@@ -54,8 +54,9 @@ class Record(BaseModel):
     steps: list[Step] = []
 
     def policies(self) -> list[Step]:
-        """The steps that made a policy, by round."""
-        return sorted((step for step in self.steps if step.role.makes_policy), key=lambda step: step.round)
+        """The steps that made the policy of a round, by round."""
+        made = (step for step in self.steps if step.role.makes_policy and step.round)
+        return sorted(made, key=lambda step: step.round)
 
     def write(self, directory: Path) -> None:
         """Write both files, each whole or not at all."""

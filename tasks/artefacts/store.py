@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -9,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from params.base import BadInput
 from tasks.artefacts.artefact import MANIFEST, Artefact, Damaged, replace_directory, seal
@@ -58,11 +61,19 @@ class Store:
     def make(self, stage: str, fingerprint: str, fill: Fill) -> Artefact:
         """Build the artefact beside its place, seal it, move it in. What stood there before is replaced.
 
-        Raises ``BadInput`` where the disk is nearly full.
+        Raises ``BadInput`` where the disk is nearly full, or becomes full.
         """
         self.need(0, f"make {stage}")
         target = self.path(stage, fingerprint)
-        self.put(target, lambda new: seal(new, stage=stage, fingerprint=fingerprint, **fill(new)))
+        try:
+            self.put(target, lambda new: seal(new, stage=stage, fingerprint=fingerprint, **fill(new)))
+        except (OSError, SafetensorError) as error:
+            if not _says_full(error):
+                raise
+            raise BadInput(
+                f"{self.root}: no space left to make {stage}; what was made before is kept (make room, or "
+                "set OSTINATO_HOME to another disk)"
+            ) from None
         return Artefact.open(target)
 
     @contextmanager
@@ -165,3 +176,11 @@ def publish(artefact: Artefact, place: Path) -> None:
     shutil.rmtree(new, ignore_errors=True)
     link_tree(artefact.path, new)
     replace_directory(new, place)
+
+
+def _says_full(error: Exception) -> bool:
+    """Whether a disk, or a person's share of it, is full; safetensors wraps what the system says."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    if isinstance(error, OSError):
+        return error.errno in full
+    return any(f"(os error {code})" in str(error) for code in full)

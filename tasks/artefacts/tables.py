@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 PROBLEMS = pa.schema(
@@ -16,8 +17,13 @@ PROBLEMS = pa.schema(
         pa.field("answer", pa.string(), nullable=False),  # the gold answer, as the judge reads it
         pa.field("level", pa.int32(), nullable=False),
         pa.field("source", pa.string(), nullable=False),  # generator or file that it came from
+        pa.field("columns", pa.string()),  # the whole row in its source, as a JSON object; null: it had none
+        pa.field("demonstrations", pa.list_(pa.string())),  # right answers worked out; null or empty: none
     ]
 )
+
+ASKED = pa.schema([*PROBLEMS, pa.field("hint", pa.list_(pa.int32()))])
+"""Problems as a rollout asks them: with the beginning of an answer, in tokens, where a method gives one."""
 
 ROLLOUTS = pa.schema(
     [
@@ -25,19 +31,28 @@ ROLLOUTS = pa.schema(
         pa.field("group", pa.int32(), nullable=False),  # position of the problem in this round's batch
         pa.field("sample", pa.int32(), nullable=False),  # position of the response in its group
         pa.field("prompt_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("hint_tokens", pa.int32()),  # last tokens of the prompt that begin the answer; null: none
         pa.field("response_ids", pa.list_(pa.int32()), nullable=False),  # with its end token, if it has one
         pa.field("behaviour_logp", pa.list_(pa.float32()), nullable=False),  # the engine's own, in nats
         pa.field("finish_reason", pa.string(), nullable=False),  # stop | length
-        pa.field("reward", pa.float32()),  # null where the judge failed
+        # Up to the end of its thinking, null where it does none; the judge reads what follows.
+        pa.field("thinking_tokens", pa.int32()),
+        pa.field("reward", pa.float32()),  # null where the judge failed; of several, the first that applies
         pa.field("reward_error", pa.string()),  # why there is no reward, or why the answer could not be read
         pa.field("policy", pa.string(), nullable=False),  # content digest of what sampled it
         pa.field("round", pa.int32(), nullable=False),
+        pa.field("task", pa.string()),  # whose problem it answers, in a mixture of several; else null
         pa.field("seed", pa.int64(), nullable=False),
         # The engine's likeliest tokens at each position, end to end: K for each; null where none are kept.
         pa.field("top_ids", pa.list_(pa.int32())),
         pa.field("top_logp", pa.list_(pa.float32())),
         # The engine's entropy at each position, in nats, over the whole vocabulary; null where not kept.
         pa.field("entropy", pa.list_(pa.float32())),
+        # Of several rewards: their weighted sum, each by its name (null: it does not apply, or failed), and
+        # what else they say, as a JSON object by REWARD.NAME; null where there is one that says no more.
+        pa.field("total", pa.float32()),
+        pa.field("rewards", pa.map_(pa.string(), pa.float32())),
+        pa.field("notes", pa.string()),
     ]
 )
 
@@ -81,6 +96,11 @@ def table_writer(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table],
     """As ``write_table``, part by part."""
     with pq.ParquetWriter(path, schema, compression="zstd") as file:
         yield lambda part: file.write_table(part.replace_schema_metadata(None).cast(schema))
+
+
+def training_reward(answers: pa.Table) -> pa.ChunkedArray:
+    """What advantages are computed from: the weighted sum of several rewards, or the one there is."""
+    return pc.coalesce(answers["total"], answers["reward"])
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:

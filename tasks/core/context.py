@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
+from tasks.artefacts.store import Store
+
 
 class Closeable(Protocol):
     """A resource that is given back with ``close``."""
@@ -33,8 +35,14 @@ class Context:
 
     scratch: Path
     """A directory for files that nobody needs after the run (merged weights, engine logs)."""
+    workspace: Path | None = None
+    """Where the run's workspace is, for what its stages share with those of other runs; None: nowhere."""
     tell: Callable[[str, int, int, dict[str, float]], None] = lambda *_: None
     """``tell(activity, done, total, facts)``: progress inside a stage, as often as it is known."""
+    note: Callable[[str], None] = lambda _: None
+    """``note(text)``: something a person should know and need not act on."""
+    store: Store | None = None
+    """Where what a stage has finished of its work may wait, should it be interrupted; None: nowhere."""
     cluster: Cluster | None = None
     """Where the shards of a rollout are sampled; None: a rollout is sampled here and in one piece."""
     _before_learning: list[Callable[[], None]] = field(default_factory=list)

@@ -42,6 +42,9 @@ class Sampling:
     """Draw from the likeliest tokens that together reach this probability."""
     top_k: int = 0
     """Draw from so many likeliest tokens, before ``top_p``; 0: from all."""
+    ends: Callable[[Sequence[int]], bool] | None = None
+    """Whether a response is at its end with the last of these tokens, which are all it has or its last ones.
+    An engine that cannot ask samples on: whoever asked cuts the response there."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from algorithms.diagnostics import pass_at_k
 from params.schema import Params
 from tasks.artefacts.tables import ROLLOUTS
 from tasks.core.seeds import numpy_generator
+from tasks.rollout.components import components
 from tasks.stats.intervals import mean_interval
 
 REASON_CHARACTERS = 80
@@ -70,7 +71,10 @@ class Counts:
         return found
 
 
-TALLY = ("problem_id", "level", "reward", "reward_error", "finish_reason", "greedy")
+TALLY = (
+    *("problem_id", "level", "reward", "reward_error", "finish_reason", "greedy", "thinking_tokens"),
+    *("total", "rewards", "notes"),
+)
 
 
 def tally(answers: pa.Table) -> pa.Table:
@@ -112,7 +116,18 @@ def scores(answers: pa.Table, token_means: dict[str, Any], params: Params, round
             for level in np.unique(counts.level)
         },
         "response_length": pc.mean(sampled["tokens"]).as_py(),
+        **_thinking(sampled),
         "truncated": pc.mean(pc.equal(sampled["finish_reason"], "length")).as_py(),
         "reward_errors": dict(sorted(Counter(reasons).items())),
+        **components(sampled),
         **token_means,
     }
+
+
+def _thinking(answers: pa.Table) -> dict[str, float]:
+    """Mean tokens of thinking and of what follows it; nothing where no answer thinks."""
+    thinking = answers["thinking_tokens"]
+    if thinking.null_count == len(thinking):
+        return {}
+    mean = float(pc.mean(pc.fill_null(thinking, 0)).as_py())
+    return {"thinking_length": mean, "answer_length": float(pc.mean(answers["tokens"]).as_py()) - mean}

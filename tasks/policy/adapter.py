@@ -30,6 +30,8 @@ from tasks.policy.trained_weights import TrainedWeights
 FOLDER = "adapter"
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
+MEASURED_ROWS = 32
+"""Rows of each weight matrix over which ``merge_loss`` is a mean."""
 
 
 class AdapterWeights(TrainedWeights):
@@ -111,20 +113,33 @@ class AdapterWeights(TrainedWeights):
     def publish(self) -> None:
         """Nothing to do: the trained weights are the live ones."""
 
-    def merged(self) -> dict[str, Tensor]:
-        """All weights of the network by their plain names, W + (alpha / r) B A in the base type."""
+    def merged(self, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+        """All weights of the network by their plain names, W + (alpha / r) B A, in a type or the base's."""
         weights = {
-            name.replace(".base_layer.", "."): tensor
+            name.replace(".base_layer.", "."): tensor.to(dtype or tensor.dtype)
             for name, tensor in self.network.state_dict().items()
             if ".lora_" not in name
         }
         with torch.no_grad():
             for name, layer in self._layers.items():
                 base, a, b = layer.parts()
-                weights[f"{name}.weight"] = torch.addmm(base.float(), b, a, alpha=layer.scale()).to(
-                    base.dtype
-                )
+                moved = torch.addmm(base.float(), b, a, alpha=layer.scale())
+                weights[f"{name}.weight"] = moved.to(dtype or base.dtype)
         return weights
+
+    @torch.no_grad()
+    def merge_loss(self) -> float | None:
+        """The share of adapted weights, in evenly spread rows, that ``merged`` leaves as they were."""
+        if distributed.world_size() > 1:
+            return None
+        adapted = unchanged = 0
+        for layer in self._layers.values():
+            base, a, b = layer.parts()
+            rows = torch.linspace(0, len(base) - 1, min(MEASURED_ROWS, len(base)), device=base.device).long()
+            old, delta = base[rows], layer.scale() * (b[rows] @ a)
+            adapted += int(delta.count_nonzero())
+            unchanged += int((((old.float() + delta).to(old.dtype) == old) & (delta != 0)).sum())
+        return unchanged / adapted if adapted else None
 
     @contextmanager
     def reference(self) -> Iterator[PreTrainedModel]:

@@ -111,9 +111,10 @@ class FullWeights(TrainedWeights):
                 if self.masters[name] is not weight:
                     weight.copy_(self.masters[name])
 
-    def merged(self) -> dict[str, Tensor]:
-        """All weights by name, in the base type."""
-        return dict(self.network.state_dict())
+    def merged(self, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+        """All weights by name, in a type or the base's."""
+        live = dict(self.network.state_dict())
+        return live if dtype is None else {n: self.masters.get(n, t).to(dtype) for n, t in live.items()}
 
     @contextmanager
     def reference(self) -> Iterator[PreTrainedModel]:

@@ -140,9 +140,9 @@ class Policy:
         """Write ``folder/adapter`` (peft's format) or ``folder/weights`` (a Hugging Face folder, float32)."""
         self.weights.write(folder)
 
-    def merged(self, folder: Path) -> None:
-        """Write a plain Hugging Face folder, weights merged, in the base type; the live model stays."""
-        save_folder(self.network, self.tokenizer, self.weights.merged(), folder)
+    def merged(self, folder: Path, dtype: torch.dtype | None = None) -> None:
+        """Write a plain Hugging Face folder, weights merged, in a type or the base's."""
+        save_folder(self.network, self.tokenizer, self.weights.merged(dtype), folder)
 
     def plan(
         self, prompts: Sequence[packing.Ids], responses: Sequence[packing.Ids]

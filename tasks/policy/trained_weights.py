@@ -65,8 +65,13 @@ class TrainedWeights(ABC):
         """Put the masters into the model, after a step."""
 
     @abstractmethod
-    def merged(self) -> dict[str, Tensor]:
-        """All weights of the network by their plain names, in the base type."""
+    def merged(self, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+        """All weights of the network by their plain names, in a type or the base's."""
+
+    def merge_loss(self) -> float | None:
+        """The share of trained weights whose change is lost where they are rounded into the base's type; None
+        where that is not measured."""
+        return None
 
     def tensors(self) -> list[Tensor]:
         """Everything that is held: the network's, and masters."""

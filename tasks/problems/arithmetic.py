@@ -16,8 +16,9 @@ from pydantic import Field, field_validator
 
 import params.base
 from params.base import BadInput, nearest
-from params.schema import Task
+from params.task import Task
 from tasks.core import seeds
+from tasks.problems import worked
 from tasks.problems.contract import normalised
 from tasks.problems.rows import digest, distinct, shares, table
 
@@ -142,7 +143,14 @@ def _stream(name: str, level: int, seed: int) -> Iterator[dict[str, Any]]:
             "answer": item["answer"],
             "level": level,
             "source": f"reasoning_gym.{dataset}",
+            "demonstrations": [_demonstration(name, item["metadata"], item["answer"])],
         }
+
+
+def _demonstration(name: str, facts: dict[str, Any], answer: str) -> str:
+    if "expression" in facts:
+        return worked.worked(str(facts["expression"]), answer)
+    return (worked.common_divisor if name == "gcd" else worked.common_multiple)(facts["numbers"])
 
 
 def _question(name: str, facts: dict[str, Any]) -> str:

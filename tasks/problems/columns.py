@@ -20,7 +20,7 @@ from pydantic import Field
 
 import params.base
 from params.base import BadInput
-from params.schema import Task
+from params.task import Task
 from tasks.core import seeds
 from tasks.problems.contract import normalised
 from tasks.problems.rows import digest, shares, table
@@ -62,7 +62,7 @@ def practice(config: Config, count: int, seed: int, without: set[str]) -> pa.Tab
         first, second = next(streams[len(rows) % len(streams)])
         row = _row(first, second)
         if normalised(row["question"]) not in without:
-            rows.append({**row, "answer": worked(first, second)})
+            rows.append({**row, "answer": row["demonstrations"][0]})
     return table(rows)
 
 
@@ -121,4 +121,5 @@ def _row(first: str, second: str) -> dict[str, Any]:
         "answer": str(int(first) + int(second)),
         "level": len(first),
         "source": "columns",
+        "demonstrations": [worked(first, second)],
     }

@@ -17,10 +17,11 @@ from pydantic import Field, PositiveInt, model_validator
 
 import params.base
 from params.base import BadInput
-from params.schema import Task
+from params.task import Task
 from tasks.core import seeds
 from tasks.problems.contract import normalised
 from tasks.problems.rows import digest, distinct, table
+from tasks.problems.worked import operations
 from tasks.rewards.countdown import Unreadable, numbers, tokens, value
 
 _BINDS = {"+": 1, "-": 1, "*": 2, "/": 2}
@@ -97,6 +98,7 @@ def _stream(config: Config, seed: int) -> Iterator[dict[str, Any]]:
             "answer": solution,
             "level": config.numbers,
             "source": "countdown",
+            "demonstrations": [_demonstration(solution), solution],
         }
     _too_few(0, 1)
 
@@ -117,6 +119,12 @@ def _joined(left: Written, operator: str, right: Written) -> Written:
     loose = right[1] < binds or (right[1] == binds and operator in "-/")
     # a*(b/c) and (a*b)/c have the same value in exact arithmetic, as are a+(b-c) and (a+b)-c.
     return f"{first}{operator}{f'({right[0]})' if loose else right[0]}", binds
+
+
+def _demonstration(solution: str) -> str:
+    """Its operations, a line each, then the expression, which is what the judge reads."""
+    steps = (f"{one.left}{one.sign}{one.right}={one.value}" for one in operations(solution))
+    return "\n".join([*steps, solution])
 
 
 def _value_of(expression: str) -> Fraction | None:

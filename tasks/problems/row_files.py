@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from params.base import BadInput
+from params.base import BadInput, nearest
 from tasks.problems.final_answers import in_digits
 
 Row = tuple[str, Any]
@@ -52,6 +52,16 @@ def cell_text(value: Any, column: str, place: str) -> str:
             f"{place}: '{column}' holds half a character (a lone surrogate); expected text"
         ) from None
     return value.strip()
+
+
+def cell_texts(row: dict[str, Any], column: str, place: str) -> list[str]:
+    """The texts of a cell that holds a text, a list of texts or nothing; raises ``BadInput``."""
+    if column not in row:
+        raise BadInput(f"{place}: no '{column}'{nearest(column, [str(key) for key in row if key])}")
+    value = row[column]
+    values = value if isinstance(value, list) else [value]
+    found = [cell_text(one, column, place) for one in values if one is not None]
+    return [text for text in found if text]
 
 
 def _jsonl(path: Path) -> Iterator[Row]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -12,9 +14,19 @@ from tasks.artefacts.tables import PROBLEMS
 from tasks.problems.contract import normalised
 
 
+def columns_text(row: Mapping[str, Any]) -> str:
+    """A source's row as a problem keeps it: a JSON object. Dates are text, and bytes are left out."""
+    kept = {str(key): value for key, value in row.items() if not isinstance(value, bytes)}
+    return json.dumps(kept, default=_as_json)
+
+
+def _as_json(value: Any) -> Any:
+    return float(value) if isinstance(value, Decimal) else None if isinstance(value, bytes) else str(value)
+
+
 def table(rows: Iterable[dict[str, Any]]) -> pa.Table:
-    """A ``tables.PROBLEMS`` of rows with its columns."""
-    return pa.Table.from_pylist(list(rows), schema=PROBLEMS)
+    """A ``tables.PROBLEMS`` of rows with its columns; a row may be without demonstrations."""
+    return pa.Table.from_pylist([{"demonstrations": [], **row} for row in rows], schema=PROBLEMS)
 
 
 def distinct(stream: Iterator[dict[str, Any]], wanted: int, taken: set[str]) -> list[dict[str, Any]]:

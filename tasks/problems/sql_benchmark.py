@@ -15,12 +15,12 @@ import pyarrow as pa
 from pydantic import Field
 
 from params.base import BadInput, nearest
-from params.schema import Task
+from params.task import Task
 from tasks.artefacts.artefact import write_json
 from tasks.core import seeds
 from tasks.problems import sql_rows, sql_schema
-from tasks.problems.row_files import cell_text, rows_of
-from tasks.problems.rows import table
+from tasks.problems.row_files import cell_text, cell_texts, rows_of
+from tasks.problems.rows import columns_text, table
 from tasks.problems.sql_rows import Prompt
 from tasks.problems.sql_schema import ForeignKeys
 
@@ -43,6 +43,9 @@ class Benchmark(Prompt):
 
     folder: str
     """The benchmark's folder, as it is published."""
+    solution: str | None = None
+    """Key of a row's demonstrations, a text or a list of texts; null: the gold query, alone and behind
+    comments that say its clauses."""
     databases: tuple[str, ...] | None = None
     """Only problems about these databases; null: all."""
     schema_tokens: Annotated[int, Field(ge=16)] = 768
@@ -93,6 +96,17 @@ def write(config: Benchmark, task: Task, seed: int, out: Path | None) -> tuple[p
     return tables
 
 
+def held_out(config: Benchmark, task: Task, out: Path | None) -> pa.Table:
+    """Every held-out problem, in the order of the files. Raises ``BadInput``."""
+    found = _problems(config, config.splits()[1])
+    if not found.problems:
+        raise BadInput(f"{config.SOURCE}: no held-out problems; expected some in {config.folder}")
+    if out is not None:
+        sql_rows.write_paths(out, found.files)
+        write_json(out / "left_out.json", found.left_out)
+    return table(found.problems.values())
+
+
 def files(config: Benchmark) -> list[Path]:
     """The files that ``read`` reads, databases included. Raises ``BadInput``."""
     found: list[Path] = []
@@ -134,7 +148,9 @@ def _problems(config: Benchmark, split: Split) -> _Problems:
                 found.left_out["schema_too_long"] += 1
                 continue
             level, evidence = config.level_and_evidence(row, place)
-            problem = sql_rows.row(name, query, schema, question, level, config.SOURCE, evidence)
+            shown_how = cell_texts(row, config.solution, place) if config.solution else ()
+            problem = sql_rows.row(name, query, schema, question, level, config.SOURCE, evidence, shown_how)
+            problem["columns"] = columns_text(row)
             found.problems.setdefault((name, " ".join(f"{question} {evidence}".split()).casefold()), problem)
     for connection, *_ in schemas.values():
         connection.close()

@@ -11,17 +11,18 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tasks.core.json_worker import Parent
 from tasks.rewards import contract
-from tasks.rewards.base import Bounds, Verdict, listen
+from tasks.rewards.base import Answer, Bounds, Group, Verdict, listen
 from tasks.rewards.contract import Reward
 
 
 def main(name: str, options: str, parent: int, root: str = "") -> None:
-    """Judge one line after the other until the input ends."""
+    """Judge one group of answers after the other until the input ends."""
     starter = Parent(parent)
     module = contract.find_reward(name, "task.reward")
     config: Any = module.Config(**json.loads(options))
@@ -34,24 +35,43 @@ def main(name: str, options: str, parent: int, root: str = "") -> None:
         module.confine()
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     listen(lambda: starter.send({"begun": True}))
-    for gold, answer, explain in starter:
-        signal.setitimer(signal.ITIMER_REAL, config.timeout_seconds + 1.0)
-        verdict, last = _judge(module, gold, answer, config)
-        told = module.explain(gold, answer, config) if explain and module.explain and not last else None
+    for message in starter:
+        group, explain = _group(message["group"]), message["explain"]
+        signal.setitimer(signal.ITIMER_REAL, config.timeout_seconds * len(group.answers) + 1.0)
+        verdicts, last = _judge(module, group, config)
+        explained = [
+            module.explain(group.gold, answer.text, config)
+            if explain and module.explain and not last
+            else None
+            for answer in group.answers
+        ]
         signal.setitimer(signal.ITIMER_REAL, 0.0)
-        reply = {"reward": verdict.reward, "error": verdict.error, "last": last}
-        starter.send({**reply, "explained": told} if told else reply)
+        said = [
+            [verdict.reward, verdict.error, verdict.notes, told]
+            for verdict, told in zip(verdicts, explained, strict=True)
+        ]
+        starter.send({"verdicts": said, "last": last})
 
 
-def _judge(module: Reward, gold: str, answer: str, config: Bounds) -> tuple[Verdict, bool]:
-    """The verdict, and whether this process should be replaced after it."""
+def _group(message: dict[str, Any]) -> Group:
+    answers = tuple(Answer(text, tuple(tokens), whole) for text, tokens, whole in message["answers"])
+    return Group(**{**message, "answers": answers})
+
+
+def _judge(module: Reward, group: Group, config: Bounds) -> tuple[Sequence[Verdict], bool]:
+    """The verdicts, and whether this process should be replaced after them."""
+    count = len(group.answers)
     try:
+        if module.judge_group:
+            return module.judge_group(group, config), False
         assert module.judge is not None
-        return module.judge(gold, answer, config), False
+        return [module.judge(group.gold, answer.text, config) for answer in group.answers], False
     except MemoryError:
-        return Verdict(None, f"judge ran out of memory ({config.memory_mib} MiB)"), True
-    except Exception as error:  # whatever a judge raises concerns this answer alone, and is reported with it
-        return Verdict(None, f"judge failed: {type(error).__name__}: {str(error)[:200]}"), False
+        return [Verdict(None, f"judge ran out of memory ({config.memory_mib} MiB)")] * count, True
+    except (
+        Exception
+    ) as error:  # whatever a judge raises concerns these answers alone, and is reported with it
+        return [Verdict(None, f"judge failed: {type(error).__name__}: {str(error)[:200]}")] * count, False
 
 
 def _silence() -> None:

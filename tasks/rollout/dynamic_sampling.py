@@ -14,13 +14,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tasks.artefacts.tables import training_reward
 from tasks.core.seeds import numpy_generator
 from tasks.rollout.sampling import Sampled
 
 
 def varied(answers: pa.Table) -> list[int]:
-    """The groups, in order, whose judged rewards are not all equal."""
+    """The groups, in order, whose judged rewards are not all equal; of several, their weighted sums."""
     judged = answers.filter(answers["reward"].is_valid())
+    place = judged.column_names.index("reward")
+    judged = judged.set_column(place, judged.schema.field("reward"), training_reward(judged))
     extremes = judged.group_by("group").aggregate([("reward", "min"), ("reward", "max")])
     differ = pc.not_equal(extremes["reward_min"], extremes["reward_max"])
     return sorted(extremes.filter(differ)["group"].to_pylist())

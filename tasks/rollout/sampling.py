@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Sequence
-from concurrent.futures import Future
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,10 @@ from tasks.core.stage import Job
 from tasks.engines import selection
 from tasks.engines.base import Request, Response, Sampling
 from tasks.policy.job_policy import job_policy
-from tasks.rewards.base import Verdict
-from tasks.rewards.judge import Judge
-from tasks.rollout.prompts import encode
+from tasks.rewards.base import Answer, Verdict
+from tasks.rewards.opened import opened
+from tasks.rewards.problems import groups_of
+from tasks.rollout.prompts import job_prompts
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,11 @@ def sample(
     temperature: float,
     top: int = 0,
     entropy: bool = False,
-    *,
     top_p: float = 1.0,
     top_k: int = 0,
     max_tokens: int | None = None,
 ) -> Sampled:
-    """``samples`` answers to each row of ``problems`` (``tables.PROBLEMS``), by the policy or the base model,
+    """``samples`` answers to each row of ``problems`` (``tables.ASKED``), by the policy or the base model,
     with the ``top`` likeliest tokens of each position, and with ``entropy`` the policy's.
 
     ``top_p`` and ``top_k`` are as in ``engines.base.Sampling``; ``max_tokens`` None: the rollout's. Each
@@ -56,34 +56,45 @@ def sample(
     engine = selection.kept(job)
     trainer = job_policy(job)
     given, workers = job.inputs["problems"], params.task.reward_workers
+    rows = problems.select([name for name in problems.column_names if name != "demonstrations"]).to_pylist()
+    longest = max_tokens or params.rollout.max_response_tokens
+    groups = groups_of(rows, params.task, longest, job.round)
     judge = job.context.keep(
         ("judge", params.task.reward, workers, given.digest),
-        lambda: Judge(params.task.reward, workers, given.path),
+        lambda: opened(params.task, job, groups),
     )
-    rows = problems.to_pylist()
-    prompts = encode(trainer.tokenizer, params.task.instruction, [row["question"] for row in rows])
+    prompts = job_prompts(job)
+    reader, given_ids = prompts.reader, prompts.encode(rows)
     asked = [
-        Request(prompt, seed(params.seed, stage, job.round, row["problem_id"], index))
-        for row, prompt in zip(rows, prompts, strict=True)
+        Request((*prompt, *_hint(row)), seed(params.seed, stage, job.round, row["problem_id"], index))
+        for row, prompt in zip(rows, given_ids, strict=True)
         for index in range(samples)
     ]
-    verdicts: dict[int, Future[Verdict]] = {}
+    thinks = [reader.opens(ids) for ids in given_ids]
+    judged_by = [judge.begin(group, samples) for group in groups]
+    heard: dict[int, Response] = {}
+    thinking: dict[int, int | None] = {}
 
     def tell(done: int, tokens: int) -> None:
         speed = tokens / (time.perf_counter() - began)
         job.context.tell("sampling", done, len(asked), {"tokens_per_second": speed})
 
     def submit(index: int, response: Response) -> None:
-        answer = trainer.tokenizer.decode(response.token_ids, skip_special_tokens=True)
-        verdicts[index] = judge.submit(rows[index // samples]["answer"], answer)
+        group, hint = index // samples, _hint(rows[index // samples])
+        heard[index] = reader.cut(response)
+        words = (*hint, *heard[index].token_ids)
+        said = reader.read(words, thinks[group])
+        thinking[index] = None if said.thinking_tokens is None else max(0, said.thinking_tokens - len(hint))
+        judged_by[group].add(index % samples, Answer(said.answer, words, said.whole))
 
     engine.load(current.path if current else None)
     began = time.perf_counter()
-    longest = max_tokens or params.rollout.max_response_tokens
-    sampling = Sampling(temperature, longest, trainer.stop_ids, top, entropy, top_p, top_k)
-    responses = engine.generate(asked, sampling, tell, submit)
+    sampling = Sampling(temperature, longest, trainer.stop_ids, top, entropy, top_p, top_k, reader.ends)
+    engine.generate(asked, sampling, tell, submit)
+    responses = [heard[index] for index in range(len(asked))]
     sampled = time.perf_counter()
-    judged = [verdicts[index].result() for index in range(len(asked))]
+    judged = [verdict for arriving in judged_by for verdict in arriving.verdicts()]
+    judge.keep()
     tokens = sum(len(response.token_ids) for response in responses)
     measured = {
         "sampled_tokens": float(tokens),
@@ -91,7 +102,13 @@ def sample(
         "sampling_seconds": sampled - began,
         "judging_seconds": time.perf_counter() - sampled,
     }
-    return Sampled(_table(job, rows, samples, asked, responses, judged, sampling), measured)
+    thought = [thinking[index] for index in range(len(asked))]
+    return Sampled(_table(job, rows, samples, asked, responses, thought, judged, sampling), measured)
+
+
+def _hint(problem: Mapping[str, Any]) -> list[int]:
+    """The beginning of the answers to a problem, which the judge reads with them."""
+    return problem.get("hint") or []
 
 
 def _table(
@@ -100,6 +117,7 @@ def _table(
     samples: int,
     asked: list[Request],
     responses: list[Response],
+    thinking: list[int | None],
     verdicts: list[Verdict],
     sampling: Sampling,
 ) -> pa.Table:
@@ -111,17 +129,23 @@ def _table(
         "group": groups,
         "sample": [index % samples for index in range(len(asked))],
         "prompt_ids": [request.prompt_ids for request in asked],
+        "hint_tokens": [len(_hint(rows[group])) or None for group in groups],
         "response_ids": [response.token_ids for response in responses],
         "behaviour_logp": [response.logp for response in responses],
         "finish_reason": [response.finish_reason for response in responses],
+        "thinking_tokens": thinking,
         "reward": [verdict.reward for verdict in verdicts],
         "reward_error": [verdict.error for verdict in verdicts],
         "policy": [sampler.digest] * len(asked),
         "round": [job.round] * len(asked),
+        "task": [None] * len(asked),
         "seed": [request.seed for request in asked],
         "top_ids": [response.top_ids if top else None for response in responses],
         "top_logp": [response.top_logp if top else None for response in responses],
         "entropy": [response.entropy if sampling.entropy else None for response in responses],
+        "total": [verdict.total for verdict in verdicts],
+        "rewards": [verdict.parts for verdict in verdicts],
+        "notes": [verdict.notes and json.dumps(verdict.notes) for verdict in verdicts],
     }
     return pa.table(columns, schema=ROLLOUTS)
 

@@ -6,6 +6,7 @@ import collections
 
 import pyarrow.parquet as pq
 
+from params.schema import Params
 from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.tables import read_table
 from tasks.core.errors import StageFailure
@@ -16,7 +17,7 @@ SHOWN = 2
 REASON_CHARACTERS = 80
 
 
-def refuse_unjudged(sampled: Artefact) -> None:
+def refuse_unjudged(sampled: Artefact, params: Params) -> None:
     """Raises ``StageFailure``, with what failed and how often, where more than ``MOST`` of the answers of a
     rollout or an evaluation have no reward."""
     stage, files = sampled.manifest.stage, sampled.manifest.files

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +13,10 @@ import torch
 from torch import Tensor
 
 from algorithms.contract import Hooks
-from algorithms.terms import Boundary
 from params.base import BadInput, Config
 from tasks.core import seeds
 from tasks.core.stage import Job
+from tasks.policy.boundaries import closed
 from tasks.policy.policy import Policy
 from tasks.update.responses import Responses
 
@@ -35,10 +34,7 @@ def annotated(given: Responses, terms: Parts, job: Job, policy: Policy) -> Respo
     found: dict[str, Any] = {}
     closes = _agreed("boundary", [p.boundary(c) for p, c in terms if p.boundary])
     if closes is not None:
-        table = boundary_table(policy.tokenizer, closes)
-        known = torch.cat([table, torch.tensor([False])])  # a word beyond the tokenizer's closes nothing
-        words = [torch.tensor(response, dtype=torch.int64) for response in given.responses]
-        found["boundary"] = [known[response.clamp(max=len(table))] for response in words]
+        found["boundary"] = closed(policy.tokenizer, closes, given.responses)
     source = _agreed("entropy_from", [p.entropy_from(c) for p, c in terms if p.entropy_from])
     if source == "stored":
         found["entropy"] = _stored(given, job.inputs["rollout"].file("rollouts.parquet"))
@@ -51,18 +47,6 @@ def annotated(given: Responses, terms: Parts, job: Job, policy: Policy) -> Respo
         scores = policy.score(given.prompts, given.responses, temperature, reference=True)
         found["reference_logp"] = list(scores.split(scores.logp))
     return dataclasses.replace(given, **found) if found else given
-
-
-@functools.lru_cache(maxsize=4)
-def boundary_table(tokenizer: Any, closes: Boundary) -> Tensor:
-    """[V] bool: which words of the tokenizer close a step. Special tokens have no text."""
-    texts = tokenizer.batch_decode(
-        [[word] for word in range(len(tokenizer))],
-        skip_special_tokens=True,
-        clean_up_tokenization_spaces=False,
-    )
-    closing = [w in closes.ids or any(part in text for part in closes.texts) for w, text in enumerate(texts)]
-    return torch.tensor(closing, dtype=torch.bool)
 
 
 def _agreed(what: str, wishes: Sequence[Wish | None]) -> Wish | None:

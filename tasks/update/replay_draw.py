@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -11,12 +12,14 @@ from torch import Tensor
 
 from algorithms.contract import Hooks
 from algorithms.drawing import Drawn, Fresh
+from algorithms.replay_buffer import ReplayBuffer
 from params.base import Config
-from tasks.artefacts.tables import read_table
+from tasks.artefacts.tables import REPLAY, read_table
 from tasks.core import seeds
 from tasks.core.stage import Job
 from tasks.policy.policy import Policy
 from tasks.replay.replay import opened
+from tasks.rollout.demonstrations import as_answers, row
 from tasks.update.responses import Responses
 
 SNAPSHOTS = ("pool", "base_pool", "replay", "replay_before")
@@ -26,10 +29,10 @@ the round before."""
 
 def draw(job: Job, method: tuple[Hooks, Config], policy: Policy) -> Drawn | None:
     """What ``method`` draws from the one snapshot among the inputs; None for nothing."""
-    buffer = opened(next((job.inputs[name] for name in SNAPSHOTS if name in job.inputs), None))
-    if not len(buffer):
-        return None
     part, config = method
+    fresh, buffer = _fresh(job), _buffer(job, part, policy)
+    if not len(buffer) and fresh.hints is None:
+        return None
     assert part.draw is not None
     seed = seeds.seed(job.params.seed, "update", job.round, "replay")
     generator = torch.Generator().manual_seed(seed)
@@ -40,7 +43,7 @@ def draw(job: Job, method: tuple[Hooks, Config], policy: Policy) -> Drawn | None
         assert scores.entropy is not None
         return torch.stack([part.mean() for part in scores.split(scores.entropy)])
 
-    found = part.draw(_fresh(job), buffer, config, generator, entropy)
+    found = part.draw(fresh, buffer, config, generator, entropy)
     return found if found.rows.num_rows else None
 
 
@@ -62,6 +65,28 @@ def anchored(given: Responses, policy: Policy, temperature: float) -> Responses:
     return dataclasses.replace(given, engine_logp=logp, top=top)
 
 
+def _buffer(job: Job, part: Hooks, policy: Policy) -> ReplayBuffer:
+    """The one snapshot among the inputs, or the demonstrations of the round's problems."""
+    if not part.DEMONSTRATIONS:
+        return opened(next((job.inputs[name] for name in SNAPSHOTS if name in job.inputs), None))
+    asked = read_table(job.inputs["rollout"].file("rollouts.parquet"), ["problem_id", "prompt_ids"])
+    prompts = dict(zip(asked["problem_id"].to_pylist(), asked["prompt_ids"].to_pylist(), strict=True))
+    problems = read_table(job.inputs["problems"].file("train.parquet"))
+    longest = job.params.rollout.max_response_tokens
+    return ReplayBuffer(table=as_answers(problems, prompts, policy.tokenizer, longest, job.round))
+
+
+def _hints(table: pa.Table, round: int) -> pa.Table | None:
+    """Of each group that had one, its hint as an answer; None where none had."""
+    found: dict[int, dict[str, Any]] = {}
+    hinted = table.filter(table["hint_tokens"].is_valid())
+    for each in hinted.select(["problem_id", "group", "prompt_ids", "hint_tokens"]).to_pylist():
+        words, count = each["prompt_ids"], each["hint_tokens"]
+        made = row(each["problem_id"], each["group"], 0, words[:-count], words[-count:], round)
+        found.setdefault(each["group"], made)
+    return pa.Table.from_pylist(list(found.values()), schema=REPLAY) if found else None
+
+
 def _fresh(job: Job) -> Fresh:
     table = read_table(job.inputs["rollout"].file("rollouts.parquet"))
     sampled = Counter(table["group"].to_pylist())
@@ -73,4 +98,5 @@ def _fresh(job: Job) -> Fresh:
         group=torch.tensor(group, dtype=torch.int64),
         reward=torch.tensor(table["reward"].to_pylist(), dtype=torch.float32),
         missing=torch.tensor([whole - sampled[g] for g in group], dtype=torch.int64),
+        hints=_hints(table, job.round),
     )

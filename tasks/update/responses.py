@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +11,16 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from algorithms.advantages import group_advantage, overlong_penalty
+from algorithms.advantages import decoupled_advantage, group_advantage, overlong_penalty
 from algorithms.correct import CORRECT
-from algorithms.divergence import log_ratio
 from algorithms.drawing import Drawn
+from algorithms.mismatch import correction_weights
 from algorithms.terms import Aggregation, Batch, TopWords
 from params.base import BadInput
+from params.correction import Correction
+from params.reward import Rewards, several
 from params.schema import Params
-from tasks.artefacts.tables import read_table
+from tasks.artefacts.tables import read_table, training_reward
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,9 @@ class Responses:
     prompts: list[list[int]]
     responses: list[list[int]]
     engine_logp: list[Tensor]
+    """What the objective compares with: the engine's own, or of replayed responses what the anchor says."""
+    sampled_logp: list[Tensor]
+    """The engine's own."""
     reward: Tensor
     """[S] float32: what the judge gave."""
     group: Tensor
@@ -72,24 +78,30 @@ class Responses:
         method, limit = params.method, params.rollout.max_response_tokens
         reward = torch.tensor(table["reward"].to_pylist(), dtype=torch.float32)
         responses = table["response_ids"].to_pylist()
-        shaped = reward
+        shaped = torch.tensor(training_reward(table).to_pylist(), dtype=torch.float32)
         if method.overlong_tokens is not None:
             lengths = torch.tensor([len(response) for response in responses])
-            shaped = reward + overlong_penalty(lengths, limit, method.overlong_tokens)
+            shaped = shaped + overlong_penalty(lengths, limit, method.overlong_tokens)
         group = torch.tensor(table["group"].to_pylist(), dtype=torch.int64)
         joint = fresh | (drawn is not None and drawn.into != "aside")
         advantage = torch.zeros_like(shaped)
-        advantage[joint] = group_advantage(shaped[joint], group[joint], method.scale_by_std)
+        if method.reward_aggregation == "normalise_then_sum":
+            each, weights = _components(table, shaped, params.task.reward)
+            advantage[joint] = decoupled_advantage(each[joint], weights, group[joint])
+        else:
+            advantage[joint] = group_advantage(shaped[joint], group[joint], method.scale_by_std)
         if drawn and drawn.advantage is not None:
             advantage[~fresh] = drawn.advantage
         stopped = [reason != "length" for reason in table["finish_reason"].to_pylist()]
         whole = torch.tensor(stopped, dtype=torch.bool)
+        logp = [torch.tensor(x, dtype=torch.float32) for x in table["behaviour_logp"].to_pylist()]
         return cls(
             problem=table["problem_id"].to_pylist(),
             sample=table["sample"].to_pylist(),
             prompts=table["prompt_ids"].to_pylist(),
             responses=responses,
-            engine_logp=[torch.tensor(x, dtype=torch.float32) for x in table["behaviour_logp"].to_pylist()],
+            engine_logp=logp,
+            sampled_logp=logp,
             reward=reward,
             group=group,
             advantage=advantage,
@@ -119,20 +131,28 @@ class Responses:
         count = max(len(groups), 1)
         return (len(groups) - len(missed)) / count, (len(groups) - len(some)) / count
 
-    def batch(self, members: Sequence[int], max_tokens: int, old: list[Tensor] | None, cap: float) -> Batch:
+    def batch(
+        self,
+        members: Sequence[int],
+        max_tokens: int,
+        old: list[Tensor] | None = None,
+        correction: Correction | None = None,
+    ) -> Batch:
         """These responses laid end to end. With ``old``, the trainer's own log-probabilities of the fresh
-        ones, the objective compares with those and a token weighs min(old / engine, cap)."""
+        ones, the objective compares with those, and a token of these weighs what ``correction`` says."""
         chosen = list(members)
         lengths = torch.tensor([len(self.responses[i]) for i in chosen])
         engine = torch.cat([self.engine_logp[i] for i in chosen])
+        sequence = torch.arange(len(chosen)).repeat_interleave(lengths)
         behaviour = engine
         importance = torch.ones_like(engine)
-        if old is not None:
+        if old is not None and correction is not None:
             own = [old[i] if self.fresh[i] else self.engine_logp[i] for i in chosen]
             behaviour = torch.cat(own)
-            importance = log_ratio(behaviour, engine).exp().clamp(max=cap)
+            weights, _ = correction_weights(behaviour, engine, sequence, correction)
+            importance = torch.where(self.fresh[chosen][sequence], weights, importance)
         return Batch(
-            sequence=torch.arange(len(chosen)).repeat_interleave(lengths),
+            sequence=sequence,
             behaviour_logp=behaviour,
             advantage=self.advantage[chosen].repeat_interleave(lengths),
             importance=importance,
@@ -156,6 +176,22 @@ class Responses:
         ids = torch.cat([self.top[i][0] for i in members])
         token = torch.tensor([token for i in members for token in self.responses[i]])
         return TopWords(ids, torch.cat([self.top[i][1] for i in members]), ids == token[:, None])
+
+
+def _components(table: pa.Table, shaped: Tensor, rewards: Rewards) -> tuple[Tensor, Tensor]:
+    """What each reward said [S, K], NaN where it does not apply, and their weights [K]. A row with one reward
+    alone, such as a demonstration, has the first. What the sum has beyond them (DAPO's overlong punishment)
+    is one more, of weight 1."""
+    choices = several(rewards)
+    weights = [choice.weight for choice in choices]
+    alone = [{choices[0].called: reward} for reward in table["reward"].to_pylist()]
+    told = [dict(row) if row else one for row, one in zip(table["rewards"].to_pylist(), alone, strict=True)]
+    said = [[math.nan if (x := row.get(c.called)) is None else x for c in choices] for row in told]
+    each = torch.tensor(said, dtype=torch.float64)
+    beyond = shaped.double() - torch.tensor(training_reward(table).to_pylist(), dtype=torch.float64)
+    if bool(beyond.any()):
+        each, weights = torch.cat([each, beyond[:, None]], dim=1), [*weights, 1.0]
+    return each, torch.tensor(weights, dtype=torch.float64)
 
 
 def _end_to_end(values: list[Tensor] | None, members: Sequence[int]) -> Tensor | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,8 +13,7 @@ import torch
 from torch import Tensor
 
 from algorithms.contract import Recipe
-from algorithms.diagnostics import effective_sample_size
-from algorithms.divergence import kl_k3, log_ratio
+from algorithms.mismatch import correction_weights
 from tasks.artefacts.artefact import write_json
 from tasks.core import seeds
 from tasks.core.numbers import finite
@@ -23,11 +21,12 @@ from tasks.core.stage import Job
 from tasks.policy import distributed
 from tasks.policy.gradient import Step
 from tasks.policy.job_policy import job_policy
-from tasks.policy.optimiser import Optimiser
+from tasks.policy.optimiser import MOMENTS, Optimiser
 from tasks.policy.policy import Policy
 from tasks.policy.training import Training
 from tasks.update import replay_draw
 from tasks.update.annotations import annotated
+from tasks.update.mismatch import Mismatch
 from tasks.update.ranks import launched
 from tasks.update.responses import Responses
 from tasks.update.selected_spans import Spans
@@ -52,11 +51,11 @@ def train(job: Job) -> dict[str, float]:
     """``update`` in this process, which may be one of several ranks: they take every step together, and the
     first of them writes."""
     began = time.perf_counter()
-    recipe = Recipe.of(job.params.method)
+    recipe = Recipe.of(job.params.method).in_round(job.round)
     policy, previous = job_policy(job), job.inputs.get("policy")
     policy.restore(previous.path if previous else None)
     optimiser = Optimiser(policy.weights.masters, job.params.update, policy.device)
-    if previous:
+    if previous and MOMENTS in previous.manifest.files:  # a warm start leaves none: its rate is its own
         optimiser.load(previous.path)
     drawn = replay_draw.draw(job, recipe.replay, policy) if recipe.replay else None
     given = Responses.read(job.inputs["rollout"].file("rollouts.parquet"), job.params, drawn, job.round)
@@ -94,14 +93,13 @@ class UpdateSteps:
         self.spans = Spans(given)
         self._job, self._recipe, self._given = job, recipe, given
         self._old: list[Tensor] | None = None
-        self._mismatch: dict[str, float | None] = {}
+        self._mismatch = Mismatch(given, job.params, job.round)
         self._done = 0
 
     def run(self) -> None:
         """Every pass and minibatch; the policy holds the new weights afterwards."""
-        given = self._given
-        if self._recipe.method.importance_cap is not None:
-            self._old = self._compare(range(given.count_fresh()))
+        if self._recipe.method.correction is not None:
+            self._old = self._compare(range(self._given.count_fresh()))
         for members in self._minibatches():
             self._step(members)
         if not self.training.norms:  # nothing had to be computed
@@ -110,7 +108,7 @@ class UpdateSteps:
     def _look(self) -> None:
         """Note how the engine differs on one group, unless that is known."""
         given = self._given
-        if not self._mismatch and len(given.group):
+        if len(given.group) and not self._mismatch.knows_fresh():
             first = given.fresh & (given.group == given.group[0])
             self._compare(first.nonzero().squeeze(1).tolist())
 
@@ -133,8 +131,8 @@ class UpdateSteps:
     def _step(self, members: list[int]) -> None:
         """One optimiser step, unless there is nothing to learn or something is not finite."""
         given, training = self._given, self.training
-        cap, limit = self._recipe.method.importance_cap, self._job.params.rollout.max_response_tokens
-        batch = given.batch(members, limit, self._old, cap or math.inf)
+        limit = self._job.params.rollout.max_response_tokens
+        batch = given.batch(members, limit, self._old, self._recipe.method.correction)
         prompts = [given.prompts[i] for i in members]
         responses = [given.responses[i] for i in members]
         step = Step(prompts, responses, batch, self._recipe.on(batch))
@@ -143,9 +141,8 @@ class UpdateSteps:
         made = training.gradient(step, self._tell, self._job.params.update.measure_terms)
         if made is not None:
             meter, logp = made
-            if not self._mismatch and not training.norms:
-                known = ~logp.isnan() & step.batch.fresh[step.batch.sequence]
-                self._mismatch = mismatch(logp[known], step.batch.behaviour_logp[known])
+            if not training.norms:
+                self._mismatch.look(members, logp)
                 self._look()
             training.take(meter)
         self._tell(end - self._done)
@@ -155,9 +152,25 @@ class UpdateSteps:
         prompts = [self._given.prompts[i] for i in members]
         responses = [self._given.responses[i] for i in members]
         scores = self.training.policy.score(prompts, responses, self.training.temperature)
-        if len(members):
-            self._mismatch = mismatch(scores.logp, torch.cat([self._given.engine_logp[i] for i in members]))
+        self._mismatch.look(members, scores.logp)
         return list(scores.split(scores.logp))
+
+    def _corrected(self) -> dict[str, float | None]:
+        """What the correction does to this round's tokens: their mean weight, and the share of those that are
+        truncated or masked; None where there is no token."""
+        choice, given = self._recipe.method.correction, self._given
+        if choice is None or self._old is None:
+            return {}
+        if not self._old:
+            return {"correction_weight": None, "correction_cut": None}
+        lengths = torch.tensor([len(part) for part in self._old])
+        sequence = torch.arange(len(lengths)).repeat_interleave(lengths)
+        own, engine = torch.cat(self._old), torch.cat(given.engine_logp[: len(lengths)])
+        weights, cut = correction_weights(own, engine, sequence, choice)
+        return {
+            "correction_weight": float(weights.double().mean()),
+            "correction_cut": float(cut.double().mean()),
+        }
 
     def _tell(self, responses: int) -> None:
         self._done += responses
@@ -173,7 +186,7 @@ class UpdateSteps:
         values: dict[str, float | None] = {
             **training.metrics(),
             **self.spans.metrics(),
-            **self._mismatch,
+            **self._corrected(),
             "learning_rate": training.rate,
             "reward_mean": float(given.reward[:count].double().mean()) if count else None,
             "constant_groups": given.constant_groups() if count else None,
@@ -186,30 +199,13 @@ class UpdateSteps:
             "tokens": sum(lengths[:count]),
             "replayed": len(lengths) - count,
             "replayed_tokens": sum(lengths[count:]),
+            "merge_loss": training.policy.weights.merge_loss(),
         }
         said: dict[str, Any] = {name: finite(value) for name, value in values.items()}
+        said |= self._mismatch.metrics()
         for name, means in training.meter.means_by_age().items():
             said[f"{name}_by_age"] = {age: finite(value) for age, value in means.items()}
         if count < len(lengths):
             ages = Counter(given.age[count:].tolist())
             said["replayed_by_age"] = {str(age): ages[age] for age in sorted(ages)}
         return said
-
-
-def mismatch(trainer: Tensor, engine: Tensor) -> dict[str, float | None]:
-    """How far the engine's log-probabilities [T] of its own samples are from the trainer's [T], in nats.
-
-    ``mismatch`` is the mean difference, ``mismatch_max`` the largest, ``mismatch_kl`` the mean k3 estimate of
-    KL(engine || trainer), ``effective_samples`` the share of the tokens left by importance weights.
-    """
-    if not len(trainer):
-        return {}
-    trainer, engine = trainer.double(), engine.double()
-    difference = (trainer - engine).abs()
-    share = effective_sample_size(log_ratio(trainer, engine)) / len(trainer)
-    return {
-        "mismatch": float(difference.mean()),
-        "mismatch_max": float(difference.max()),
-        "mismatch_kl": float(kl_k3(engine, trainer).mean()),
-        "effective_samples": float(share),
-    }

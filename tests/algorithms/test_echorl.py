@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from algorithms.echorl import Config, candidates, chosen_step, steps, term
+from algorithms.echorl import Config, acts, candidates, chosen_step, steps, term
 from algorithms.terms import Batch
 from params.base import BadInput, Choice
 from tests.algorithms.replay_cases import values
@@ -150,12 +150,37 @@ def test_every_selection_of_a_batch() -> None:
     assert spans() == [(1, 4), (3, 2)]
     assert spans(select="min_entropy") == [(0, 2), (3, 4)]
     assert spans(select="whole") == [(1, 5), (3, 4)]
+    assert spans(select="whole_high") == spans(select="whole_high", min_step_tokens=99) == [(1, 5), (3, 4)]
+    assert spans(select="whole_low") == [(0, 4), (3, 4)]
     assert spans(select="random_clip") == [(0, 4), (3, 2)]
     assert spans(trigger="all_success") == [(3, 2)]
     assert spans(coefficient=0.0) == []
     chosen = term(batch(), Config()).spans[0]
     assert (chosen.start, chosen.step_start, chosen.step_stop) == (0, 2, 4)
     assert chosen.entropy == pytest.approx(1.5)
+
+
+def test_whole_answers_go_by_the_mean_over_all_their_tokens() -> None:
+    entropy = torch.tensor(ENTROPY)
+    entropy[:4] = torch.tensor([0.9, 0.9, 0.9, 0.9])  # no step of it is the highest, its mean is
+    found = batch(entropy=entropy)
+    assert term(found, Config()).spans[0].response == 1
+    high, low = (
+        term(found, Config.model_validate({"select": select})).spans[0]
+        for select in ("whole_high", "whole_low")
+    )
+    assert (high.response, high.start, high.stop, high.selection) == (0, 0, 4, "whole_high")
+    assert (high.step_start, high.step_stop) == (0, 4)
+    assert high.entropy == pytest.approx(0.9)
+    assert (low.response, low.stop) == (1, 5)
+    assert low.entropy == pytest.approx(3.7 / 5)
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 12))
+def test_the_window_says_in_which_rounds_it_acts(first: int, length: int, round: int) -> None:
+    last = first + length - 1
+    assert acts(Config(rounds=(first, last)), round) == (round in range(first, last + 1))
+    assert acts(Config(), round)
 
 
 def test_a_random_clip_is_as_long_and_is_drawn_by_the_answers_own_number() -> None:
@@ -199,7 +224,7 @@ def test_the_order_of_the_batch_changes_no_scale() -> None:
         **{name: getattr(batch(), name)[order] for name in ("fresh", "reward", "group", "chance")},
         **{name: getattr(batch(), name)[places] for name in ("entropy", "boundary")},
     )
-    for select in ("max_entropy", "min_entropy", "random_clip", "whole"):
+    for select in ("max_entropy", "min_entropy", "random_clip", "whole", "whole_high", "whole_low"):
         config = Config(select=select)  # type: ignore[arg-type]
         assert torch.equal(term(moved, config).scale, term(batch(), config).scale[places])
 
@@ -214,6 +239,9 @@ def test_options_that_contradict_each_other() -> None:
     for options in ({"boundary": "characters"}, {"characters": "|"}):
         with pytest.raises(BadInput, match="characters"):
             Choice(name="echorl", **options).resolve(Config, "method.terms.0")  # type: ignore[arg-type]
+    for rounds in ([3, 2], [0, 2]):
+        with pytest.raises(BadInput, match="rounds"):
+            Choice(name="echorl", rounds=rounds).resolve(Config, "method.terms.0")  # type: ignore[call-arg]
 
 
 PROBABILITY = torch.tensor([0.5, 0.2, 0.2, 0.1], dtype=torch.float64)

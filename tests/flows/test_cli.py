@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+import torch
 
 from flows import cli
 from flows.environment import prepare_prefect
@@ -200,6 +201,9 @@ def test_export_writes_a_plain_folder(copied: Workspace) -> None:
     copied.call("export", "it", "--merged", str(target))
     AutoTokenizer.from_pretrained(target)
     AutoModelForCausalLM.from_pretrained(target)
+    exact = copied.root / "exact"
+    copied.call("export", "it", "--merged", str(exact), "--dtype", "float32")
+    assert AutoModelForCausalLM.from_pretrained(exact).dtype == torch.float32
     refused = copied.call("export", "it", "--merged", str(target), code=2)
     assert "exists already" in refused.stderr
 

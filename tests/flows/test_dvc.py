@@ -20,6 +20,7 @@ from tasks.artefacts.record import Record
 from tasks.report.run.data import COLUMNS
 from tasks.report.run.page import write
 from tests.flows.conftest import NANO, ROOT, Workspace, environment_of, outcomes
+from tests.flows.own_data import SMALL
 
 
 def test_the_pipeline_in_the_repository_has_not_drifted() -> None:
@@ -90,6 +91,50 @@ def test_each_driver_takes_over_what_the_other_made(clone: Workspace) -> None:
         assert {"HEAD", "workspace"} <= set(drawn[0]["revisions"])
 
 
+@pytest.mark.long
+@pytest.mark.ci
+@pytest.mark.timeout(400)
+def test_a_changed_file_of_the_users_own_is_noticed_outside_the_project(
+    tmp_path: Path, finished: Workspace
+) -> None:
+    """Every kind of file that a run reads, and the stages on it; the pipeline runs where it lies."""
+    root = tmp_path / "mein Ordner \u00e4"
+    root.mkdir()
+    here = Workspace(root, {**environment_of(root, finished.environment), "DVC_NO_ANALYTICS": "1"})
+    base = next((finished.root / "artefacts").glob("model-*"))
+    shutil.copytree(base, root / "base", ignore=shutil.ignore_patterns("manifest.json"))
+    (root / "mine.py").write_text("def reward(gold, answer):\n    return float(gold == answer.strip())\n")
+    for name, first in (("train", 0), ("aside", 10)):
+        lines = [{"question": f"{n} and {n}?", "answer": str(2 * n)} for n in range(first, first + 6)]
+        (root / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    own = ["problems.path=train.jsonl", "problems.held_out_path=aside.jsonl", "reward.name=mine:reward"]
+    small = ["rounds=1", "threads=1", "evaluate.bootstrap_samples=50", "rollout.max_response_tokens=4"]
+    settings = [*SMALL, *small, *(f"task.{each}" for each in own)]
+    chosen = ["--model", "base", "--task", "jsonl", "--name", "it"]
+    said = here.call("dvc", *chosen, *(part for each in settings for part in ("--set", each))).stdout
+    assert "`dvc init`" in said
+
+    def dvc(*arguments: str) -> str:
+        return _do(["dvc", *arguments], root, here.environment).stdout
+
+    dvc("init", "-q", "--no-scm")
+    dvc("repro")
+    assert "up to date" in dvc("status")
+    for name, stages in {
+        "train.jsonl": {"problems"},
+        "aside.jsonl": {"problems"},
+        "base/config.json": {"model"},
+        "base/model.safetensors": {"model"},
+        "mine.py": {"problems", "rollout@01", "evaluate-first", "evaluate@01"},
+    }.items():
+        before = (root / name).read_bytes()
+        (root / name).write_bytes(before + b"\n")
+        changed = json.loads(dvc("status", "--json"))
+        assert {stage for stage, what in changed.items() if name in json.dumps(what)} == stages, name
+        (root / name).write_bytes(before)
+    assert "up to date" in dvc("status")
+
+
 @pytest.mark.parametrize("order", [(0, 2), (2, 0)])
 def test_a_parameter_that_changes_some_stages_leaves_a_finished_record(
     copied: Workspace, monkeypatch: pytest.MonkeyPatch, order: tuple[int, int]
@@ -124,14 +169,23 @@ def _do(
     return done
 
 
-@pytest.mark.parametrize("settings", [[], ["rollout.lag=2"], ["replay.sizing=drift", "rollout.lag=1"]])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [],
+        ["rollout.lag=2"],
+        ["replay.sizing=drift", "rollout.lag=1"],
+        ["sft={}"],
+        ["sft={}", "rollout.lag=2"],
+    ],
+)
 def test_the_pipeline_is_wired_as_the_plan_is(settings: list[str]) -> None:
     """Every stage of every round once, with the inputs that a run gives it."""
     params = compose("nano", "sums", "dyjr", ["rounds=6", "evaluate.every=2", *settings])
     wired = {}
     planned = plan(params)
     for stage in planned.stages:
-        for title, body in pipeline._stage(stage.name, planned, "r").items():
+        for title, body in pipeline._stage(Path("."), stage.name, planned, "r").items():
             items = body.get("foreach", {title: {}})
             for key, item in items.items():
                 text = json.dumps(body.get("do", body)).replace("${key}", key)

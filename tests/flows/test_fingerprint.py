@@ -112,8 +112,8 @@ def edited(copy: Path, module: str, change: Callable[[str], str]) -> SourceTree:
 
 def test_labels_in_the_report_change_nothing(copy: Path) -> None:
     params = compose("nano", "sums", "drpo", ["engine.name=transformers"])
-    assert "METRICS = " in (copy / "algorithms" / "spo.py").read_text()
-    source = edited(copy, "algorithms.spo", lambda text: text.replace("Pulled back", "Drawn back"))
+    assert "METRICS = " in (copy / "algorithms" / "drpo.py").read_text()
+    source = edited(copy, "algorithms.drpo", lambda text: text.replace("Pulled back", "Drawn back"))
     assert of("update", params, source=source) == of("update", params)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from flows.execution.fingerprint import lasting_facts
 from flows.execution.validation import chosen
+from flows.stage_table.stages import stage_table
 from params.base import BadInput
 from tasks.problems import jsonl
 from tasks.rewards import math
@@ -172,7 +175,7 @@ def test_whatever_stands_in_answer_judges_itself_right_or_is_refused_by_its_line
 
 def test_settings_of_text_stand_as_they_are_written() -> None:
     for text in ("{question} Go.", "Question: {question}", "[{question}]", "- {question}", "yes: {question}"):
-        assert chosen("nano", "sums", "grpo", [f"task.instruction={text}"]).task.instruction == text
+        assert chosen("nano", "sums", "grpo", [f"prompt.template={text}"]).task.prompt.template == text
 
 
 @pytest.mark.parametrize(
@@ -259,3 +262,23 @@ def test_each_collection_is_read_in_its_own_form(
 
 
 PRESET_SMALL = ["rollout.problems_per_round=1"]
+
+
+def test_a_disk_without_room_is_told_before_anything_runs(
+    tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=5 * 2**20))
+    refused(["run", "--model", "nano", "--task", "sums"], "5 MiB free; expected at least 256 to run")
+
+
+def test_a_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("OSTINATO_HOME", str(tmp_path))
+    with pytest.raises(BadInput, match="mine"):
+        chosen("nano", "jsonl", "grpo", ["problems.path=~/mine.jsonl", *SMALL])
+    path = written(tmp_path, rows())
+    params = chosen("nano", "jsonl", "grpo", ["problems.path=~/mine.jsonl", *SMALL])
+    before = lasting_facts(stage_table()["problems"], params)
+    path.write_text(path.read_text() + "\n")
+    assert lasting_facts(stage_table()["problems"], params) != before

@@ -39,6 +39,13 @@ TEMPLATES = {
 }
 
 
+def test_a_folder_that_is_not_there_is_told_before_the_run(refused: Refused) -> None:
+    refused(
+        ["run", "--model", "./My-Model", "--task", "sums", "--engine", "transformers"],
+        "model.source: ./My-Model: no such folder; expected a Hugging Face model folder",
+    )
+
+
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_a_chat_template_that_fails_is_one_line(
     tmp_path: Path, folder: Path, refused: Refused, template: str

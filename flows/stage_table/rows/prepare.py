@@ -18,15 +18,17 @@ def _problem_files(params: Params) -> Sequence[Path]:
 
 
 def _model_files(params: Params) -> Sequence[Path]:
-    folder = Path(params.model.source).expanduser()
-    return sorted(p for p in folder.iterdir() if p.is_file()) if folder.is_dir() else ()
+    folder = params.model.folder()
+    return sorted(p for p in folder.iterdir() if p.is_file()) if folder else ()
 
 
 _PROBLEMS = ("seed", "task.problems", "task.train_count", "task.held_out_count")
 
 
 def _warm_start(params: Params) -> tuple[str, ...]:
-    return (*_PROBLEMS, "task.instruction") if params.model.source == "nano" else ()
+    if params.model.source != "nano":
+        return ()
+    return (*_PROBLEMS, "task.prompt", *(["tasks"] if params.tasks else []))
 
 
 def _judged(params: Params) -> tuple[str, ...]:
@@ -38,6 +40,7 @@ ROWS = (
     StageDef(
         name="problems",
         function="tasks.prepare.problems:problems",
+        refuses="tasks.rollout.demonstrations:refuse_without",
         role=Role(kind="prepare", label="problems"),
         summary="training and held-out problems",
         reads=_PROBLEMS,

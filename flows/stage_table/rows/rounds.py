@@ -47,15 +47,34 @@ def _asks_base(params: Params) -> bool:
     return part is not None and part.base_answers is not None
 
 
+def _demonstrates(params: Params) -> bool:
+    """Whether demonstrations of the problems are what it draws from."""
+    part = _part(params)
+    return part is not None and part.DEMONSTRATIONS
+
+
+def _hints(params: Params) -> bool:
+    """Whether its answers go on from demonstrations."""
+    part = _part(params)
+    return part is not None and part.hint is not None
+
+
 def _draws_own(params: Params) -> bool:
     """Whether it draws from the buffer of the run."""
-    return _replays(params) and not _pools(params) and not _asks_base(params)
+    part = _part(params)
+    return part is not None and not _pools(params) and not _asks_base(params) and not part.demonstrated()
 
 
 def _draws_before(params: Params) -> bool:
     """Whether it draws from the buffer as the round before left it."""
     part = _part(params)
     return part is not None and part.DRAWS_ROUND_BEFORE
+
+
+def _updating(params: Params) -> tuple[str, ...]:
+    apart = params.method.reward_aggregation == "normalise_then_sum"
+    group = ("rollout.samples_per_problem",) if _replays(params) else ()
+    return (*group, "task.reward") if apart else group
 
 
 ROWS = (
@@ -103,7 +122,7 @@ ROWS = (
         role=Role(kind="sample", label="rollouts", time_of="sampling"),
         summary="answers sampled from the policy, with rewards",
         reads=(*SAMPLING, "rollout", *ADAPTER),
-        reads_more=lambda params: ("method.replay",) if _chooses(params) else (),
+        reads_more=lambda params: ("method.replay",) if _chooses(params) or _hints(params) else (),
         inputs={
             "model": MODEL,
             "problems": PROBLEMS,
@@ -144,7 +163,7 @@ ROWS = (
             "rollout.max_response_tokens",
             "rollout.top_logprobs",
         ),
-        reads_more=lambda params: ("rollout.samples_per_problem",) if _replays(params) else (),
+        reads_more=_updating,
         when=lambda params: params.distil is None,
         inputs={
             "model": MODEL,
@@ -156,6 +175,7 @@ ROWS = (
             ),
             "pool": StageInput("pool", when=_pools),
             "base_pool": StageInput("base_pool", when=_asks_base),
+            "problems": StageInput("problems", when=_demonstrates),
         },
         libraries=TRAINERS,
         also_runs=("tasks.update.rank_agent", "tasks.update.rank_worker"),

@@ -157,7 +157,11 @@ def _spread(stories: dict[str, str], levels: dict[str, int], total: int) -> list
 def column_of(policy: str, name: str, rows: Iterable[dict[str, Any]]) -> Column:
     """These answers to one problem, equal ones counted once."""
     grouped = Counter(
-        (row["greedy"], row["response"], row["reward"], row["reward_error"], row["finish_reason"] == "length")
+        (
+            *(row["greedy"], row["response"], row["reward"], row["reward_error"]),
+            row["finish_reason"] == "length",
+            tuple(row.get("rewards") or ()),
+        )
         for row in rows
     )
     return Column(policy, name, tuple(_answer(times, *key) for key, times in grouped.items()))
@@ -168,13 +172,21 @@ def _names(evaluation: Evaluation) -> tuple[str, str]:
 
 
 def _answer(
-    times: int, greedy: bool, text: str, reward: float | None, error: str | None, truncated: bool
+    times: int,
+    greedy: bool,
+    text: str,
+    reward: float | None,
+    error: str | None,
+    truncated: bool,
+    parts: tuple[tuple[str, float | None], ...],
 ) -> Answer:
+    """``parts``: what each of several rewards said, by name."""
+    each = ", ".join(f"{name} {'none' if value is None else f'{value:g}'}" for name, value in parts)
     outcome = "error" if reward is None or error else "right" if reward >= CORRECT else "wrong"
     return Answer(
         text=visible(text[:LONGEST]).rstrip(),
         cut=max(0, len(text) - LONGEST),
-        reward="no reward" if reward is None else f"{reward:g}",
+        reward=("no reward" if reward is None else f"{reward:g}") + (f" ({each})" if each else ""),
         outcome=outcome,
         error=visible(error) if error else None,
         truncated=truncated,

@@ -49,6 +49,7 @@ COLUMNS = (
     "mismatch_kl",
     "constant_groups",
     "refused_steps",
+    "merge_loss",
     "seconds",
 )
 """The columns of ``rounds.csv``. Row 0 is the base model. A policy's scores stand in the row of the round
@@ -62,6 +63,7 @@ UPDATE_FIGURES = {
     "mismatch_kl": "mismatch_kl",
     "constant_groups": "constant_groups",
     "refused_steps": "refused_steps",
+    "merge_loss": "merge_loss",
 }
 """Columns that come from an update's ``metrics.json``, and their names there."""
 
@@ -227,7 +229,9 @@ def _rows(done: list[Done], evaluations: list[Evaluation], params: Params) -> li
             row.update(
                 _rollout_figures(read_rows(each.artefact, "rollouts.parquet"), params, each.step.round)
             )
-        elif each.step.role.makes_policy and "metrics.json" in each.artefact.manifest.files:
+        elif (
+            each.step.role.makes_policy and each.step.round and "metrics.json" in each.artefact.manifest.files
+        ):
             written = read_json(each.artefact, "metrics.json")
             row.update({column: written.get(name) for column, name in UPDATE_FIGURES.items()})
     for evaluation in evaluations:

@@ -16,7 +16,10 @@ from tasks.report.run import words
 from tasks.report.run.answers import STORIES, shown_problems
 from tasks.report.run.data import COLUMNS, Done, Row, RunData, collect
 from tasks.report.run.figures import figures
+from tasks.report.run.mismatch import mismatch_figures
 from tasks.report.run.replay import replay_figures
+from tasks.report.run.rewards import reward_figures
+from tasks.report.run.sets import set_figures
 from tasks.report.run.spans import shown_spans
 from tasks.report.run.terms import term_figures
 
@@ -30,10 +33,17 @@ GROUPS = (
         "Replay",
         ("buffer", "entered", "fill", "drift", "penalty", "replayed", "drawn", "same_round"),
     ),
-    ("updates", "Updates", ("clip_fraction", "gradient_norm", "mismatch", "agreeing")),
+    (
+        "updates",
+        "Updates",
+        (
+            *("clip_fraction", "gradient_norm", "agreeing"),
+            *("mismatch", "mismatch_tails", "mismatch_shares", "mismatch_ages", "correction"),
+        ),
+    ),
 )
 """Sections of the page that are made of charts: anchor, name, the charts. One without a chart is left out.
-A last one has the charts of the method's own metrics."""
+Two more have the charts of the rewards, where there are several, and of the method's own metrics."""
 
 
 def write(directory: Path) -> Path:
@@ -72,9 +82,17 @@ def rounds_table(data: RunData) -> list[Row]:
 def page(data: RunData) -> str:
     """The whole page."""
     of_terms = [figure for figure in term_figures(data) if figure is not None]
-    every = (*figures(data), *replay_figures(data), *of_terms)
+    of_rewards = [figure for figure in reward_figures(data) if figure is not None]
+    of_sets = [figure for figure in set_figures(data) if figure is not None]
+    others = (*of_sets, *of_terms, *of_rewards)
+    every = (*figures(data), *mismatch_figures(data), *replay_figures(data), *others)
     drawn = {figure.key: figure for figure in every if figure is not None}
-    groups = (*GROUPS, ("terms", "Method", tuple(figure.key for figure in of_terms)))
+    groups = (
+        *GROUPS,
+        ("sets", "Benchmarks and tasks", tuple(figure.key for figure in of_sets)),
+        ("rewards", "Rewards", tuple(figure.key for figure in of_rewards)),
+        ("terms", "Method", tuple(figure.key for figure in of_terms)),
+    )
     return rendered(
         "run/report.html.j2",
         style=asset("report.css"),
@@ -84,6 +102,7 @@ def page(data: RunData) -> str:
         verdict=words.verdict(data),
         evidence=words.evidence(data),
         setting=words.setting(data),
+        warm_start=words.warm_start(data),
         cautions=words.cautions(data),
         headline=headline(data),
         figures=drawn,
@@ -140,9 +159,8 @@ def _lineage(data: RunData) -> list[tuple[str, Done]]:
     found: dict[str, Done] = {}
     for each in sorted(data.done, key=lambda each: each.step.round):
         step = each.step
-        once = step.role.kind == "prepare" or (step.role.kind == "measure" and step.round == 0)
-        name = step.role.label if once else f"last {step.role.label}"
-        found[f"base {name}" if step.role.kind == "measure" and once else name] = each
+        name = step.role.label if step.round == 0 else f"last {step.role.label}"
+        found[f"base {name}" if step.stage == "evaluate" and step.round == 0 else name] = each
     return [(name[:1].upper() + name[1:], each) for name, each in found.items()]
 
 

@@ -16,6 +16,8 @@ RULES = {
     "min_entropy": "lowest entropy",
     "random_clip": "drawn at random",
     "whole": "whole answer",
+    "whole_high": "whole answer of the highest entropy",
+    "whole_low": "whole answer of the lowest entropy",
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from params.schema import Params
 from tasks.report.format import count, duration, number, percent, points, was
-from tasks.report.run.data import Evaluation, RunData
+from tasks.report.run.data import Evaluation, RunData, read_json, told_by
 from tasks.stats.intervals import Interval
 
 
@@ -77,7 +77,14 @@ def cautions(data: RunData) -> list[str]:
     mismatch = max((row["mismatch"] or 0.0 for row in data.rounds), default=0.0)
     if mismatch > 0.05:
         found.append(
-            f"Engine and trainer disagreed by up to {number(mismatch)} nats per token (see importance_cap)."
+            f"Engine and trainer disagreed by up to {number(mismatch)} nats per token "
+            "(see method.correction)."
+        )
+    lost = next((row["merge_loss"] for row in reversed(data.rounds) if row["merge_loss"] is not None), 0.0)
+    if lost > 0.5:
+        found.append(
+            f"Merged into the base's type, {percent(lost, 1)} of the adapted weights stay what they were "
+            "(export --merged DIR --dtype float32 keeps all of it)."
         )
     unjudged = sum(int(row["unjudged"] or 0) for row in data.rounds)
     if unjudged:
@@ -132,6 +139,24 @@ def setting(data: RunData) -> str:
         f"at temperature {params.rollout.temperature:g}. Measured on {count(held_out, 'held-out problem')} "
         f"with {count(params.evaluate.samples_per_problem, 'sampled answer')} each{_sampled_as(params)}."
     )
+
+
+def warm_start(data: RunData) -> str | None:
+    """What a supervised warm start came to, before the rounds; None where the run has none."""
+    said = dict(told_by(data, "sft")).get(0)
+    if said is None:
+        return None
+    found = [f"The rounds begin with a warm start on {count(said['demonstrations'], 'demonstration')}"]
+    if said["held_out_loss"] is not None:
+        losses = [number(said[name]) for name in ("held_out_loss_base", "held_out_loss")]
+        shown = count(said["held_out_demonstrations"], "held-out demonstration")
+        found.append(f"nats per token of {shown} went from {losses[0]} to {losses[1]}")
+    scores = next((each.artefact for each in data.done if each.step.stage == "evaluate_sft"), None)
+    if scores is not None:
+        found.append(
+            f"its held-out accuracy is {percent(read_json(scores, 'scores.json')['mean_at_n']['value'])}"
+        )
+    return "; ".join(found) + "."
 
 
 def _sampled_as(params: Params) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -87,6 +86,48 @@ def test_the_merged_folder_is_the_policy(
     assert AutoTokenizer.from_pretrained(tmp_path).chat_template
 
 
+@pytest.mark.parametrize("adapter", ["lora", "full"])
+def test_a_merge_in_float32_loses_nothing(tiny_model: Artefact, tmp_path: Path, adapter: str) -> None:
+    policy = shaken(opened(tiny_model, adapter, "bfloat16"))
+    policy.merged(tmp_path, torch.float32)
+    stored = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert stored.dtype == torch.float32
+    name = "model.layers.0.mlp.up_proj"
+    if adapter == "full":
+        expected = policy.weights.masters[f"{name}.weight"]
+    else:
+        base, a, b = policy.weights._layers[name].parts()  # type: ignore[attr-defined]
+        expected = base.float() + 2.0 * (b @ a)
+    found = dict(stored.named_parameters())[f"{name}.weight"]
+    torch.testing.assert_close(found, expected, atol=1e-7, rtol=0.0)
+
+
+@pytest.mark.parametrize("scale", [1e-7, 1e-2, 1.0])
+def test_what_a_merge_loses_is_measured(tiny_model: Artefact, tmp_path: Path, scale: float) -> None:
+    """Over the rows that are looked at, weight by weight, against the folder that is written."""
+    policy = shaken(opened(tiny_model, "lora", "bfloat16"))
+    with torch.no_grad():
+        for name, weight in policy.weights.masters.items():
+            if "lora_B" in name:
+                weight.mul_(scale)
+    policy.merged(tmp_path)
+    after = dict(AutoModelForCausalLM.from_pretrained(tmp_path).named_parameters())
+    adapted = unchanged = 0
+    for name, layer in policy.weights._layers.items():  # type: ignore[attr-defined]
+        base, a, b = layer.parts()
+        for row in torch.linspace(0, len(base) - 1, min(32, len(base))).long():
+            moved = (b[row] @ a) != 0
+            adapted += int(moved.sum())
+            unchanged += int((after[f"{name}.weight"][row] == base[row])[moved].sum())
+    share = policy.weights.merge_loss()
+    assert share == pytest.approx(unchanged / adapted, abs=0.002)
+    assert share > 0.9 if scale == 1e-7 else share < 0.9
+
+
+def test_the_base_loses_nothing_in_a_merge(tiny_model: Artefact) -> None:
+    assert opened(tiny_model, "lora", "bfloat16").weights.merge_loss() is None
+
+
 def test_peft_and_transformers_load_what_is_saved(tiny_model: Artefact, tmp_path: Path) -> None:
     lora = shaken(opened(tiny_model, "lora"))
     lora.save(tmp_path)
@@ -162,15 +203,9 @@ def spoilt(tiny_model: Artefact, folder: Path, kind: str) -> Path:
         (folder / "model.safetensors").unlink()
     elif kind == "truncated":
         (folder / "model.safetensors").write_bytes(b"1234567890")
-    elif kind == "tokenizer":
+    else:
         for path in folder.glob("tokenizer*"):
             path.unlink()
-    else:
-        for path in folder.glob("chat_template*"):
-            path.unlink()
-        config = json.loads((folder / "tokenizer_config.json").read_text())
-        config.pop("chat_template", None)
-        (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return folder
 
 
@@ -181,7 +216,6 @@ def spoilt(tiny_model: Artefact, folder: Path, kind: str) -> Path:
         ("weights", "no weights; expected"),
         ("truncated", "loads"),
         ("tokenizer", "no tokenizer"),
-        ("template", "no chat template"),
     ],
 )
 def test_a_folder_that_lacks_something_is_refused_in_one_line(

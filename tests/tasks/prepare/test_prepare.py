@@ -18,7 +18,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from params.base import BadInput, Choice
-from params.schema import Model, Params, Task
+from params.prompt import Prompt
+from params.schema import Model, Params
+from params.task import Task
 from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.tables import PROBLEMS, read_table
 from tasks.prepare import warm_start
@@ -36,7 +38,7 @@ def settings(source: str = "nano", seed: int = 0, **options: object) -> Params:
         problems=Choice(name="arithmetic", generators=["sums"], level=1),
         train_count=20,
         held_out_count=10,
-        instruction="{question}=",
+        prompt=Prompt(template="{question}="),
     )
     return Params(seed=seed, model=Model.model_validate(model), task=task)
 
@@ -51,7 +53,10 @@ def refused(run_stage: RunStage, params: Params) -> str:
 def test_problems_are_tables_with_counts_and_equal_bytes(run_stage: RunStage) -> None:
     one, two = (run_stage(make_problems, settings()) for _ in range(2))
     assert set(one.manifest.files) == {"train.parquet", "held_out.parquet", "metrics.json"}
-    assert one.json("metrics.json") == {"train": 20, "held_out": 10, "level_1": 30}
+    assert one.json("metrics.json") == {
+        **{"train": 20, "held_out": 10, "level_1": 30},
+        "demonstrated": 20,
+    }
     train, held_out = (read_table(one.file(name)) for name in ("train.parquet", "held_out.parquet"))
     assert (train.num_rows, held_out.num_rows) == (20, 10)
     assert train.schema.equals(PROBLEMS)
@@ -143,6 +148,12 @@ def remove(*names: str) -> Callable[[Path], None]:
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no configuration": (remove("config.json"), "no config.json; expected a Hugging Face model folder"),
     "not JSON": (lambda folder: (folder / "config.json").write_text("{"), "config.json is not JSON"),
+    "quantised": (
+        lambda folder: (folder / "config.json").write_text(
+            '{"quantization_config": {"quant_method": "awq"}}'
+        ),
+        "quantised weights (awq); expected the model in 16 or 32 bits",
+    ),
     "no weights": (remove("model.safetensors"), "no weights; expected *.safetensors in the folder"),
     "pickled": (
         lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
@@ -162,7 +173,6 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         remove("tokenizer.json", "tokenizer_config.json"),
         "no tokenizer; expected tokenizer.json",
     ),
-    "no chat template": (remove("chat_template.jinja"), "no chat template; expected chat_template.jinja"),
     "short context": (
         lambda folder: edit(folder / "config.json", max_position_embeddings=64),
         "model.context: 96 exceeds the 64 tokens",

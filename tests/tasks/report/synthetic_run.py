@@ -244,10 +244,16 @@ class SyntheticRun:
             "grad_norm": 0.9 * np.exp(-round / 18) + 0.08 * abs(noise[2]),
             "mismatch": 0.004 + 0.001 * abs(noise[3]),
             "mismatch_kl": 1e-5,
+            "mismatch_p99": 0.04,
+            "mismatch_p999": 0.2,
+            "mismatch_above": 0.002,
+            "mismatch_below": 0.001,
             "constant_groups": round / self.params.rounds / 2,
             "refused_steps": 0,
         }
         if self.replays and round > 1:
+            figures["correction_cut"] = 0.125
+            figures["mismatch_p99_by_age"] = {str(age): 0.04 + 0.1 * age for age in range(min(round, 6))}
             figures |= {"tokens": 900, "replayed_tokens": 100}
             figures["drift_by_age"] = {str(age): 0.002 * age for age in range(min(round, 4))}
             figures["penalty_by_age"] = {str(age): 0.004 * age for age in range(min(round, 4))}

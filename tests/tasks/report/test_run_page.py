@@ -95,6 +95,23 @@ def test_the_buffer_has_its_charts_where_there_is_one(tmp_path: Path, finished: 
     assert {"8 of 8 right", "7 of 8 right", "4 or fewer"} <= set(cells)
 
 
+def test_the_tails_of_the_mismatch_have_charts_and_ages_where_there_are_some(
+    tmp_path: Path, finished: Path
+) -> None:
+    run = SyntheticRun(tmp_path / "replays", rounds=6, replays=True).write()
+    write(run)
+    aged, plain = (Page((place / "report.html").read_text()) for place in (run, finished))
+    for page in (aged, plain):
+        assert {"99 %", "99.9 %", "more than twice", "less than half"} <= set(page.find("th"))
+    assert {f"age {age}" for age in range(6)} <= set(aged.find("th"))
+    assert not [cell for cell in plain.find("th") if cell.startswith("age ")]
+    assert "0.54" in aged.find("td")  # of age 5, in the last round
+    assert ("12.5%" in aged.find("td"), "12.5%" in plain.find("td")) == (
+        True,
+        False,
+    )  # the correction's share
+
+
 def test_an_evaluation_with_settings_of_its_own_says_them_and_has_many_k(
     tmp_path: Path, finished: Path
 ) -> None:
@@ -176,7 +193,7 @@ def test_the_page_needs_no_network(finished: Path) -> None:
 def test_every_chart_can_be_read_without_seeing_it(finished: Path) -> None:
     page = read(finished)
     charts = page.find("figure", class_="chart")
-    assert len(charts) == 11
+    assert len(charts) == 13
     pictures = [facts for tag, facts, _, _ in page.elements if tag == "svg"]
     ids = [facts["id"] for _, facts, _, _ in page.elements if facts.get("id")]
     assert len(ids) == len(set(ids))
@@ -184,7 +201,7 @@ def test_every_chart_can_be_read_without_seeing_it(finished: Path) -> None:
         assert facts["role"] == "img"
         assert set((facts["aria-labelledby"] or "").split()) <= set(ids)
     assert (
-        len([text for text in page.find("summary") if text.startswith("Table of") or "Table" in text]) == 11
+        len([text for text in page.find("summary") if text.startswith("Table of") or "Table" in text]) == 13
     )
     anchors = [facts["href"] for tag, facts, _, _ in page.elements if tag == "a"]
     assert {(anchor or "#")[1:] for anchor in anchors} <= set(ids)

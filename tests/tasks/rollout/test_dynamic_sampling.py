@@ -17,7 +17,7 @@ from params.engine import Engine
 from params.schema import Params, Rollout
 from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.tables import PROBLEMS, ROLLOUTS, read_table, write_table
-from tasks.rewards.base import Verdict
+from tasks.rewards.base import Group, Verdict
 from tasks.rollout import dynamic_sampling
 from tasks.rollout.rollout import metrics, problems_of, rollout
 from tasks.update.update import update
@@ -52,9 +52,12 @@ def problems(tmp_path_factory: pytest.TempPathFactory) -> Artefact:
     return as_artefact(folder, "problems")
 
 
-def judged_by_chance(self: object, gold: str, answer: str, explain: bool) -> Verdict:
+def judged_by_chance(self: object, group: Group, explain: bool) -> list[Verdict]:
     """Every third problem is worth a group; the other ones are right all through."""
-    return Verdict(float(int(gold) % 3 != 0 or zlib.crc32(answer.encode()) % 2), None)
+    return [
+        Verdict(float(int(group.gold) % 3 != 0 or zlib.crc32(answer.text.encode()) % 2))
+        for answer in group.answers
+    ]
 
 
 def is_varied(rewards: list[float | None]) -> bool:
@@ -191,7 +194,7 @@ def test_too_few_varied_groups_make_a_smaller_round(
 def test_where_no_group_varies_the_last_batch_stays(
     run_stage: RunStage, tiny_model: Artefact, problems: Artefact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.rewards.judge._Worker.judge", lambda *answer: Verdict(1.0, None))
+    monkeypatch.setattr("tasks.rewards.judge._Worker.judge", lambda *asked: [Verdict(1.0)])
     made = run_stage(rollout, params_with(2), model=tiny_model, problems=problems)
     answers, told = read_table(made.file("rollouts.parquet")), made.json("metrics.json")
     first = [f"p{i}" for i in problems_of(0, 1, TRAIN, ROUND)]
@@ -205,7 +208,7 @@ def test_where_no_group_varies_the_last_batch_stays(
 def test_a_training_set_that_runs_out_ends_the_search(
     run_stage: RunStage, tiny_model: Artefact, problems: Artefact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.rewards.judge._Worker.judge", lambda *answer: Verdict(None, "it hung"))
+    monkeypatch.setattr("tasks.rewards.judge._Worker.judge", lambda *asked: [Verdict(None, "it hung")])
     made = run_stage(rollout, params_with(9, TRAIN - 2), model=tiny_model, problems=problems)
     told = made.json("metrics.json")
     assert (told["batches_sampled"], told["groups_sampled"]) == (2, TRAIN)
@@ -217,7 +220,7 @@ def test_a_training_set_that_runs_out_ends_the_search(
 def test_later_rounds_get_the_problems_that_they_would_have_had(
     run_stage: RunStage, tiny_model: Artefact, problems: Artefact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.rewards.judge._Worker.judge", lambda *answer: Verdict(1.0, None))
+    monkeypatch.setattr("tasks.rewards.judge._Worker.judge", lambda *asked: [Verdict(1.0)])
     asked: list[list[str]] = []
     sample = tasks.rollout.rollout.sample
 

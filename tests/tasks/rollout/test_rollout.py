@@ -15,14 +15,15 @@ import torch
 
 from params.base import BadInput, Choice
 from params.engine import Engine
-from params.schema import Evaluate, Method, Params, Rollout
+from params.evaluation import Evaluate
+from params.schema import Method, Params, Rollout
 from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.tables import PROBLEMS, ROLLOUTS, read_table, write_table
 from tasks.core import seeds
 from tasks.core.context import Context
 from tasks.core.errors import StageFailure
 from tasks.policy.policy import Policy
-from tasks.rewards.base import Verdict
+from tasks.rewards.base import Group, Verdict
 from tasks.rewards.judge import Judge
 from tasks.rollout.rollout import metrics, problems_of, rollout
 from tasks.update.responses import Responses
@@ -194,8 +195,8 @@ def test_the_likeliest_tokens_reach_a_method_that_compares_them(
     monkeypatch: pytest.MonkeyPatch,
     dtype: Literal["float32", "float8"],
 ) -> None:
-    def judge(self: object, gold: str, answer: str, explain: bool) -> Verdict:
-        return Verdict(float(zlib.crc32(answer.encode()) % 2), None)
+    def judge(self: object, group: Group, explain: bool) -> list[Verdict]:
+        return [Verdict(float(zlib.crc32(answer.text.encode()) % 2)) for answer in group.answers]
 
     monkeypatch.setattr("tasks.rewards.judge._Worker.judge", judge)
     params = settings()
@@ -221,7 +222,7 @@ def test_the_likeliest_tokens_reach_a_method_that_compares_them(
 def test_a_failed_judgement_is_a_null_and_is_counted(
     run_stage: RunStage, tiny_model: Artefact, problems: Artefact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.rewards.judge._Worker.judge", lambda *answer: Verdict(None, "it hung"))
+    monkeypatch.setattr("tasks.rewards.judge._Worker.judge", lambda *asked: [Verdict(None, "it hung")])
     made = run_stage(rollout, settings(), model=tiny_model, problems=problems)
     answers = read_table(made.file("rollouts.parquet"))
     assert answers["reward"].null_count == 12
@@ -247,7 +248,7 @@ def test_engine_and_judge_are_kept(
     kept = dict(context._kept)
     run_stage(rollout, settings(), round=2, model=tiny_model, problems=problems)
     assert dict(context._kept) == kept
-    assert len(kept) == 4  # and the problems whose prompts fit
+    assert len(kept) == 5  # and the prompts, and the problems whose prompts fit
     assert any(isinstance(each, Judge) for each in kept.values())
 
 

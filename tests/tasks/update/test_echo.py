@@ -22,12 +22,13 @@ from params.load import compose
 from params.schema import Method, Update
 from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.tables import read_table
+from tasks.policy.boundaries import boundary_table
 from tasks.policy.gradient import Step, accumulate
 from tasks.policy.policy import Policy
 from tasks.prepare import nano
 from tasks.replay.replay import replay
 from tasks.rollout.rollout import rollout
-from tasks.update.annotations import annotated, boundary_table
+from tasks.update.annotations import annotated
 from tasks.update.responses import Responses
 from tasks.update.update import update
 from tests.conftest import RunStage
@@ -75,7 +76,7 @@ def prepared(model: Artefact, artefact: Artefact, method: Method) -> tuple[Polic
     recipe = Recipe.of(method)
     answers = Responses.read(artefact.file("rollouts.parquet"), params)
     answers = annotated(answers, recipe.terms, _Job(params, artefact), policy)  # type: ignore[arg-type]
-    batch = answers.batch(range(len(answers.responses)), 8, None, math.inf)
+    batch = answers.batch(range(len(answers.responses)), 8)
     return policy, Step(answers.prompts, answers.responses, batch, recipe.on(batch))
 
 
@@ -139,6 +140,24 @@ def test_a_coefficient_of_zero_is_the_base_method_bit_for_bit(
         assert off.json("metrics.json") == plain.json("metrics.json")
     on = run_stage(update, parameters(method=echo()), model=tiny_model, rollout=rollouts())
     assert weights(on) != weights(plain)
+
+
+def test_outside_its_rounds_the_echo_is_nothing(
+    tiny_model: Artefact, rollouts: Make, run_stage: RunStage
+) -> None:
+    artefact = rollouts(entropy=False)  # outside nothing asks for them
+    plain = run_stage(update, parameters(), 3, model=tiny_model, rollout=artefact)
+    for rounds in ([1, 2], [4, 9]):
+        early = run_stage(
+            update, parameters(method=echo(rounds=rounds)), 3, model=tiny_model, rollout=artefact
+        )
+        assert weights(early) == weights(plain)
+        assert early.json("metrics.json") == plain.json("metrics.json")
+    inside = run_stage(
+        update, parameters(method=echo(rounds=[3, 3])), 3, model=tiny_model, rollout=rollouts()
+    )
+    assert weights(inside) != weights(plain)
+    assert inside.json("metrics.json")["echorl.spans"] > 0
 
 
 def test_groups_that_are_all_right_move_only_with_an_echo(

@@ -14,6 +14,7 @@ import torch
 from algorithms.contract import Recipe
 from algorithms.drawing import Drawn
 from params.base import Choice
+from params.correction import Correction
 from params.load import compose, presets
 from params.schema import Method, Params, Replay, Update
 from tasks.artefacts.artefact import Artefact
@@ -207,7 +208,7 @@ def test_the_stored_log_probabilities_are_the_frozen_ones(rollouts: Rollouts, sn
     for found, birth in zip(more.engine_logp[11:], stored, strict=False):
         torch.testing.assert_close(found, torch.tensor(birth))
     old = [torch.zeros(len(response)) for response in more.responses[:11]]
-    batch = more.batch([0, 11, 12], 8, old, 2.0)
+    batch = more.batch([0, 11, 12], 8, old, Correction(high=2.0))
     replayed_tokens = batch.sequence > 0
     torch.testing.assert_close(batch.behaviour_logp[replayed_tokens], torch.cat(more.engine_logp[11:]))
     assert not batch.behaviour_logp[~replayed_tokens].any()
@@ -240,11 +241,15 @@ def test_with_the_current_anchor_the_first_ratio_is_one(
     tiny_model: Artefact, run_stage: RunStage, rollouts: Rollouts, snapshot: Any
 ) -> None:
     once = Update(tokens_per_micro_batch=96, head_chunk=5, lora_rank=2)
-    method = replaying(Method(importance_cap=2.0), "rlep")
+    method = replaying(Method(correction=Correction()), "rlep")
     given = {"model": tiny_model, "rollout": rollouts([[0.0, 0.0]] * 4, 2)}
     made = run_stage(update, params_of(method, once), 2, **given, replay=snapshot(behaviour=-9.0))
     assert made.json("metrics.json")["ratio_max"] == pytest.approx(1.0, abs=1e-4)
-    assert made.json("metrics.json")["mismatch_max"] < 3.0
+    said = made.json("metrics.json")
+    assert said["mismatch_max"] < 3.0
+    # the tails by age are of what was sampled, not of the anchor
+    assert said["mismatch_by_age"]["0"] == said["mismatch"]
+    assert said["mismatch_by_age"]["1"] > 3.0
 
 
 def test_what_the_present_policy_sampled_has_no_divergence(

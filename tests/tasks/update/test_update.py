@@ -13,8 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from algorithms import contract, grpo
+from algorithms.mismatch import correction_weights
 from algorithms.terms import objective_term
 from params.base import BadInput, Choice
+from params.correction import Correction
 from params.schema import Method, Update
 from tasks.artefacts.artefact import Artefact
 from tasks.core.errors import NotFinite
@@ -65,7 +67,7 @@ def gradient(
     policy.stepped()
     answers = Responses.read(artefact.file("rollouts.parquet"), parameters())
     members = list(range(len(answers.responses)))[:: -1 if reverse else 1]
-    batch = answers.batch(members, 8, None, math.inf)
+    batch = answers.batch(members, 8)
     part = contract.find("grpo", "token_loss", "")
     terms = [objective_term(batch, part, grpo.Config(), "token_mean")]
     prompts, responses = [answers.prompts[i] for i in members], [answers.responses[i] for i in members]
@@ -218,24 +220,55 @@ def test_a_step_that_is_not_finite_is_refused_and_the_third_ends_the_run(
     assert healed.json("state.json") == {"steps": 2, "refused_in_a_row": 0}
 
 
-def test_importance_weights_are_truncated_ratios_of_trainer_and_engine(
-    tiny_model: Artefact, rollouts: Rollouts, run_stage: RunStage
+@pytest.mark.parametrize(
+    ("kind", "low", "high"),
+    [("token_truncate", None, 1.05), ("token_mask", 0.9, 1.1), ("geometric_mask", 0.85, 1.15)],
+)
+def test_a_correction_weighs_by_trainer_and_engine(
+    tiny_model: Artefact, rollouts: Rollouts, run_stage: RunStage, kind: Any, low: float | None, high: float
 ) -> None:
+    correction = Correction(kind=kind, low=low, high=high)
     artefact = rollouts()
     answers = Responses.read(artefact.file("rollouts.parquet"), parameters())
     policy = Policy.open(tiny_model.path, parameters())
     scores = policy.score(answers.prompts, answers.responses, 1.0)
-    batch = answers.batch(range(len(answers.responses)), 8, list(scores.split(scores.logp)), 1.05)
-    expected = (scores.logp - torch.cat(answers.engine_logp)).exp().clamp(max=1.05)
+    own, engine = list(scores.split(scores.logp)), torch.cat(answers.engine_logp)
+    batch = answers.batch(range(len(answers.responses)), 8, own, correction)
+    expected, cut = correction_weights(scores.logp, engine, batch.sequence, correction)
     torch.testing.assert_close(batch.importance, expected)
     torch.testing.assert_close(batch.behaviour_logp, scores.logp)
+    assert 0 < int(cut.sum()) < len(cut)
     said = run_stage(
-        update, parameters(method=Method(importance_cap=1.05)), model=tiny_model, rollout=artefact
+        update, parameters(method=Method(correction=correction)), model=tiny_model, rollout=artefact
     ).json("metrics.json")
     assert said["ratio_max"] == pytest.approx(1.0, abs=1e-4)
-    assert said["mismatch"] == pytest.approx(
-        float((scores.logp - torch.cat(answers.engine_logp)).abs().mean()), rel=1e-4
+    assert said["mismatch"] == pytest.approx(float((scores.logp - engine).abs().mean()), rel=1e-4)
+    assert said["correction_weight"] == pytest.approx(float(expected.mean()), rel=1e-4)
+    assert said["correction_cut"] == pytest.approx(float(cut.double().mean()), rel=1e-4)
+
+
+def test_a_response_that_is_masked_moves_nothing(
+    tiny_model: Artefact, rollouts: Rollouts, run_stage: RunStage
+) -> None:
+    far = Method(correction=Correction(kind="geometric_mask", low=0.5, high=2.0))
+    said = run_stage(update, parameters(method=far), model=tiny_model, rollout=rollouts(behaviour=-1.0)).json(
+        "metrics.json"
     )
+    assert (said["correction_cut"], said["idle_steps"], said["steps"]) == (1.0, 1, 0)
+
+
+@pytest.mark.parametrize(("round", "lag", "age"), [(1, 0, "0"), (5, 0, "0"), (5, 2, "2"), (2, 3, "1")])
+def test_tails_are_told_by_the_age_of_the_policy_that_sampled(
+    tiny_model: Artefact, rollouts: Rollouts, run_stage: RunStage, round: int, lag: int, age: str
+) -> None:
+    params = parameters()
+    params = params.model_copy(update={"rollout": params.rollout.model_copy(update={"lag": lag})})
+    said = run_stage(update, params, round, model=tiny_model, rollout=rollouts(round=round)).json(
+        "metrics.json"
+    )
+    for name in ("mismatch", "mismatch_p99", "mismatch_p999", "mismatch_above", "mismatch_response_p99"):
+        assert said[f"{name}_by_age"] == {age: said[name]}, name
+    assert said["mismatch"] <= said["mismatch_p99"] <= said["mismatch_p999"] <= said["mismatch_max"]
 
 
 def test_impossible_parameters_are_refused_at_the_door(
