@@ -49,9 +49,18 @@ def test_what_fits_is_let_through(settings: tuple[str, ...]) -> None:
             ("7B", "update.checkpointing=false"),
             r"the trainer needs \d+ GB of a GPU's 85 GB beside the engine.*",
         ),
-        (("7B", "update.adapter=full"), r"keeps 139 GB while the engine, which is given 42, samples.*offload=true"),
-        (("7B", "engine.memory_fraction=0.2"), r"the engine needs 20 GB and is given 17 .*memory_fraction=0.4 f"),
-        (("32B", *APART), r"the trainer needs \d+ GB of a GPU's 85 GB; .*model.bits=4 fits"),
+        (
+            ("7B", "update.adapter=full"),
+            r"keeps 139 GB while the engine, which is given 42, samples.*offload=true",
+        ),
+        (
+            ("7B", "engine.memory_fraction=0.2"),
+            r"the engine needs 20 GB and is given 17 .*memory_fraction=0.4 f",
+        ),
+        (
+            ("32B", *APART, "update.lora_rank=256"),
+            r"the trainer needs \d+ GB of a GPU's 85 GB; .*model.bits=4 fits",
+        ),
         (("72B",), r"expected less: a smaller model, or more GPUs"),
     ],
 )
