@@ -9,8 +9,8 @@ On several --devices it is one rank's, of weights that FSDP shards and gathers o
 fake, too. The pass runs on fake tensors, which have a shape and a type and no values: the product's own
 layers, kernels of attention, head and gradients, on one sequence of --positions, of which a ninth is the
 prompt. Held are all storages that are alive, by what they hold at the moment; the peak is their largest sum.
-What is one compiled kernel on a GPU makes its results and nothing on the way. The optimiser's moments, 8 bytes
-a trained weight, are added to what a pass holds.
+What is one compiled kernel on a GPU makes its results and nothing on the way. The optimiser's moments, 8
+bytes a trained weight, are added to what a pass holds.
 """
 
 from __future__ import annotations

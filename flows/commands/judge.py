@@ -158,7 +158,7 @@ def _parts(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     told = [verdict.parts for verdict in verdicts if verdict.parts is not None]
     if not told:
         return {}
-    values = {name: [parts[name] for parts in told if parts[name] is not None] for name in told[0]}
+    values = {name: [said for parts in told if (said := parts[name]) is not None] for name in told[0]}
     totals = [verdict.total for verdict in verdicts if verdict.total is not None]
     means = {name: float(np.mean(found)) if found else None for name, found in values.items()}
     return {"rewards": means, "total": float(np.mean(totals)) if totals else None}
