@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from flows.commands import comparison_commands, remote_commands
-from flows.commands.machines import engines, plan_round
+from flows.commands.machines import engines, join_ranks, plan_round
 from flows.commands.options import (
     EngineOption,
     JsonOption,
@@ -36,6 +36,7 @@ app = typer.Typer(
 
 app.add_typer(engines, name="engine")
 app.command("plan")(plan_round)
+app.command("ranks")(join_ranks)
 
 
 @app.command()
@@ -71,6 +72,27 @@ def run(
 
 
 comparison_commands.add_to(app)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Option("--model", help="A run, a preset, a folder or a hub name.")],
+    sets: Annotated[str, typer.Option("--sets", help="With commas between: gsm8k,math500.")],
+    against: Annotated[
+        str | None, typer.Option("--against", help="Another model: differences, problem by problem.")
+    ] = None,
+    settings: SetOption = None,
+    engine: EngineOption = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Of the evaluation, under runs/; by default evaluate-MODEL.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Any model on benchmarks, with intervals (docs/evaluate.md). Run it again and it resumes."""
+    from flows.commands.evaluate_command import EvaluateOptions, evaluate_models
+
+    changes = [*(settings or []), *([f"engine.name={engine}"] if engine else [])]
+    evaluate_models(EvaluateOptions(model, sets, against, changes, name), as_json)
 
 
 @app.command()

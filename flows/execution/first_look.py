@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from params.schema import Params
 from tasks.artefacts.artefact import canonical, file_digest, replace_file
 from tasks.artefacts.store import Store
 from tasks.problems.contract import Tables, find_source
-from tasks.rewards.golds import bad_golds, tried
+from tasks.rewards.golds import bad_golds, tried_alone
 
 LOOK_BYTES = 32 * 2**20
 """Files of so many bytes are read in seconds; larger ones are read by the stage alone."""
@@ -33,7 +34,7 @@ def look(params: Params) -> None:
     """
     Store(workspace()).need(0, "run")
     problems, folder = _Problems(params), params.model.folder()
-    mine = any(tried(choice) for choice in several(params.task.reward))
+    mine = tuple(choice for choice in several(params.task.reward) if tried_alone(choice))
     if not problems.readable and folder is None and not mine:
         return
     note = workspace() / ".ostinato" / "looked" / _identity(params, folder)
@@ -42,7 +43,7 @@ def look(params: Params) -> None:
     tables = problems.read() if problems.readable else None
     if mine and not tables:  # a reward of one's own gives some reward to any right answer, or is broken
         row = {"question": "1", "answer": "1", "source": params.task.problems.name, "columns": None}
-        for reason in bad_golds(params.task, [row]).values():
+        for reason in bad_golds(params.task.model_copy(update={"reward": mine}), [row]).values():
             raise BadInput(f"task.reward: {reason}")
     if folder:
         _look_at_model(params, folder, problems, tables)
@@ -67,6 +68,11 @@ class _Problems:
         """Training and held-out problems."""
         return self._source.tables(self._config, self._params.task, self._params.seed)
 
+    @property
+    def shown_answer(self) -> Callable[[str], str] | None:
+        """Writes a right answer as people read it, where the judge reads something else."""
+        return self._source.shown_answer
+
     def place(self, question: str) -> str:
         """Where a question stands."""
         found = self._source.place(self._config, question) if self._source.place else None
@@ -76,12 +82,14 @@ class _Problems:
 def _look_at_model(params: Params, folder: Path, problems: _Problems, tables: Tables | None) -> None:
     from tasks.policy.load import load_tokenizer  # transformers, which the run needs next anyway
     from tasks.prepare.model_sources import check
-    from tasks.rollout.prompts import fitting
+    from tasks.rollout.prompts import Prompts, fitting
 
     with output.captured(Path(os.devnull)):  # what libraries say here they say again in the run
         check(folder, params, params.model.source)
         if tables:
-            fitting(tables, load_tokenizer(folder, params), params, problems.place)
+            tokenizer, prompt = load_tokenizer(folder, params), params.task.prompt
+            prompts = Prompts(prompt, tokenizer, tables[0], params.seed, problems.shown_answer)
+            fitting(tables, prompts, params, problems.place)
 
 
 def _identity(params: Params, folder: Path | None) -> str:
