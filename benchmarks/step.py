@@ -102,7 +102,7 @@ def ostinato(chosen: argparse.Namespace, model: Path, home: Path) -> Run:
         },
         "train_count": chosen.steps * shape.problems,
         "held_out_count": 1,
-        "instruction": shape.instruction,
+        "prompt": {"template": shape.instruction},
         "reward": {"name": "similarity"},
     }  # fmt: skip
     (home / "task.yaml").write_text(json.dumps({"task": task}))

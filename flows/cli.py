@@ -11,8 +11,18 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from flows.commands import remote_commands
-from flows.commands.machines import engines, plan_round
+from flows.commands import comparison_commands, remote_commands
+from flows.commands.machines import engines, join_ranks, plan_round
+from flows.commands.options import (
+    EngineOption,
+    JsonOption,
+    MethodOption,
+    ModelOption,
+    NameOption,
+    RunArgument,
+    SetOption,
+    TaskOption,
+)
 from flows.environment import prepare_prefect, prepare_threads, workspace
 from flows.process import interrupts, output
 from flows.process.own_server import own_server
@@ -26,26 +36,7 @@ app = typer.Typer(
 
 app.add_typer(engines, name="engine")
 app.command("plan")(plan_round)
-
-ModelOption = Annotated[str, typer.Option("--model", help="A preset, a YAML file, a folder or a hub name.")]
-TaskOption = Annotated[str, typer.Option("--task", help="A preset or a YAML file.")]
-MethodOption = Annotated[str, typer.Option("--method", help="A preset or a YAML file.")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one parameter; repeatable.")
-]
-NameOption = Annotated[
-    str | None, typer.Option("--name", help="Of the run, under runs/; by default METHOD-TASK-MODEL.")
-]
-EngineOption = Annotated[
-    str | None,
-    typer.Option("--engine", help="What samples: vllm, transformers, server, or auto (vllm if here)."),
-]
-RunArgument = Annotated[str, typer.Argument(metavar="NAME", help="The run's name, under runs/.")]
-WorkersOption = Annotated[
-    int | None,
-    typer.Option("--workers", min=1, help="Runs at a time: by default one a GPU, or two of a thread each."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON lines on standard output, for machines.")]
+app.command("ranks")(join_ranks)
 
 
 @app.command()
@@ -80,66 +71,28 @@ def run(
         print(f"Report: {summary['report']}")
 
 
+comparison_commands.add_to(app)
+
+
 @app.command()
-def lab(
-    name: Annotated[str, typer.Argument(metavar="STUDY", help="Of params/labs, or a YAML file.")],
-    seeds: Annotated[
-        int | None, typer.Option("--seeds", min=1, help="How many; by default the study's.")
+def evaluate(
+    model: Annotated[str, typer.Option("--model", help="A run, a preset, a folder or a hub name.")],
+    sets: Annotated[str, typer.Option("--sets", help="With commas between: gsm8k,math500.")],
+    against: Annotated[
+        str | None, typer.Option("--against", help="Another model: differences, problem by problem.")
     ] = None,
-    arms: Annotated[str | None, typer.Option("--arms", help="Some of them only: a,b.")] = None,
-    workers: WorkersOption = None,
     settings: SetOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """A comparison that is kept in a file: arms × seeds, one page. Run it again and it resumes."""
-    from flows.experiments.comparison import make, work_of_study
-    from flows.experiments.worker_pool import workers_here
-
-    work = work_of_study(name, seeds, arms, settings or [], workers or workers_here())
-    raise typer.Exit(make(work, as_json).code())
-
-
-@app.command()
-def compare(
-    methods: Annotated[str, typer.Option("--methods", help="With commas between: grpo,drpo,dyjr.")],
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each method.")] = 3,
-    task: TaskOption = "sums",
-    model: ModelOption = "nano",
-    baseline: Annotated[
-        str | None, typer.Option("--baseline", help="The method that others are held against; the first.")
-    ] = None,
-    budget: Annotated[
-        str | None, typer.Option("--budget", help="Of each run: rounds=20, tokens=200000 or minutes=10.")
-    ] = None,
-    workers: WorkersOption = None,
+    engine: EngineOption = None,
     name: Annotated[
-        str | None, typer.Option("--name", help="Under comparisons/; by default TASK-MODEL.")
-    ] = None,
-    settings: SetOption = None,
-    only: Annotated[
-        str | None, typer.Option("--only", metavar="METHOD:SEED", help="One run of it, without the page.")
+        str | None, typer.Option("--name", help="Of the evaluation, under runs/; by default evaluate-MODEL.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Which method helps at equal cost: methods × seeds, one page. Run it again and it resumes."""
-    from flows.experiments.comparison import make, make_one, work_of_methods
-    from flows.experiments.worker_pool import workers_here
-    from params.compare_options import CompareOptions, methods_of
+    """Any model on benchmarks, with intervals (docs/evaluate.md). Run it again and it resumes."""
+    from flows.commands.evaluate_command import EvaluateOptions, evaluate_models
 
-    work = work_of_methods(
-        CompareOptions(
-            methods_of(methods),
-            seeds,
-            task,
-            model,
-            baseline,
-            budget,
-            settings or [],
-            name,
-            workers or workers_here(),
-        )
-    )
-    raise typer.Exit(make_one(work, only, as_json) if only else make(work, as_json).code())
+    changes = [*(settings or []), *([f"engine.name={engine}"] if engine else [])]
+    evaluate_models(EvaluateOptions(model, sets, against, changes, name), as_json)
 
 
 @app.command()

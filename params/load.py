@@ -15,7 +15,7 @@ from params.schema import Params
 
 PRESETS = Path(__file__).parent
 KINDS = ("models", "tasks", "methods")
-_SHORT = {"problems": ("task",), "reward": ("task",)}
+_SHORT = {"problems": ("task",), "reward": ("task",), "prompt": ("task",), "sets": ("evaluate",)}
 """First parts of a setting's key that are short for a longer one: ``problems.path``."""
 
 
@@ -59,8 +59,10 @@ def merge(
     Keys in ``sections`` hold no parts: both engines take the options of ``engine``, whatever its ``name``.
     """
     merged = dict(under)
-    for key, value in over.items():
-        old = merged.get(key)
+    for key, given in over.items():
+        old, value = merged.get(key), given
+        if key in ("sets", "tasks"):  # names alone stand for their presets
+            old, value = _by_name(old), _by_name(value)
         if isinstance(old, str) and isinstance(value, dict):  # a part that is named and nothing more
             old = {"name": old}
         same_part = (
@@ -70,6 +72,10 @@ def merge(
         )
         merged[key] = merge(old, value) if same_part and isinstance(old, dict) else value
     return merged
+
+
+def _by_name(sets: Any) -> Any:
+    return {name: {} for name in sets} if isinstance(sets, list) else sets
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -102,7 +108,8 @@ def _preset(kind: str, name: str) -> dict[str, Any]:
 def read_setting(text: str) -> dict[str, Any]:
     """``key.below=value`` as nested mappings, the value read as YAML. Raises ``BadInput``.
 
-    ``problems.`` and ``reward.`` are short for ``task.problems.`` and ``task.reward.``.
+    ``problems.``, ``reward.`` and ``prompt.`` are short for ``task.problems.`` and so on, ``sets.`` for
+    ``evaluate.sets.``.
     """
     key, equals, value = text.partition("=")
     if not equals or not key.strip():

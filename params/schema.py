@@ -14,10 +14,14 @@ from params.base import BadInput, Choice, Config
 from params.correction import Correction
 from params.distil import Distil
 from params.engine import Engine
-from params.reward import Rewards, combined, read_rewards
+from params.evaluation import Evaluate, SetName
+from params.mixture import MAIN, MixedTask, largest_quota, with_task_presets
+from params.reward import combined
 from params.sft import Sft
 from params.speed import Probability, Speed
 from params.store import ADDRESS, StoreSettings
+from params.task import Task
+from params.update import Update
 
 
 class Model(Config):
@@ -32,6 +36,9 @@ class Model(Config):
     """Commit or tag of a hub model; null: the newest."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Type of the base weights. LoRA weights, full-weight masters and optimiser state are float32."""
+    bits: Literal[4, 16] = 16
+    """4: the linear layers' weights are rounded to NF4 (QLoRA), and the trainer holds them in 4 bits beside a
+    LoRA adapter; the engine holds the rounded weights in ``dtype``. 16: all are in ``dtype``."""
     context: PositiveInt = 512
     """Longest prompt and response together, in tokens."""
     trust_remote_code: bool = False
@@ -49,39 +56,6 @@ class Model(Config):
                 f"model.source: {self.source}: no such folder; expected a Hugging Face model folder"
             )
         return None
-
-
-class Task(Config):
-    """The problems and the judge."""
-
-    problems: Choice
-    """Where problems come from: a module of ``tasks.problems`` and its options."""
-    train_count: PositiveInt = 512
-    """Problems in the training set."""
-    held_out_count: PositiveInt = 128
-    """Problems in the held-out set, none of which is in the training set."""
-    instruction: str = "{question}"
-    """The user's message; ``{question}`` stands for the problem's text."""
-    on_long_prompt: Literal["error", "drop"] = "error"
-    """What becomes of a problem whose prompt leaves no room for ``rollout.max_response_tokens``. ``drop``: it
-    is left out, and counted."""
-    reward: Rewards = Choice(name="math")
-    """The judge: a module of ``tasks.rewards`` and its options, or a function of one's own; or a list of
-    several, each with a ``weight``. Their weighted sum is trained on, and the first that applies to an answer
-    says whether it is right."""
-    reward_workers: Annotated[PositiveInt, Speed] = 1
-    """Judging processes."""
-
-    @field_validator("reward", mode="before")
-    @classmethod
-    def _named_once(cls, given: Any) -> Any:
-        return read_rewards(given)
-
-    @model_validator(mode="after")
-    def _has_question(self) -> Task:
-        if "{question}" not in self.instruction:
-            raise ValueError("task.instruction must hold {question}")
-        return self
 
 
 class Method(Config):
@@ -183,100 +157,6 @@ class Rollout(Config):
     """Ray workers over which the flow splits a round's problems, each with an engine of its own."""
 
 
-class Update(Config):
-    """One policy update."""
-
-    adapter: Literal["lora", "full"] = "lora"
-    """Train a LoRA adapter on every linear layer, or all weights."""
-    lora_rank: PositiveInt = 16
-    """Rank of the adapter."""
-    lora_alpha: PositiveFloat = 32.0
-    """Scale of the adapter: its output is multiplied by alpha / rank."""
-    learning_rate: PositiveFloat = 2e-4
-    """AdamW's step length after the warm-up; 1e-6 where all weights train and none is chosen."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 2
-    """Optimiser steps, counted over the whole run, in which the learning rate rises linearly."""
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
-    """AdamW's decoupled weight decay."""
-    beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
-    """AdamW's first-moment decay."""
-    beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
-    """AdamW's second-moment decay."""
-    clip_norm: PositiveFloat = 1.0
-    """Largest global norm of the gradient."""
-    epochs: PositiveInt = 1
-    """Passes over a round's rollouts."""
-    minibatches: PositiveInt = 1
-    """Optimiser steps per pass; problems are split evenly among them."""
-    measure_terms: bool = False
-    """Measure the norm of each loss term's own gradient, which takes a backward pass more for each."""
-    attention: Annotated[Literal["auto", "products", "flash", "flex"], Speed] = "auto"
-    """What computes attention over shared prompts: ``products`` of the parts that are seen; torch's ``flash``
-    kernels, for 16-bit models on a GPU, or its FlexAttention, which a GPU compiles. ``auto``: flash where it
-    runs, else products."""
-    checkpointing: Annotated[bool | None, Speed] = None
-    """Keep each layer's input alone and compute its inside again in the backward pass: a third more time, a
-    tenth of the memory of activations; null: on a GPU, where they would fill a third of what the engine
-    leaves of its memory."""
-    tokens_per_micro_batch: Annotated[PositiveInt | None, Speed] = None
-    """Token positions, padding included, in one forward pass; null: 1,024, or 16,384 on a GPU, and at least
-    ``model.context``."""
-    head_chunk: Annotated[PositiveInt | None, Speed] = None
-    """Positions whose logits are held at once; null: 512, or 4,096 on a GPU."""
-    ranks: Annotated[PositiveInt, Speed] = 1
-    """Processes of this machine that share the update, each with a shard of the weights; a GPU each."""
-    rank_timeout: Annotated[PositiveInt, Speed] = 1800
-    """Seconds that one of them waits for the others before the update fails."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _rate_of_all_weights(cls, given: Any) -> Any:
-        if isinstance(given, dict) and given.get("adapter") == "full":
-            return {"learning_rate": 1e-6, **given}
-        return given
-
-    @model_validator(mode="after")
-    def _measures_alone(self) -> Update:
-        if self.measure_terms and self.ranks > 1:
-            raise ValueError("update.measure_terms measures in one process; expected update.ranks 1")
-        return self
-
-
-class Evaluate(Config):
-    """Measuring a policy on held-out problems."""
-
-    every: PositiveInt = 5
-    """Rounds between evaluations; the base model and the last policy are always evaluated."""
-    samples_per_problem: PositiveInt = 4
-    """Sampled responses per problem, n of mean@n. However many, they are held in memory a part at a time."""
-    pass_at: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 4)
-    """The k of pass@k, all from the same responses; none larger than samples_per_problem."""
-    temperature: PositiveFloat | None = None
-    """Their sampling temperature; null: the rollout's. What the trainer says of their tokens (entropy,
-    rank-k, KL to the base) is of the policy at the rollout's in any case."""
-    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    """They are drawn from the likeliest tokens that together reach this probability; 1: from all."""
-    top_k: Annotated[int, Field(ge=0)] = 0
-    """They are drawn from so many likeliest tokens; 0: from all. Before top_p, where both are given."""
-    max_response_tokens: PositiveInt | None = None
-    """Longest response, greedy or sampled, in tokens; null: the rollout's."""
-    scored_problems: PositiveInt | None = None
-    """Held-out problems, evenly spread, over whose answers entropy, rank-k and KL to the base are means;
-    null: all. They take two passes of the trainer, on a CPU half of an evaluation."""
-    bootstrap_samples: PositiveInt = 2000
-    """Resamplings of the problems for the intervals."""
-    confidence: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.95
-    """Coverage of the intervals."""
-    transcripts: PositiveInt = 24
-    """Held-out problems whose answers the report shows."""
-
-    @model_validator(mode="after")
-    def _enough_samples(self) -> Evaluate:
-        if max(self.pass_at) > self.samples_per_problem:
-            raise ValueError("evaluate.pass_at must not exceed evaluate.samples_per_problem")
-        return self
-
-
 class Params(Config):
     """Everything that a run reads."""
 
@@ -292,6 +172,11 @@ class Params(Config):
     """Modules of your own with further rows of the stage table, ``ROWS``: such as ``my_package.my_stage``."""
     model: Model
     task: Task
+    tasks: dict[SetName, MixedTask] = Field(default_factory=dict)
+    """Further tasks to train on in the same rounds, by name: ``[countdown, sql]``, each a preset of
+    ``params/tasks``, or a mapping of names to what is other than in the preset, or to all of it."""
+    task_weight: PositiveFloat = 1.0
+    """The weight of ``task`` beside theirs."""
     method: Method = Method()
     replay: Replay = Replay()
     engine: Engine = Engine()
@@ -304,12 +189,52 @@ class Params(Config):
     evaluate: Evaluate = Evaluate()
     store: StoreSettings = StoreSettings()
 
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _task_presets(cls, given: Any) -> Any:
+        return with_task_presets(given)
+
+    @property
+    def weights(self) -> list[float]:
+        """Of ``task`` and of the further tasks, in their order."""
+        return [self.task_weight, *(task.weight for task in self.tasks.values())]
+
+    @model_validator(mode="after")
+    def _mixes(self) -> Params:
+        names = set(self.tasks)
+        if taken := sorted(names & {*self.evaluate.sets, MAIN}):
+            raise ValueError(f"tasks.{taken[0]}: the name of something else too; expected another")
+        size = self.rollout.problems_per_round
+        for place, (name, task) in enumerate(self.tasks.items(), start=1):
+            least = largest_quota(self.weights, size, place)
+            if task.train_count < least:
+                raise ValueError(
+                    f"tasks.{name}.train_count: {task.train_count}; expected at least {least}, its problems "
+                    "in a round"
+                )
+        if not names:
+            return self
+        for wrong, what in (
+            (self.rollout.refill_batches, "rollout.refill_batches: expected 0 with tasks"),
+            (self.distil, "distil: expected null with tasks"),
+            (self.replay.pool, "replay.pool: expected null with tasks"),
+        ):
+            if wrong:
+                raise ValueError(what)
+        return self
+
     @model_validator(mode="after")
     def _addresses(self) -> Params:
         options = self.task.problems.model_extra or {}
         for where, value in (("model.source", self.model.source), *options.items()):
             if isinstance(value, str) and value.startswith("s3://") and not ADDRESS.fullmatch(value):
                 raise ValueError(f"{where}: expected s3://BUCKET/PATH, without credentials")
+        return self
+
+    @model_validator(mode="after")
+    def _few_bits(self) -> Params:
+        if self.model.bits == 4 and (self.update.adapter == "full" or self.engine.dtype == "float8"):
+            raise ValueError("model.bits: 4 is for update.adapter lora, and not for engine.dtype float8")
         return self
 
     @model_validator(mode="after")

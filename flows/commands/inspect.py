@@ -145,6 +145,7 @@ def export_merged(name: str, target: Path, dtype: Literal["base", "float32"]) ->
     in float32; what there is to say of it."""
     import torch
 
+    from tasks.policy.chat import Chat
     from tasks.policy.job_policy import job_policy
 
     directory = run_directory(workspace(), name)
@@ -160,8 +161,11 @@ def export_merged(name: str, target: Path, dtype: Literal["base", "float32"]) ->
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     with Context(scratch=new) as context:
-        trainer = job_policy(Job(_params(record), last.round, {"model": base}, new, context))
+        params = _params(record)
+        trainer = job_policy(Job(params, last.round, {"model": base}, new, context))
         trainer.restore(made.path)
+        if template := Chat(trainer.tokenizer, params.task.prompt).template:  # what it was trained with
+            trainer.tokenizer.chat_template = template
         lost = trainer.weights.merge_loss() if dtype == "base" else None
         trainer.merged(new, torch.float32 if dtype == "float32" else None)
     new.rename(target)

@@ -12,16 +12,15 @@ from typing import Annotated, Any
 
 import typer
 
+from flows.commands.options import JsonOption, RunArgument
 from flows.environment import prepare_prefect, workspace
 from flows.execution.remote_settings import needed, set_remote, settings_of
 from tasks.remote.progress import Tell, silent
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The run's name, under runs/.")]
 RemoteOption = Annotated[
     str | None,
     typer.Option("--remote", metavar="s3://BUCKET/PREFIX", help="Instead of the workspace's own."),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON lines on standard output, for machines.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -53,7 +52,7 @@ def remote(
 
 
 def push(
-    name: NameArgument,
+    name: RunArgument,
     url: RemoteOption = None,
     reread: Annotated[
         bool, typer.Option("--reread", help="Read every object back, and send again what is wrong.")
@@ -69,7 +68,7 @@ def push(
     _end("pushed", said, as_json)
 
 
-def pull(name: NameArgument, url: RemoteOption = None, as_json: JsonOption = False) -> None:
+def pull(name: RunArgument, url: RemoteOption = None, as_json: JsonOption = False) -> None:
     """Bring a run, and every artefact that it stands on, from the remote, each file verified."""
     settings = needed(workspace(), url)
     from flows.sync.transfer import pull_run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,11 @@ class _Problems:
         """Training and held-out problems."""
         return self._source.tables(self._config, self._params.task, self._params.seed)
 
+    @property
+    def shown_answer(self) -> Callable[[str], str] | None:
+        """Writes a right answer as people read it, where the judge reads something else."""
+        return self._source.shown_answer
+
     def place(self, question: str) -> str:
         """Where a question stands."""
         found = self._source.place(self._config, question) if self._source.place else None
@@ -76,12 +82,14 @@ class _Problems:
 def _look_at_model(params: Params, folder: Path, problems: _Problems, tables: Tables | None) -> None:
     from tasks.policy.load import load_tokenizer  # transformers, which the run needs next anyway
     from tasks.prepare.model_sources import check
-    from tasks.rollout.prompts import fitting
+    from tasks.rollout.prompts import Prompts, fitting
 
     with output.captured(Path(os.devnull)):  # what libraries say here they say again in the run
         check(folder, params, params.model.source)
         if tables:
-            fitting(tables, load_tokenizer(folder, params), params, problems.place)
+            tokenizer, prompt = load_tokenizer(folder, params), params.task.prompt
+            prompts = Prompts(prompt, tokenizer, tables[0], params.seed, problems.shown_answer)
+            fitting(tables, prompts, params, problems.place)
 
 
 def _identity(params: Params, folder: Path | None) -> str:

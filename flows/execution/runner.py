@@ -161,11 +161,14 @@ class Runner:
     def _fill(self, node: Node, fingerprint: str, out: Path) -> dict[str, Any]:
         """Run the stage; what its manifest says beside the files."""
         inputs, facts = self.inputs(node), self._lasting(node)
-        self.context.tell = self.watch.tell
+        self.context.tell, self.context.note = self.watch.tell, self.watch.note
+        self.context.store = self.store
         began = time.monotonic()
         self._use_threads(node)
         params = self._remote_inputs.local(node.stage.name, self.watch.tell)
-        job = Job(params, node.round, inputs, out, self.context, fingerprint)
+        if node.stage.role.kind == "learn":
+            self.context.learning()
+        job = Job(node.stage.view(params), node.round, inputs, out, self.context, fingerprint)
         with memory_errors(node.place):
             measured = node.stage.load()(job)
         return {

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from algorithms.contract import Hooks, Recipe
 from flows.execution import external_policy
 from flows.execution.first_look import look
+from flows.planner.memory_gate import check_memory
 from params.base import BadInput
 from params.load import compose
 from params.reward import several
 from params.schema import Params
-from tasks.core.device import check_device
+from tasks.core import few_bits
+from tasks.core.device import check_device, check_placement
 from tasks.engines import selection
 from tasks.problems.contract import find_source
 from tasks.report import trackers
@@ -50,7 +52,11 @@ def settled(params: Params) -> Params:
     source.resolve(find_source(source.name, "task.problems").Config, "task.problems")
     for choice in several(params.task.reward):
         chosen_reward(choice, "task.reward")
+    _check_sets(params)
+    _check_tasks(params)
     check_device()
+    check_placement(params.engine, params.update)
+    few_bits.check(params)
     longest, budget = params.model.context, params.update.tokens_per_micro_batch
     if budget is not None and budget < longest:
         raise BadInput(
@@ -60,8 +66,46 @@ def settled(params: Params) -> Params:
     name = selection.resolve(params.engine.name, params.engine.start_servers)
     if name == "server" and params.rollout.entropy:
         raise BadInput("rollout.entropy: servers tell of none; expected false, or engine.name=vllm")
+    if params.rollout.entropy and params.engine.tensor_parallel > 1:
+        raise BadInput("rollout.entropy: an engine over several GPUs tells of none; expected false")
     engine = params.engine.model_copy(update={"name": name})
     return params.model_copy(update={"engine": engine})
+
+
+def _check_sets(params: Params) -> None:
+    """Refuse evaluation sets whose parts are none, or whose answers have no room."""
+    for name, chosen in params.evaluate.sets.items():
+        where = f"evaluate.sets.{name}"
+        source = find_source(chosen.problems.name, f"{where}.problems")
+        chosen.problems.resolve(source.Config, f"{where}.problems")
+        for choice in several(chosen.reward):
+            chosen_reward(choice, f"{where}.reward")
+        longest = chosen.max_response_tokens or 0
+        if longest >= params.model.context:
+            raise BadInput(
+                f"{where}.max_response_tokens: {longest}; expected less than model.context, "
+                f"{params.model.context}"
+            )
+        if "s3://" in chosen.problems.model_dump_json():
+            raise BadInput(f"{where}.problems: an address in a bucket; expected local files or the hub")
+
+
+def _check_tasks(params: Params) -> None:
+    """Refuse further tasks whose parts are none, and a replay method that chooses problems of one task."""
+    for name, task in params.tasks.items():
+        source = find_source(task.problems.name, f"tasks.{name}.problems")
+        task.problems.resolve(source.Config, f"tasks.{name}.problems")
+        for choice in several(task.reward):
+            chosen_reward(choice, f"tasks.{name}.reward")
+        longest = task.max_response_tokens or 0
+        if longest > params.rollout.max_response_tokens:
+            raise BadInput(
+                f"tasks.{name}.max_response_tokens: {longest}; expected at most rollout.max_response_tokens, "
+                f"{params.rollout.max_response_tokens}"
+            )
+    replay = Recipe.of(params.method).replay
+    if params.tasks and replay and (replay[0].problems or replay[0].base_answers):
+        raise BadInput("method.replay: chooses problems of one task; expected another with tasks")
 
 
 def _check_replay(params: Params, part: Hooks | None) -> None:
@@ -111,6 +155,7 @@ def _check_source(params: Params, part: Hooks, named: str) -> None:
 def chosen(model: str, task: str, method: str, settings: Sequence[str]) -> Params:
     """Presets and settings as a person gave them, checked, with what they name. Raises ``BadInput``."""
     params = settled(compose(model, task, method, settings))
+    check_memory(params)
     look(params)
     return params
 

@@ -29,7 +29,7 @@ from flows.execution.source import SOURCE
 from flows.execution.validation import settled
 from flows.experiments.display import Display, display
 from flows.experiments.worker_pool import Run, WorkerPool
-from flows.stage_table.stages import stage_table
+from flows.stage_table.stages import stage_table, table_of
 from params.base import BadInput, nearest
 from params.compare_options import CompareOptions
 from params.comparison import Comparison, Trial, narrowed, read_study, trials
@@ -83,13 +83,15 @@ def work_of_study(
     name, comparison = read_study(study)
     chosen = [arm.strip() for arm in arms.split(",")] if arms else None
     comparison = narrowed(comparison, chosen, seeds)
+    made = trials(name, comparison, settings)
+    known = {*stage_table(), *(row for trial in made for row in table_of(trial.params))}
     for metric in comparison.wanted():
         stage = metric.partition(".")[0]
-        if stage not in stage_table():
-            raise BadInput(f"{name}: metrics.{metric}: no stage '{stage}'{nearest(stage, stage_table())}")
+        if stage not in known:
+            raise BadInput(f"{name}: metrics.{metric}: no stage '{stage}'{nearest(stage, known)}")
     words = ["lab", study, *(["--seeds", str(seeds)] if seeds else []), *(["--arms", arms] if arms else [])]
     words += [part for setting in settings for part in ("--set", setting)]
-    return Work(name, comparison, trials(name, comparison, settings), spelled(words), workers)
+    return Work(name, comparison, made, spelled(words), workers)
 
 
 def make(work: Work, as_json: bool = False, shown: Display | None = None) -> Made:

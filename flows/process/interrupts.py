@@ -23,7 +23,7 @@ EXIT_CODE = 130
 """By the shell's convention for an interrupt."""
 GRACE_SECONDS = 3.0
 """For stages to unwind and for Prefect to hear of it; then the process ends all the same."""
-RESUMED = ("run", "lab", "compare", "stage")
+RESUMED = ("run", "lab", "compare", "evaluate", "stage")
 """Commands that go on where they were ended."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 KEEPER = "flows.process.keeper"

@@ -13,8 +13,11 @@ from pathlib import Path
 
 from flows.stage_table.stage_def import StageDef
 from params.base import Choice
+from params.prompt import PLAIN
 from params.reward import several
 from params.schema import Params
+from params.views import of_task
+from tasks.core import few_bits
 from tasks.engines.selection import ENGINES, chosen_engines
 from tasks.policy.weights import WEIGHTS
 from tasks.rewards import custom
@@ -32,8 +35,8 @@ class Requirements:
 def requirements_of(stage: StageDef, params: Params) -> Iterator[Requirements]:
     """The parts that a stage of this run stands on."""
     for path, part in REQUIREMENTS.items():
-        if stage.depends_on(path, params):
-            yield part(params)
+        if stage.depends_on(path, params) or path in stage.parts:
+            yield part(stage.view(params))
 
 
 def _named(package: str, *choices: Choice | None) -> Requirements:
@@ -41,11 +44,29 @@ def _named(package: str, *choices: Choice | None) -> Requirements:
     return Requirements(tuple(name if "." in name else f"{package}.{name}" for name in names))
 
 
+def _problems(params: Params) -> Requirements:
+    return _named("tasks.problems", params.task.problems)
+
+
 def _reward(params: Params) -> Requirements:
     names = [choice.name for choice in several(params.task.reward)]
     mine = [Path(os.path.relpath(custom.source(name))) for name in names if ":" in name]
     ours = [f"tasks.rewards.{name}" for name in names if ":" not in name]
     return Requirements(("tasks.rewards.worker", *ours), files=tuple(mine))
+
+
+def _tasks(params: Params) -> Requirements:
+    """What the further tasks of a mixture need."""
+    found = [part(of_task(params, name)) for name in params.tasks for part in (_problems, _reward, _prompt)]
+    return Requirements(
+        tuple(module for each in found for module in each.modules),
+        files=tuple(path for each in found for path in each.files),
+    )
+
+
+def _prompt(params: Params) -> Requirements:
+    template = params.task.prompt.chat_template
+    return Requirements(files=() if template in (None, PLAIN) else (Path(template).expanduser(),))
 
 
 def _engine(params: Params) -> Requirements:
@@ -56,13 +77,21 @@ def _engine(params: Params) -> Requirements:
     )
 
 
+def _few_bits(chosen: bool, *modules: str) -> Requirements:
+    return Requirements(modules, (few_bits.NAME,)) if chosen else Requirements()
+
+
 REQUIREMENTS: dict[str, Callable[[Params], Requirements]] = {
     "method.objective": lambda params: _named("algorithms", params.method.objective),
     "method.terms": lambda params: _named("algorithms", *params.method.terms),
     "method.replay": lambda params: _named("algorithms", params.method.replay),
-    "task.problems": lambda params: _named("tasks.problems", params.task.problems),
+    "task.problems": _problems,
+    "tasks": _tasks,
     "task.reward": _reward,
+    "task.prompt": _prompt,
     "engine": _engine,
+    "model": lambda params: _few_bits(params.model.bits == 4, "tasks.policy.four_bits"),
+    "update.optimiser": lambda params: _few_bits(params.update.optimiser == "adamw_8bit"),
     "update.adapter": lambda params: Requirements((WEIGHTS[params.update.adapter].partition(":")[0],)),
 }
 """By the path of the parameter."""

@@ -73,6 +73,10 @@ class StageDef:
     """Inputs that another run made, by name: as the user names them."""
     when: Callable[[Params], bool] = lambda params: True
     """Whether the stage is part of this run."""
+    view: Callable[[Params], Params] = lambda params: params
+    """The parameters as its function sees them, where it works on something else than the run's task."""
+    parts: tuple[str, ...] = ()
+    """Parameters of its view that choose parts of the program, beside those that it reads by their path."""
     refuses: str = ""
     """``module:name``, called with the whole artefact and the parameters: raises ``StageFailure`` or
     ``BadInput`` where the run cannot go on with it. Nothing that the stage made is lost."""
@@ -116,16 +120,16 @@ def _named(function: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def evaluated(params: Params) -> list[int]:
-    """The rounds after which the policy is evaluated."""
-    last, every = params.rounds, params.evaluate.every
+def evaluated(params: Params, every: int | None = None) -> list[int]:
+    """The rounds after which the policy is evaluated: each so many, by default those of the evaluation."""
+    last, every = params.rounds, every or params.evaluate.every
     return [round for round in range(1, last + 1) if round % every == 0 or round == last]
 
 
 UNJUDGED = "tasks.rollout.unjudged:refuse_unjudged"
 MODEL = StageInput("model")
 PROBLEMS = StageInput("problems")
-SAMPLING = ("seed", "model", "task.instruction", "task.on_long_prompt", "task.reward", "engine")
+SAMPLING = ("seed", "model", "task.prompt", "task.on_long_prompt", "task.reward", "engine")
 EVALUATING = ("evaluate", "rollout.temperature", "rollout.max_response_tokens")
 ADAPTER = ("update.adapter", "update.lora_rank", "update.lora_alpha")
 TRAINERS = ("torch", "transformers", "peft")

@@ -49,6 +49,18 @@ def stage_table(more: tuple[str, ...] = ()) -> Mapping[str, StageDef]:
     return found
 
 
+def table_of(params: Params) -> Mapping[str, StageDef]:
+    """The rows of a run: those of the stage table, and what its parameters call for or change, such as two
+    for each evaluation set. Raises ``BadInput``."""
+    own = sorted(module.name for module in pkgutil.iter_modules(rows.__path__))
+    modules = [importlib.import_module(f"{rows.__name__}.{name}") for name in own]
+    table = dict(stage_table(params.stages))
+    for module in modules:
+        if hasattr(module, "rows_of"):
+            table |= {row.name: row for row in module.rows_of(params, table)}
+    return table
+
+
 def _rows(module: ModuleType) -> Sequence[StageDef]:
     found = module.__dict__.get("ROWS")
     if not isinstance(found, tuple) or not all(isinstance(row, StageDef) for row in found):
@@ -61,7 +73,7 @@ class Plan:
 
     def __init__(self, params: Params) -> None:
         self.params = params
-        self.table = stage_table(params.stages)
+        self.table = table_of(params)
         self._rounds = {name: frozenset(row.all_rounds(params)) for name, row in self.table.items()}
         self._policy = next(
             name for name, row in self.table.items() if row.makes_policies() and self._rounds[name]

@@ -35,10 +35,13 @@ ROLLOUTS = pa.schema(
         pa.field("response_ids", pa.list_(pa.int32()), nullable=False),  # with its end token, if it has one
         pa.field("behaviour_logp", pa.list_(pa.float32()), nullable=False),  # the engine's own, in nats
         pa.field("finish_reason", pa.string(), nullable=False),  # stop | length
+        # Up to the end of its thinking, null where it does none; the judge reads what follows.
+        pa.field("thinking_tokens", pa.int32()),
         pa.field("reward", pa.float32()),  # null where the judge failed; of several, the first that applies
         pa.field("reward_error", pa.string()),  # why there is no reward, or why the answer could not be read
         pa.field("policy", pa.string(), nullable=False),  # content digest of what sampled it
         pa.field("round", pa.int32(), nullable=False),
+        pa.field("task", pa.string()),  # whose problem it answers, in a mixture of several; else null
         pa.field("seed", pa.int64(), nullable=False),
         # The engine's likeliest tokens at each position, end to end: K for each; null where none are kept.
         pa.field("top_ids", pa.list_(pa.int32())),

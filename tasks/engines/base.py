@@ -42,6 +42,9 @@ class Sampling:
     """Draw from the likeliest tokens that together reach this probability."""
     top_k: int = 0
     """Draw from so many likeliest tokens, before ``top_p``; 0: from all."""
+    ends: Callable[[Sequence[int]], bool] | None = None
+    """Whether a response is at its end with the last of these tokens, which are all it has or its last ones.
+    An engine that cannot ask samples on: whoever asked cuts the response there."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,9 @@ class Engine(Protocol):
         ``finished(index, response)`` hears of each as soon as it is whole, in any order. Both are called by
         the thread that called ``generate``. Raises ``EngineFailure``.
         """
+
+    def sleep(self) -> None:
+        """Give back what memory it can until the next ``load``, where that was asked for."""
 
     def close(self) -> None:
         """End its processes and free its memory."""

@@ -74,7 +74,7 @@ class InProcess:
                 output = manager.get_result(timeout=0.5)
                 if output is not None:
                     index = drawing.index[output.request_id]
-                    done[index] = _response(output, sampling, drawing.told.pop(output.request_id))
+                    done[index] = _response(output, sampling, drawing)
                     finished(index, done[index])
                 elif not manager.is_running():
                     raise EngineFailure(f"transformers: ended after {len(done)} of {len(requests)} responses")
@@ -84,6 +84,9 @@ class InProcess:
                 elif time.monotonic() - since > self._params.reply_timeout:
                     raise EngineFailure(f"transformers: no token in {self._params.reply_timeout} s")
         return [done[index] for index in range(len(requests))]
+
+    def sleep(self) -> None:
+        """Nothing to do: its cache lives as long as a call of ``generate``."""
 
     def close(self) -> None:
         """Nothing to free but a rounded copy: the weights are the trainer's."""
@@ -183,6 +186,7 @@ class _Drawing:
             names = [str(f), *(f"{f}__child#{child}" for child in range(len(members) - 1))]
             self.index.update(zip(names, members, strict=True))
         self.tokens = 0
+        self.ended: set[str] = set()
         self.told: dict[str, _Told] = {name: ([], [], []) for name in self.index}
         self._seeds = {name: requests[index].seed for name, index in self.index.items()}
         self._sampling = sampling
@@ -212,11 +216,20 @@ class _Drawing:
             for state, ids, logp in rows:
                 self.told[state.request_id][0].extend(ids)
                 self.told[state.request_id][1].extend(logp)
+        if self._sampling.ends:
+            self._end(states, chosen.squeeze(1).tolist(), self._sampling.ends)
         if self._sampling.entropy:
             spread = -torch.linalg.vecdot(logs.exp(), logs)
             for state, value in zip(states, spread.tolist(), strict=True):
                 self.told[state.request_id][2].append(value)
         self.tokens += count
+
+    def _end(self, states: list[Any], chosen: list[int], ends: Callable[[Sequence[int]], bool]) -> None:
+        """Have the library take the tokens that complete a response for its end tokens."""
+        for state, token in zip(states, chosen, strict=True):
+            if ends([*state.generated_tokens, token]):
+                state._eos_token_ids = {*state._eos_token_ids, token}
+                self.ended.add(state.request_id)
 
 
 def _truncated(logs: Tensor, sampling: Sampling) -> Tensor:
@@ -240,11 +253,12 @@ def _families(requests: Sequence[Request]) -> list[list[int]]:
     return [[index] for index in range(len(requests))]
 
 
-def _response(output: GenerationOutput, sampling: Sampling, told: _Told) -> Response:
+def _response(output: GenerationOutput, sampling: Sampling, drawing: _Drawing) -> Response:
+    told, ended = drawing.told.pop(output.request_id), output.request_id in drawing.ended
     if output.error is not None:
         raise EngineFailure(f"transformers: {output.error}")
     tokens, logp = tuple(output.generated_tokens), tuple(output.logprobs)
-    reason = "stop" if tokens and tokens[-1] in sampling.stop_ids else "length"
+    reason = "stop" if ended or (tokens and tokens[-1] in sampling.stop_ids) else "length"
     likely, spread = tuple(told[0]), tuple(told[2])
     made = Response(tokens, logp, reason, likely, tuple(told[1]), spread)
     if not made.complete(sampling):

@@ -6,9 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
+from params.base import BadInput
+from params.prompt import PLAIN, Prompt
 from tasks.engines.base import EngineFailure
 from tasks.engines.float8 import Rounded
-from tasks.policy.load import prompt_ids
+from tasks.policy.chat import Chat, talk
 from tasks.policy.policy import Policy
 
 QUESTIONS = ("What is 7 + 5?", "What is 30 - 12 + 4?", "Name a colour.", "Count: 1, 2, 3,")
@@ -24,7 +26,7 @@ class Probe:
     """Fixed prompts and responses in a model's tokens, cut to half of its context."""
 
     def __init__(self, tokenizer: Any, context: int) -> None:
-        self.prompts = [ids[: context // 4] for ids in prompt_ids(tokenizer, QUESTIONS)]
+        self.prompts = [list(ids[: context // 4]) for ids in _asked(tokenizer)]
         self.responses = [
             tokenizer.encode(answer, add_special_tokens=False)[: context // 4] for answer in ANSWERS
         ]
@@ -33,6 +35,15 @@ class Probe:
         """The log-probabilities in the trainer's process, in nats at temperature 1, by the weights that the
         engine should hold: a policy, as it is or rounded."""
         return expected.score(self.prompts, self.responses, 1.0).logp
+
+
+def _asked(tokenizer: Any) -> list[tuple[int, ...]]:
+    """The questions as prompts; by the plain template where the model's own wants more than a question."""
+    talks = [talk(Prompt(), question) for question in QUESTIONS]
+    try:
+        return Chat(tokenizer, Prompt()).ids(talks)
+    except BadInput:
+        return Chat(tokenizer, Prompt(chat_template=PLAIN)).ids(talks)
 
 
 def mismatch(engine: Tensor, trainer: Tensor) -> float:

@@ -18,11 +18,13 @@ from tasks.artefacts.tables import table_writer
 from tasks.core.stage import Job
 from tasks.evaluate.scores import ANSWERS, scores, tally
 from tasks.policy.job_policy import job_policy
+from tasks.rollout.parts import sample_part
 from tasks.rollout.prompts import askable
-from tasks.rollout.sampling import sample
 
 PART = 1 << 22
 """Tokens that the answers in memory may have, unless those to one problem have more."""
+PART_ANSWERS = 4096
+"""Answers after which an evaluation that is interrupted need not sample those before them again."""
 OVERHEAD = 64
 """What an answer takes beside its tokens, counted in tokens."""
 
@@ -38,6 +40,7 @@ def evaluate(job: Job) -> dict[str, float]:
     problems, given = askable(job), job.params.evaluate
     held_out, longest = problems.held_out, given.max_response_tokens
     temperature = given.temperature or job.params.rollout.temperature
+    greedily = (0.0, 0, False, 1.0, 0, longest)
     measured: Counter[str] = Counter()
     tallies, tokens = [], TokenMeans(job, len(held_out))
     with table_writer(job.out / "answers.parquet", ANSWERS) as write:
@@ -48,23 +51,22 @@ def evaluate(job: Job) -> dict[str, float]:
             write(readable)
 
         for start, part in parts(job, held_out):
-            sampled = sample(
-                *(job, "evaluate", part, given.samples_per_problem, temperature),
-                top_p=given.top_p,
-                top_k=given.top_k,
-                max_tokens=longest,
-            )
+            options = (temperature, 0, False, given.top_p, given.top_k, longest)
+            sampled = sample_part(job, "evaluate", part, given.samples_per_problem, *options)
             measured.update(sampled.measured)
             tokens.add(sampled.answers, start)
             keep(_counted_from(sampled.answers, start), held_out, greedy=False)
-        greedy = sample(job, "evaluate", held_out, 1, 0.0, max_tokens=longest)
-        keep(greedy.answers, held_out, greedy=True)
+        greedy = sample_part(job, "evaluate", held_out, 1, *greedily) if given.greedy else None
+        if greedy:
+            keep(greedy.answers, held_out, greedy=True)
     found = scores(pa.concat_tables(tallies), tokens.means(), job.params, job.round)
     write_json(job.out / "scores.json", {**found, "long_prompts": problems.left_out})
     return {
         **measured,
         "tokens_per_second": measured["sampled_tokens"] / measured["sampling_seconds"],
-        "greedy_seconds": greedy.measured["sampling_seconds"] + greedy.measured["judging_seconds"],
+        "greedy_seconds": sum(greedy.measured[f"{work}_seconds"] for work in ("sampling", "judging"))
+        if greedy
+        else 0.0,
         "scoring_seconds": tokens.seconds,
         "seconds": time.perf_counter() - began,
     }
@@ -74,7 +76,8 @@ def parts(job: Job, problems: pa.Table) -> Iterator[tuple[int, pa.Table]]:
     """The problems in parts whose answers fit into ``PART``, each with the place of its first."""
     given = job.params.evaluate
     longest = given.max_response_tokens or job.params.rollout.max_response_tokens
-    count = max(1, PART // (given.samples_per_problem * (longest + OVERHEAD)))
+    most = min(PART // (longest + OVERHEAD), PART_ANSWERS)
+    count = max(1, most // given.samples_per_problem)
     return ((start, problems.slice(start, count)) for start in range(0, len(problems), count))
 
 
@@ -90,7 +93,9 @@ class TokenMeans:
     def __init__(self, job: Job, problems: int) -> None:
         count = job.params.evaluate.scored_problems
         every = count is None or count >= problems
-        self._chosen = np.arange(problems) if every else np.arange(count or 0) * problems // (count or 1)
+        self._chosen = (
+            np.arange(problems) if every else np.arange(count or 0) * problems // max(count or 0, 1)
+        )
         self._job = job
         self._tokens, self._sums = 0, torch.zeros(6, dtype=torch.float64)
         self.seconds = 0.0
@@ -105,8 +110,11 @@ class TokenMeans:
         self.seconds += time.perf_counter() - began
 
     def means(self) -> dict[str, Any]:
-        """As they stand in ``scores.json``."""
-        entropy, kl, log_ratio, *ranks = (self._sums / max(self._tokens, 1)).tolist()
+        """As they stand in ``scores.json``; null where no answers were scored."""
+        if not self._tokens:
+            names = ("entropy", "kl_to_base", "kl_to_base_k1")
+            return {"tokens": 0, "rank_probabilities": [], **dict.fromkeys(names)}
+        entropy, kl, log_ratio, *ranks = (self._sums / self._tokens).tolist()
         return {
             "tokens": self._tokens,
             "entropy": entropy,

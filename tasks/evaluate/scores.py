@@ -72,7 +72,7 @@ class Counts:
 
 
 TALLY = (
-    *("problem_id", "level", "reward", "reward_error", "finish_reason", "greedy"),
+    *("problem_id", "level", "reward", "reward_error", "finish_reason", "greedy", "thinking_tokens"),
     *("total", "rewards", "notes"),
 )
 
@@ -116,8 +116,18 @@ def scores(answers: pa.Table, token_means: dict[str, Any], params: Params, round
             for level in np.unique(counts.level)
         },
         "response_length": pc.mean(sampled["tokens"]).as_py(),
+        **_thinking(sampled),
         "truncated": pc.mean(pc.equal(sampled["finish_reason"], "length")).as_py(),
         "reward_errors": dict(sorted(Counter(reasons).items())),
         **components(sampled),
         **token_means,
     }
+
+
+def _thinking(answers: pa.Table) -> dict[str, float]:
+    """Mean tokens of thinking and of what follows it; nothing where no answer thinks."""
+    thinking = answers["thinking_tokens"]
+    if thinking.null_count == len(thinking):
+        return {}
+    mean = float(pc.mean(pc.fill_null(thinking, 0)).as_py())
+    return {"thinking_length": mean, "answer_length": float(pc.mean(answers["tokens"]).as_py()) - mean}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from jinja2.exceptions import TemplateError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -16,10 +15,12 @@ from transformers.utils import logging
 
 from params.base import BadInput
 from params.schema import Params
+from tasks.policy.chat import Chat, talk
 
 
 def load_model(base: Path, params: Params, device: torch.device) -> PreTrainedModel:
-    """The model in its base type, for evaluation, with every weight frozen; raises ``BadInput``."""
+    """The model in its base type, or its linear layers in 4 bits, with every weight frozen; raises
+    ``BadInput``."""
     if not (base / "config.json").is_file():
         raise BadInput(f"{base}: no config.json; expected a Hugging Face model folder")
     if not any(base.glob("*.safetensors")):
@@ -35,12 +36,15 @@ def load_model(base: Path, params: Params, device: torch.device) -> PreTrainedMo
         model: Any = AutoModelForCausalLM.from_pretrained(base, **options)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise BadInput(f"{base}: not a causal language model that loads: {_first_line(error)}") from error
-    frozen: PreTrainedModel = model.requires_grad_(False).eval().to(device)
-    return frozen
+    frozen: PreTrainedModel = model.requires_grad_(False).eval()
+    if params.model.bits == 4:
+        importlib.import_module("tasks.policy.four_bits").pack(frozen, device)
+    placed: Any = frozen
+    return cast(PreTrainedModel, placed.to(device))
 
 
 def load_tokenizer(base: Path, params: Params) -> Any:
-    """The tokenizer, which has a chat template; raises ``BadInput``."""
+    """The tokenizer; raises ``BadInput`` where it, or its chat template, does not work."""
     if not any(base.glob("tokenizer*")) and not any(base.glob("vocab*")):
         raise BadInput(f"{base}: no tokenizer; expected tokenizer.json in the folder")
     try:
@@ -49,33 +53,11 @@ def load_tokenizer(base: Path, params: Params) -> Any:
         )
     except (OSError, ValueError, KeyError) as error:
         raise BadInput(f"{base}: the tokenizer does not load: {_first_line(error)}") from error
-    if not tokenizer.chat_template:
-        raise BadInput(
-            f"{base}: the tokenizer has no chat template; expected chat_template.jinja in the folder"
-        )
     try:
-        prompt_ids(tokenizer, ["1 + 1"])
+        Chat(tokenizer, params.task.prompt).ids([talk(params.task.prompt, "1 + 1")])
     except BadInput as error:
         raise BadInput(f"{base}: {error}") from None
     return tokenizer
-
-
-def prompt_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """What a user says, each as the chat template has it, up to where the answer begins.
-
-    Raises ``BadInput`` where the template does not take a lone message of a user.
-    """
-    said = [[{"role": "user", "content": text}] for text in texts]
-    try:
-        ids: list[list[int]] = tokenizer.apply_chat_template(
-            said, add_generation_prompt=True, tokenize=True, return_dict=False
-        )
-    except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise BadInput(
-            f"the model's chat template fails on a user's message: {_first_line(error)}; expected one that "
-            "takes [{role: user}], in chat_template.jinja"
-        ) from None
-    return ids
 
 
 def response_ids(tokenizer: Any, text: str) -> list[int]:

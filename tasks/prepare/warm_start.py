@@ -20,8 +20,10 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaForCausalLM
 
 from params.schema import Params
+from params.views import of_task
 from tasks.core import seeds
-from tasks.policy.load import prompt_ids, response_ids
+from tasks.policy.chat import Chat, talk
+from tasks.policy.load import response_ids
 from tasks.prepare import nano
 from tasks.problems.contract import find_source, normalised
 
@@ -82,7 +84,14 @@ def spoil(answer: str, rng: random.Random) -> str:
 
 
 def _batches(params: Params, steps: int) -> list[list[Example]]:
-    """The examples of each step, all right at first and half right afterwards."""
+    """The examples of each step, all right at first and half right afterwards; of a mixture, each task's in
+    turn."""
+    views = [params, *(of_task(params, name) for name in params.tasks)]
+    of_each = [_batches_of(view, steps) for view in views]
+    return [of_each[step % len(views)][step] for step in range(len(of_each[0]))]
+
+
+def _batches_of(params: Params, steps: int) -> list[list[Example]]:
     rows = _practice(params, 64 * steps).to_pylist()
     longest = max(len(prompt + response) for prompt, response in _examples(params, rows[:64], spoilt=0.0))
     width = min(64, max(8, BATCH_TOKENS // longest))
@@ -96,11 +105,11 @@ def _examples(params: Params, rows: list[dict[str, Any]], spoilt: float) -> list
     rng = random.Random(seeds.seed(params.seed, "warm_start_answers", 0))
     wrong = find_source(params.task.problems.name, "task.problems.name").spoil or spoil
     words = nano.tokenizer()
-    examples: list[Example] = []
+    prompt = params.task.prompt
+    chat, examples = Chat(words, prompt), list[Example]()
     for row in rows:
-        question = params.task.instruction.replace("{question}", row["question"])
         answer = wrong(row["answer"], rng) if rng.random() < spoilt else row["answer"]
-        examples.append((prompt_ids(words, [question])[0], response_ids(words, answer)))
+        examples.append((list(chat.ids([talk(prompt, row["question"])])[0]), response_ids(words, answer)))
     return examples
 
 

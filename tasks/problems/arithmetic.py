@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 
 import params.base
 from params.base import BadInput, nearest
-from params.schema import Task
+from params.task import Task
 from tasks.core import seeds
 from tasks.problems import worked
 from tasks.problems.contract import normalised

@@ -20,7 +20,7 @@ from pydantic import Field
 
 import params.base
 from params.base import BadInput
-from params.schema import Task
+from params.task import Task
 from tasks.core import seeds
 from tasks.problems.contract import normalised
 from tasks.problems.rows import digest, shares, table

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from params.parts import Part, find_part
-from params.schema import Task
+from params.task import Task
 
 Tables = tuple[pa.Table, pa.Table]
 """Training and held-out problems (``tables.PROBLEMS``), which share no question."""
@@ -38,6 +38,9 @@ class ProblemSource(Part):
     """``shown_answer(answer)``: the right answer as people read it, where the judge reads something else."""
     files: Callable[[Any], Sequence[Path]] | None = None
     """``files(config)``: the local files that ``read`` reads, whose contents belong into the fingerprint."""
+    held_out: Callable[[Any, Task, Path | None], pa.Table] | None = None
+    """``held_out(config, task, out)``: every problem that it holds out, in the order of its files, for a
+    benchmark; with ``out``, what the judge needs is put there."""
     CHECKS_GOLDS: bool = False
     """Whether ``read`` tries the right answers on the judge of ``task.reward``."""
     place: Callable[[Any, str], str | None] | None = None

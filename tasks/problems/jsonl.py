@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 import params.base
 from params.base import BadInput, nearest
-from params.schema import Task
+from params.task import Task
 from tasks.artefacts.artefact import write_json
 from tasks.core import seeds
 from tasks.problems.contract import normalised
@@ -127,6 +127,16 @@ def write(config: Config, task: Task, seed: int, out: Path | None) -> tuple[pa.T
     if out is not None and config.on_bad_gold == "drop":
         write_json(out / "left_out.json", left_out)
     return tables
+
+
+def held_out(config: Config, task: Task, out: Path | None) -> pa.Table:
+    """All that is held out, or all there is where nothing is named for it. Raises ``BadInput``."""
+    left_out: Counter[str] = Counter(bad_gold=0)
+    aside = (config.held_out_path if config.path else config.held_out_split) is not None
+    found = _problems(_rows(config, held_out=aside), config, task, left_out)
+    if out is not None:
+        write_json(out / "left_out.json", left_out)
+    return table(found.values())
 
 
 def files(config: Config) -> list[Path]:
@@ -246,6 +256,8 @@ def _text(row: dict[str, Any], column: str, place: str, option: str) -> str:
     cell = row[column]
     if option == "question" and isinstance(cell, list):
         cell = _asked(cell, column, place)
+    if option == "answer" and isinstance(cell, list) and cell:  # several, all of which are asked for
+        cell = ", ".join(cell_text(each, column, place) for each in cell)
     text = cell_text(cell, column, place)
     if not text:
         raise BadInput(f"{place}: '{column}' is {row[column]!r:.60}; expected text or a number")

@@ -17,7 +17,7 @@ import pyarrow as pa
 from pydantic import Field, field_validator
 
 from params.base import BadInput
-from params.schema import Task
+from params.task import Task
 from tasks.core import seeds
 from tasks.problems import sql_rows, sql_schema
 from tasks.problems.rows import shares, table

@@ -15,7 +15,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from params.base import BadInput, nearest
-from params.schema import Task
+from params.task import Task
 from tasks.artefacts.artefact import write_json
 from tasks.core import seeds
 from tasks.problems import sql_rows, sql_schema
@@ -94,6 +94,17 @@ def write(config: Benchmark, task: Task, seed: int, out: Path | None) -> tuple[p
         sql_rows.write_paths(out, {name: files[name] for name in used})
         write_json(out / "left_out.json", {"train": rest.left_out, "held_out": aside.left_out})
     return tables
+
+
+def held_out(config: Benchmark, task: Task, out: Path | None) -> pa.Table:
+    """Every held-out problem, in the order of the files. Raises ``BadInput``."""
+    found = _problems(config, config.splits()[1])
+    if not found.problems:
+        raise BadInput(f"{config.SOURCE}: no held-out problems; expected some in {config.folder}")
+    if out is not None:
+        sql_rows.write_paths(out, found.files)
+        write_json(out / "left_out.json", found.left_out)
+    return table(found.problems.values())
 
 
 def files(config: Benchmark) -> list[Path]:

@@ -10,7 +10,7 @@ from typing import Any
 from algorithms.correct import CORRECT
 from params.base import Choice
 from params.reward import several
-from params.schema import Task
+from params.task import Task
 from tasks.rewards.base import Answer, Group
 from tasks.rewards.contract import chosen_reward, find_reward
 from tasks.rewards.judge import Judge

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from params.base import BadInput
 from params.reward import several
-from params.schema import Task
+from params.task import Task
 from tasks.core.stage import Job
 from tasks.rewards.base import Answer, Group
 from tasks.rewards.contract import find_reward

@@ -8,7 +8,7 @@ from typing import Any
 
 from params.base import BadInput
 from params.reward import Rewards, several
-from params.schema import Task
+from params.task import Task
 from tasks.rewards.base import Group
 from tasks.rewards.contract import chosen_reward
 
@@ -23,7 +23,7 @@ def groups_of(
             gold=row["answer"],
             answers=(),
             question=row["question"],
-            prompt=task.instruction.replace("{question}", row["question"]),
+            prompt=task.prompt.template.replace("{question}", row["question"]),
             source=row["source"],
             columns=json.loads(row.get("columns") or "{}"),
             max_tokens=max_tokens,

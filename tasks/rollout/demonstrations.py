@@ -20,7 +20,7 @@ from tasks.core.stage import Job
 from tasks.policy.boundaries import closed
 from tasks.policy.job_policy import job_policy
 from tasks.policy.load import response_ids
-from tasks.rollout.prompts import encode
+from tasks.rollout.prompts import job_prompts
 
 COLUMN = "demonstrations"
 SOURCE = "demonstration"
@@ -104,7 +104,7 @@ def hinted(job: Job, problems: pa.Table) -> pa.Table:
     if choice is None or part is None or part.hint is None:
         return bare
     config, tokenizer = choice.resolve(part.Config, "method.replay"), job_policy(job).tokenizer
-    prompts = encode(tokenizer, params.task.instruction, problems["question"].to_pylist())
+    prompts = job_prompts(job).encode(problems.to_pylist())
     room = params.model.context - params.rollout.max_response_tokens
     hints: list[list[int]] = []
     for problem, prompt in zip(problems.to_pylist(), prompts, strict=True):

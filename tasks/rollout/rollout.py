@@ -11,11 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from algorithms.correct import CORRECT
+from params.mixture import MAIN
 from tasks.artefacts.artefact import write_json
 from tasks.artefacts.tables import write_table
 from tasks.core.seeds import numpy_generator
 from tasks.core.stage import Job
-from tasks.rollout import dynamic_sampling, replay_problems
+from tasks.rollout import dynamic_sampling, mixture, replay_problems
 from tasks.rollout.components import components
 from tasks.rollout.demonstrations import hinted
 from tasks.rollout.prompts import askable
@@ -35,12 +36,12 @@ def rollout(job: Job) -> dict[str, float]:
     """
     began = time.perf_counter()
     refills, size = job.params.rollout.refill_batches, job.params.rollout.problems_per_round
-    batches = _batches(job, askable(job).train)
+    batches = mixture.mixed(job, _quota) if job.params.tasks else _batches(job, askable(job).train)
     tables = [batch.answers for batch in batches]
     answers = dynamic_sampling.filled(tables, size) if refills else joined(tables)
     write_table(job.out / "rollouts.parquet", answers)
     further = dynamic_sampling.figures(batches) if refills else {}
-    write_json(job.out / "metrics.json", {**metrics(answers), **further})
+    write_json(job.out / "metrics.json", {**metrics(answers), **further, **_by_task(job, answers)})
     total = {name: sum(batch.measured[name] for batch in batches) for name in batches[0].measured}
     total["tokens_per_second"] = total["sampled_tokens"] / total["sampling_seconds"]
     return {**total, "seconds": time.perf_counter() - began}
@@ -52,10 +53,7 @@ def _batches(job: Job, training: pa.Table) -> list[Sampled]:
     size = choice.problems_per_round
 
     def ask(chosen: list[int], less: int = 0) -> Sampled:
-        problems = hinted(job, training.take(chosen))
-        options = (choice.temperature, choice.top_logprobs, choice.entropy)
-        spread = sample_in_shards if job.context.cluster and choice.shards > 1 else sample
-        return spread(job, "rollout", problems, choice.samples_per_problem - less, *options)
+        return _ask(job, training.take(chosen), less)
 
     used = problems_of(seed, job.round, training.num_rows, size).tolist()
     used, back = replay_problems.split(job, training["problem_id"].to_pylist(), used)
@@ -71,6 +69,30 @@ def _batches(job: Job, training: pa.Table) -> list[Sampled]:
         used += more
         batches.append(ask(more))
     return batches
+
+
+def _ask(job: Job, chosen: pa.Table, less: int = 0) -> Sampled:
+    choice, problems = job.params.rollout, hinted(job, chosen)
+    options = (choice.temperature, choice.top_logprobs, choice.entropy)
+    spread = sample_in_shards if job.context.cluster and choice.shards > 1 else sample
+    return spread(job, "rollout", problems, choice.samples_per_problem - less, *options)
+
+
+def _quota(job: Job, batch: int, count: int) -> Sampled:
+    """The answers to ``count`` problems, of those of a round that has ``batch``."""
+    training = askable(job).train
+    chosen = problems_of(job.params.seed, job.round, training.num_rows, batch)[:count]
+    return _ask(job, training.take(chosen))
+
+
+def _by_task(job: Job, answers: pa.Table) -> dict[str, Any]:
+    """The figures of each task of a mixture by its name, and of how many problems they are."""
+    found = {}
+    for name in (MAIN, *job.params.tasks) if job.params.tasks else ():
+        own = answers.filter(pc.equal(answers["task"], name))
+        of = metrics(own) if len(own) else {}
+        found[name] = {"problems": len(pc.unique(own["group"])), **of}
+    return found
 
 
 def problems_of(run_seed: int, round: int, count: int, batch: int) -> np.ndarray:
@@ -104,7 +126,18 @@ def metrics(answers: pa.Table) -> dict[str, Any]:
         "reward_errors": dict(sorted(errors.items())),
         "response_length_mean": float(lengths.mean()),
         "response_length_max": int(lengths.max()),
+        **parts_of_lengths(answers),
         "truncated": float(pc.mean(pc.equal(answers["finish_reason"], "length")).as_py()),
         "entropy_estimate": -float(logp.mean()),
         **components(answers),
     }
+
+
+def parts_of_lengths(answers: pa.Table) -> dict[str, float]:
+    """Mean tokens of thinking, 0 for a response without, and of the rest; nothing where none thinks."""
+    thinking = answers["thinking_tokens"]
+    if thinking.null_count == len(thinking):
+        return {}
+    mean = float(pc.mean(pc.fill_null(thinking, 0)).as_py())
+    whole = float(pc.mean(pc.list_value_length(answers["response_ids"])).as_py())
+    return {"thinking_length_mean": mean, "answer_length_mean": whole - mean}

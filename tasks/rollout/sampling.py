@@ -19,7 +19,7 @@ from tasks.policy.job_policy import job_policy
 from tasks.rewards.base import Answer, Verdict
 from tasks.rewards.opened import opened
 from tasks.rewards.problems import groups_of
-from tasks.rollout.prompts import encode
+from tasks.rollout.prompts import job_prompts
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,6 @@ def sample(
     temperature: float,
     top: int = 0,
     entropy: bool = False,
-    *,
     top_p: float = 1.0,
     top_k: int = 0,
     max_tokens: int | None = None,
@@ -64,27 +63,35 @@ def sample(
         ("judge", params.task.reward, workers, given.digest),
         lambda: opened(params.task, job, groups),
     )
-    prompts = encode(trainer.tokenizer, params.task.instruction, [row["question"] for row in rows])
+    prompts = job_prompts(job)
+    reader, given_ids = prompts.reader, prompts.encode(rows)
     asked = [
         Request((*prompt, *_hint(row)), seed(params.seed, stage, job.round, row["problem_id"], index))
-        for row, prompt in zip(rows, prompts, strict=True)
+        for row, prompt in zip(rows, given_ids, strict=True)
         for index in range(samples)
     ]
+    thinks = [reader.opens(ids) for ids in given_ids]
     judged_by = [judge.begin(group, samples) for group in groups]
+    heard: dict[int, Response] = {}
+    thinking: dict[int, int | None] = {}
 
     def tell(done: int, tokens: int) -> None:
         speed = tokens / (time.perf_counter() - began)
         job.context.tell("sampling", done, len(asked), {"tokens_per_second": speed})
 
     def submit(index: int, response: Response) -> None:
-        words = [*_hint(rows[index // samples]), *response.token_ids]
-        text = trainer.tokenizer.decode(words, skip_special_tokens=True)
-        judged_by[index // samples].add(index % samples, Answer(text, tuple(words)))
+        group, hint = index // samples, _hint(rows[index // samples])
+        heard[index] = reader.cut(response)
+        words = (*hint, *heard[index].token_ids)
+        said = reader.read(words, thinks[group])
+        thinking[index] = None if said.thinking_tokens is None else max(0, said.thinking_tokens - len(hint))
+        judged_by[group].add(index % samples, Answer(said.answer, words, said.whole))
 
     engine.load(current.path if current else None)
     began = time.perf_counter()
-    sampling = Sampling(temperature, longest, trainer.stop_ids, top, entropy, top_p, top_k)
-    responses = engine.generate(asked, sampling, tell, submit)
+    sampling = Sampling(temperature, longest, trainer.stop_ids, top, entropy, top_p, top_k, reader.ends)
+    engine.generate(asked, sampling, tell, submit)
+    responses = [heard[index] for index in range(len(asked))]
     sampled = time.perf_counter()
     judged = [verdict for arriving in judged_by for verdict in arriving.verdicts()]
     judge.keep()
@@ -95,7 +102,8 @@ def sample(
         "sampling_seconds": sampled - began,
         "judging_seconds": time.perf_counter() - sampled,
     }
-    return Sampled(_table(job, rows, samples, asked, responses, judged, sampling), measured)
+    thought = [thinking[index] for index in range(len(asked))]
+    return Sampled(_table(job, rows, samples, asked, responses, thought, judged, sampling), measured)
 
 
 def _hint(problem: Mapping[str, Any]) -> list[int]:
@@ -109,6 +117,7 @@ def _table(
     samples: int,
     asked: list[Request],
     responses: list[Response],
+    thinking: list[int | None],
     verdicts: list[Verdict],
     sampling: Sampling,
 ) -> pa.Table:
@@ -124,10 +133,12 @@ def _table(
         "response_ids": [response.token_ids for response in responses],
         "behaviour_logp": [response.logp for response in responses],
         "finish_reason": [response.finish_reason for response in responses],
+        "thinking_tokens": thinking,
         "reward": [verdict.reward for verdict in verdicts],
         "reward_error": [verdict.error for verdict in verdicts],
         "policy": [sampler.digest] * len(asked),
         "round": [job.round] * len(asked),
+        "task": [None] * len(asked),
         "seed": [request.seed for request in asked],
         "top_ids": [response.top_ids if top else None for response in responses],
         "top_logp": [response.top_logp if top else None for response in responses],

@@ -24,7 +24,7 @@ from tasks.policy.optimiser import Optimiser
 from tasks.policy.policy import Policy
 from tasks.policy.training import Training
 from tasks.rollout.demonstrations import as_answers
-from tasks.rollout.prompts import encode
+from tasks.rollout.prompts import job_prompts
 
 TEMPERATURE = 1.0
 """Of the likelihood, whatever the rollouts' is."""
@@ -66,7 +66,7 @@ class Examples:
         """Every demonstration of that split whose prompt leaves room for it."""
         params = job.params
         problems = read_table(job.inputs["problems"].file(f"{split}.parquet"))
-        asked = encode(policy.tokenizer, params.task.instruction, problems["question"].to_pylist())
+        asked = job_prompts(job).encode(problems.to_pylist())
         prompts = dict(zip(problems["problem_id"].to_pylist(), asked, strict=True))
         longest = params.rollout.max_response_tokens
         rows = as_answers(problems, prompts, policy.tokenizer, longest, job.round).to_pylist()

@@ -175,7 +175,7 @@ def test_whatever_stands_in_answer_judges_itself_right_or_is_refused_by_its_line
 
 def test_settings_of_text_stand_as_they_are_written() -> None:
     for text in ("{question} Go.", "Question: {question}", "[{question}]", "- {question}", "yes: {question}"):
-        assert chosen("nano", "sums", "grpo", [f"task.instruction={text}"]).task.instruction == text
+        assert chosen("nano", "sums", "grpo", [f"prompt.template={text}"]).task.prompt.template == text
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_another_name_replaces_a_part_whole() -> None:
             "rollout.max_response_tokens must be smaller than model.context",
         ),
         ("evaluate.pass_at=[1,64]", "evaluate.pass_at must not exceed evaluate.samples_per_problem"),
-        ("task.instruction=hello", "task.instruction must hold {question}"),
+        ("task.prompt.template=hello", "task.prompt.template must hold {question}"),
         ("method.correction.kind=token", "method.correction.kind: "),
         ("method.correction={kind: token_truncate, low: 0.5}", "token_truncate has no lower bound"),
         ("method.correction={kind: token_mask, low: 6}", "low is 6 and high 5; expected low below high"),

@@ -26,7 +26,9 @@ _PROBLEMS = ("seed", "task.problems", "task.train_count", "task.held_out_count")
 
 
 def _warm_start(params: Params) -> tuple[str, ...]:
-    return (*_PROBLEMS, "task.instruction") if params.model.source == "nano" else ()
+    if params.model.source != "nano":
+        return ()
+    return (*_PROBLEMS, "task.prompt", *(["tasks"] if params.tasks else []))
 
 
 def _judged(params: Params) -> tuple[str, ...]:

@@ -42,7 +42,7 @@ ROWS = (
         function="tasks.sft.sft:sft",
         role=Role(kind="learn", label="warm start", time_of="learning", makes_policy=True),
         summary="a supervised warm start on demonstrations",
-        reads=("seed", "model", "task.instruction", "rollout.max_response_tokens", *ADAPTER),
+        reads=("seed", "model", "task.prompt", "rollout.max_response_tokens", *ADAPTER),
         reads_more=_training,
         inputs={"model": MODEL, "problems": PROBLEMS},
         outside=_policy,

@@ -19,6 +19,7 @@ from tasks.report.run.figures import figures
 from tasks.report.run.mismatch import mismatch_figures
 from tasks.report.run.replay import replay_figures
 from tasks.report.run.rewards import reward_figures
+from tasks.report.run.sets import set_figures
 from tasks.report.run.spans import shown_spans
 from tasks.report.run.terms import term_figures
 
@@ -82,10 +83,13 @@ def page(data: RunData) -> str:
     """The whole page."""
     of_terms = [figure for figure in term_figures(data) if figure is not None]
     of_rewards = [figure for figure in reward_figures(data) if figure is not None]
-    every = (*figures(data), *mismatch_figures(data), *replay_figures(data), *of_terms, *of_rewards)
+    of_sets = [figure for figure in set_figures(data) if figure is not None]
+    others = (*of_sets, *of_terms, *of_rewards)
+    every = (*figures(data), *mismatch_figures(data), *replay_figures(data), *others)
     drawn = {figure.key: figure for figure in every if figure is not None}
     groups = (
         *GROUPS,
+        ("sets", "Benchmarks and tasks", tuple(figure.key for figure in of_sets)),
         ("rewards", "Rewards", tuple(figure.key for figure in of_rewards)),
         ("terms", "Method", tuple(figure.key for figure in of_terms)),
     )

@@ -19,6 +19,7 @@ from tasks.evaluate.evaluate import evaluate
 from tasks.evaluate.scores import ANSWERS, scores, tally
 from tasks.prepare import nano
 from tasks.prepare.problems import problems as make_problems
+from tasks.rollout import parts
 from tasks.rollout.rollout import rollout
 from tasks.stats.intervals import mean_interval
 from tasks.update.update import update
@@ -225,13 +226,13 @@ def test_however_many_answers_only_a_part_is_in_memory(
     settings = {"evaluate.samples_per_problem": 64, "evaluate.pass_at": [1, 2, 4, 8, 16, 32, 64]}
     whole = run_stage(evaluate, parameters(**settings), round=0, **inputs)
     held: list[int] = []
-    asked = evaluation.sample
+    asked = parts.sample
 
     def watched(job: Job, stage: str, problems: pa.Table, samples: int, *more: Any, **options: Any) -> Any:
         held.append(len(problems) * samples)
         return asked(job, stage, problems, samples, *more, **options)
 
-    monkeypatch.setattr(evaluation, "sample", watched)
+    monkeypatch.setattr(parts, "sample", watched)
     monkeypatch.setattr(evaluation, "PART", 2 * 64 * (6 + evaluation.OVERHEAD))
     by_parts = run_stage(evaluate, parameters(**settings), round=0, **inputs)
     assert held == [128, 128, 128, 6]

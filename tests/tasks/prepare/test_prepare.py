@@ -18,7 +18,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from params.base import BadInput, Choice
-from params.schema import Model, Params, Task
+from params.prompt import Prompt
+from params.schema import Model, Params
+from params.task import Task
 from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.tables import PROBLEMS, read_table
 from tasks.prepare import warm_start
@@ -36,7 +38,7 @@ def settings(source: str = "nano", seed: int = 0, **options: object) -> Params:
         problems=Choice(name="arithmetic", generators=["sums"], level=1),
         train_count=20,
         held_out_count=10,
-        instruction="{question}=",
+        prompt=Prompt(template="{question}="),
     )
     return Params(seed=seed, model=Model.model_validate(model), task=task)
 
@@ -171,7 +173,6 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         remove("tokenizer.json", "tokenizer_config.json"),
         "no tokenizer; expected tokenizer.json",
     ),
-    "no chat template": (remove("chat_template.jinja"), "no chat template; expected chat_template.jinja"),
     "short context": (
         lambda folder: edit(folder / "config.json", max_position_embeddings=64),
         "model.context: 96 exceeds the 64 tokens",

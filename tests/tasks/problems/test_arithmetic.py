@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from params.base import BadInput, Choice
-from params.schema import Task
+from params.task import Task
 from tasks.artefacts.tables import PROBLEMS
 from tasks.problems import arithmetic
 from tasks.problems.contract import find_source, normalised

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from params.base import BadInput, Choice
 from params.load import compose
-from params.schema import Task
+from params.task import Task
 from tasks.artefacts.tables import PROBLEMS
 from tasks.prepare import warm_start
 from tasks.problems import columns

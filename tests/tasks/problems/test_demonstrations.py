@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from params.base import BadInput, Choice
 from params.load import compose
-from params.schema import Task
+from params.task import Task
 from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.tables import read_table
 from tasks.prepare.problems import problems as make_problems

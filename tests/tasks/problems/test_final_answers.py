@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from params.base import BadInput, Choice
 from params.load import compose
-from params.schema import Task
+from params.task import Task
 from tasks.problems import jsonl
 from tasks.problems.final_answers import Unclear, boxed, final_answer, number_in, without_units
 

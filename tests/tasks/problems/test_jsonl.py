@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from params.base import BadInput, Choice
-from params.schema import Task
+from params.task import Task
 from tasks.problems import jsonl
 from tasks.problems.contract import normalised
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from params.base import BadInput, Choice
 from params.load import compose
-from params.schema import Task
+from params.task import Task
 from tasks.artefacts.tables import PROBLEMS
 from tasks.policy.load import load_tokenizer
 from tasks.prepare import model_sources

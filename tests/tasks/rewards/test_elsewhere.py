@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from params.base import BadInput, Choice
-from params.schema import Task
+from params.task import Task
 from tasks.rewards.base import Answer, Group, Verdict
 from tasks.rewards.contract import chosen_reward
 from tasks.rewards.judge import Judge

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from params.base import BadInput, Choice
-from params.schema import Task
+from params.task import Task
 from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.store import Store
 from tasks.artefacts.tables import read_table

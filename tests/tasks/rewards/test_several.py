@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from params.base import BadInput, Choice, validate
 from params.load import compose
 from params.reward import RewardChoice, several
-from params.schema import Task
+from params.task import Task
 from tasks.rewards.aggregate import aggregated
 from tasks.rewards.base import Answer, Group, Verdict
 from tasks.rewards.judge import Judge

@@ -15,7 +15,8 @@ import torch
 
 from params.base import BadInput, Choice
 from params.engine import Engine
-from params.schema import Evaluate, Method, Params, Rollout
+from params.evaluation import Evaluate
+from params.schema import Method, Params, Rollout
 from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.tables import PROBLEMS, ROLLOUTS, read_table, write_table
 from tasks.core import seeds
@@ -247,7 +248,7 @@ def test_engine_and_judge_are_kept(
     kept = dict(context._kept)
     run_stage(rollout, settings(), round=2, model=tiny_model, problems=problems)
     assert dict(context._kept) == kept
-    assert len(kept) == 4  # and the problems whose prompts fit
+    assert len(kept) == 5  # and the prompts, and the problems whose prompts fit
     assert any(isinstance(each, Judge) for each in kept.values())
 
 

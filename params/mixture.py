@@ -1,0 +1,78 @@
+"""Further tasks of a run: a mixture, in which each has an exact share of every round."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import PositiveFloat, PositiveInt
+
+from params.base import nearest
+from params.evaluation import laid_on
+from params.speed import Elsewhere
+from params.task import Task
+
+ROUNDING = 1e-9
+PRESETS = Path(__file__).parent / "tasks"
+MAIN = "main"
+"""What ``task`` is called in figures beside the others."""
+
+
+class MixedTask(Task):
+    """One of several tasks that a run trains on."""
+
+    weight: Annotated[PositiveFloat, Elsewhere] = 1.0
+    """Its share of a round's problems is this over the sum of all weights, ``task_weight`` included."""
+    max_response_tokens: PositiveInt | None = None
+    """Longest response, in tokens, at most the rollout's; null: the rollout's."""
+
+
+def with_task_presets(given: Any) -> Any:
+    """Tasks as a person names them, each laid on the preset of its name. Raises ``ValueError``."""
+    if isinstance(given, list | tuple) and all(isinstance(name, str) for name in given):
+        given = {name: {} for name in given}
+    if not isinstance(given, Mapping):
+        return given
+    return {name: _laid_on_preset(name, chosen) for name, chosen in given.items()}
+
+
+def _laid_on_preset(name: str, chosen: Any) -> Any:
+    known = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+    if not isinstance(chosen, Mapping | None):
+        return chosen
+    if name not in known:
+        if not chosen or "problems" not in chosen:
+            raise ValueError(f"tasks.{name}: no such preset{nearest(name, known)}")
+        return chosen
+    preset = yaml.safe_load((PRESETS / f"{name}.yaml").read_text())
+    longest = preset.get("rollout", {}).get("max_response_tokens")
+    limit = {} if longest is None else {"max_response_tokens": longest}
+    return laid_on({**preset["task"], **limit}, chosen or {})
+
+
+def quotas(weights: Sequence[float], size: int, round: int) -> list[int]:
+    """How many of a round's ``size`` problems each task has; rounds count from 1.
+
+    The problems of all rounds are given out one by one, each to that task of those below their exact share
+    that would be above it soonest (Balinski and Young's quota method, 1975): after any round no task is one
+    problem or more away from its share, and one whose share is a whole number has it in each round.
+    """
+    parts = [weight / sum(weights) for weight in weights]
+    given = [0] * len(parts)
+    before: list[int] = []
+    for number in range(1, round * size + 1):
+        if number == (round - 1) * size + 1:
+            before = list(given)
+        below = [place for place, part in enumerate(parts) if given[place] < number * part - ROUNDING]
+        given[min(below, key=lambda place: (given[place] + 1) / parts[place])] += 1
+    return [after - earlier for after, earlier in zip(given, before, strict=True)]
+
+
+def largest_quota(weights: Sequence[float], size: int, place: int) -> int:
+    """The most problems that the task at ``place`` has in any round."""
+    share = size * weights[place] / sum(weights)
+    whole = abs(share - round(share)) < ROUNDING
+    return round(share) if whole else min(size, math.ceil(share) + 1)

@@ -1,0 +1,58 @@
+"""A run's parameters as a stage sees them that works on something else than the run's task."""
+
+from __future__ import annotations
+
+import sys
+
+from params.mixture import largest_quota
+from params.schema import Params
+from params.task import Task
+
+
+def of_set(params: Params, name: str) -> Params:
+    """The evaluation set called ``name`` in place of the task, with its sampling in place of the
+    evaluation's."""
+    chosen, usual = params.evaluate.sets[name], params.evaluate
+    task = params.task.model_copy(
+        update={
+            "problems": chosen.problems,
+            "prompt": chosen.prompt,
+            "on_long_prompt": chosen.on_long_prompt,
+            "reward": chosen.reward,
+            "held_out_count": chosen.count or sys.maxsize,
+        }
+    )
+    evaluate = usual.model_copy(
+        update={
+            "samples_per_problem": chosen.samples_per_problem,
+            "pass_at": chosen.ks,
+            "greedy": chosen.greedy,
+            "temperature": chosen.temperature or usual.temperature,
+            "top_p": usual.top_p if chosen.top_p is None else chosen.top_p,
+            "top_k": usual.top_k if chosen.top_k is None else chosen.top_k,
+            "max_response_tokens": chosen.max_response_tokens or usual.max_response_tokens,
+            "scored_problems": 0,
+            "sets": {},
+        }
+    )
+    return params.model_copy(update={"task": task, "evaluate": evaluate})
+
+
+def of_task(params: Params, name: str) -> Params:
+    """The further task called ``name`` in place of ``task``, alone in its rounds."""
+    chosen, rollout = params.tasks[name], params.rollout
+    place = 1 + list(params.tasks).index(name)
+    longest = min(chosen.max_response_tokens or rollout.max_response_tokens, rollout.max_response_tokens)
+    most = largest_quota(params.weights, rollout.problems_per_round, place)
+    evaluate = params.evaluate.model_copy(update={"sets": {}, "scored_problems": 0})
+    task = Task.model_validate({name: getattr(chosen, name) for name in Task.model_fields})
+    return params.model_copy(
+        update={
+            "task": task,
+            "tasks": {},
+            "rollout": rollout.model_copy(
+                update={"max_response_tokens": longest, "problems_per_round": max(1, most)}
+            ),
+            "evaluate": evaluate,
+        }
+    )

@@ -1,0 +1,113 @@
+"""Messages as a model reads them: by its own chat template, a plain one, or one that a file holds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2.exceptions import TemplateError
+
+from params.base import BadInput
+from params.prompt import PLAIN, Prompt
+
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'system' %}{{ message['content'] + '\n\n' }}"
+    "{% elif message['role'] == 'assistant' %}{{ 'Answer: ' + message['content'] + '\n\n' }}"
+    "{% else %}{{ 'Question: ' + message['content'] + '\n' }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'Answer:' }}{% endif %}"
+)
+"""For models that have none. The choice is ours; it is the form of few-shot prompts for base models."""
+PLAIN_STOP = ("\nQuestion:",)
+
+Message = dict[str, str]
+"""``role``, one of system, user and assistant, and ``content``."""
+
+
+class Chat:
+    """A tokenizer with the template that ``prompt`` chooses. Raises ``BadInput``."""
+
+    def __init__(self, tokenizer: Any, prompt: Prompt) -> None:
+        self.tokenizer = tokenizer
+        chosen = prompt.chat_template
+        self.plain = chosen == PLAIN or (chosen is None and not tokenizer.chat_template)
+        """Whether the messages are written by the plain template."""
+        self._template: str | None = None
+        self._named = "the model's chat template"
+        if self.plain:
+            self._template, self._named = PLAIN_TEMPLATE, "the plain chat template"
+        elif chosen is not None:
+            self._template, self._named = _read(Path(chosen)), chosen
+        self._variables = prompt.chat_template_kwargs
+        text = self._template or str(tokenizer.chat_template)
+        if unread := [name for name in self._variables if not re.search(rf"\b{re.escape(name)}\b", text)]:
+            raise BadInput(
+                f"task.prompt.chat_template_kwargs: {self._named} reads no '{unread[0]}'; expected variables "
+                "that it reads"
+            )
+        given = PLAIN_STOP if self.plain and prompt.stop is None else prompt.stop
+        self.stop: tuple[str, ...] = given or ()
+        """Texts that end a response."""
+
+    @property
+    def template(self) -> str | None:
+        """The template, where it is not the model's own."""
+        return self._template
+
+    def ids(self, talks: Sequence[Sequence[Message]]) -> list[tuple[int, ...]]:
+        """Each talk as tokens, up to where the answer begins, with one token of beginning at most.
+
+        Raises ``BadInput`` where the template does not take its messages.
+        """
+        try:
+            written: list[list[int]] = self.tokenizer.apply_chat_template(
+                [list(talk) for talk in talks],
+                chat_template=self._template,
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=False,
+                **self._variables,
+            )
+        except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            roles = dict.fromkeys(message["role"] for talk in talks for message in talk)
+            said = "a user's message" if list(roles) == ["user"] else f"messages of {', '.join(roles)}"
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise BadInput(
+                f"{self._named} fails on {said}: {reason}; expected one that takes "
+                f"[{', '.join(f'{{role: {role}}}' for role in roles)}], in chat_template.jinja"
+            ) from None
+        start = self.tokenizer.bos_token_id
+        if self.plain and start is not None and _begins(self.tokenizer):
+            written = [[start, *ids] for ids in written]
+        if start is not None:
+            written = [ids[1:] if ids[:2] == [start, start] else ids for ids in written]
+        return [tuple(ids) for ids in written]
+
+
+def talk(prompt: Prompt, question: str, examples: Sequence[tuple[str, str]] = ()) -> list[Message]:
+    """The messages of a question, behind ``examples`` of questions and what the assistant said."""
+    said = [] if prompt.system is None else [{"role": "system", "content": prompt.system}]
+    for asked, answer in examples:
+        said.append({"role": "user", "content": prompt.template.replace("{question}", asked)})
+        said.append({"role": "assistant", "content": answer})
+    return [*said, {"role": "user", "content": prompt.template.replace("{question}", question)}]
+
+
+def _begins(tokenizer: Any) -> bool:
+    """Whether the tokenizer puts its token of beginning before a text."""
+    return bool(tokenizer("1")["input_ids"][:1] == [tokenizer.bos_token_id])
+
+
+def _read(path: Path) -> str:
+    where = f"task.prompt.chat_template: {path}"
+    try:
+        text = path.expanduser().read_text(encoding="utf-8")
+    except (FileNotFoundError, IsADirectoryError):
+        raise BadInput(f"{where}: no such file; expected plain, or a file with a Jinja template") from None
+    except UnicodeDecodeError:
+        raise BadInput(f"{where}: not text; expected a Jinja template in UTF-8") from None
+    if "messages" not in text:
+        raise BadInput(f"{where}: reads no messages; expected a Jinja template of them")
+    return text
