@@ -98,6 +98,7 @@ def _rewards(asked: JudgeOptions) -> Rewards:
     called = {RewardChoice(name=name).called: place for place, name in enumerate(asked.rewards)}
     for text in asked.settings:
         setting = read_setting(text)
+        setting = setting.get("task", setting)  # where a reward is called reward, which is short for task's
         for name, options in setting.items() if not alone else [(next(iter(called)), setting)]:
             if name not in called or not isinstance(options, dict):
                 raise BadInput(f"--set {text}: expected REWARD.OPTION=VALUE{nearest(name, called)}")
@@ -128,6 +129,7 @@ def _groups(rows: Sequence[dict[str, Any]]) -> tuple[list[Group], list[int]]:
 def _explain(pairs: Sequence[tuple[str, str]], verdicts: Sequence[Verdict], as_json: bool) -> None:
     for number, ((gold, answer), verdict) in enumerate(zip(pairs, verdicts, strict=True), start=1):
         said = {"gold": gold, **(verdict.explained or {"answer": answer[-EXPLAINED:]})}
+        said |= {name: str(value) for name, value in (verdict.notes or {}).items()}
         if as_json:
             told = {"reward": verdict.reward, "error": verdict.error}
             print(json.dumps({"event": "verdict", "row": number, **said, **told}))
