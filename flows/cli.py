@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from flows.commands import comparison_commands, remote_commands
-from flows.commands.machines import engines, plan_round
+from flows.commands.machines import engines, join_ranks, plan_round
 from flows.commands.options import (
     EngineOption,
     JsonOption,
@@ -36,6 +36,7 @@ app = typer.Typer(
 
 app.add_typer(engines, name="engine")
 app.command("plan")(plan_round)
+app.command("ranks")(join_ranks)
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from params.address import addresses
 from params.base import Config
@@ -23,6 +23,13 @@ class Engine(Config):
     """Memory for vLLM's key-value cache on CPU, in GiB."""
     memory_fraction: Annotated[Probability, Speed] = 0.5
     """Share of a GPU's memory that vLLM takes."""
+    sleep: Annotated[bool, Speed] = False
+    """``vllm`` on a GPU that it shares with the trainer: give its memory back while the trainer works."""
+    gpus: Annotated[tuple[NonNegativeInt, ...], Speed] = ()
+    """GPUs of vLLM or of the servers that are started, counted from 0 among those that are seen.
+    Empty: the first ones, or for servers all."""
+    tensor_parallel: Annotated[PositiveInt, Speed] = 1
+    """GPUs over which vLLM splits the model, a server at a time."""
     max_sequences: Annotated[PositiveInt, Speed] = 128
     """Responses decoded side by side."""
     start_timeout: Annotated[PositiveInt | None, Speed] = None
@@ -51,4 +58,16 @@ class Engine(Config):
             )
         if not told and self.name == "server":
             raise ValueError("engine.servers: no address; expected some, or engine.start_servers above 0")
+        if self.name == "transformers" and (self.tensor_parallel > 1 or self.sleep or self.gpus):
+            raise ValueError(
+                "engine.name: transformers samples in the trainer's process; expected vllm, or none of "
+                "engine.sleep, engine.gpus and engine.tensor_parallel"
+            )
+        if self.sleep and self.name == "server":
+            raise ValueError("engine.sleep: servers do not sleep; expected engine.name vllm")
+        if self.gpus and len(self.gpus) % self.tensor_parallel:
+            raise ValueError(
+                f"engine.gpus: {len(self.gpus)} GPUs; expected a multiple of engine.tensor_parallel, "
+                f"{self.tensor_parallel}"
+            )
         return self

@@ -35,7 +35,7 @@ class EvaluationSet(Config):
     """The judge, or several, as in a task."""
     samples_per_problem: PositiveInt = 1
     """Sampled responses per problem, n of mean@n."""
-    pass_at: tuple[PositiveInt, ...] | None = None
+    pass_at: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] | None = None
     """The k of pass@k; null: 1 and n."""
     greedy: bool = True
     """Answer each problem greedily too."""

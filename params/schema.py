@@ -22,6 +22,7 @@ from params.sft import Sft
 from params.speed import Probability, Speed
 from params.store import ADDRESS, StoreSettings
 from params.task import Task
+from params.update import Update
 
 
 class Model(Config):
@@ -36,6 +37,9 @@ class Model(Config):
     """Commit or tag of a hub model; null: the newest."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Type of the base weights. LoRA weights, full-weight masters and optimiser state are float32."""
+    bits: Literal[4, 16] = 16
+    """4: the linear layers' weights are rounded to NF4 (QLoRA), and the trainer holds them in 4 bits beside a
+    LoRA adapter; the engine holds the rounded weights in ``dtype``. 16: all are in ``dtype``."""
     context: PositiveInt = 512
     """Longest prompt and response together, in tokens."""
     trust_remote_code: bool = False
@@ -154,65 +158,6 @@ class Rollout(Config):
     """Ray workers over which the flow splits a round's problems, each with an engine of its own."""
 
 
-class Update(Config):
-    """One policy update."""
-
-    adapter: Literal["lora", "full"] = "lora"
-    """Train a LoRA adapter on every linear layer, or all weights."""
-    lora_rank: PositiveInt = 16
-    """Rank of the adapter."""
-    lora_alpha: PositiveFloat = 32.0
-    """Scale of the adapter: its output is multiplied by alpha / rank."""
-    learning_rate: PositiveFloat = 2e-4
-    """AdamW's step length after the warm-up; 1e-6 where all weights train and none is chosen."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 2
-    """Optimiser steps, counted over the whole run, in which the learning rate rises linearly."""
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
-    """AdamW's decoupled weight decay."""
-    beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
-    """AdamW's first-moment decay."""
-    beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
-    """AdamW's second-moment decay."""
-    clip_norm: PositiveFloat = 1.0
-    """Largest global norm of the gradient."""
-    epochs: PositiveInt = 1
-    """Passes over a round's rollouts."""
-    minibatches: PositiveInt = 1
-    """Optimiser steps per pass; problems are split evenly among them."""
-    measure_terms: bool = False
-    """Measure the norm of each loss term's own gradient, which takes a backward pass more for each."""
-    attention: Annotated[Literal["auto", "products", "flash", "flex"], Speed] = "auto"
-    """What computes attention over shared prompts: ``products`` of the parts that are seen; torch's ``flash``
-    kernels, for 16-bit models on a GPU, or its FlexAttention, which a GPU compiles. ``auto``: flash where it
-    runs, else products."""
-    checkpointing: Annotated[bool | None, Speed] = None
-    """Keep each layer's input alone and compute its inside again in the backward pass: a third more time, a
-    tenth of the memory of activations; null: on a GPU, where they would fill a third of what the engine
-    leaves of its memory."""
-    tokens_per_micro_batch: Annotated[PositiveInt | None, Speed] = None
-    """Token positions, padding included, in one forward pass; null: 1,024, or 16,384 on a GPU, and at least
-    ``model.context``."""
-    head_chunk: Annotated[PositiveInt | None, Speed] = None
-    """Positions whose logits are held at once; null: 512, or 4,096 on a GPU."""
-    ranks: Annotated[PositiveInt, Speed] = 1
-    """Processes of this machine that share the update, each with a shard of the weights; a GPU each."""
-    rank_timeout: Annotated[PositiveInt, Speed] = 1800
-    """Seconds that one of them waits for the others before the update fails."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _rate_of_all_weights(cls, given: Any) -> Any:
-        if isinstance(given, dict) and given.get("adapter") == "full":
-            return {"learning_rate": 1e-6, **given}
-        return given
-
-    @model_validator(mode="after")
-    def _measures_alone(self) -> Update:
-        if self.measure_terms and self.ranks > 1:
-            raise ValueError("update.measure_terms measures in one process; expected update.ranks 1")
-        return self
-
-
 class Params(Config):
     """Everything that a run reads."""
 
@@ -289,6 +234,12 @@ class Params(Config):
         for where, value in (("model.source", self.model.source), *options.items()):
             if isinstance(value, str) and value.startswith("s3://") and not ADDRESS.fullmatch(value):
                 raise ValueError(f"{where}: expected s3://BUCKET/PATH, without credentials")
+        return self
+
+    @model_validator(mode="after")
+    def _few_bits(self) -> Params:
+        if self.model.bits == 4 and (self.update.adapter == "full" or self.engine.dtype == "float8"):
+            raise ValueError("model.bits: 4 is for update.adapter lora, and not for engine.dtype float8")
         return self
 
     @model_validator(mode="after")

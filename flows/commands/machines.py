@@ -35,6 +35,16 @@ def plan_round(
     raise typer.Exit(run_plan(asked, as_json))
 
 
+def join_ranks(
+    name: Annotated[str, typer.Argument(help="Of the run, started on the first machine.")],
+    machine: Annotated[int, typer.Option("--machine", min=1, help="Which this is; the first is 0.")] = 1,
+) -> None:
+    """The ranks of this machine in a run's updates over several; it stays until it is interrupted."""
+    from flows.commands.join_ranks import serve_ranks
+
+    serve_ranks(name, machine)
+
+
 @engines.command("serve")
 def serve_engine(
     model: Annotated[

@@ -20,7 +20,7 @@ from params.schema import Params
 from tasks.artefacts.artefact import canonical, file_digest, replace_file
 from tasks.artefacts.store import Store
 from tasks.problems.contract import Tables, find_source
-from tasks.rewards.golds import bad_golds, tried
+from tasks.rewards.golds import bad_golds, tried_alone
 
 LOOK_BYTES = 32 * 2**20
 """Files of so many bytes are read in seconds; larger ones are read by the stage alone."""
@@ -34,7 +34,7 @@ def look(params: Params) -> None:
     """
     Store(workspace()).need(0, "run")
     problems, folder = _Problems(params), params.model.folder()
-    mine = any(tried(choice) for choice in several(params.task.reward))
+    mine = tuple(choice for choice in several(params.task.reward) if tried_alone(choice))
     if not problems.readable and folder is None and not mine:
         return
     note = workspace() / ".ostinato" / "looked" / _identity(params, folder)
@@ -43,7 +43,7 @@ def look(params: Params) -> None:
     tables = problems.read() if problems.readable else None
     if mine and not tables:  # a reward of one's own gives some reward to any right answer, or is broken
         row = {"question": "1", "answer": "1", "source": params.task.problems.name, "columns": None}
-        for reason in bad_golds(params.task, [row]).values():
+        for reason in bad_golds(params.task.model_copy(update={"reward": mine}), [row]).values():
             raise BadInput(f"task.reward: {reason}")
     if folder:
         _look_at_model(params, folder, problems, tables)

@@ -166,6 +166,8 @@ class Runner:
         began = time.monotonic()
         self._use_threads(node)
         params = self._remote_inputs.local(node.stage.name, self.watch.tell)
+        if node.stage.role.kind == "learn":
+            self.context.learning()
         job = Job(node.stage.view(params), node.round, inputs, out, self.context, fingerprint)
         with memory_errors(node.place):
             measured = node.stage.load()(job)

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from algorithms.contract import Hooks, Recipe
 from flows.execution import external_policy
 from flows.execution.first_look import look
+from flows.planner.memory_gate import check_memory
 from params.base import BadInput
 from params.load import compose
 from params.reward import several
 from params.schema import Params
-from tasks.core.device import check_device
+from tasks.core import few_bits
+from tasks.core.device import check_device, check_placement
 from tasks.engines import selection
 from tasks.problems.contract import find_source
 from tasks.report import trackers
@@ -53,6 +55,8 @@ def settled(params: Params) -> Params:
     _check_sets(params)
     _check_tasks(params)
     check_device()
+    check_placement(params.engine, params.update)
+    few_bits.check(params)
     longest, budget = params.model.context, params.update.tokens_per_micro_batch
     if budget is not None and budget < longest:
         raise BadInput(
@@ -62,6 +66,8 @@ def settled(params: Params) -> Params:
     name = selection.resolve(params.engine.name, params.engine.start_servers)
     if name == "server" and params.rollout.entropy:
         raise BadInput("rollout.entropy: servers tell of none; expected false, or engine.name=vllm")
+    if params.rollout.entropy and params.engine.tensor_parallel > 1:
+        raise BadInput("rollout.entropy: an engine over several GPUs tells of none; expected false")
     engine = params.engine.model_copy(update={"name": name})
     return params.model_copy(update={"engine": engine})
 
@@ -149,6 +155,7 @@ def _check_source(params: Params, part: Hooks, named: str) -> None:
 def chosen(model: str, task: str, method: str, settings: Sequence[str]) -> Params:
     """Presets and settings as a person gave them, checked, with what they name. Raises ``BadInput``."""
     params = settled(compose(model, task, method, settings))
+    check_memory(params)
     look(params)
     return params
 

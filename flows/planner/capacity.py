@@ -134,6 +134,12 @@ class MachineUse:
     """Share of a device's memory that the engine takes."""
     checkpointing: bool = False
     """Of each layer's activations, its input alone is kept."""
+    moments: int = 8
+    """Bytes of the optimiser's moments, a trained weight."""
+    offload: bool = False
+    """Masters of full weights, gradients and moments are in the host's memory."""
+    bits: int = 16
+    """Of a frozen linear layer's weight."""
 
 
 def update_flops(shape: Shape, work: Work, rank: int | None) -> float:

@@ -45,21 +45,7 @@ def plan(asked: PlanOptions) -> dict[str, Any]:
     machine, sources = machine_of(name)
     work, lengths = work_of(asked, settings)
     lora = settings.update.adapter == "lora"
-    longest = work.prompt + int(work.response)
-    micro_batch = max(device.micro_batch(settings.update, longest, bool(asked.gpus)), longest)
-    choice = capacity.MachineUse(
-        devices=max(1, asked.gpus),
-        adapter_rank=settings.update.lora_rank if lora else None,
-        micro_batch=micro_batch,
-        head_chunk=device.head_chunk(settings.update, bool(asked.gpus)),
-        max_sequences=settings.engine.max_sequences,
-        cache=None if asked.gpus else settings.engine.kv_cache_gib * GIB,
-        memory_fraction=settings.engine.memory_fraction,
-    )
-    if asked.gpus:
-        pass_bytes = capacity.trainer_memory(shape, work, machine, choice)["activations"]
-        sparing = device.checkpoints(settings.update, pass_bytes, machine.memory, settings.engine)
-        choice = replace(choice, checkpointing=sparing)
+    choice = machine_use(settings, shape, work, machine, asked.gpus)
     found = capacity.decoding(shape, work, machine, choice)
     trainer = capacity.trainer_memory(shape, work, machine, choice)
     if settings.update.attention != "products" and asked.gpus:
@@ -105,6 +91,30 @@ def plan(asked: PlanOptions) -> dict[str, Any]:
         "constants": sources,
         "assumed": [*lengths, *(f"{key}: {words}" for key, words in sources.items() if "assumed" in words)],
     }
+
+
+def machine_use(
+    settings: Params, shape: capacity.Shape, work: capacity.Work, machine: capacity.Machine, gpus: int
+) -> capacity.MachineUse:
+    """How these settings use so many GPUs; 0: processors."""
+    update, engine, on_gpu = settings.update, settings.engine, gpus > 0
+    longest = work.prompt + int(work.response)
+    use = capacity.MachineUse(
+        devices=max(1, gpus),
+        adapter_rank=update.lora_rank if update.adapter == "lora" else None,
+        micro_batch=max(device.micro_batch(update, longest, on_gpu), longest),
+        head_chunk=device.head_chunk(update, on_gpu),
+        max_sequences=engine.max_sequences,
+        cache=None if on_gpu else engine.kv_cache_gib * GIB,
+        memory_fraction=engine.memory_fraction,
+        moments=2 if update.optimiser == "adamw_8bit" else 8,
+        offload=update.offload,
+        bits=settings.model.bits,
+    )
+    if not on_gpu:
+        return use
+    activations = capacity.trainer_memory(shape, work, machine, use)["activations"]
+    return replace(use, checkpointing=device.checkpoints(update, activations, machine.memory, engine))
 
 
 def shape_of(model: str) -> capacity.Shape:

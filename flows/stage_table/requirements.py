@@ -17,6 +17,7 @@ from params.prompt import PLAIN
 from params.reward import several
 from params.schema import Params
 from params.views import of_task
+from tasks.core import few_bits
 from tasks.engines.selection import ENGINES, chosen_engines
 from tasks.policy.weights import WEIGHTS
 from tasks.rewards import custom
@@ -76,6 +77,10 @@ def _engine(params: Params) -> Requirements:
     )
 
 
+def _few_bits(chosen: bool, *modules: str) -> Requirements:
+    return Requirements(modules, (few_bits.NAME,)) if chosen else Requirements()
+
+
 REQUIREMENTS: dict[str, Callable[[Params], Requirements]] = {
     "method.objective": lambda params: _named("algorithms", params.method.objective),
     "method.terms": lambda params: _named("algorithms", *params.method.terms),
@@ -85,6 +90,8 @@ REQUIREMENTS: dict[str, Callable[[Params], Requirements]] = {
     "task.reward": _reward,
     "task.prompt": _prompt,
     "engine": _engine,
+    "model": lambda params: _few_bits(params.model.bits == 4, "tasks.policy.four_bits"),
+    "update.optimiser": lambda params: _few_bits(params.update.optimiser == "adamw_8bit"),
     "update.adapter": lambda params: Requirements((WEIGHTS[params.update.adapter].partition(":")[0],)),
 }
 """By the path of the parameter."""

@@ -106,10 +106,14 @@ class Store:
 
     def scratch(self, name: str) -> Path:
         """A fresh directory for what no artefact needs."""
-        path = self._work / "scratch" / name
+        path = self.scratch_path(name)
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir(parents=True)
         return path
+
+    def scratch_path(self, name: str) -> Path:
+        """Where such a directory lies, made or not."""
+        return self._work / "scratch" / name
 
     def downloads(self) -> Path:
         """Where files from a bucket arrive, by their digests; what broke off waits there to be finished."""

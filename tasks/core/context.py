@@ -45,8 +45,18 @@ class Context:
     """Where what a stage has finished of its work may wait, should it be interrupted; None: nowhere."""
     cluster: Cluster | None = None
     """Where the shards of a rollout are sampled; None: a rollout is sampled here and in one piece."""
+    _before_learning: list[Callable[[], None]] = field(default_factory=list)
     _when_whole: list[Callable[[], None]] = field(default_factory=list)
     _kept: dict[Hashable, Any] = field(default_factory=dict)
+
+    def before_learning(self, make_room: Callable[[], None]) -> None:
+        """Call ``make_room`` whenever weights are about to train."""
+        self._before_learning.append(make_room)
+
+    def learning(self) -> None:
+        """Weights are about to train: whoever holds memory that it can do without gives it back."""
+        for make_room in self._before_learning:
+            make_room()
 
     def when_whole(self, clean: Callable[[], None]) -> None:
         """Call ``clean`` once the artefact of this stage is whole: what a stage that is made again could use
@@ -63,6 +73,10 @@ class Context:
         if key not in self._kept:
             self._kept[key] = make()
         return cast(ResourceT, self._kept[key])
+
+    def kept(self, key: Hashable) -> Any:
+        """The resource under ``key``, or None."""
+        return self._kept.get(key)
 
     def drop(self, key: Hashable) -> None:
         """Close one resource now."""

@@ -7,11 +7,12 @@ import importlib.util
 import os
 import shutil
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 
 from params.base import BadInput
 from params.engine import Engine
-from params.schema import Update
+from params.update import Update
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 OLDEST_DRIVER = 580
@@ -43,6 +44,50 @@ def visible_gpus() -> list[str]:
     import torch
 
     return [str(index) for index in range(torch.cuda.device_count())]
+
+
+def gpu_memory() -> float | None:
+    """Bytes of the smallest GPU that is seen; None without one."""
+    if not sees_gpu():
+        return None
+    import torch
+
+    count = torch.cuda.device_count()
+    return float(min(torch.cuda.get_device_properties(index).total_memory for index in range(count)))
+
+
+def named_gpus(chosen: Sequence[int], setting: str) -> list[str]:
+    """The visible GPUs that a setting chooses, by name; raises ``BadInput`` for one that is not there."""
+    names = visible_gpus()
+    if missing := [index for index in chosen if index >= len(names)]:
+        raise BadInput(f"{setting}: {missing[0]}, but {len(names)} GPUs are seen; expected numbers from 0 on")
+    if len(set(chosen)) < len(chosen):
+        raise BadInput(f"{setting}: names a GPU twice; expected each once")
+    return [names[index] for index in chosen]
+
+
+def check_placement(engine: Engine, update: Update) -> None:
+    """Raises ``BadInput`` where engine or trainer are placed on GPUs that are not there."""
+    named_gpus(engine.gpus, "engine.gpus")
+    named_gpus(update.gpus, "update.gpus")
+    if update.gpus and len(update.gpus) < update.ranks:
+        raise BadInput(
+            f"update.gpus: {len(update.gpus)} for update.ranks {update.ranks}; expected one a rank"
+        )
+    wide = engine.tensor_parallel
+    if wide > 1 and wide > len(engine.gpus or visible_gpus()):
+        raise BadInput(
+            f"engine.tensor_parallel: {wide}, but the engine has {len(engine.gpus or visible_gpus())} GPUs; "
+            "expected at most as many"
+        )
+
+
+def engine_share(engine: Engine, update: Update) -> float:
+    """Of the memory of the trainer's GPUs, what the engine holds while weights train."""
+    starts = engine.start_servers if engine.name == "server" else 1
+    trainer = set(update.gpus or range(update.ranks))
+    its = set(engine.gpus or (range(1 << 10) if engine.name == "server" else range(engine.tensor_parallel)))
+    return 0.0 if engine.sleep or not starts or not trainer & its else engine.memory_fraction
 
 
 def driver_version() -> str | None:
@@ -86,7 +131,7 @@ def checkpoints(update: Update, activations: float, memory: float, engine: Engin
     of what the engine leaves of a GPU's ``memory``, both in bytes."""
     if update.checkpointing is not None:
         return update.checkpointing
-    return activations > memory * (1 - engine.memory_fraction) / 3
+    return activations > memory * (1 - engine_share(engine, update)) / 3
 
 
 def head_chunk(update: Update, gpu: bool) -> int:

@@ -106,5 +106,8 @@ class Engine(Protocol):
         the thread that called ``generate``. Raises ``EngineFailure``.
         """
 
+    def sleep(self) -> None:
+        """Give back what memory it can until the next ``load``, where that was asked for."""
+
     def close(self) -> None:
         """End its processes and free its memory."""

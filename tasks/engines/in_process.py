@@ -85,6 +85,9 @@ class InProcess:
                     raise EngineFailure(f"transformers: no token in {self._params.reply_timeout} s")
         return [done[index] for index in range(len(requests))]
 
+    def sleep(self) -> None:
+        """Nothing to do: its cache lives as long as a call of ``generate``."""
+
     def close(self) -> None:
         """Nothing to free but a rounded copy: the weights are the trainer's."""
         self._rounded = None

@@ -73,6 +73,7 @@ def kept(job: Job) -> Engine:
         made: Engine = module.open_engine(
             base.path, functools.partial(job_policy, job), params, job.context.scratch
         )
+        job.context.before_learning(made.sleep)
         return made
 
     settings = (params.engine, params.model, params.update, params.rollout.entropy)

@@ -36,6 +36,7 @@ class Vllm:
         self._start_seconds = start_timeout(params.engine, on_gpu())
         self._adapters = 0
         self._held: str | None = None
+        self._asleep = False
         self._before = (torch.empty(0), torch.empty(0))  # scores of the probe: the engine's, the trainer's
         self._adapted: Sequence[str] = ()
         if self._adapts or on_gpu():
@@ -54,12 +55,14 @@ class Vllm:
         Weights in float8 are merged and rounded here, and the trainer's scores are those of the same ones.
         """
         held = identity(policy, self._rounded is not None)
-        if held == self._held and self._process.alive:
+        if self._asleep and self._process.alive:
+            self._wake()
+        if held == self._held and self._process.alive and not self._asleep:
             self._policy.restore(policy)
             return
         if self._held is None or not self._process.alive:
             self._await_base()
-        if held != self._held:
+        if held != self._held or self._asleep:
             self._policy.restore(policy)
             if self._rounded is not None:
                 self._rounded.take(held)
@@ -105,11 +108,29 @@ class Vllm:
         tell(len(done), sum(len(response.token_ids) for response in done.values()))
         return [done[index] for index in range(len(requests))]
 
+    def sleep(self) -> None:
+        """See ``Engine``. Where whole weights are handed over they are dropped, since others come; the base
+        weights under an adapter go to the host's memory."""
+        asked = self._params.engine.sleep and on_gpu()
+        if asked and not self._asleep and self._held is not None and self._process.alive:
+            self._ask("sleep", level=1 if self._adapts else 2)
+            self._asleep = True
+
     def close(self) -> None:
         """End the process."""
         self._process.close()
 
+    def _wake(self) -> None:
+        """Have the memory of the trainer's last passes given to the engine. Weights that were dropped come
+        with the next hand-over; the others must score the probe as they did before."""
+        release_gpu()
+        if self._adapts:
+            self._ask("wake", weights=None)
+            self._asleep = False
+            probe.check(self._scores(), self._before[0], self._params.engine.probe_tolerance)
+
     def _start(self) -> None:
+        self._asleep = False
         release_gpu()
         self._process = JsonProcess(
             "vllm",
@@ -139,20 +160,28 @@ class Vllm:
             adapter = None if policy is None else str((policy / "adapter").absolute())
             self._ask("adapt", adapter=adapter, name=f"policy-{held[:8]}", number=self._adapters)
         elif policy is None and self._rounded is None:
-            self._ask("reload", weights=str(self._base.absolute()))
+            self._take(self._base)
         else:
             merged = self._scratch / f"merged-{held[:8]}"
             (self._rounded or self._policy).merged(merged)
-            self._ask("reload", weights=str(merged.absolute()))
+            self._take(merged)
             shutil.rmtree(merged)
+
+    def _take(self, folder: Path) -> None:
+        self._ask("wake" if self._asleep else "reload", weights=str(folder.absolute()))
+        self._asleep = False
 
     def _compare(self, expected: Policy | float8.Rounded) -> tuple[Tensor, Tensor]:
         """The probe's scores, the engine's and the trainer's, which must agree."""
-        scores = self._ask("score", prompts=self._probe.prompts, responses=self._probe.responses)
-        engine = torch.tensor([logp for response in scores for logp in response])
+        engine = self._scores()
         trainer = self._probe.scores(expected)
         probe.check(engine, trainer, self._params.engine.probe_tolerance)
         return engine, trainer
+
+    def _scores(self) -> Tensor:
+        """The engine's, of the probe."""
+        scores = self._ask("score", prompts=self._probe.prompts, responses=self._probe.responses)
+        return torch.tensor([logp for response in scores for logp in response])
 
     def _ask(self, do: str, **arguments: Any) -> Any:
         self._send({"do": do, **arguments}, self._params.engine.reply_timeout)

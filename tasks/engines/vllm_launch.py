@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from params.schema import Params
-from tasks.core.device import VISIBLE, start_timeout, visible_gpus
+from tasks.core.device import VISIBLE, named_gpus, start_timeout, visible_gpus
 from tasks.core.json_process import JsonProcess
 from tasks.engines import vllm_options
 from tasks.engines.base import EngineFailure
@@ -90,7 +90,7 @@ def local_servers(
         LocalServer(
             f"vllm server {place + 1}",
             command(base, shared(params, count), LOOPBACK, adapted, with_parent=True),
-            {**environment(params), **own_part(place, count)},
+            {**environment(params), **own_part(params, place)},
             scratch / f"vllm-server-{place + 1}.log",
             start_timeout(params.engine, on_gpu()),
         )
@@ -135,23 +135,30 @@ def environment(params: Params) -> dict[str, str]:
 
 def shared(params: Params, servers: int) -> Params:
     """Each server's part of the memory that the engine may take on this machine."""
-    gpus = max(1, len(visible_gpus()))
     engine = params.engine
+    places = max(1, len(_gpus(params)) // engine.tensor_parallel)
     part = {
         "kv_cache_gib": engine.kv_cache_gib / servers,
-        "memory_fraction": engine.memory_fraction / math.ceil(servers / gpus),
+        "memory_fraction": engine.memory_fraction / math.ceil(servers / places),
     }
     return params.model_copy(update={"engine": engine.model_copy(update=part)})
 
 
-def own_part(place: int, servers: int) -> dict[str, str]:
-    """The cores or the GPU of one server, as its environment says it."""
+def own_part(params: Params, place: int) -> dict[str, str]:
+    """The cores or the GPUs of one server, as its environment says it."""
+    servers, wide = params.engine.start_servers, params.engine.tensor_parallel
     if on_gpu():
-        devices = visible_gpus()
-        return {VISIBLE: devices[place % len(devices)]}
+        devices = _gpus(params)
+        first = place % (len(devices) // wide) * wide
+        return {VISIBLE: ",".join(devices[first : first + wide])}
     cores = sorted(os.sched_getaffinity(0))
     mine = cores[place::servers] or [cores[place % len(cores)]]
     return {"VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, mine))}
+
+
+def _gpus(params: Params) -> list[str]:
+    chosen = params.engine.gpus
+    return named_gpus(chosen, "engine.gpus") if chosen else visible_gpus()
 
 
 def free_port() -> int:

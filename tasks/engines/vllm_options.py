@@ -11,6 +11,7 @@ from typing import Any
 
 from params.schema import Params
 from tasks.core import json_process
+from tasks.core.device import VISIBLE, named_gpus
 from tasks.engines.vllm_build import on_gpu
 
 PREFILL_TOKENS = 4096
@@ -21,6 +22,8 @@ MOST_LIKELY = 20
 """Likeliest tokens that may be asked for at a position: the bound of ``rollout.top_logprobs``."""
 ENTROPY = "tasks.engines.vllm_entropy:EntropyProcessor"
 """The logits processor that notes entropies. It must have seen a step's tokens before the next one."""
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+"""Settings of torch's allocator, which are the trainer's."""
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 LORA_WORDS = 258_048
 """Largest vocabulary of a model with adapters."""
@@ -63,6 +66,10 @@ def arguments(base: Path, params: Params, adapted: Sequence[str] = ()) -> dict[s
     }
     if on_gpu():
         options["gpu_memory_utilization"] = engine.memory_fraction
+        if engine.sleep:
+            options["enable_sleep_mode"] = True
+        if engine.tensor_parallel > 1:
+            options |= {"tensor_parallel_size": engine.tensor_parallel, "distributed_executor_backend": "mp"}
     else:
         options |= {
             "enforce_eager": True,
@@ -92,7 +99,13 @@ def environment(params: Params) -> dict[str, str]:
     }
     if params.rollout.entropy:
         settings["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # the other one has them before the temperature
-    if not on_gpu():
+    if on_gpu():
+        settings["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
+        if params.engine.gpus:
+            settings[VISIBLE] = ",".join(named_gpus(params.engine.gpus, "engine.gpus"))
+        if params.engine.sleep:  # whose allocator does not go with torch's expandable segments
+            settings |= {name: "" for name in ALLOCATOR if name in os.environ}
+    else:
         settings |= {
             "VLLM_CPU_OMP_THREADS_BIND": ",".join(str(core) for core in sorted(os.sched_getaffinity(0))),
             "TORCHDYNAMO_DISABLE": "1",  # one small function would be compiled for two seconds

@@ -131,6 +131,9 @@ class Servers:
         tell(done, tokens)
         return [made[index] for index in range(len(requests))]
 
+    def sleep(self) -> None:
+        """Nothing to do: servers stay as they are."""
+
     def close(self) -> None:
         """End the servers that are ours; the others keep what they hold."""
         for state in self._states:

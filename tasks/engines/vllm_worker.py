@@ -54,8 +54,23 @@ class Worker:
 
     def reload(self, weights: str) -> None:
         """Take the weights of this Hugging Face folder and forget what the old ones computed."""
-        self._llm.collective_rpc("reload_weights", kwargs={"weights_path": weights})
-        self._llm.apply_model(renew_tied_head)
+        self._load(weights)
+        self._forget()
+
+    def sleep(self, level: int) -> None:
+        """Give the GPU's memory back but for the process's own: cache and weights, which level 1 keeps in the
+        host's memory and level 2 drops."""
+        self._forget()
+        self._llm.sleep(level=level)
+
+    def wake(self, weights: str | None) -> None:
+        """Take the memory again, and the weights of this Hugging Face folder where they were dropped."""
+        if weights is None:
+            self._llm.wake_up()
+        else:
+            self._llm.wake_up(tags=["weights"])
+            self._load(weights)
+            self._llm.wake_up(tags=["kv_cache"])
         self._forget()
 
     def adapt(self, adapter: str | None, name: str, number: int) -> None:
@@ -127,6 +142,10 @@ class Worker:
                 told = time.monotonic()
                 self._parent.send({"tokens": tokens})
         return done
+
+    def _load(self, weights: str) -> None:
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_path": weights})
+        self._llm.apply_model(renew_tied_head)
 
     def _forget(self) -> None:
         if not self._llm.reset_prefix_cache():

@@ -34,6 +34,7 @@ def sampled(job: Job, policy: Policy, attempt: int) -> Material:
     with sealed(job, policy.save) as student:
         engine.load(student.path)
         sampled = engine.generate(asked, options, tell)
+    job.context.learning()  # goes on
     responses = [list(response.token_ids) for response in sampled]
     group = torch.tensor(rows["group"].to_pylist(), dtype=torch.int64)
     return Material(columns[0], responses, group, torch.full((len(asked),), float("nan")), [], [])

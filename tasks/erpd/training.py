@@ -13,7 +13,8 @@ from torch import Tensor
 
 from algorithms.terms import Batch, Term
 from params.distil import Fit, Student
-from params.schema import Params, Update
+from params.schema import Params
+from params.update import Update
 from tasks.core import seeds
 from tasks.core.numbers import finite
 from tasks.core.stage import Job
@@ -76,7 +77,8 @@ class PhaseTraining(Training):
         rate = phase.learning_rate or phase.relative_rate * params.update.learning_rate
         warm = phase.warmup_steps if isinstance(phase, Student) else 0
         settings: Update = params.update.model_copy(update={"learning_rate": rate, "warmup_steps": warm})
-        return cls(policy, Optimiser(policy.weights.masters, settings), params.rollout.temperature)
+        optimiser = Optimiser(policy.weights.masters, settings, policy.device)
+        return cls(policy, optimiser, params.rollout.temperature)
 
     def step(self, material: Material, members: Sequence[int], batch: Batch, terms: Sequence[Term]) -> bool:
         """One step on the terms' loss; False where there was nothing to learn or it was refused."""

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -167,7 +167,12 @@ class FusedLinear(PeftLinear):
             out: Tensor = self.base_layer(x, *args, **kwargs)
             return out
         apply: Callable[..., Tensor] = _LoraProduct.apply
-        return apply(x, *self.parts(), self.base_layer.bias, self.scale())
+        packed = getattr(
+            self.base_layer, "packed", None
+        )  # in 4 bits: unpacked in each pass, not kept for one
+        weight = self.base_layer.weight if packed is None else packed()
+        adapter = (self.lora_A["default"].weight, self.lora_B["default"].weight)
+        return apply(x, weight, *adapter, self.base_layer.bias, self.scale())
 
 
 def _product(x: Tensor, y: Tensor) -> Tensor:
@@ -183,15 +188,24 @@ def _widens(x: Tensor, width: int) -> bool:
     return x.is_cuda and width > 2 * x.shape[1]
 
 
+class Packed(Protocol):
+    """A weight that is held in few bits."""
+
+    def unpacked(self) -> Tensor:
+        """[out, in]."""
+
+
 class _LoraProduct(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, a: Tensor, b: Tensor, bias: Tensor | None, scale: float
+        ctx: Any, x: Tensor, held: Tensor | Packed, a: Tensor, b: Tensor, bias: Tensor | None, scale: float
     ) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
+        ctx.packed = None if isinstance(held, Tensor) else held
+        weight = held if isinstance(held, Tensor) else held.unpacked()
         a, b = a.to(weight.dtype), b.to(weight.dtype)
         down = flat @ a.T
-        ctx.save_for_backward(flat, weight, a, b, down)
+        ctx.save_for_backward(flat, weight if ctx.packed is None else None, a, b, down)
         ctx.scale, ctx.shape = scale, x.shape
         linear = torch.nn.functional.linear
         if _widens(flat, len(weight)):
@@ -202,6 +216,7 @@ class _LoraProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         flat, weight, a, b, down = ctx.saved_tensors
+        weight = weight if ctx.packed is None else ctx.packed.unpacked()
         grad = grad.reshape(-1, grad.shape[-1])
         back = (grad @ b).mul_(ctx.scale)
         to_x = None

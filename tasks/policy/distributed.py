@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
@@ -27,6 +28,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from tasks.policy.load import decoder_layers
 
 ROOT = "_ostinato_root"
+_first_machine: dict[str, dist.Store] = {}
 T = TypeVar("T")
 N = TypeVar("N", bound=nn.Module)
 
@@ -38,9 +40,9 @@ class Assignment(NamedTuple):
     dummy: bool
 
 
-def join(rendezvous: str, timeout_seconds: int) -> None:
+def join(rendezvous: str | None, timeout_seconds: int) -> None:
     """Join the process group of the ranks that the launcher started; they find each other through the file
-    ``rendezvous``.
+    ``rendezvous``, or through the launcher of the first of several machines.
 
     A rank that waits for the others for longer than the timeout fails. On GPUs each rank takes one.
     """
@@ -49,16 +51,29 @@ def join(rendezvous: str, timeout_seconds: int) -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"
-    store = dist.FileStore(rendezvous, size)
+    store: dist.Store
+    if rendezvous is None:
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = _first_machine["store"] = dist.TCPStore(host, port, is_master=False)
+    else:
+        store = dist.FileStore(rendezvous, size)
     dist.init_process_group(
         backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout_seconds)
     )
 
 
-def leave() -> None:
-    """Leave the process group, once every rank has come this far."""
+def wait_for_all() -> None:
+    """Return once every rank has come this far."""
     dist.barrier()
-    dist.destroy_process_group()
+
+
+def check_alive() -> None:
+    """End this rank where the launcher of the first machine, over which several met, is gone."""
+    try:
+        for store in _first_machine.values():
+            store.check(["alive"])
+    except (dist.DistError, RuntimeError):
+        sys.exit("the first machine is gone")
 
 
 def world_size() -> int:

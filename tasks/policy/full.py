@@ -29,8 +29,8 @@ def moves_gradients(device: torch.device) -> bool:
 class FullWeights(TrainedWeights):
     """The trained part of a policy of which every weight trains.
 
-    Where the base type is not float32, gradients of the live weights add up in the masters'; ``publish``
-    rounds the masters into the model.
+    Where the base type is not float32, or masters are in the host's memory (``update.offload``), gradients of
+    the live weights add up in the masters'; ``publish`` rounds the masters into the model.
     """
 
     kind = "full"
@@ -50,10 +50,14 @@ class FullWeights(TrainedWeights):
         self._tokenizer = tokenizer
         self._live: dict[str, nn.Parameter] = dict(sorted(network.named_parameters()))
         self.masters: dict[str, Tensor] = {}
+        # Ranks train: what only hands weights over needs no masters on its GPU.
+        trains_elsewhere = params.update.ranks > 1 and distributed.world_size() == 1 and device.type != "cpu"
         for name, weight in self._live.items():
             weight.requires_grad_(True)
             self.masters[name] = weight
-            if weight.dtype != torch.float32:
+            if params.update.offload or trains_elsewhere:
+                self.masters[name] = _on_host(weight).requires_grad_(True)
+            elif weight.dtype != torch.float32:
                 self.masters[name] = weight.detach().float().requires_grad_(True)
         self._hooked = moves_gradients(device)
         for name, weight in self._live.items() if self._hooked else ():
@@ -72,6 +76,11 @@ class FullWeights(TrainedWeights):
         weights = distributed.gather_full(self.masters)
         if weights:
             save_folder(self.network, self._tokenizer, weights, folder / FOLDER)
+
+    def tensors(self) -> list[Tensor]:
+        """Everything that is held, a base model that was loaded for a reference too."""
+        base = vars(self).get("_base")
+        return [*super().tensors(), *([] if base is None else base.parameters())]
 
     def leaves(self) -> list[Tensor]:
         """The tensors of which a loss has gradients."""
@@ -117,3 +126,9 @@ class FullWeights(TrainedWeights):
         """Loaded a second time when it is first asked for."""
         host = torch.device("cpu") if distributed.world_size() > 1 else self._device
         return distributed.shard(self._load(host), self._device)
+
+
+def _on_host(weight: Tensor) -> Tensor:
+    """A float32 copy, from where a GPU reads fast."""
+    made = torch.empty(weight.shape, dtype=torch.float32, pin_memory=weight.is_cuda)
+    return made.copy_(weight.detach())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -18,7 +19,8 @@ from tasks.policy.chat import Chat, talk
 
 
 def load_model(base: Path, params: Params, device: torch.device) -> PreTrainedModel:
-    """The model in its base type, for evaluation, with every weight frozen; raises ``BadInput``."""
+    """The model in its base type, or its linear layers in 4 bits, with every weight frozen; raises
+    ``BadInput``."""
     if not (base / "config.json").is_file():
         raise BadInput(f"{base}: no config.json; expected a Hugging Face model folder")
     if not any(base.glob("*.safetensors")):
@@ -34,8 +36,11 @@ def load_model(base: Path, params: Params, device: torch.device) -> PreTrainedMo
         model: Any = AutoModelForCausalLM.from_pretrained(base, **options)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise BadInput(f"{base}: not a causal language model that loads: {_first_line(error)}") from error
-    frozen: PreTrainedModel = model.requires_grad_(False).eval().to(device)
-    return frozen
+    frozen: PreTrainedModel = model.requires_grad_(False).eval()
+    if params.model.bits == 4:
+        importlib.import_module("tasks.policy.four_bits").pack(frozen, device)
+    placed: Any = frozen
+    return cast(PreTrainedModel, placed.to(device))
 
 
 def load_tokenizer(base: Path, params: Params) -> Any:

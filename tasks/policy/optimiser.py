@@ -11,33 +11,31 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from params.base import BadInput
-from params.schema import Update
+from params.update import Update
 from tasks.artefacts.artefact import write_json
 from tasks.core.errors import NotFinite
 from tasks.policy import distributed
 from tasks.policy.load import read_tensors
+from tasks.policy.moments import open_moments
 
 MOMENTS = "optimizer.safetensors"
 STATE = "state.json"
-KEYS = ("exp_avg", "exp_avg_sq")
-"""AdamW's moments of a weight, by torch's names."""
 PATIENCE = 3
 
 
 class Optimiser:
     """Moves ``masters`` in place. Counts its steps over the whole run, and refusals in a row."""
 
-    def __init__(self, masters: dict[str, Tensor], settings: Update) -> None:
+    def __init__(
+        self, masters: dict[str, Tensor], settings: Update, device: torch.device | None = None
+    ) -> None:
+        """``device``: where the policy computes; by default where the masters are."""
         self.steps = 0
         self.refused_in_a_row = 0
         self._masters = masters
         self._settings = settings
-        self._adamw = torch.optim.AdamW(
-            list(masters.values()),
-            lr=settings.learning_rate,
-            betas=(settings.beta1, settings.beta2),
-            weight_decay=settings.weight_decay,
-            fused=True,
+        self._moments = open_moments(
+            list(masters.values()), settings, device or next(iter(masters.values())).device
         )
 
     def rate(self) -> float:
@@ -54,22 +52,19 @@ class Optimiser:
         for master in self._masters.values():
             if master.grad is None:
                 master.grad = torch.zeros_like(master)
-        clipped = torch.nn.utils.clip_grad_norm_(self._masters.values(), self._settings.clip_norm)
-        norm = float(distributed.full_tensor(clipped))
+        norm = float(distributed.full_tensor(self._moments.clip(self._settings.clip_norm)))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self.refuse(f"loss {loss}, gradient norm {norm}")
             return None
-        for group in self._adamw.param_groups:
-            group["lr"] = self.rate()
-        self._adamw.step()
-        self._adamw.zero_grad()
+        self._moments.step(self.rate())
+        self._moments.drop_gradients()
         self.steps += 1
         self.refused_in_a_row = 0
         return norm
 
     def refuse(self, why: str) -> None:
         """Drop the gradients and count it; raises ``NotFinite`` the third time in a row."""
-        self._adamw.zero_grad()
+        self._moments.drop_gradients()
         self.refused_in_a_row += 1
         if self.refused_in_a_row >= PATIENCE:
             raise NotFinite(
@@ -79,8 +74,8 @@ class Optimiser:
 
     def save(self, folder: Path) -> None:
         """Write the moments as safetensors and the counts as JSON."""
-        states = {name: self._adamw.state.get(master) for name, master in self._masters.items()}
-        held = {f"{name}.{key}": state[key] for name, state in states.items() if state for key in KEYS}
+        states = {name: self._moments.held(master) for name, master in self._masters.items()}
+        held = {f"{name}.{key}": x for name, state in states.items() for key, x in state.items()}
         moments = distributed.gather_full(held)
         if distributed.rank():
             return
@@ -96,11 +91,12 @@ class Optimiser:
         except (OSError, ValueError, LookupError, TypeError):
             raise BadInput(f"{folder / STATE}: not the counts of an optimiser; train it again") from None
         moments = read_tensors(folder / MOMENTS)
+        found: dict[str, dict[str, Tensor]] = {}
         for name, master in self._masters.items() if steps else ():
-            for moment in (moments.get(f"{name}.{key}") for key in KEYS):
-                if moment is None or moment.shape != master.shape or moment.dtype != master.dtype:
-                    raise BadInput(f"{folder / MOMENTS}: does not fit the weights that train: {name}")
+            form = self._moments.form(master)
+            found[name] = {key: moments[f"{name}.{key}"] for key in form if f"{name}.{key}" in moments}
+            if {key: (x.shape, x.dtype) for key, x in found[name].items()} != form:
+                raise BadInput(f"{folder / MOMENTS}: does not fit the weights that train: {name}")
         self.steps, self.refused_in_a_row = steps, refused
-        for name, master in self._masters.items() if steps else ():
-            held = {key: distributed.placed_like(moments[f"{name}.{key}"], master) for key in KEYS}
-            self._adamw.state[master] = {"step": torch.tensor(float(steps), device=master.device), **held}
+        for name, held in found.items():
+            self._moments.put(self._masters[name], held, steps)

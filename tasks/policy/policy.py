@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +32,7 @@ from tasks.policy import (
     threads,
 )
 from tasks.policy.checkpointing import activation_bytes, checkpoint_layers
+from tasks.policy.elsewhere import Elsewhere
 from tasks.policy.folder import save_folder
 from tasks.policy.hidden_states import batch_states
 from tasks.policy.lm_head import HeadOutput, head
@@ -82,6 +84,7 @@ class Policy:
         self.layout = packing.Layout(sharing != "none", sharing == "attention", _cost(self.network))
         self.weights = open_weights(params.update.adapter, self.network, load, self.tokenizer, params, device)
         self._held: str | None = None
+        self._elsewhere = Elsewhere()
         self.thread_count = 1 if sharded else threads.thread_count(device)
         chosen, config = params.update.attention, self.network.config.get_text_config()
         head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -102,7 +105,7 @@ class Policy:
     @classmethod
     def open(cls, base: Path, params: Params) -> Policy:
         """Load the folder ``base`` and hold the base policy; raises ``BadInput``."""
-        policy = cls(base, params, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        policy = cls(base, params, _trainer_device(params))
         policy.restore(None)
         return policy
 
@@ -111,6 +114,7 @@ class Policy:
 
         Nothing is read when it is held already. Raises ``BadInput`` where the weights do not fit.
         """
+        self._elsewhere.bring_back()
         name = _identity(folder)
         if name is not None and name == self._held:
             return
@@ -120,6 +124,12 @@ class Policy:
         else:
             self.weights.read(folder)
         self._held = name
+
+    def rest(self) -> None:
+        """Keep the weights in the host's memory until ``restore`` is called next."""
+        if self.device.type != "cpu":
+            self._elsewhere.move(self.weights.tensors(), torch.device("cpu"))
+            release_gpu()
 
     def stepped(self) -> None:
         """To be called after an optimiser step: put the masters into the model, a policy not on disk."""
@@ -241,6 +251,15 @@ class Policy:
         release_gpu()
 
 
+def _trainer_device(params: Params) -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    if not params.update.gpus:
+        return torch.device("cuda")  # in a rank, its own
+    torch.cuda.set_device(params.update.gpus[0])
+    return torch.device("cuda", params.update.gpus[0])
+
+
 def release_gpu() -> None:
     """Give the GPU's driver what this process has freed: another process can take nothing that is kept."""
     if torch.cuda.is_initialized():
@@ -266,6 +285,8 @@ def _cost(network: PreTrainedModel) -> packing.Cost:
     """The computation of attention and the head, relative to the linear layers' for one position."""
     head_size = head_weight(network).numel()
     linear = sum(w.numel() for w in network.parameters() if w.ndim == 2) - head_size
+    packed: list[Any] = [each for each in network.modules() if hasattr(each, "packed")]
+    linear += sum(layer.in_features * layer.out_features for layer in packed)  # in 4 bits, no parameters
     config = network.config.get_text_config()
     pair = 2.0 * config.num_hidden_layers * config.hidden_size
     return packing.Cost(pair / max(linear, 1), head_size / max(linear, 1))

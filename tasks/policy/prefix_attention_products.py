@@ -1,7 +1,9 @@
 """Shared-prefix attention by matrix products over the parts that positions see, and no others.
 
 Prompts are taken in blocks of queries, so that most of the upper triangle is skipped; branch positions have
-one softmax over the prompt and their own branch. With S = s Q K^T on those parts,
+one softmax over the prompt and their own branch. All branches of a row are one part, padded to the longest,
+where that is small; else each goes in blocks of queries, too, so that no part is larger than a block's scores
+or ``PADDED_BYTES``. With S = s Q K^T on those parts,
 
     P = softmax(S),   O = P V,   dP = g V^T,   dS = s P * (dP - rowsum(g * O)),
     dV = P^T g,       dQ = dS K,   dK = dS^T Q
@@ -26,7 +28,11 @@ BLOCK = 128
 """Queries of a prompt taken at once: the upper triangle is skipped but for the blocks on the diagonal."""
 
 KEPT_BYTES = 8 << 20
-"""Probabilities of one layer's row up to this size are kept for the backward pass, larger ones recomputed."""
+"""Probabilities of a part up to this size are kept for the backward pass, larger ones computed again."""
+KEPT_PARTS = 16
+"""And no more than so many times that of one layer's parts together."""
+PADDED_BYTES = 256 << 20
+"""Scores of a row's branches, padded to the longest, up to this size are one part."""
 
 
 def kernel(rows: Sequence[PrefixRow], device: torch.device) -> Kernel:
@@ -53,11 +59,14 @@ class _Attention(torch.autograd.Function):
         out = torch.empty(q.shape, dtype=query.dtype, device=query.device)
         kept: list[Tensor] = []
         keep = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        for part in _parts(rows, per_key):
+        room = KEPT_PARTS * KEPT_BYTES
+        for part in _parts(rows, len(query), per_key):
             p = part.probabilities(q, k, scale, query.dtype)
             part.write(out, p, value)
             if keep:
-                small = sum(x.nbytes for x in p) <= KEPT_BYTES
+                size = sum(x.nbytes for x in p)
+                small = size <= min(KEPT_BYTES, room)
+                room -= size if small else 0
                 kept += p if small else [x.new_empty(0) for x in p]
         ctx.save_for_backward(query, key, value, out, *kept)
         ctx.rows, ctx.scale = rows, scale
@@ -72,7 +81,7 @@ class _Attention(torch.autograd.Function):
         row_dot = (g.to(exact) * out.to(exact)).sum(-1, keepdim=True)  # rowsum(g * O)
         inputs = _Tensors(q, key, value)
         to = _Tensors(torch.empty_like(q), torch.zeros_like(key), torch.zeros_like(value))
-        for part in _parts(ctx.rows, per_key):
+        for part in _parts(ctx.rows, len(query), per_key):
             p, kept = kept[: part.matrices], kept[part.matrices :]
             if not p[0].numel():
                 p = part.probabilities(q.to(exact), key.to(exact), ctx.scale, query.dtype)
@@ -98,14 +107,28 @@ def _unfold(x: Tensor, like: Tensor) -> Tensor:
     return x.view(len(x), like.shape[1], -1, like.shape[2]).transpose(1, 2).flatten(0, 1)
 
 
-def _parts(rows: Sequence[PrefixRow], per_key: int) -> list[_PromptBlock | _ResponseBranches]:
-    parts: list[_PromptBlock | _ResponseBranches] = []
+def _parts(rows: Sequence[PrefixRow], heads: int, per_key: int) -> list[_QueryBlock | _ResponseBranches]:
+    parts: list[_QueryBlock | _ResponseBranches] = []
     for row in rows:
-        for first in range(0, row.prompt, BLOCK):
-            parts.append(_PromptBlock(row.start, first, min(first + BLOCK, row.prompt), per_key))
-        if row.responses:
+        parts += _blocks(row.start, row.prompt, (), per_key)
+        count, longest = row.padded.shape
+        if 4 * heads * count * longest * (row.prompt + 2 * longest) > PADDED_BYTES:
+            first = row.start + row.prompt
+            for length in row.branches:
+                parts += _blocks(first, length, ((row.start, row.start + row.prompt),), per_key)
+                first += length
+        elif row.responses:
             parts.append(_ResponseBranches(row, per_key))
     return parts
+
+
+def _blocks(start: int, count: int, before: tuple[tuple[int, int], ...], per_key: int) -> list[_QueryBlock]:
+    """Of the ``count`` positions from ``start`` on, which see those of ``before`` and themselves causally."""
+    ends = [*range(start + BLOCK, start + count, BLOCK), start + count] if count else []
+    return [
+        _QueryBlock(first, end, (*before, (start, end)), per_key)
+        for first, end in zip([start, *ends], ends, strict=False)
+    ]
 
 
 def _score_gradient(p: Tensor, products: Tensor, row_dot: Tensor) -> Tensor:
@@ -114,26 +137,32 @@ def _score_gradient(p: Tensor, products: Tensor, row_dot: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _PromptBlock:
-    """Queries ``first`` to ``last`` of a prompt at ``start``, and the keys up to them."""
+class _QueryBlock:
+    """Queries ``first`` to ``end``, and the keys of the spans ``seen``; the last ends with the queries."""
 
-    start: int
     first: int
-    last: int
+    end: int
+    seen: tuple[tuple[int, int], ...]
     per_key: int
     matrices = 1
 
     def _queries(self, x: Tensor) -> Tensor:
-        return x[:, (self.start + self.first) * self.per_key : (self.start + self.last) * self.per_key]
+        return x[:, self.first * self.per_key : self.end * self.per_key]
 
     def _keys(self, x: Tensor) -> Tensor:
-        return x[:, self.start : self.start + self.last]
+        spans = [x[:, start:end] for start, end in self.seen]
+        return spans[0] if len(spans) == 1 else torch.cat(spans, 1)
+
+    def _add_to_keys(self, to: Tensor, values: Tensor) -> None:
+        sizes = [end - start for start, end in self.seen]
+        for (start, end), part in zip(self.seen, values.split(sizes, 1), strict=True):
+            to[:, start:end].add_(part)
 
     def probabilities(self, q: Tensor, key: Tensor, scale: float, kind: torch.dtype) -> list[Tensor]:
         """P [K, m * h, j]."""
         scores = _scores(self._queries(q), self._keys(key), scale)
-        count = self.last - self.first
-        own = scores.view(len(scores), count, self.per_key, self.last)[..., self.first :]
+        count, keys = self.end - self.first, scores.shape[-1]
+        own = scores.view(len(scores), count, self.per_key, keys)[..., keys - count :]
         own += _causal(count, scores)
         return [scores.softmax(-1).to(kind)]
 
@@ -144,10 +173,10 @@ class _PromptBlock:
     def backward(self, p: list[Tensor], x: _Tensors, g: Tensor, row_dot: Tensor, to: _Tensors) -> None:
         """Write dQ and add dK, dV; dQ and dK still without the scale."""
         g, row_dot, (weights,) = self._queries(g), self._queries(row_dot), p
-        self._keys(to.value).add_(weights.transpose(1, 2) @ g)
+        self._add_to_keys(to.value, weights.transpose(1, 2) @ g)
         ds = _score_gradient(weights, g @ self._keys(x.value).transpose(1, 2), row_dot)
         self._queries(to.query).copy_(ds @ self._keys(x.key))
-        self._keys(to.key).add_(ds.transpose(1, 2) @ self._queries(x.query))
+        self._add_to_keys(to.key, ds.transpose(1, 2) @ self._queries(x.query))
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,10 @@ class TrainedWeights(ABC):
         where that is not measured."""
         return None
 
+    def tensors(self) -> list[Tensor]:
+        """Everything that is held: the network's, and masters."""
+        return [*self.network.parameters(), *self.network.buffers(), *self.masters.values()]
+
     def layer_names(self) -> list[str]:
         """The last parts of the names of the layers that an adapter is on, sorted; none for all weights."""
         return []
@@ -93,7 +97,9 @@ class TrainedWeights(ABC):
 
     @staticmethod
     def add_gradient(master: Tensor, gradient: Tensor) -> None:
-        """Add to a master's gradient, in its type; the first becomes it."""
+        """Add to a master's gradient, in its type and where it lies; the first becomes it."""
+        if gradient.device != master.device:
+            gradient = gradient.to(master.device)
         if master.grad is None:
             master.grad = gradient.to(master.dtype)
         else:

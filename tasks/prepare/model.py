@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 
 from transformers.utils import logging
@@ -25,5 +26,7 @@ def model(job: Job) -> dict[str, float]:
         measured["warm_start_steps"] = float(job.params.model.warm_start_steps)
     else:
         model_sources.fetch(job.params, job.out)
+    if job.params.model.bits == 4:
+        importlib.import_module("tasks.policy.four_bits").round_folder(job.out, job.params)
     weights = sum(path.stat().st_size for path in job.out.glob("*.safetensors"))
     return {**measured, "seconds": time.perf_counter() - started, "weight_bytes": float(weights)}

@@ -35,6 +35,9 @@ class Reward(Part):
     """``check(config, where)``: raises ``BadInput``, that begins with ``where``, before anything runs."""
     needs_columns: Callable[[Any], Sequence[str]] | None = None
     """``needs_columns(config)``: columns that the problems must have."""
+    reads_columns: Callable[[Any], bool] | None = None
+    """``reads_columns(config)``: whether it may read columns, so that only a real problem shows whether it
+    works."""
     content_keys: Callable[[Group, Any], Sequence[str]] | None = None
     """``content_keys(group, config)``: for each answer a digest of all that its verdict depends on. Verdicts
     of such a reward are dear: they are kept, and asked for once."""
@@ -64,6 +67,7 @@ def find_reward(name: str, where: str) -> Reward:
             whole_groups=mine.whole_groups,
             check=mine.check,
             needs_columns=mine.needs_columns,
+            reads_columns=mine.reads_columns,
             enter=mine.enter,
         )
     return find_part(Reward, "tasks.rewards", name, ("judge", "judge_group"), where)

@@ -76,6 +76,10 @@ class Custom:
             return ()
         return columns_of(self._signature, config.arguments)
 
+    def reads_columns(self, config: Options) -> bool:
+        """Whether it is written in a way that hands it the problem's row."""
+        return self._style(self._signature, config, f"{self._module}:{self._name}") != "ostinato"
+
     def enter(self, root: Path | None, config: Options) -> None:
         """Import the function, in a judging process."""
         function = getattr(user_code.load(self._module, "task.reward"), self._name)

@@ -12,7 +12,7 @@ from params.base import Choice
 from params.reward import several
 from params.task import Task
 from tasks.rewards.base import Answer, Group
-from tasks.rewards.contract import find_reward
+from tasks.rewards.contract import chosen_reward, find_reward
 from tasks.rewards.judge import Judge
 from tasks.rewards.problems import groups_of
 
@@ -24,6 +24,12 @@ def tried(choice: Choice) -> bool:
     """Whether a reward is tried on one answer before a run, to see that it gives a reward at all: one of the
     user's own, and one whose verdicts are dear."""
     return ":" in choice.name or find_reward(choice.name, "task.reward").content_keys is not None
+
+
+def tried_alone(choice: Choice) -> bool:
+    """Whether it is, and needs no problem of the run for that."""
+    reward, config = chosen_reward(choice, "task.reward")
+    return tried(choice) and not (reward.reads_columns and reward.reads_columns(config))
 
 
 def bad_golds(task: Task, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
-from typing import Any, Protocol
+from typing import Protocol
 
 from params.reward import RewardChoice, Rewards, combined, several
 from tasks.core.errors import StageFailure
@@ -104,11 +104,6 @@ class Judge:
             tell(done)
         return found
 
-    def submit(self, gold: str, answer: str, explain: bool = False) -> Future[Verdict]:
-        """Begin to judge one answer alone. Its result may raise ``JudgeFailure``."""
-        group = Group(gold, (Answer(answer),))
-        return self._start(lambda: self._joined([self._asked(group, each, explain)[0] for each in self._all]))
-
     def begin(self, group: Group, size: int, explain: bool = False) -> Arriving:
         """Begin to judge ``size`` answers to a problem, while they are sampled one by one."""
         return Arriving(self, group, size, explain)
@@ -127,54 +122,45 @@ class Judge:
         if self._kept:
             self._kept.write()
 
-    @property
-    def _all(self) -> range:
-        return range(len(self._parts))
-
     def start(self, group: Group, whole: bool, explain: bool) -> Future[dict[int, list[Verdict]]]:
         """Begin to judge a group by the rewards that are given whole groups, or by the others. A verdict for
         each answer, by the place of the reward."""
-        chosen = [place for place in self._all if self._parts[place].whole is whole]
-        return self._start(lambda: {place: self._asked(group, place, explain) for place in chosen})
-
-    def _start(self, work: Callable[[], Any]) -> Future[Any]:
         if self._closed:
             raise RuntimeError("the judge is closed")
-        return self._pool.submit(work)
+        chosen = [place for place, part in enumerate(self._parts) if part.whole is whole]
+        return self._pool.submit(lambda: {place: self._asked(group, place, explain) for place in chosen})
 
     def has(self, whole: bool) -> bool:
         """Whether some reward is given whole groups, or some is not."""
         return any(part.whole is whole for part in self._parts)
 
-    def joined(self, found: Mapping[int, list[Verdict]], place: int) -> Verdict:
-        """The verdict on the answer at a place from those of every reward."""
-        return self._joined([found[each][place] for each in self._all])
-
-    def _joined(self, verdicts: Sequence[Verdict]) -> Verdict:
+    def joined(self, verdicts: Mapping[int, Verdict]) -> Verdict:
+        """The verdict on one answer from those of every reward, by its place."""
         if not self._combined:
             return alone(verdicts[0])
-        return aggregated([part.choice for part in self._parts], verdicts)
+        return aggregated([part.choice for part in self._parts], [verdicts[p] for p in sorted(verdicts)])
 
     def _asked(self, group: Group, place: int, explain: bool) -> list[Verdict]:
         """What one reward says of each answer; those whose verdict is kept are not asked for again."""
         part = self._parts[place]
-        keys: Sequence[str] = ()
-        known: dict[int, Verdict] = {}
-        if self._kept and part.module.content_keys:
-            keys = part.module.content_keys(group, part.config)
-            known = {index: old for index, key in enumerate(keys) if (old := self._kept.find(key))}
-        missing = [index for index in range(len(group.answers)) if index not in known]
+        if self._kept is None or part.module.content_keys is None:
+            return self._judged(group, place, explain)
+        keys = part.module.content_keys(group, part.config)
+        known = {key: old for key in keys if (old := self._kept.find(key))}
+        missing = {key: index for index, key in reversed(list(enumerate(keys))) if key not in known}
         if missing:
-            workers = self._idle.pop()
-            try:
-                found = workers[place].judge(group.only(*missing), explain)
-            finally:
-                self._idle.append(workers)
+            found = self._judged(group.only(*missing.values()), place, explain)
             fresh = dict(zip(missing, found, strict=True))
-            if self._kept and keys:
-                self._kept.add({keys[index]: verdict for index, verdict in fresh.items()})
+            self._kept.add(fresh)
             known |= fresh
-        return [known[index] for index in range(len(group.answers))]
+        return [known[key] for key in keys]
+
+    def _judged(self, group: Group, place: int, explain: bool) -> list[Verdict]:
+        workers = self._idle.pop()
+        try:
+            return workers[place].judge(group, explain)
+        finally:
+            self._idle.append(workers)
 
 
 class Arriving:
@@ -205,8 +191,9 @@ class Arriving:
         found = []
         for place in range(len(self._answers)):
             each = self._each[place].result() if place in self._each else {}
-            own = {part: verdicts[place : place + 1] for part, verdicts in together.items()}
-            found.append(self._judge.joined({**each, **own}, 0))
+            own = {part: verdicts[0] for part, verdicts in each.items()}
+            own |= {part: verdicts[place] for part, verdicts in together.items()}
+            found.append(self._judge.joined(own))
         return found
 
 

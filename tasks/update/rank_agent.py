@@ -1,10 +1,11 @@
-"""torch's elastic launcher as a process: ``python -m tasks.update.rank_agent PARENT COUNT FOLDER``.
+"""torch's elastic launcher as a process: ``python -m tasks.update.rank_agent PARENT FOLDER MACHINE``.
 
 A rank that ends before its time ends them all: none is started again.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -13,19 +14,23 @@ from torch.distributed.run import parse_args, run
 
 from tasks.artefacts.artefact import write_json
 from tasks.core.parent_death import die_with
-from tasks.update.ranks import DEATH
+from tasks.update.ranks import DEATH, GROUP
 
 
-def main(parent: int, count: int, folder: Path) -> None:
-    """Start the ranks and wait for all of them."""
+def main(parent: int, folder: Path, machine: int) -> None:
+    """Start this machine's ranks and wait for all of them."""
     die_with(parent)
-    arguments = [
-        *("--nnodes=1", f"--nproc-per-node={count}", "--max-restarts=0"),
-        *("--rdzv-backend=c10d", f"--rdzv-endpoint={folder / 'rendezvous'}", "--rdzv-conf=store_type=file"),
-        *("--rdzv-id=update", "--module", "tasks.update.rank_worker", str(folder)),
-    ]
+    group = json.loads((folder / GROUP).read_text())
+    arguments = [f"--nnodes={group['machines']}", f"--nproc-per-node={group['ranks']}", "--max-restarts=0"]
+    if group["meeting"] is None:
+        arguments += ["--rdzv-backend=c10d", f"--rdzv-endpoint={folder / 'rendezvous'}"]
+        arguments += ["--rdzv-conf=store_type=file"]
+    else:
+        host, _, port = group["meeting"].rpartition(":")
+        arguments += [f"--node-rank={machine}", f"--master-addr={host}", f"--master-port={port}"]
+    module = ["--rdzv-id=update", "--module", "tasks.update.rank_worker", str(folder)]
     try:
-        run(parse_args(arguments))
+        run(parse_args([*arguments, *module]))
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         write_json(folder / DEATH, {"rank": rank, "code": failure.exitcode})
@@ -33,4 +38,4 @@ def main(parent: int, count: int, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+    main(int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))

@@ -179,15 +179,14 @@ class Responses:
 
 
 def _components(table: pa.Table, shaped: Tensor, rewards: Rewards) -> tuple[Tensor, Tensor]:
-    """What each reward said [S, K], NaN where it does not apply, and their weights [K]; what the sum has
-    beyond them (DAPO's overlong punishment) is one more, of weight 1."""
+    """What each reward said [S, K], NaN where it does not apply, and their weights [K]. A row with one reward
+    alone, such as a demonstration, has the first. What the sum has beyond them (DAPO's overlong punishment)
+    is one more, of weight 1."""
     choices = several(rewards)
     weights = [choice.weight for choice in choices]
-    told = [dict(row or ()) for row in table["rewards"].to_pylist()]
-    if all(told):
-        said = [[math.nan if (x := row.get(c.called)) is None else x for c in choices] for row in told]
-    else:
-        said = [[value] for value in table["reward"].to_pylist()]
+    alone = [{choices[0].called: reward} for reward in table["reward"].to_pylist()]
+    told = [dict(row) if row else one for row, one in zip(table["rewards"].to_pylist(), alone, strict=True)]
+    said = [[math.nan if (x := row.get(c.called)) is None else x for c in choices] for row in told]
     each = torch.tensor(said, dtype=torch.float64)
     beyond = shaped.double() - torch.tensor(training_reward(table).to_pylist(), dtype=torch.float64)
     if bool(beyond.any()):

@@ -43,7 +43,8 @@ def update(job: Job) -> dict[str, float]:
     Raises ``BadInput`` for a token budget smaller than a sequence, and ``NotFinite`` after three refused
     steps in a row, counted across rounds.
     """
-    return train(job) if job.params.update.ranks == 1 else launched(job)
+    update = job.params.update
+    return train(job) if update.ranks * update.machines == 1 else launched(job)
 
 
 def train(job: Job) -> dict[str, float]:
@@ -53,7 +54,7 @@ def train(job: Job) -> dict[str, float]:
     recipe = Recipe.of(job.params.method).in_round(job.round)
     policy, previous = job_policy(job), job.inputs.get("policy")
     policy.restore(previous.path if previous else None)
-    optimiser = Optimiser(policy.weights.masters, job.params.update)
+    optimiser = Optimiser(policy.weights.masters, job.params.update, policy.device)
     if previous and MOMENTS in previous.manifest.files:  # a warm start leaves none: its rate is its own
         optimiser.load(previous.path)
     drawn = replay_draw.draw(job, recipe.replay, policy) if recipe.replay else None

@@ -92,7 +92,16 @@ def test_adapters_are_handed_over_where_the_kernels_take_them(
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 @pytest.mark.parametrize("gpu", [False, True])
-@pytest.mark.parametrize("setting", ["update.lora_rank=5", "update.adapter=full", "rollout.entropy=true"])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "update.lora_rank=5",
+        "update.adapter=full",
+        "rollout.entropy=true",
+        "engine.sleep=true",
+        "engine.tensor_parallel=4",
+    ],
+)
 def test_vllms_own_parser_takes_the_options(
     monkeypatch: pytest.MonkeyPatch, tiny_model: Artefact, gpu: bool, setting: str
 ) -> None:
@@ -101,7 +110,7 @@ def test_vllms_own_parser_takes_the_options(
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     machine(monkeypatch, "0.32.0" if gpu else None, None if gpu else "0.32.0", gpu)
-    params = chosen(setting)
+    params = chosen(setting, *(["engine.name=vllm"] if setting.startswith("engine.") else []))
     options = vllm_options.arguments(tiny_model.path, params)
     assert set(options) <= set(EngineArgs.__dataclass_fields__)
     assert ("gpu_memory_utilization" in options) is gpu
@@ -109,6 +118,8 @@ def test_vllms_own_parser_takes_the_options(
     parser = make_arg_parser(FlexibleArgumentParser())
     parsed = AsyncEngineArgs.from_cli_args(parser.parse_args(command[3:]))
     assert parsed.model == str(tiny_model.path.absolute())
+    assert parsed.enable_sleep_mode is (gpu and params.engine.sleep)
+    assert parsed.tensor_parallel_size == (params.engine.tensor_parallel if gpu else 1)
     adapts = vllm_options.adapts(tiny_model.path, params)
     assert bool(parsed.enable_lora) is adapts
     assert parsed.lora_target_modules == (["k_proj", "q_proj"] if adapts else None)
@@ -116,10 +127,62 @@ def test_vllms_own_parser_takes_the_options(
 
 def test_each_server_has_a_gpu_and_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, "0.32.0", None, True, ("2", "GPU-77e0"))
-    parts = [vllm_launch.own_part(place, 4) for place in range(4)]
+    four = chosen("engine.name=server", "engine.start_servers=4", "engine.memory_fraction=0.8")
+    parts = [vllm_launch.own_part(four, place) for place in range(4)]
     assert [part["CUDA_VISIBLE_DEVICES"] for part in parts] == ["2", "GPU-77e0", "2", "GPU-77e0"]
-    shared = vllm_launch.shared(chosen("engine.memory_fraction=0.8"), 4)
-    assert shared.engine.memory_fraction == pytest.approx(0.4)
+    assert vllm_launch.shared(four, 4).engine.memory_fraction == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(
+    ("placed", "parts", "share"),
+    [
+        (["engine.tensor_parallel=4"], ["0,1,2,3", "4,5,6,7"], 0.8),
+        (["engine.gpus=[4,5,6,7]", "engine.tensor_parallel=2"], ["4,5", "6,7"], 0.8),
+        (["engine.gpus=[6]"], ["6", "6"], 0.4),
+    ],
+)
+def test_servers_are_placed_on_gpus_by_their_width(
+    monkeypatch: pytest.MonkeyPatch, placed: list[str], parts: list[str], share: float
+) -> None:
+    machine(monkeypatch, "0.32.0", None, True, tuple(map(str, range(8))))
+    asked = ["engine.name=server", "engine.start_servers=2", "engine.memory_fraction=0.8", *placed]
+    params = chosen(*asked)
+    device.check_placement(params.engine, params.update)
+    found = [vllm_launch.own_part(params, place)["CUDA_VISIBLE_DEVICES"] for place in range(2)]
+    assert found == parts
+    assert vllm_launch.shared(params, 2).engine.memory_fraction == pytest.approx(share)
+
+
+def test_an_engine_of_its_own_gpu_leaves_the_trainer_all_of_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine(monkeypatch, "0.32.0", None, True, ("0", "GPU-77e0"))
+    params = chosen("engine.name=vllm", "engine.gpus=[1]", "update.gpus=[0]", "engine.memory_fraction=0.9")
+    device.check_placement(params.engine, params.update)
+    assert vllm_options.environment(params)["CUDA_VISIBLE_DEVICES"] == "GPU-77e0"
+    assert device.engine_share(params.engine, params.update) == 0.0
+    together = chosen("engine.name=vllm", "engine.memory_fraction=0.9")
+    assert device.engine_share(together.engine, together.update) == 0.9
+    asleep = chosen("engine.name=vllm", "engine.sleep=true")
+    assert device.engine_share(asleep.engine, asleep.update) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (["engine.gpus=[2]"], "engine.gpus: 2, but 2 GPUs are seen"),
+        (["update.gpus=[0,0]"], "update.gpus: names a GPU twice"),
+        (["update.gpus=[0]", "update.ranks=2"], "expected one a rank"),
+        (["engine.tensor_parallel=4"], "but the engine has 2 GPUs"),
+    ],
+)
+def test_a_placement_on_gpus_that_are_not_there_is_refused(
+    monkeypatch: pytest.MonkeyPatch, settings: list[str], says: str
+) -> None:
+    machine(monkeypatch, "0.32.0", None, True, ("0", "1"))
+    params = chosen("engine.name=vllm", *settings)
+    with pytest.raises(BadInput, match=says):
+        device.check_placement(params.engine, params.update)
 
 
 @pytest.mark.parametrize("gpu", [False, True])

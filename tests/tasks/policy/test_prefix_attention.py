@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from tasks.artefacts.artefact import Artefact
 from tasks.policy import prefix_attention, prefix_attention_products
@@ -53,16 +57,60 @@ def both(
     ]
 
 
-@given(ROWS, st.integers(1, 3), st.integers(1, 3), st.booleans(), st.integers(1, 4), st.integers(0, 99))
+@given(
+    ROWS,
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(0, 2),
+    st.booleans(),
+    st.integers(1, 4),
+    st.integers(0, 99),
+)
 @settings(max_examples=60, deadline=None)
 def test_values_and_gradients_are_torchs(
-    rows: list[tuple[int, list[int]]], kinds: int, repeats: int, keeps: bool, block: int, seed: int
+    rows: list[tuple[int, list[int]]],
+    kinds: int,
+    repeats: int,
+    kept: int,
+    padded: bool,
+    block: int,
+    seed: int,
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prefix_attention_products, "BLOCK", block)
-        patch.setattr(prefix_attention_products, "KEPT_BYTES", 1 << 20 if keeps else 0)
+        patch.setattr(prefix_attention_products, "KEPT_BYTES", (0, 400, 1 << 20)[kept])
+        patch.setattr(prefix_attention_products, "KEPT_PARTS", 2)
+        patch.setattr(prefix_attention_products, "PADDED_BYTES", 1 << 28 if padded else 0)
         for ours, plain in both(rows, kinds, repeats, torch.float64, seed):
             torch.testing.assert_close(ours, plain)
+
+
+class Largest(TorchDispatchMode):
+    """The largest tensor that an operation makes, in bytes."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        self.bytes = max([self.bytes, *(x.nbytes for x in tree_leaves(made) if isinstance(x, torch.Tensor))])
+        return made
+
+
+@pytest.mark.parametrize("branches", [[30_000, 2_000], [4_096] * 8, [16_384] * 4])
+def test_no_part_outgrows_its_bound_however_long_the_branches(branches: list[int]) -> None:
+    rows = [prefix_attention.PrefixRow.of(0, 1024, branches)]
+    positions = 1024 + sum(branches)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        query = torch.empty(12, positions, 128, dtype=torch.bfloat16, requires_grad=True)
+        key, value = (torch.empty(2, positions, 128, dtype=torch.bfloat16, requires_grad=True) for _ in "kv")
+        with Largest() as largest:
+            out = prefix_attention_products._Attention.apply(query, key, value, rows, 0.1)
+            kept = sum(x.nbytes for x in out.grad_fn.saved_tensors[4:])
+            out.backward(torch.empty_like(out))
+    block = 4 * 12 * prefix_attention_products.BLOCK * (1024 + max(branches))
+    inputs = 4 * 12 * 128 * positions  # the queries themselves in float32
+    assert largest.bytes <= max(block, inputs, prefix_attention_products.PADDED_BYTES)
+    assert kept <= prefix_attention_products.KEPT_PARTS * prefix_attention_products.KEPT_BYTES
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])

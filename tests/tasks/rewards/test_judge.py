@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import psutil
@@ -17,7 +18,7 @@ import pytest
 
 from params.base import BadInput, Choice
 from tasks.rewards import judge as module
-from tasks.rewards.base import Verdict
+from tasks.rewards.base import Answer, Group, Verdict
 from tasks.rewards.judge import Judge, JudgeFailure
 
 ROOT = Path(__file__).parents[3]
@@ -46,6 +47,15 @@ def judge() -> Iterator[Judge]:
     made.close()
 
 
+def submit(judge: Judge, gold: str, answer: str) -> Future[dict[int, list[Verdict]]]:
+    """Begin to judge one answer alone."""
+    return judge.start(Group(gold, (Answer(answer),)), whole=False, explain=False)
+
+
+def said(judged: Future[dict[int, list[Verdict]]]) -> Verdict:
+    return judged.result(timeout=60)[0][0]
+
+
 def workers() -> list[psutil.Process]:
     alive = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
     return [child for child in alive if "hostile_worker" in " ".join(child.cmdline())]
@@ -61,8 +71,8 @@ def test_answers_keep_their_order(judge: Judge) -> None:
 
 
 def test_answers_may_be_judged_while_others_are_sampled(judge: Judge) -> None:
-    futures = [judge.submit("7", text) for text in ("7", "8")]
-    assert [future.result(timeout=60) for future in futures] == [RIGHT, WRONG]
+    futures = [submit(judge, "7", text) for text in ("7", "8")]
+    assert [said(future) for future in futures] == [RIGHT, WRONG]
 
 
 def test_one_hostile_answer_harms_no_other(hostile: Judge) -> None:
@@ -81,11 +91,11 @@ def test_one_hostile_answer_harms_no_other(hostile: Judge) -> None:
 def test_a_killed_worker_costs_no_answer(hostile_command: None) -> None:
     alone = Judge(Choice(name="similarity", timeout_seconds=60.0), workers=1)
     assert alone.judge([("a", "a")]) == [RIGHT]
-    waiting = [alone.submit("a", answer) for answer in ("sleep 1", "a")]
+    waiting = [submit(alone, "a", answer) for answer in ("sleep 1", "a")]
     (victim,) = workers()
     time.sleep(0.2)
     victim.kill()
-    assert [future.result() for future in waiting] == [WRONG, RIGHT]
+    assert [said(future) for future in waiting] == [WRONG, RIGHT]
     (idle,) = workers()
     idle.kill()
     idle.wait()
@@ -110,13 +120,13 @@ def test_workers_killed_at_random_under_load_lose_no_score(hostile_command: None
     generator = random.Random(7)
     kills = sorted(generator.sample(range(100, 5000), 4))
     judge.judge([("a", "a")] * 4)
-    futures = [judge.submit("a", answer) for answer in answers]
+    futures = [submit(judge, "a", answer) for answer in answers]
     for done in kills:
         futures[done].result()
         alive = workers()
         for victim in generator.sample(alive, generator.randint(1, len(alive))):
             victim.kill()
-    assert [future.result() for future in futures] == [Verdict(float(answer == "a")) for answer in answers]
+    assert [said(future) for future in futures] == [Verdict(float(answer == "a")) for answer in answers]
     judge.close()
 
 
@@ -152,14 +162,14 @@ def test_closing_ends_the_workers_and_cancels_what_waits(hostile: Judge) -> None
     hostile.judge([("a", "a")] * 4)
     running = workers()
     assert running
-    futures = [hostile.submit("a", "sleep 0.5") for _ in range(20)]
+    futures = [submit(hostile, "a", "sleep 0.5") for _ in range(20)]
     hostile.close()
     hostile.close()
     assert not any(process.is_running() for process in running)
     assert all(future.done() for future in futures)
     assert any(future.cancelled() for future in futures)
     with pytest.raises(RuntimeError, match="closed"):
-        hostile.submit("a", "a")
+        submit(hostile, "a", "a")
 
 
 def test_a_judge_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,10 +184,12 @@ def test_a_judge_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel to end the child with its parent")
 def test_workers_die_with_a_killed_parent() -> None:
     code = (
-        "from params.base import Choice\nfrom tasks.rewards.judge import Judge\nimport psutil, time\n"
+        "from params.base import Choice\nfrom tasks.rewards.base import Answer, Group\n"
+        "from tasks.rewards.judge import Judge\nimport psutil, time\n"
         "j = Judge(Choice(name='math', timeout_seconds=600.0, worked_out=False))\n"
-        "j.judge([('7', '7')]); f = j.submit('7', '9**9**9**9')\n"
-        "time.sleep(0.2); print(psutil.Process().children()[0].pid, flush=True); f.result()"
+        "j.judge([('7', '7')]); a = j.begin(Group('7', ()), 1)\n"
+        "a.add(0, Answer('9**9**9**9'))\n"
+        "time.sleep(0.2); print(psutil.Process().children()[0].pid, flush=True); a.verdicts()"
     )
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None

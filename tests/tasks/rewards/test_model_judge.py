@@ -112,8 +112,10 @@ def test_requests_are_bounded(server: JudgeServer) -> None:
 
 
 def test_verdicts_are_kept_by_content(server: JudgeServer, tmp_path: Path) -> None:
-    first = said(choice(server), ["right", "wrong", "broken"], KeptVerdicts(tmp_path))
+    first = said(choice(server), ["right", "wrong", "right", "broken"], KeptVerdicts(tmp_path))
+    assert first[2] == first[0]
     count = len(server.asked)
+    assert count == 2 + 5
     again = said(choice(server, parallel=1), ["wrong", "right", "busy 0"], KeptVerdicts(tmp_path))
     assert [verdict.reward for verdict in again] == [0.0, 1.0, 1.0]
     assert again[1] == first[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from tasks.engines.base import Response
 from tasks.engines.in_process import InProcess
 from tasks.evaluate.evaluate import evaluate
 from tasks.policy.load import load_tokenizer
-from tasks.rewards.base import Verdict
+from tasks.rewards.base import Group, Verdict
 from tasks.rollout.demonstrations import as_answers, refuse_without
 from tasks.rollout.rollout import rollout
 from tasks.update.update import update
@@ -95,9 +95,12 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
         found.prompts += [list(request.prompt_ids) for request in requests]
         return generate(self, requests, *rest)
 
-    def judge(self: object, gold: str, answer: str, explain: bool) -> Verdict:
-        found.judged += [gold, answer]
-        return Verdict(float(len(found.judged) % 4 == 0), None)
+    def judge(self: object, group: Group, explain: bool) -> list[Verdict]:
+        verdicts = []
+        for answer in group.answers:
+            found.judged += [repr(replace(group, answers=())), answer.said]
+            verdicts.append(Verdict(float(len(found.judged) % 4 == 0), None))
+        return verdicts
 
     monkeypatch.setattr(InProcess, "generate", watched)
     monkeypatch.setattr("tasks.rewards.judge._Worker.judge", judge)

@@ -22,7 +22,7 @@ from tasks.rollout.rollout import rollout
 from tasks.update.responses import Responses
 from tasks.update.update import update
 from tests.conftest import RunStage, as_artefact
-from tests.tasks.rollout_rows import parameters
+from tests.tasks.rollout_rows import parameters, rollout_artefact, rows
 
 FILE = """
 def hinted(completions, hint, log_metric, **kwargs):
@@ -59,7 +59,7 @@ def settings(rewards: object = REWARDS, **method: object) -> Params:
 def problems(tmp_path: Path) -> Artefact:
     folder = tmp_path / "problems"
     folder.mkdir()
-    rows = [
+    made = [
         {
             "problem_id": f"p{i}",
             "question": f"{i} + 1 = ?",
@@ -71,7 +71,7 @@ def problems(tmp_path: Path) -> Artefact:
         for i in range(6)
     ]
     for name in ("train", "held_out"):
-        write_table(folder / f"{name}.parquet", pa.Table.from_pylist(rows, schema=PROBLEMS))
+        write_table(folder / f"{name}.parquet", pa.Table.from_pylist(made, schema=PROBLEMS))
     return as_artefact(folder, "problems")
 
 
@@ -133,6 +133,15 @@ def test_the_update_learns_from_all_of_them(
     assert torch.allclose(given.advantage, expected, atol=1e-6)
     assert given.reward.tolist() == table["reward"].to_pylist()
     assert run_stage(update, params, model=tiny_model, rollout=made).json("metrics.json")["steps"] == 1
+
+
+def test_answers_of_one_reward_have_the_first(tmp_path: Path) -> None:
+    """Such as demonstrations, and what an earlier run with one reward left in a pool."""
+    params = settings(reward_aggregation="normalise_then_sum")
+    made = rollout_artefact(tmp_path / "made", rows([[1.0, 0.0, 0.5], [0.0, 1.0, None]]))
+    found = Responses.read(made.file("rollouts.parquet"), params).advantage
+    rewards, group = torch.tensor([1.0, 0.0, 0.5, 0.0, 1.0]), torch.tensor([0, 0, 0, 1, 1])
+    assert torch.allclose(found, decoupled_advantage(rewards[:, None], torch.ones(1), group))
 
 
 def test_a_missing_column_is_told_before_anything_is_sampled(

@@ -19,12 +19,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from params.base import BadInput
 from params.schema import Method, Params, Update
 from tasks.artefacts.artefact import Artefact
 from tasks.core.errors import NotFinite, StageFailure
 from tasks.policy import distributed
+from tasks.policy.elsewhere import Elsewhere
 from tasks.update.update import update
 from tests.conftest import RunStage
 from tests.tasks.rollout_rows import parameters, rollout_artefact, rows
@@ -38,6 +40,7 @@ ALONE = {
     "minibatches": 2,
 }
 
+ROOT = Path(__file__).parents[3]
 Rollouts = Callable[..., Artefact]
 
 
@@ -160,6 +163,39 @@ def test_what_ends_in_one_line_in_one_process_does_in_several(
     with pytest.raises(NotFinite, match="3 optimiser steps in a row were refused"):
         run_stage(update, settings(2, minibatches=3), model=tiny_model, rollout=spoilt)
     assert not family(context.scratch)
+
+
+@pytest.mark.long
+@pytest.mark.ci
+def test_ranks_stay_for_the_next_round_and_make_the_bytes_that_new_ones_make(
+    tiny_model: Artefact, rollouts: Rollouts, run_stage: RunStage, context: Any
+) -> None:
+    def round(number: int, before: Artefact | None) -> Artefact:
+        given = {"model": tiny_model, "rollout": rollouts(number), "policy": before}
+        return run_stage(update, settings(2), number, **given)
+
+    first = round(1, None)
+    served = {one.pid for one in family(context.scratch)}
+    second = round(2, first)
+    assert len(served) == 3
+    assert {one.pid for one in family(context.scratch)} == served
+    context.close()
+    wait_until(lambda: not family(context.scratch))
+    again = round(2, first)
+    assert not served & {one.pid for one in family(context.scratch)}
+    for name in (name for name in second.manifest.files if name.endswith(".safetensors")):
+        assert second.file(name).read_bytes() == again.file(name).read_bytes()
+
+
+def test_what_makes_room_on_a_gpu_is_the_same_object_when_it_is_back() -> None:
+    with FakeTensorMode():
+        tensors = [torch.empty(3, device=place, requires_grad=True) for place in ("cuda", "cpu", "cuda")]
+        elsewhere = Elsewhere()
+        for _ in range(2):
+            elsewhere.move(tensors, torch.device("cpu"))
+            assert {tensor.device.type for tensor in tensors} == {"cpu"}
+        elsewhere.bring_back()
+        assert [tensor.device.type for tensor in tensors] == ["cuda", "cpu", "cuda"]
 
 
 @given(work=st.integers(0, 40), count=st.integers(1, 9))
