@@ -12,6 +12,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_v
 
 from params.base import BadInput, Choice, Config
 from params.correction import Correction
+from params.curriculum import Curriculum
 from params.distil import Distil
 from params.engine import Engine
 from params.evaluation import Evaluate, SetName
@@ -182,6 +183,9 @@ class Params(Config):
     engine: Engine = Engine()
     rollout: Rollout = Rollout()
     update: Update = Update()
+    curriculum: Curriculum | None = None
+    """Ask problems by how often the base model solves them: ``{}`` for those that it solves at times; null:
+    all."""
     sft: Sft | None = None
     """A supervised warm start, with which the rounds begin; null: they begin with the base model."""
     distil: Distil | None = None
@@ -222,6 +226,7 @@ class Params(Config):
                 self.method.reward_aggregation == "normalise_then_sum",
                 "method.reward_aggregation: expected sum_then_normalise with tasks",
             ),
+            (self.curriculum, "curriculum: expected null with tasks"),
         ):
             if wrong:
                 raise ValueError(what)

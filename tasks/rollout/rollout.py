@@ -19,6 +19,7 @@ from tasks.core.stage import Job
 from tasks.rollout import dynamic_sampling, mixture, replay_problems
 from tasks.rollout.components import components
 from tasks.rollout.demonstrations import hinted
+from tasks.rollout.estimate import chosen
 from tasks.rollout.prompts import askable
 from tasks.rollout.sampling import Sampled, joined, sample
 from tasks.rollout.shards import sample_in_shards
@@ -36,7 +37,9 @@ def rollout(job: Job) -> dict[str, float]:
     """
     began = time.perf_counter()
     refills, size = job.params.rollout.refill_batches, job.params.rollout.problems_per_round
-    batches = mixture.mixed(job, _quota) if job.params.tasks else _batches(job, askable(job).train)
+    batches = (
+        mixture.mixed(job, _quota) if job.params.tasks else _batches(job, chosen(job, askable(job).train))
+    )
     tables = [batch.answers for batch in batches]
     answers = dynamic_sampling.filled(tables, size) if refills else joined(tables)
     write_table(job.out / "rollouts.parquet", answers)
@@ -55,7 +58,8 @@ def _batches(job: Job, training: pa.Table) -> list[Sampled]:
     def ask(chosen: list[int], less: int = 0) -> Sampled:
         return _ask(job, training.take(chosen), less)
 
-    used = problems_of(seed, job.round, training.num_rows, size).tolist()
+    falls = job.params.curriculum is not None and job.params.curriculum.order == "easy_first"
+    used = problems_of(seed, job.round, training.num_rows, size, in_order=falls).tolist()
     used, back = replay_problems.split(job, training["problem_id"].to_pylist(), used)
     if back:
         return [*([ask(used)] if used else []), ask(back, less=1)]
@@ -95,13 +99,15 @@ def _by_task(job: Job, answers: pa.Table) -> dict[str, Any]:
     return found
 
 
-def problems_of(run_seed: int, round: int, count: int, batch: int) -> np.ndarray:
-    """Positions of the problems of a round, counted from 1: the next of an order drawn anew each epoch.
+def problems_of(run_seed: int, round: int, count: int, batch: int, in_order: bool = False) -> np.ndarray:
+    """Positions of the problems of a round, counted from 1: the next of an order drawn anew each epoch, or
+    ``in_order`` of their own.
 
     No problem comes twice in an epoch; the few that do not fill a last batch wait for the next one.
     """
     epoch, place = divmod(round - 1, max(1, count // batch))
-    order = numpy_generator(run_seed, "rollout", 0, "epoch", epoch).permutation(count)
+    drawn = numpy_generator(run_seed, "rollout", 0, "epoch", epoch).permutation(count)
+    order = np.arange(count) if in_order else drawn
     return order[place * batch : (place + 1) * batch]
 
 

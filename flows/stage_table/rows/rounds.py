@@ -77,7 +77,34 @@ def _updating(params: Params) -> tuple[str, ...]:
     return (*group, "task.reward") if apart else group
 
 
+def _estimates(params: Params) -> bool:
+    return params.curriculum is not None
+
+
+def _asking(params: Params) -> tuple[str, ...]:
+    """What else decides which problems a round asks."""
+    estimated = ("curriculum",) if _estimates(params) else ()
+    return (*estimated, "method.replay") if _chooses(params) or _hints(params) else estimated
+
+
 ROWS = (
+    StageDef(
+        name="estimate",
+        function="tasks.rollout.estimate:estimate",
+        role=Role(kind="sample", label="pass rates", time_of="sampling"),
+        summary="how often the base model solves each training problem",
+        reads=(
+            *SAMPLING,
+            "curriculum.samples_per_problem",
+            "rollout.temperature",
+            "rollout.max_response_tokens",
+            *ADAPTER,
+        ),
+        inputs={"model": MODEL, "problems": PROBLEMS},
+        when=_estimates,
+        libraries=SAMPLERS,
+        once=True,
+    ),
     StageDef(
         name="pool",
         function="tasks.replay.pool:pool",
@@ -122,12 +149,13 @@ ROWS = (
         role=Role(kind="sample", label="rollouts", time_of="sampling"),
         summary="answers sampled from the policy, with rewards",
         reads=(*SAMPLING, "rollout", *ADAPTER),
-        reads_more=lambda params: ("method.replay",) if _chooses(params) or _hints(params) else (),
+        reads_more=_asking,
         inputs={
             "model": MODEL,
             "problems": PROBLEMS,
             "policy": StageInput(POLICY, -1, lags=True),
             "replay": StageInput("replay", -1, when=_chooses),
+            "estimate": StageInput("estimate", when=_estimates),
         },
         libraries=SAMPLERS,
         columns=(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -228,3 +229,49 @@ def test_a_base_model_trains_with_the_plain_template_and_ends_at_its_stop(
     for row, whole in zip(answers, read_table(free.file("rollouts.parquet")).to_pylist(), strict=True):
         assert whole["response_ids"][: len(row["response_ids"])] == row["response_ids"]
     assert run_stage(update, params, model=base, rollout=made).file("metrics.json").is_file()
+
+
+TALK = [{"role": "system", "content": "Add."}, {"role": "user", "content": "What is 1+1?"}]
+
+
+def with_columns(messages: Any) -> dict[str, Any]:
+    return {**ROWS[1], "columns": json.dumps({"prompt": messages, "other": 1})}
+
+
+def test_messages_come_from_a_column_and_examples_stand_between() -> None:
+    made = Prompts(Prompt(messages="prompt"), without_template(), TRAIN, 0)
+    said = str(WORDS.decode(made.encode([with_columns(TALK)])[0]))
+    assert said == "Add.\n\nQuestion: What is 1+1?\nAnswer:"
+    shown = Prompts(Prompt(messages="prompt", examples=1), without_template(), TRAIN, 0)
+    said = str(WORDS.decode(shown.encode([with_columns(TALK)])[0]))
+    assert said.startswith("Add.\n\nQuestion: ")
+    assert said.count("Question: ") == 2
+    assert said.endswith("Question: What is 1+1?\nAnswer:")
+
+
+NO_TALK: dict[str, Any] = {
+    "a text": "hello",
+    "nothing": [],
+    "no role": [{"content": "hello"}],
+    "the assistant last": [*TALK, {"role": "assistant", "content": "2"}],
+}
+
+
+@pytest.mark.parametrize("name", NO_TALK)
+def test_a_column_without_messages_is_one_line(name: str) -> None:
+    made = Prompts(Prompt(messages="prompt"), WORDS, TRAIN, 0)
+    with pytest.raises(BadInput, match=r"'prompt' of problem p1: .*expected messages with role and content"):
+        made.encode([with_columns(NO_TALK[name])])
+    other = Prompts(Prompt(messages="promt"), WORDS, TRAIN, 0)
+    with pytest.raises(BadInput, match="no such column; did you mean 'prompt'"):
+        other.encode([with_columns(TALK)])
+
+
+def test_examples_are_worked_out_where_there_is_a_demonstration() -> None:
+    rows = [{**row, "demonstrations": [f"It is {row['answer']}."]} for row in ROWS]
+    train = pa.Table.from_pylist(rows, schema=PROBLEMS)
+    for form, said in (("{solution}", "It is "), ("{answer}", "Answer: ")):
+        made = Prompts(Prompt(examples=2, example_answer=form), without_template(), train, 0)
+        text = str(WORDS.decode(made.encode(ROWS[:1])[0]))
+        assert text.count("It is ") == (2 if form == "{solution}" else 0)
+        assert said in text
