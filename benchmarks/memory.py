@@ -9,8 +9,8 @@ On several --devices it is one rank's, of weights that FSDP shards and gathers o
 fake, too. The pass runs on fake tensors, which have a shape and a type and no values: the product's own
 layers, kernels of attention, head and gradients, on one sequence of --positions, of which a ninth is the
 prompt. Held are all storages that are alive, by what they hold at the moment; the peak is their largest sum.
-What is one compiled kernel on a GPU makes its results and nothing on the way. The optimiser's moments, 8 bytes
-a trained weight, are added to what a pass holds.
+The gradients of micro-batches before it are there. What is one compiled kernel on a GPU makes its results and
+nothing on the way. The optimiser's moments, 8 bytes a trained weight, are added to what a pass holds.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def ranks(devices: int) -> Iterator[None]:
 def measure(
     shape: capacity.Shape, params: Params, positions: int, chunk: int, devices: int = 1
 ) -> tuple[int, int]:
-    """Bytes that a device holds before a pass, and at its peak."""
+    """Bytes that a device holds before a pass that is not the first of its step, and at its peak."""
     prompt = positions // 9
     response = list(range(positions - prompt))
     row = packing.Row(tuple(range(prompt)), (0,), positions - 1)
@@ -204,7 +204,11 @@ def measure(
         tensors = {n: x for n, x in vars(batch).items() if isinstance(x, Tensor) and n != "index"}
         fakes: dict[str, Any] = {n: torch.empty(x.shape, dtype=x.dtype) for n, x in tensors.items()}
         batch = dataclasses.replace(batch, **fakes)
-        for x in (*model.parameters(), *model.buffers(), *weights.masters.values()):
+        gradients = []  # of the micro-batches before
+        for master in weights.masters.values():
+            master.grad = torch.empty_like(master)
+            gradients.append(master.grad)
+        for x in (*model.parameters(), *model.buffers(), *weights.masters.values(), *gradients):
             held.note(x.to_local() if isinstance(x, DTensor) else x)
         before = held.now
         with held, prefix_attention.use_prefix_attention(model):

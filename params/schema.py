@@ -222,6 +222,10 @@ class Params(Config):
             (self.rollout.refill_batches, "rollout.refill_batches: expected 0 with tasks"),
             (self.distil, "distil: expected null with tasks"),
             (self.replay.pool, "replay.pool: expected null with tasks"),
+            (
+                self.method.reward_aggregation == "normalise_then_sum",
+                "method.reward_aggregation: expected sum_then_normalise with tasks",
+            ),
             (self.curriculum, "curriculum: expected null with tasks"),
         ):
             if wrong:

@@ -37,7 +37,7 @@ FLOWS = {
     "stage_table": set(),
     "planner": set(),
     "process": {"environment"},
-    "execution": {"environment", "process", "stage_table"},
+    "execution": {"environment", "planner", "process", "stage_table"},
     "sync": {"environment", "execution"},
     "experiments": {"environment", "execution", "stage_table"},
     "dvc": {"execution", "experiments", "stage_table"},

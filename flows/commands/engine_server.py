@@ -33,6 +33,6 @@ def serve_weights(model: str, folder: Path | None, host: str, port: int, setting
             f"--host {host}: whoever reaches the server can give it weights; expected a key in {KEY}, "
             "or 127.0.0.1 behind an ssh tunnel"
         )
-    command = vllm_launch.command(base, params, host, more=("--port", str(port)))
+    command = vllm_launch.command(base, params, host, chats=True, more=("--port", str(port)))
     print(f"ostinato: vLLM on http://{host}:{port}; Ctrl-C ends it", file=sys.stderr, flush=True)
     os.execve(command[0], command, vllm_launch.environment(params))  # noqa: S606 - no shell between

@@ -22,6 +22,7 @@ from flows.environment import workspace
 from params.base import BadInput, nearest
 from params.load import merge, read_setting
 from params.reward import RewardChoice, Rewards, read_rewards, several
+from tasks.artefacts.store import Store
 from tasks.artefacts.tables import write_table
 from tasks.core.seeds import numpy_generator
 from tasks.problems.row_files import cell_text, rows_of
@@ -71,7 +72,7 @@ def judge_file(asked: JudgeOptions, as_json: bool, scratch: Path) -> dict[str, A
     check_columns(rewards, groups)
     root = None if asked.databases is None else _root(asked.databases, scratch)
     dear = any(find_reward(each.name, "--reward").content_keys for each in several(rewards))
-    kept = KeptVerdicts(workspace()) if dear else None
+    kept = KeptVerdicts(Store(workspace())) if dear else None
     with (
         closing(Judge(rewards, asked.workers, root, kept)) as judge,
         Progress(disable=as_json, transient=True) as progress,
@@ -97,6 +98,7 @@ def _rewards(asked: JudgeOptions) -> Rewards:
     called = {RewardChoice(name=name).called: place for place, name in enumerate(asked.rewards)}
     for text in asked.settings:
         setting = read_setting(text)
+        setting = setting.get("task", setting)  # where a reward is called reward, which is short for task's
         for name, options in setting.items() if not alone else [(next(iter(called)), setting)]:
             if name not in called or not isinstance(options, dict):
                 raise BadInput(f"--set {text}: expected REWARD.OPTION=VALUE{nearest(name, called)}")
@@ -127,6 +129,7 @@ def _groups(rows: Sequence[dict[str, Any]]) -> tuple[list[Group], list[int]]:
 def _explain(pairs: Sequence[tuple[str, str]], verdicts: Sequence[Verdict], as_json: bool) -> None:
     for number, ((gold, answer), verdict) in enumerate(zip(pairs, verdicts, strict=True), start=1):
         said = {"gold": gold, **(verdict.explained or {"answer": answer[-EXPLAINED:]})}
+        said |= {name: str(value) for name, value in (verdict.notes or {}).items()}
         if as_json:
             told = {"reward": verdict.reward, "error": verdict.error}
             print(json.dumps({"event": "verdict", "row": number, **said, **told}))
@@ -158,7 +161,7 @@ def _parts(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     told = [verdict.parts for verdict in verdicts if verdict.parts is not None]
     if not told:
         return {}
-    values = {name: [parts[name] for parts in told if parts[name] is not None] for name in told[0]}
+    values = {name: [value for parts in told if (value := parts[name]) is not None] for name in told[0]}
     totals = [verdict.total for verdict in verdicts if verdict.total is not None]
     means = {name: float(np.mean(found)) if found else None for name, found in values.items()}
     return {"rewards": means, "total": float(np.mean(totals)) if totals else None}

@@ -54,6 +54,7 @@ def make_shard(shard: Mapping[str, Any]) -> str:
 @functools.cache
 def _context(root: str) -> Context:
     """What this process keeps from shard to shard: its engine, model and judge."""
-    context = Context(Store(Path(root)).scratch(f"shards-{os.getpid()}"), Path(root))
+    store = Store(Path(root))
+    context = Context(store.scratch(f"shards-{os.getpid()}"), store)
     atexit.register(context.close)
     return context

@@ -10,8 +10,10 @@ import math
 from dataclasses import dataclass
 
 GIB = 2.0**30
-MASTER = 16
-"""Bytes of a trained weight: float32 itself, its gradient, Adam's two moments."""
+MASTER = 8
+"""Bytes of a trained weight beside the optimiser's moments: float32 itself and its gradient."""
+PACKED = 0.5625
+"""Bytes of a weight in 4 bits, with a float32 scale to 64 of them."""
 
 
 @dataclass(frozen=True)
@@ -221,12 +223,27 @@ def trainer_memory(shape: Shape, work: Work, machine: Machine, choice: MachineUs
     seen += machine.side_by_side * groups * work.prompt**2 / 2
     return {
         "process": machine.process,
-        "weights": 2.0 * shape.parameters / choice.devices,
-        "trained weights, gradients, optimiser": MASTER * trained / choice.devices,
+        **_held_weights(shape, choice, trained),
         "activations": positions * kept * 2.0,
         "attention": seen * shape.layers * shape.heads * 6.0,
         "logits": machine.side_by_side * choice.head_chunk * shape.vocabulary * 4.0,
     }
+
+
+def _held_weights(shape: Shape, choice: MachineUse, trained: int) -> dict[str, float]:
+    """The weights' part of it. What 4 bits hold is not sharded; FSDP gathers a layer, embeddings and head."""
+    packed = shape.linear if choice.bits == 4 else 0
+    master: float = (MASTER + choice.moments) * trained / choice.devices
+    if choice.offload:  # of full weights one at a time is here, of an adapter the live ones
+        master = (MASTER + choice.moments) * shape.head if choice.adapter_rank is None else MASTER * trained
+    parts = {
+        "weights": 2.0 * (shape.parameters - packed) / choice.devices + PACKED * packed,
+        "trained weights, gradients, optimiser": master,
+    }
+    if choice.devices > 1:
+        layer = (shape.linear - packed) / shape.layers
+        parts["gathered weights"] = 2.0 * (layer + shape.parameters - shape.linear)
+    return parts
 
 
 def engine_memory(shape: Shape, machine: Machine, found: Decoding) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,10 @@ from params.load import PRESETS, read_yaml
 from params.schema import Params
 from tasks.core import device
 
+Knob = tuple[str, str, Any]
+"""Section, name and value of a setting."""
+RESTING = ("process", "weights", "trained weights, gradients, optimiser")
+"""What a trainer keeps between updates, by the plan's names."""
 DOUBT = 0.15
 """By how much the plan may be wrong: what is over by less is tried."""
 HUB = re.compile(r"qwen2\.5-(?:[a-z]+-)?(\d+(?:\.\d+)?b)\b", re.IGNORECASE)
@@ -30,10 +34,11 @@ def check_memory(params: Params) -> None:
     needs = Needs.of(params, shape, memory)
     if needs.over <= 1 + DOUBT:
         return
-    changes = _changes(params)
-    fitting = next((words for words, other in changes if Needs.of(other, shape, memory).over <= 1), None)
-    remedy = f"--set {fitting} fits" if fitting else "a smaller model, or more of them (docs/gpu.md)"
-    raise BadInput(f"{params.model.source}: {needs.told()}; expected less: {remedy}")
+    found = _fitting(params, lambda other: Needs.of(other, shape, memory).over <= 1)
+    remedy = (
+        f"{' '.join(f'--set {words}' for words in found)} fits" if found else "a smaller model, or more GPUs"
+    )
+    raise BadInput(f"{params.model.source}: {needs.told()}; expected less: {remedy} (docs/gpu.md)")
 
 
 def known_shape(source: str) -> capacity.Shape | None:
@@ -52,6 +57,8 @@ class Needs:
     trainer: float
     engine: float
     """The least that it works with."""
+    resting: float
+    """Of the trainer's, what it keeps while the engine samples on the same GPU."""
     share: float
     """Of a GPU's memory, what the engine holds while weights train."""
     given: float
@@ -78,17 +85,25 @@ class Needs:
             least = machine.engine_process + (2.0 * shape.parameters + one) / engine.tensor_parallel
         if engine.name == "transformers":
             parts["cache"] = shape.kv_bytes() * (work.prompt + work.response) * work.samples
-        return cls(sum(parts.values()), least, share, given, memory)
+        together = device.share_gpus(engine, params.update) and given > 0
+        resting = sum(parts[part] for part in RESTING) if together else 0.0
+        return cls(sum(parts.values()), least, resting, share, given, memory)
 
     @property
     def over(self) -> float:
         """What is needed of what there is, of trainer or engine, whichever is worse: 1 fits exactly."""
         room = self.memory * (1 - self.share)
-        return max(self.trainer / room, self.engine / self.given if self.engine else 0.0)
+        beside = (self.resting + self.given) / self.memory if self.resting else 0.0
+        return max(self.trainer / room, self.engine / self.given if self.engine else 0.0, beside)
 
     def told(self) -> str:
         """What does not."""
         whole = f"a GPU's {self.memory / 1e9:.0f} GB"
+        if self.resting + self.given > self.memory:
+            return (
+                f"the trainer keeps {self.resting / 1e9:.0f} GB while the engine, which is given "
+                f"{self.given / 1e9:.0f}, samples on {whole}"
+            )
         if self.engine > self.given:
             return (
                 f"the engine needs {self.engine / 1e9:.0f} GB and is given {self.given / 1e9:.0f} of {whole} "
@@ -98,27 +113,40 @@ class Needs:
         return f"the trainer needs {self.trainer / 1e9:.0f} GB of {whole}{beside}"
 
 
-def _changes(params: Params) -> Iterator[tuple[str, Params]]:
-    """Settings that need less, the cheapest first, each with those before it that go with it."""
-    words: list[str] = []
-    for section, name, value in _knobs(params):
-        settings: Any = getattr(params, section)
-        try:
-            changed = type(settings).model_validate({**settings.model_dump(), name: value})
-            params = type(params).model_validate({**params.model_dump(), section: changed.model_dump()})
-        except ValueError:  # it does not go with the rest
-            continue
-        words.append(f"{section}.{name}={str(value).lower()}")
-        yield " --set ".join(words), params
+def _fitting(params: Params, fits: Callable[[Params], bool]) -> list[str]:
+    """Settings with which it fits, as few as that takes and the cheapest first; none where none do."""
+    taken: list[Knob] = []
+    for knob in _knobs(params):
+        if (changed := _changed(params, [*taken, knob])) is not None:
+            taken.append(knob)
+            if fits(changed):
+                break
+    else:
+        return []
+    for knob in taken[:-1]:
+        fewer = [other for other in taken if other is not knob]
+        if (changed := _changed(params, fewer)) is not None and fits(changed):
+            taken = fewer
+    return [f"{section}.{name}={str(value).lower()}" for section, name, value in taken]
 
 
-def _knobs(params: Params) -> Iterator[tuple[str, str, Any]]:
+def _changed(params: Params, knobs: Sequence[Knob]) -> Params | None:
+    """With these settings; None where they do not go with the rest."""
+    values = params.model_dump()
+    for section, name, value in knobs:
+        values[section][name] = value
+    try:
+        return type(params).model_validate(values)
+    except ValueError:
+        return None
+
+
+def _knobs(params: Params) -> Iterator[Knob]:
     yield "update", "checkpointing", True
     yield "update", "tokens_per_micro_batch", params.model.context
     if params.engine.name == "vllm":
         yield "engine", "sleep", True
-        yield "engine", "memory_fraction", 0.85
-    if params.update.adapter == "full":
-        yield "update", "offload", True
-    else:
-        yield "model", "bits", 4
+    yield ("update", "offload", True) if params.update.adapter == "full" else ("model", "bits", 4)
+    if params.engine.name == "vllm":
+        for share in (0.4, 0.6, 0.7, 0.8, 0.85):
+            yield "engine", "memory_fraction", share

@@ -26,6 +26,16 @@ class Cluster(Protocol):
         """Sample and judge each shard, side by side; the paths of their artefacts, in their order."""
 
 
+class Shared(Protocol):
+    """The artefacts of the run's workspace."""
+
+    artefacts: Path
+    """Where they lie, each in a folder ``STAGE-...``."""
+
+    def make(self, stage: str, fingerprint: str, fill: Callable[[Path], dict[str, Any]]) -> Any:
+        """Put another one there: ``fill`` fills a directory and returns the manifest's facts."""
+
+
 ResourceT = TypeVar("ResourceT", bound=Closeable)
 
 
@@ -35,8 +45,8 @@ class Context:
 
     scratch: Path
     """A directory for files that nobody needs after the run (merged weights, engine logs)."""
-    workspace: Path | None = None
-    """Where the run's workspace is, for what its stages share with those of other runs; None: nowhere."""
+    shared: Shared | None = None
+    """Where stages keep what those of other runs may use; None: nowhere."""
     tell: Callable[[str, int, int, dict[str, float]], None] = lambda *_: None
     """``tell(activity, done, total, facts)``: progress inside a stage, as often as it is known."""
     note: Callable[[str], None] = lambda _: None

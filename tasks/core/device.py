@@ -82,12 +82,17 @@ def check_placement(engine: Engine, update: Update) -> None:
         )
 
 
-def engine_share(engine: Engine, update: Update) -> float:
-    """Of the memory of the trainer's GPUs, what the engine holds while weights train."""
+def share_gpus(engine: Engine, update: Update) -> bool:
+    """Whether engine and trainer are on the same GPUs, some of them."""
     starts = engine.start_servers if engine.name == "server" else 1
     trainer = set(update.gpus or range(update.ranks))
     its = set(engine.gpus or (range(1 << 10) if engine.name == "server" else range(engine.tensor_parallel)))
-    return 0.0 if engine.sleep or not starts or not trainer & its else engine.memory_fraction
+    return bool(starts and trainer & its)
+
+
+def engine_share(engine: Engine, update: Update) -> float:
+    """Of the memory of the trainer's GPUs, what the engine holds while weights train."""
+    return engine.memory_fraction if share_gpus(engine, update) and not engine.sleep else 0.0
 
 
 def driver_version() -> str | None:

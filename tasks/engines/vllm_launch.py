@@ -104,10 +104,13 @@ def command(
     host: str,
     adapted: Sequence[str] = (),
     with_parent: bool = False,
+    chats: bool = False,
     more: tuple[str, ...] = (),
 ) -> list[str]:
-    """What starts a server that can do all that is asked of one."""
+    """What starts a server that can do all that is asked of one; with ``chats`` it also reads and writes
+    text, as a judge model does."""
     options = vllm_options.arguments(base, params, adapted)
+    options["skip_tokenizer_init"] = not chats
     options["max_logprobs"] += 1  # a server counts the sampled token among the likeliest
     arguments = [part for name, value in options.items() for part in _argument(name, value)]
     extension, guard = (f"{kind.__module__}.{kind.__qualname__}" for kind in (Extension, Guard))

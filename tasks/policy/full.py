@@ -51,7 +51,8 @@ class FullWeights(TrainedWeights):
         self._live: dict[str, nn.Parameter] = dict(sorted(network.named_parameters()))
         self.masters: dict[str, Tensor] = {}
         # Ranks train: what only hands weights over needs no masters on its GPU.
-        trains_elsewhere = params.update.ranks > 1 and distributed.world_size() == 1 and device.type != "cpu"
+        ranks = params.update.ranks * params.update.machines
+        trains_elsewhere = ranks > 1 and distributed.world_size() == 1 and device.type != "cpu"
         for name, weight in self._live.items():
             weight.requires_grad_(True)
             self.masters[name] = weight

@@ -18,8 +18,8 @@ import pyarrow as pa
 from params.reward import Rewards, several
 from tasks.artefacts.artefact import Artefact, Damaged
 from tasks.artefacts.role import Role
-from tasks.artefacts.store import Store
 from tasks.artefacts.tables import read_table, write_table
+from tasks.core.context import Shared
 from tasks.core.stage import Job
 from tasks.rewards.base import Verdict
 from tasks.rewards.contract import find_reward
@@ -41,8 +41,8 @@ VERDICTS = pa.schema(
 class KeptVerdicts:
     """Those of one workspace. A failure is never kept."""
 
-    def __init__(self, root: Path) -> None:
-        self._store = Store(root)
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
         self._lock = Lock()
         self._fresh: dict[str, Verdict] = {}
         self._known: dict[str, Verdict] | None = None
@@ -51,7 +51,7 @@ class KeptVerdicts:
         """The verdict that was given before, if there is one."""
         with self._lock:
             if self._known is None:
-                self._known = _read(self._store.artefacts)
+                self._known = _read(self._shared.artefacts)
             return self._known.get(key)
 
     def add(self, verdicts: Mapping[str, Verdict]) -> None:
@@ -59,7 +59,7 @@ class KeptVerdicts:
         given = {key: verdict for key, verdict in verdicts.items() if verdict.reward is not None}
         with self._lock:
             if self._known is None:
-                self._known = _read(self._store.artefacts)
+                self._known = _read(self._shared.artefacts)
             self._known.update(given)
             self._fresh.update(given)
             full = len(self._fresh) >= AT_ONCE
@@ -89,14 +89,14 @@ class KeptVerdicts:
             facts = {"role": role, "round": 0, "seed": 0, "params": {}, "inputs": {}, "code": ""}
             return {**facts, "versions": {}, "measured": {"verdicts": float(len(rows))}}
 
-        self._store.make(STAGE, name, fill)
+        self._shared.make(STAGE, name, fill)
 
 
 def kept_verdicts(rewards: Rewards, job: Job) -> KeptVerdicts | None:
     """Where the verdicts of these rewards are kept; None where none of them is dear."""
     dear = any(find_reward(choice.name, "task.reward").content_keys for choice in several(rewards))
-    root = job.context.workspace
-    return KeptVerdicts(root) if dear and root is not None else None
+    shared = job.context.shared
+    return KeptVerdicts(shared) if dear and shared is not None else None
 
 
 def _read(folder: Path) -> dict[str, Verdict]:

@@ -23,7 +23,7 @@ def followed(page: str, workspace: Workspace) -> int:
     """Write the files of a page and type its commands; the most lines that one of its blocks has."""
     longest = 0
     for kind, text in BLOCK.findall((ROOT / "docs" / page).read_text()):
-        longest = max(longest, len(text.rstrip().splitlines()))
+        longest = max(longest, sum(bool(line.strip()) for line in text.splitlines()))
         if named := FILE.match(text):
             path = workspace.root / named[1]
             path.write_text(text[named.end() :] if kind == "json" else text)

@@ -80,9 +80,49 @@ def test_a_reward_of_ones_own_is_found_here(here: Path, capsys: pytest.CaptureFi
     assert (here / "o.csv").read_text().splitlines()[1] == ',"x","12345",0.5,'
 
 
+TRL = """
+def reward(completions, hint, log_metric=None, **kwargs):
+    log_metric("count", len(completions))
+    return [float(h in text) for text, h in zip(completions, hint)]
+"""
+
+
+def test_several_rewards_read_columns_and_groups(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "mine.py").write_text(TRL)
+    rows: list[dict[str, object]] = [
+        {"question": "1 + 1?", "gold": 2, "answer": "so 2", "hint": "so"},
+        {"question": "1 + 2?", "gold": 3, "answer": "3", "hint": "so"},
+        {"question": "1 + 1?", "gold": 2, "answer": "3", "hint": "so"},
+    ]
+    file = write(here / "a.jsonl", rows)
+    options = ("--reward", "math", "--reward", "mine:reward", "--set", "reward.weight=0.5", "--workers", 1)
+    assert judge(file, *options, "--explain", "--json", "--out", here / "o.parquet") == 0
+    *each, said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert said["accuracy"] == pytest.approx(2 / 3)
+    assert said["rewards"] == pytest.approx({"math": 2 / 3, "reward": 1 / 3})
+    assert said["total"] == pytest.approx(2.5 / 3)
+    assert [row["reward.count"] for row in each] == ["2", "1", "2"]
+    table = pq.read_table(here / "o.parquet").to_pylist()
+    assert [row["total"] for row in table] == [1.5, 1.0, 0.0]
+    assert [row["reward_reward"] for row in table] == [1.0, 0.0, 0.0]
+    assert judge(file, "--reward", "mine:reward") == 0
+    assert "accuracy 33.3 %" in capsys.readouterr().out
+    assert judge(write(here / "b.jsonl", [{"answer": "hm"}]), "--reward", "repetition") == 0
+
+
 @pytest.mark.parametrize(
     ("content", "arguments", "message"),
     [
+        (
+            '{"gold": 1, "answer": 2}',
+            ("--reward", "math", "--reward", "math"),
+            "two rewards are called 'math'",
+        ),
+        (
+            '{"gold": 1, "answer": 2}',
+            ("--reward", "math", "--reward", "format", "--set", "fromat.opened=true"),
+            "did you mean 'format'?",
+        ),
         ('{"gold": 1, "answr": 2}', (), "a.jsonl:1: no 'answer'; did you mean 'answr'?"),
         ('{"gold": 1, "answer": 2}\n{"gold": 1, "answer": null}', (), "a.jsonl:2: 'answer' is nothing"),
         ('{"gold": 1, "answer": 2}\n[1]', (), "a.jsonl:2: expected an object"),

@@ -28,6 +28,7 @@ _SCORING = ("seed", "model", "rollout.temperature", *ADAPTER)
 _TRAINING = (
     *_SCORING,
     "rollout.max_response_tokens",
+    "update.optimiser",
     "update.weight_decay",
     "update.beta1",
     "update.beta2",

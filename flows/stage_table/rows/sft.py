@@ -29,7 +29,8 @@ def _training(params: Params) -> tuple[str, ...]:
         return ()
     own = tuple(f"sft.{field}" for field in Sft.model_fields if field != "policy")
     rate = ("update.learning_rate",) if params.sft.learning_rate is None else ()
-    return (*own, *rate, *(f"update.{field}" for field in ("weight_decay", "beta1", "beta2", "clip_norm")))
+    steps = ("optimiser", "weight_decay", "beta1", "beta2", "clip_norm")
+    return (*own, *rate, *(f"update.{field}" for field in steps))
 
 
 def _policy(params: Params) -> dict[str, str]:

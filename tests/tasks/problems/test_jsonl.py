@@ -174,3 +174,45 @@ def test_a_data_set_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert set(train["question"].to_pylist()) == {row["question"] for row in rows(5)}
     with pytest.raises(BadInput, match="split tset"):
         jsonl.read(config.model_copy(update={"held_out_split": "tset"}), task(5, 1), 0)
+
+
+def test_every_column_is_kept(tmp_path: Path) -> None:
+    content = [{**row, "hint": {"deep": [i, None]}, "n": i, "when": None} for i, row in enumerate(rows())]
+    train, held_out = jsonl.read(write(tmp_path / "a.jsonl", content), task(), 0)
+    for row in train.to_pylist() + held_out.to_pylist():
+        kept = json.loads(row["columns"])
+        assert kept in content
+        assert kept["question"] == row["question"]
+
+
+def test_a_right_answer_inside_a_column_and_a_message_for_a_question(tmp_path: Path) -> None:
+    content = [
+        {
+            "prompt": [{"role": "user", "content": f"{i} + 1?"}],
+            "reward_model": {"style": "rule", "ground_truth": str(i + 1)},
+        }
+        for i in range(6)
+    ]
+    options = {"question": "prompt", "answer": "reward_model.ground_truth"}
+    for name in ("a.jsonl", "a.parquet"):
+        config = write(tmp_path / name, content).model_copy(update=options)
+        train, _ = jsonl.read(config, task(), 0)
+        found = {row["question"]: row["answer"] for row in train.to_pylist()}
+        assert found.items() <= {f"{i} + 1?": str(i + 1) for i in range(6)}.items()
+    config = config.model_copy(update={"answer": "reward_model.truth"})
+    with pytest.raises(BadInput, match=r"no 'reward_model\.truth'; did you mean 'reward_model'"):
+        jsonl.read(config, task(), 0)
+
+
+def test_other_messages_and_no_answer(tmp_path: Path) -> None:
+    content: list[dict[str, Any]] = [{"prompt": f"say {i}"} for i in range(6)]
+    config = write(tmp_path / "a.jsonl", content).model_copy(update={"question": "prompt", "answer": None})
+    unread = task().model_copy(update={"reward": Choice(name="repetition")})
+    train, _ = jsonl.read(config, unread, 0)
+    assert set(train["answer"].to_pylist()) == {""}
+    with pytest.raises(BadInput, match="the right answer ''"):
+        jsonl.read(config, task(), 0)
+    said = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1 + 1?"}]
+    write(tmp_path / "a.jsonl", [*content, {"prompt": said}])
+    with pytest.raises(BadInput, match=r"a\.jsonl:7: 'prompt' holds messages of system, user; expected one"):
+        jsonl.read(config, unread, 0)

@@ -11,6 +11,7 @@ import pytest
 from params.base import BadInput, Choice
 from params.task import Task
 from tasks.artefacts.artefact import Artefact
+from tasks.artefacts.store import Store
 from tasks.artefacts.tables import read_table
 from tasks.core.context import Context
 from tasks.core.stage import Job
@@ -112,15 +113,15 @@ def test_requests_are_bounded(server: JudgeServer) -> None:
 
 
 def test_verdicts_are_kept_by_content(server: JudgeServer, tmp_path: Path) -> None:
-    first = said(choice(server), ["right", "wrong", "right", "broken"], KeptVerdicts(tmp_path))
+    first = said(choice(server), ["right", "wrong", "right", "broken"], KeptVerdicts(Store(tmp_path)))
     assert first[2] == first[0]
     count = len(server.asked)
     assert count == 2 + 5
-    again = said(choice(server, parallel=1), ["wrong", "right", "busy 0"], KeptVerdicts(tmp_path))
+    again = said(choice(server, parallel=1), ["wrong", "right", "busy 0"], KeptVerdicts(Store(tmp_path)))
     assert [verdict.reward for verdict in again] == [0.0, 1.0, 1.0]
     assert again[1] == first[0]
     assert len(server.asked) == count + 1
-    said(choice(server, model="other"), ["right"], KeptVerdicts(tmp_path))
+    said(choice(server, model="other"), ["right"], KeptVerdicts(Store(tmp_path)))
     assert len(server.asked) == count + 2
     artefacts = sorted((tmp_path / "artefacts").glob("verdicts-*"))
     assert len(artefacts) == 3
@@ -140,7 +141,7 @@ def test_nonsense_is_told_before_anything_is_sampled(server: JudgeServer, tmp_pa
         1,
         {"problems": as_artefact(tmp_path / "problems", "problems")},
         tmp_path,
-        Context(tmp_path, tmp_path),
+        Context(tmp_path, Store(tmp_path)),
     )
     task = Task(problems=Choice(name="sums"), reward=choice(server))
     with pytest.raises(BadInput, match=r"task\.reward: judge said 'perhaps'; expected yes or no"):

@@ -21,6 +21,7 @@ from tasks.artefacts.artefact import Artefact
 from tasks.policy.policy import Policy
 from tasks.replay.replay import opened, replay
 from tasks.update import replay_draw
+from tasks.update.mismatch import Mismatch
 from tasks.update.responses import Responses
 from tasks.update.update import update
 from tests.conftest import RunStage
@@ -250,6 +251,20 @@ def test_with_the_current_anchor_the_first_ratio_is_one(
     # the tails by age are of what was sampled, not of the anchor
     assert said["mismatch_by_age"]["0"] == said["mismatch"]
     assert said["mismatch_by_age"]["1"] > 3.0
+
+
+def test_what_joins_the_answers_and_is_no_older_has_no_mismatch_of_its_own(
+    rollouts: Rollouts, snapshot: Any
+) -> None:
+    held = snapshot()  # of round 1
+    for round, ages in ((1, {"0"}), (3, {"0", "2"})):
+        path = rollouts(round=round).file("rollouts.parquet")
+        more = Responses.read(path, parameters(), drawn(held, "aside", [-1, -1]), round)
+        found = Mismatch(more, parameters(), round)
+        found.look(range(len(more.responses)), torch.zeros(sum(map(len, more.responses))))
+        said = found.metrics()
+        assert set(said["mismatch_by_age"]) == ages
+        assert said["mismatch_by_age"]["0"] == said["mismatch"]
 
 
 def test_what_the_present_policy_sampled_has_no_divergence(
