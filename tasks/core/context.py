@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
-from tasks.artefacts.store import Store
+if TYPE_CHECKING:
+    from tasks.artefacts.store import Store  # what it says changes no number
 
 
 class Closeable(Protocol):

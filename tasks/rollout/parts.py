@@ -6,17 +6,19 @@ import functools
 import hashlib
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from tasks.artefacts.artefact import Artefact, Damaged, canonical
 from tasks.artefacts.role import Role
-from tasks.artefacts.store import Store
 from tasks.artefacts.tables import read_table, write_table
 from tasks.core.stage import Job
 from tasks.rollout.sampling import Sampled, sample
 from tasks.rollout.shards import TABLE, sample_in_shards
+
+if TYPE_CHECKING:
+    from tasks.artefacts.store import Store  # what it says changes no number
 
 STAGE = "part"
 
