@@ -36,12 +36,10 @@ def test_a_7b_with_checkpointing_trains_at_9216_positions_beside_its_engine() ->
 @pytest.mark.long
 @pytest.mark.ci
 @pytest.mark.parametrize(
-    ("model", "adapter", "devices"),
-    [("1.5b", "full", 1), ("7b", "full", 8), ("7b", "lora", 8), ("32b", "lora", 8), ("32b", "full", 8)],
+    ("model", "adapter", "devices"), [("1.5b", "full", 1), ("7b", "full", 8), ("7b", "lora", 8)]
 )
 def test_the_plan_is_right_within_15_per_cent_and_it_fits(model: str, adapter: str, devices: int) -> None:
     chosen = ["--models", model, "--adapters", adapter, "--devices", str(devices)]
     (found,) = passes(*chosen, "--checkpointing", "on")
     assert 0.85 < found["plan_over_peak"] < 1.15
-    beside = ENGINE if model != "32b" else 0.0  # whose engine takes GPUs of its own
-    assert (found["peak_gb"] < CARD * (1 - beside)) is ((model, adapter) != ("32b", "full"))
+    assert found["peak_gb"] < CARD * (1 - ENGINE)
