@@ -43,7 +43,6 @@ class Runner:
 
     def __post_init__(self) -> None:
         self.store = Store(self.root)
-        self.context.shared = self.store
         self.directory = run_directory(self.root, self.name)
         self._remote_inputs = RemoteInputs(self.root, self.params, self.context)
         self._remote_cache = RemoteCache(self.store, self.params.store, self.context, self.watch.note)

@@ -55,6 +55,6 @@ def make_shard(shard: Mapping[str, Any]) -> str:
 def _context(root: str) -> Context:
     """What this process keeps from shard to shard: its engine, model and judge."""
     store = Store(Path(root))
-    context = Context(store.scratch(f"shards-{os.getpid()}"), store)
+    context = Context(store.scratch(f"shards-{os.getpid()}"), store=store)
     atexit.register(context.close)
     return context

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
-from tasks.artefacts.store import Store
+from tasks.artefacts.artefact import Artefact
 
 
 class Closeable(Protocol):
@@ -32,7 +32,10 @@ class Shared(Protocol):
     artefacts: Path
     """Where they lie, each in a folder ``STAGE-...``."""
 
-    def make(self, stage: str, fingerprint: str, fill: Callable[[Path], dict[str, Any]]) -> Any:
+    def find(self, stage: str, fingerprint: str) -> Artefact | None:
+        """The one with this fingerprint, checked; None where there is none; raises ``Damaged``."""
+
+    def make(self, stage: str, fingerprint: str, fill: Callable[[Path], dict[str, Any]]) -> Artefact:
         """Put another one there: ``fill`` fills a directory and returns the manifest's facts."""
 
 
@@ -45,14 +48,13 @@ class Context:
 
     scratch: Path
     """A directory for files that nobody needs after the run (merged weights, engine logs)."""
-    shared: Shared | None = None
-    """Where stages keep what those of other runs may use; None: nowhere."""
     tell: Callable[[str, int, int, dict[str, float]], None] = lambda *_: None
     """``tell(activity, done, total, facts)``: progress inside a stage, as often as it is known."""
     note: Callable[[str], None] = lambda _: None
     """``note(text)``: something a person should know and need not act on."""
-    store: Store | None = None
-    """Where what a stage has finished of its work may wait, should it be interrupted; None: nowhere."""
+    store: Shared | None = None
+    """Where what a stage has finished of its work may wait, should it be interrupted, and what those of other
+    runs may use; None: nowhere."""
     cluster: Cluster | None = None
     """Where the shards of a rollout are sampled; None: a rollout is sampled here and in one piece."""
     _before_learning: list[Callable[[], None]] = field(default_factory=list)

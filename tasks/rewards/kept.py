@@ -95,7 +95,7 @@ class KeptVerdicts:
 def kept_verdicts(rewards: Rewards, job: Job) -> KeptVerdicts | None:
     """Where the verdicts of these rewards are kept; None where none of them is dear."""
     dear = any(find_reward(choice.name, "task.reward").content_keys for choice in several(rewards))
-    shared = job.context.shared
+    shared = job.context.store
     return KeptVerdicts(shared) if dear and shared is not None else None
 
 

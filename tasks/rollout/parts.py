@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from tasks.artefacts.artefact import Artefact, Damaged, canonical
 from tasks.artefacts.role import Role
-from tasks.artefacts.store import Store
 from tasks.artefacts.tables import read_table, write_table
+from tasks.core.context import Shared
 from tasks.core.stage import Job
 from tasks.rollout.sampling import Sampled, sample
 from tasks.rollout.shards import TABLE, sample_in_shards
@@ -46,7 +46,7 @@ def sample_part(job: Job, stage: str, problems: pa.Table, samples: int, *options
     return Sampled(read_table(found.file(TABLE)), found.manifest.measured)
 
 
-def _found(store: Store, identity: str) -> Artefact | None:
+def _found(store: Shared, identity: str) -> Artefact | None:
     try:
         return store.find(STAGE, identity)
     except Damaged:

@@ -141,7 +141,7 @@ def test_nonsense_is_told_before_anything_is_sampled(server: JudgeServer, tmp_pa
         1,
         {"problems": as_artefact(tmp_path / "problems", "problems")},
         tmp_path,
-        Context(tmp_path, Store(tmp_path)),
+        Context(tmp_path, store=Store(tmp_path)),
     )
     task = Task(problems=Choice(name="sums"), reward=choice(server))
     with pytest.raises(BadInput, match=r"task\.reward: judge said 'perhaps'; expected yes or no"):
