@@ -33,6 +33,8 @@ NANO = ["run", "--model", "nano", "--engine", "transformers"]
         ([*NANO, "--nmae", "x"], "No such option"),
         (["run", "--model", "nano", "--engine", "vlm"], "engine.name"),
         (["stage", "rolout"], "did you mean 'rollout'?"),
+        (["dvc", "--set", "task.problems.levle=2"], "did you mean 'level'?"),
+        (["dvc", "--model", "./nowhere"], "model.source: ./nowhere: no such folder"),
         (["status", "nothing"], "no such run"),
         (["report", "nothing"], "no such run"),
         (["show", "nothing"], "no such artefact"),

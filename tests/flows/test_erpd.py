@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -87,7 +88,9 @@ def test_what_is_not_asked_for_is_not_planned() -> None:
 
 
 def test_dvc_sees_each_phase() -> None:
-    pipeline = yaml.safe_load(pipeline_file(compose("nano", "sums", "erpd-ensemble", ["rounds=3"]), "demo"))
+    pipeline = yaml.safe_load(
+        pipeline_file(Path("."), compose("nano", "sums", "erpd-ensemble", ["rounds=3"]), "demo")
+    )
     stages = pipeline["stages"]
     for before, after in (("unlearn", "teach"), ("teach", "signal"), ("signal", "distil")):
         assert f"runs/demo/round-${{key}}/{before}" in stages[after]["do"]["deps"]
@@ -99,7 +102,7 @@ def test_dvc_sees_each_phase() -> None:
 
 def test_dvc_wires_an_older_student_in_each_round() -> None:
     params = compose("nano", "sums", "erpd-iterate", ["rounds=5"])
-    stages = yaml.safe_load(pipeline_file(params, "demo"))["stages"]
+    stages = yaml.safe_load(pipeline_file(Path("."), params, "demo"))["stages"]
     assert [name for name in stages if name.startswith("signal")] == ["signal-first", "signal-02", "signal"]
     assert stages["signal"]["foreach"]["04"] == {"round": 4, "before": "03", "before_2": "02"}
     assert set(stages["signal"]["foreach"]) == {"03", "04", "05"}

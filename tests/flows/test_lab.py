@@ -129,7 +129,8 @@ FAKE = """
 import json, sys
 for line in sys.stdin:
     name = json.loads(line)["name"]
-    print(json.dumps({"event": "stage", "stage": "rollout", "outcome": "made", "seconds": 2.0}), flush=True)
+    made = {"event": "stage", "stage": "rollout", "place": "round-01/rollout", "outcome": "made"}
+    print(json.dumps({**made, "seconds": 2.0}), flush=True)
     if name == "smoke-slow-s1":
         sys.exit("out of luck")
     print(json.dumps({"event": "end", "outcome": "finished", "why": ""}), flush=True)

@@ -130,7 +130,9 @@ def test_the_buffer_of_a_round_is_made_before_its_update_and_read_by_it() -> Non
     ("method", "made_in"), [("dyjr", "${key}"), ("rlep", "${item.before}"), ("exgrpo", "${item.before}")]
 )
 def test_dvc_reads_the_same_buffer(method: str, made_in: str) -> None:
-    stages = yaml.safe_load(pipeline_file(compose("nano", "sums", method, ["rounds=4"]), "it"))["stages"]
+    stages = yaml.safe_load(pipeline_file(Path("."), compose("nano", "sums", method, ["rounds=4"]), "it"))[
+        "stages"
+    ]
     read = [path for path in stages["update"]["do"]["deps"] if path.endswith("/replay")]
     assert read == [f"runs/it/round-{made_in}/replay"]
     assert ("runs/it/round-01/replay" in stages["update-first"]["deps"]) == (method == "dyjr")
@@ -244,7 +246,7 @@ def test_a_pool_is_another_runs_and_is_traced_to_its_problems(
     by_path = go("by-path", "rlep", f"replay.pool={earlier / 'round-03/update'}", "replay.pool_samples=6")
     assert Artefact.open(by_path / "pool").fingerprint == pool.fingerprint
     params = compose("nano", "sums", "rlep", [*SMALL, "replay.pool=plain"])
-    assert "runs/plain/run.json" in pipeline_file(params, "it")
+    assert "runs/plain/run.json" in pipeline_file(Path("."), params, "it")
     longer = go("plain", "grpo", "rounds=4")
     assert Artefact.open(longer / "round-04/update").digest != source.digest
     again = go("pooled", "rlep", "replay.pool=plain", "replay.pool_samples=6")
