@@ -25,6 +25,7 @@ from flows.execution.validation import chosen as composed
 from flows.stage_table.stage_def import StageDef
 from flows.stage_table.stages import Node, plan
 from params.schema import Params
+from tasks.artefacts.artefact import write_json
 from tasks.artefacts.tables import ROLLOUTS, write_table
 from tasks.core.context import Context
 from tasks.core.stage import Job, Stage
@@ -36,8 +37,9 @@ class Quick(StageDef):
     def load(self) -> Stage:
         def fill(job: Job) -> dict[str, float]:
             (job.out / "content").write_text(f"{self.name} {job.round}")
-            if self.refuses:  # a run looks whether answers could be judged
+            if self.refuses:  # a run looks whether it can go on with what was made
                 write_table(job.out / "rollouts.parquet", ROLLOUTS.empty_table())
+                write_json(job.out / "metrics.json", {})
             return {}
 
         return fill

@@ -34,7 +34,6 @@ def test_a_7b_with_checkpointing_trains_at_9216_positions_beside_its_engine() ->
 
 
 @pytest.mark.long
-@pytest.mark.ci
 @pytest.mark.parametrize(
     ("model", "adapter", "devices"), [("1.5b", "full", 1), ("7b", "full", 8), ("7b", "lora", 8)]
 )

@@ -27,7 +27,7 @@ def alone(tmp_path: Path) -> Iterator[Workspace]:
 @pytest.fixture
 def prefect_of() -> Callable[[Workspace], list[psutil.Process]]:
     """The servers that runs of a workspace have started."""
-    return lambda workspace: [p for p in living(workspace) if "flows.process.keeper" in p.cmdline()]
+    return lambda workspace: [p for p in living(workspace) if "flows.process.keeper" in _command(p)]
 
 
 def living(workspace: Workspace) -> list[psutil.Process]:
@@ -41,3 +41,11 @@ def living(workspace: Workspace) -> list[psutil.Process]:
         except psutil.Error:  # gone, or somebody else's
             continue
     return found
+
+
+def _command(process: psutil.Process) -> list[str]:
+    """Its command line; none of one that has just ended."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:  # a zombie counts as one
+        return []

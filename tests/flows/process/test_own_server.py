@@ -25,6 +25,7 @@ def _until_gone(workspace: Workspace, servers: Servers) -> None:
 
 @pytest.mark.long
 @pytest.mark.ci
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("count", [2, 4])
 def test_runs_started_together_in_a_fresh_workspace_say_nothing_but_their_own(
     alone: Workspace, prefect_of: Servers, count: int

@@ -1,0 +1,43 @@
+"""A run on several tasks, through the command line: killed anywhere, it ends with the same bytes."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tasks.artefacts.record import Record
+from tests.flows.conftest import NANO, Workspace, environment_of, kill_inside
+
+MIXED = [*NANO, "--task", "sums", "--set", "tasks=[countdown]"]
+
+
+@pytest.mark.long
+@pytest.mark.ci
+@pytest.mark.timeout(600)
+def test_a_mixture_resumes_to_the_same_bytes(
+    empty: Workspace, tmp_path: Path, prefect_server: dict[str, str]
+) -> None:
+    begin = ("run", "--name", "it", "--json", *MIXED)
+    empty.call(*begin)
+    directory = empty.root / "runs" / "it"
+    seconds = {step.stage: step.seconds for step in Record.read(directory).steps}
+    for round in (1, 2):
+        rollout = directory / f"round-{round:02d}" / "rollout"
+        asked = pq.read_table(rollout / "rollouts.parquet").to_pydict()
+        of = {number: task for number, task in zip(asked["problem_id"], asked["task"], strict=True)}
+        assert sorted(of.values()) == ["countdown", "countdown", "main", "main"]
+        told = json.loads((rollout / "metrics.json").read_text())
+        assert {"main", "countdown"} <= set(told)
+    page = (directory / "report.html").read_text()
+    assert "countdown" in page
+    again = Workspace(tmp_path / "again", environment_of(tmp_path / "again", prefect_server))
+    again.root.mkdir()
+    chance = random.Random(5)
+    for stage in ("model", "rollout", "update", "evaluate-countdown", "rollout", "update"):
+        kill_inside(again.start(*begin), stage, chance.random() * seconds[stage])
+    again.call(*begin)
+    assert again.policy() == empty.policy()
