@@ -28,7 +28,7 @@ def test_a_mixture_resumes_to_the_same_bytes(
     for round in (1, 2):
         rollout = directory / f"round-{round:02d}" / "rollout"
         asked = pq.read_table(rollout / "rollouts.parquet").to_pydict()
-        of = {number: task for number, task in zip(asked["problem_id"], asked["task"], strict=True)}
+        of = dict(zip(asked["problem_id"], asked["task"], strict=True))
         assert sorted(of.values()) == ["countdown", "countdown", "main", "main"]
         told = json.loads((rollout / "metrics.json").read_text())
         assert {"main", "countdown"} <= set(told)
