@@ -37,7 +37,7 @@ def test_a_mixture_resumes_to_the_same_bytes(
     again = Workspace(tmp_path / "again", environment_of(tmp_path / "again", prefect_server))
     again.root.mkdir()
     chance = random.Random(5)
-    for stage in ("model", "rollout", "update", "evaluate-countdown", "rollout", "update"):
+    for stage in ("rollout", "evaluate-countdown", "update"):
         kill_inside(again.start(*begin), stage, chance.random() * seconds[stage])
     again.call(*begin)
     assert again.policy() == empty.policy()
