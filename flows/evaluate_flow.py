@@ -16,7 +16,8 @@ from flows.prefect_hooks import RunName, Setting, gpu_slot, tell_failure
 from flows.stage_table.stages import plan
 from flows.train import watch_of_run
 from params.base import BadInput, validate
-from params.load import merge, read_setting
+from params.layers import merge
+from params.load import read_setting
 from params.schema import Params
 from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.record import RECORD, Record

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, PositiveFloat, PositiveInt, StringConstraints, field_validator, model_validator
 
-from params.base import Choice, Config, nearest
+from params.base import Choice, Config
+from params.layers import laid_on_presets, preset_names
 from params.prompt import Prompt
 from params.reward import Rewards, read_rewards
 from params.speed import Elsewhere
@@ -69,42 +68,7 @@ class EvaluationSet(Config):
 
 def set_presets() -> list[str]:
     """The names of the sets that there are presets of."""
-    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
-
-
-def with_presets(given: Any) -> Any:
-    """Sets as a person names them, each laid on the preset of its name. Raises ``ValueError``."""
-    if isinstance(given, str) or (isinstance(given, list | tuple) and all(isinstance(n, str) for n in given)):
-        names = given.split(",") if isinstance(given, str) else given
-        given = {name.strip(): {} for name in names}
-    if not isinstance(given, Mapping):
-        return given
-    return {name: _laid_on_preset(name, chosen) for name, chosen in given.items()}
-
-
-def _laid_on_preset(name: str, chosen: Any) -> Any:
-    known = set_presets()
-    if not isinstance(chosen, Mapping | None):
-        return chosen
-    if name not in known:
-        if not chosen or "problems" not in chosen:
-            raise ValueError(f"evaluate.sets.{name}: no such preset{nearest(name, known)}")
-        return chosen
-    preset = yaml.safe_load((PRESETS / f"{name}.yaml").read_text())
-    return laid_on(preset, chosen or {})
-
-
-def laid_on(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``over`` on ``under``; a part with another ``name`` replaces the old part whole."""
-    merged = dict(under)
-    for key, value in over.items():
-        old = merged.get(key)
-        if isinstance(value, Mapping) and isinstance(old, Mapping):
-            same = value.get("name", old.get("name")) == old.get("name")
-            merged[key] = laid_on(old, value) if same else value
-        else:
-            merged[key] = value
-    return merged
+    return preset_names(PRESETS)
 
 
 class Evaluate(Config):
@@ -143,7 +107,7 @@ class Evaluate(Config):
     @field_validator("sets", mode="before")
     @classmethod
     def _presets(cls, given: Any) -> Any:
-        return with_presets(given)
+        return laid_on_presets(given, PRESETS, "evaluate.sets", dict)
 
     @model_validator(mode="after")
     def _enough_samples(self) -> Evaluate:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from types import NoneType, UnionType
@@ -11,6 +11,7 @@ from typing import Any, Union, get_args, get_origin
 import yaml
 
 from params.base import BadInput, nearest, validate
+from params.layers import merge
 from params.schema import Params
 
 PRESETS = Path(__file__).parent
@@ -49,33 +50,6 @@ def read_params(path: Path) -> Params:
         return validate(Params, read_yaml(path))
     except BadInput as error:
         raise error if str(error).startswith(str(path)) else BadInput(f"{path}: {error}") from None
-
-
-def merge(
-    under: Mapping[str, Any], over: Mapping[str, Any], sections: Collection[str] = ()
-) -> dict[str, Any]:
-    """``over`` laid on ``under``, key by key. A part with another ``name`` replaces the old part whole.
-
-    Keys in ``sections`` hold no parts: both engines take the options of ``engine``, whatever its ``name``.
-    """
-    merged = dict(under)
-    for key, given in over.items():
-        old, value = merged.get(key), given
-        if key in ("sets", "tasks"):  # names alone stand for their presets
-            old, value = _by_name(old), _by_name(value)
-        if isinstance(old, str) and isinstance(value, dict):  # a part that is named and nothing more
-            old = {"name": old}
-        same_part = (
-            isinstance(value, dict)
-            and isinstance(old, dict)
-            and (key in sections or value.get("name", old.get("name")) == old.get("name"))
-        )
-        merged[key] = merge(old, value) if same_part and isinstance(old, dict) else value
-    return merged
-
-
-def _by_name(sets: Any) -> Any:
-    return {name: {} for name in sets} if isinstance(sets, list) else sets
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import PositiveFloat, PositiveInt
 
-from params.base import nearest
-from params.evaluation import laid_on
+from params.layers import laid_on_presets
 from params.speed import Elsewhere
 from params.task import Task
 
@@ -32,25 +30,14 @@ class MixedTask(Task):
 
 def with_task_presets(given: Any) -> Any:
     """Tasks as a person names them, each laid on the preset of its name. Raises ``ValueError``."""
-    if isinstance(given, list | tuple) and all(isinstance(name, str) for name in given):
-        given = {name: {} for name in given}
-    if not isinstance(given, Mapping):
-        return given
-    return {name: _laid_on_preset(name, chosen) for name, chosen in given.items()}
+    return laid_on_presets(given, PRESETS, "tasks", _task_of)
 
 
-def _laid_on_preset(name: str, chosen: Any) -> Any:
-    known = sorted(path.stem for path in PRESETS.glob("*.yaml"))
-    if not isinstance(chosen, Mapping | None):
-        return chosen
-    if name not in known:
-        if not chosen or "problems" not in chosen:
-            raise ValueError(f"tasks.{name}: no such preset{nearest(name, known)}")
-        return chosen
-    preset = yaml.safe_load((PRESETS / f"{name}.yaml").read_text())
+def _task_of(preset: dict[str, Any]) -> dict[str, Any]:
+    """A task's preset as a task of a mixture: with the response length that it asks of the rollout."""
     longest = preset.get("rollout", {}).get("max_response_tokens")
     limit = {} if longest is None else {"max_response_tokens": longest}
-    return laid_on({**preset["task"], **limit}, chosen or {})
+    return {**preset["task"], **limit}
 
 
 def quotas(weights: Sequence[float], size: int, round: int) -> list[int]:

@@ -22,7 +22,8 @@ from flows.stage_table.rows.evaluation_sets import problems_name, scores_name
 from flows.stage_table.stages import Node, plan
 from params.base import BadInput, validate
 from params.evaluation import set_presets
-from params.load import compose, merge, read_setting
+from params.layers import merge
+from params.load import compose, read_setting
 from params.schema import Params
 from tasks.artefacts.artefact import Artefact, write_json
 from tasks.artefacts.record import RECORD, Record, Step

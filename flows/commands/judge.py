@@ -20,7 +20,8 @@ from rich.progress import Progress
 
 from flows.environment import workspace
 from params.base import BadInput, nearest
-from params.load import merge, read_setting
+from params.layers import merge
+from params.load import read_setting
 from params.reward import RewardChoice, Rewards, read_rewards, several
 from tasks.artefacts.store import Store
 from tasks.artefacts.tables import write_table

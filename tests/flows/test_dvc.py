@@ -15,7 +15,8 @@ from flows.dvc.pipeline import PLOTS, write_pipeline
 from flows.execution.single_stage import run_stage
 from flows.stage_table.stages import plan
 from params.base import BadInput
-from params.load import compose, merge
+from params.layers import merge
+from params.load import compose
 from tasks.artefacts.record import Record
 from tasks.report.run.data import COLUMNS
 from tasks.report.run.page import write

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from params.base import BadInput
-from params.load import KINDS, PRESETS, compose, merge, presets, read_params, read_yaml
+from params.layers import merge
+from params.load import KINDS, PRESETS, compose, presets, read_params, read_yaml
 
 
 def composed(*settings: str) -> object:
