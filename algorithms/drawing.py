@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import pyarrow as pa
+import torch
 from torch import Tensor
 
 Entropy = Callable[[pa.Table], Tensor]
@@ -71,3 +72,19 @@ def rows_by_problem(rows: pa.Table) -> dict[str, list[int]]:
 def picked(rows: pa.Table, places: Sequence[int]) -> pa.Table:
     """Those rows, in that order."""
     return rows.take(pa.array(places, pa.int64()))
+
+
+def join_groups(
+    rows: pa.Table, fresh: Fresh, count: int, generator: torch.Generator
+) -> tuple[pa.Table, Tensor]:
+    """``count`` random rows of each fresh problem, or all where it has fewer, and the group [n] int64 that
+    each of them joins."""
+    known = rows_by_problem(rows)
+    taken: list[int] = []
+    groups: list[int] = []
+    for group, problem in fresh.problems().items():
+        mine = known.get(problem, [])
+        order = torch.randperm(len(mine), generator=generator)[:count]
+        taken += [mine[i] for i in order.tolist()]
+        groups += [group] * len(order)
+    return picked(rows, taken), torch.tensor(groups, dtype=torch.int64)

@@ -21,7 +21,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from algorithms.drawing import Drawn, Entropy, Fresh, picked, rows_by_problem
+from algorithms.drawing import Drawn, Entropy, Fresh, join_groups
 from algorithms.replay_buffer import ReplayBuffer
 from algorithms.terms import Batch, MetricLabel, Metrics, Signals, Term, aggregation_scale
 from params.base import Config as Options
@@ -48,16 +48,7 @@ def draw(
     fresh: Fresh, buffer: ReplayBuffer, config: Config, generator: torch.Generator, entropy: Entropy
 ) -> Drawn:
     """Random demonstrations of each fresh problem, which join its group."""
-    rows = buffer.to_table()
-    known = rows_by_problem(rows)
-    taken: list[int] = []
-    groups: list[int] = []
-    for group, problem in fresh.problems().items():
-        mine = known.get(problem, [])
-        order = torch.randperm(len(mine), generator=generator)[: config.demonstrations]
-        taken += [mine[i] for i in order.tolist()]
-        groups += [group] * len(order)
-    return Drawn(picked(rows, taken), torch.tensor(groups, dtype=torch.int64), "denominator")
+    return Drawn(*join_groups(buffer.to_table(), fresh, config.demonstrations, generator), "denominator")
 
 
 def shaped(logp: Tensor, gamma: float = 0.1) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from pydantic import PositiveInt
 
 from algorithms.correct import CORRECT
-from algorithms.drawing import Drawn, Entropy, Fresh, picked, rows_by_problem
+from algorithms.drawing import Drawn, Entropy, Fresh, join_groups
 from algorithms.replay_buffer import ReplayBuffer
 from params.base import Config as Options
 
@@ -37,12 +37,4 @@ def draw(
     """Random successes of each fresh problem, which join its group."""
     rows = buffer.to_table()
     rows = rows.filter(pc.greater_equal(rows["reward"], CORRECT)) if len(rows) else rows
-    known = rows_by_problem(rows)
-    taken: list[int] = []
-    groups: list[int] = []
-    for group, problem in fresh.problems().items():
-        mine = known.get(problem, [])
-        order = torch.randperm(len(mine), generator=generator)[: config.successes]
-        taken += [mine[i] for i in order.tolist()]
-        groups += [group] * len(order)
-    return Drawn(picked(rows, taken), torch.tensor(groups, dtype=torch.int64), "objective", "current")
+    return Drawn(*join_groups(rows, fresh, config.successes, generator), "objective", "current")
