@@ -129,12 +129,11 @@ class AdapterWeights(TrainedWeights):
 
     @torch.no_grad()
     def merge_loss(self) -> float | None:
-        """The share of adapted weights, in evenly spread rows, that ``merged`` leaves as they were."""
-        if distributed.world_size() > 1:
-            return None
+        """The share of adapted weights, in evenly spread rows, that ``merged`` leaves as they were; where weights
+        are sharded, every rank calls this."""
         adapted = unchanged = 0
         for layer in self._layers.values():
-            base, a, b = layer.parts()
+            base, a, b = (distributed.full_tensor(part) for part in layer.parts())
             rows = torch.linspace(0, len(base) - 1, min(MEASURED_ROWS, len(base)), device=base.device).long()
             old, delta = base[rows], layer.scale() * (b[rows] @ a)
             adapted += int(delta.count_nonzero())

@@ -94,6 +94,7 @@ class UpdateSteps:
         self._job, self._recipe, self._given = job, recipe, given
         self._old: list[Tensor] | None = None
         self._mismatch = Mismatch(given, job.params, job.round)
+        self._merge_loss: float | None = None
         self._done = 0
 
     def run(self) -> None:
@@ -104,6 +105,7 @@ class UpdateSteps:
             self._step(members)
         if not self.training.norms:  # nothing had to be computed
             self._look()
+        self._merge_loss = self.training.policy.weights.merge_loss()
 
     def _look(self) -> None:
         """Note how the engine differs on one group, unless that is known."""
@@ -199,7 +201,7 @@ class UpdateSteps:
             "tokens": sum(lengths[:count]),
             "replayed": len(lengths) - count,
             "replayed_tokens": sum(lengths[count:]),
-            "merge_loss": training.policy.weights.merge_loss(),
+            "merge_loss": self._merge_loss,
         }
         said: dict[str, Any] = {name: finite(value) for name, value in values.items()}
         said |= self._mismatch.metrics()
