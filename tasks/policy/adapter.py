@@ -129,8 +129,10 @@ class AdapterWeights(TrainedWeights):
 
     @torch.no_grad()
     def merge_loss(self) -> float | None:
-        """The share of adapted weights, in evenly spread rows, that ``merged`` leaves as they were; where weights
-        are sharded, every rank calls this."""
+        """The share of adapted weights, in evenly spread rows, that ``merged`` leaves as they were.
+
+        Where weights are sharded, every rank calls this.
+        """
         adapted = unchanged = 0
         for layer in self._layers.values():
             base, a, b = (distributed.full_tensor(part) for part in layer.parts())
