@@ -40,6 +40,11 @@ def _task_of(preset: dict[str, Any]) -> dict[str, Any]:
     return {**preset["task"], **limit}
 
 
+def problems_input(name: str) -> str:
+    """What the problems of a further task are called among a stage's inputs."""
+    return f"problems_{name}"
+
+
 def quotas(weights: Sequence[float], size: int, round: int) -> list[int]:
     """How many of a round's ``size`` problems each task has; rounds count from 1.
 

@@ -7,18 +7,13 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from params.mixture import MAIN, largest_quota, quotas
+from params.mixture import MAIN, largest_quota, problems_input, quotas
 from params.views import of_task
 from tasks.core.stage import Job
 from tasks.rollout.sampling import Sampled
 
 Ask = Callable[[Job, int, int], Sampled]
 """``ask(job, batch, count)``: ``count`` problems of those that a round with ``batch`` of them would have."""
-
-
-def problems_input(name: str) -> str:
-    """What the problems of a further task are called among a stage's inputs."""
-    return f"problems_{name}"
 
 
 def job_of_task(job: Job, name: str) -> Job:

@@ -7,9 +7,9 @@ from dataclasses import replace
 from functools import partial
 
 from flows.stage_table.stage_def import LiveColumn, StageDef, StageInput
+from params.mixture import problems_input
 from params.schema import Params
 from params.views import of_task
-from tasks.rollout.mixture import problems_input
 
 ROWS = ()
 _PROBLEMS = ("problems", "train_count", "held_out_count", "reward")
