@@ -1,10 +1,10 @@
-"""Which training problems a run asks, by how often the base model solves them."""
+"""Which training problems a run asks, by how often the base model, or the policy, solves them."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from params.base import Config
 from params.speed import Probability
@@ -22,6 +22,9 @@ class Curriculum(Config):
     order: Literal["random", "easy_first"] = "random"
     """In which order the rounds of an epoch go through them; ``easy_first``: by falling pass rate, equal ones
     by the seed."""
+    latest_rounds: Annotated[int, Field(ge=0)] = 0
+    """For so many rounds the policy's answers to a problem say its pass rate; then the base model's says it
+    again. 0: the base model's alone."""
 
     @model_validator(mode="after")
     def _leaves_some(self) -> Curriculum:

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from params.base import BadInput
 from params.mixture import largest_quota
 from params.schema import Params
 from params.task import Task
+
+TASK = "task"
+_IN_A_TASK = re.compile(rf"(?<![\w./]){TASK}\.(?=(?:{'|'.join(Task.model_fields)})\b)")
+
+
+@contextmanager
+def told_of(place: str) -> Iterator[None]:
+    """What is raised inside about the task of a view is said of where it stands in the parameters:
+    ``evaluate.sets.NAME`` or ``tasks.NAME``."""
+    try:
+        yield
+    except BadInput as error:
+        said = _IN_A_TASK.sub(f"{place}.", str(error))
+        if place.startswith("evaluate.sets."):
+            said = re.sub(r"\bheld_out_count\b", "count", said)
+        raise error if said == str(error) else BadInput(said) from None
 
 
 def of_set(params: Params, name: str) -> Params:

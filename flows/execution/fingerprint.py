@@ -17,6 +17,7 @@ from flows.stage_table.stage_def import StageDef
 from params.base import Choice, value_at
 from params.schema import Params
 from params.speed import lasting
+from params.views import told_of
 from tasks.artefacts.artefact import Artefact, canonical, file_digest
 
 
@@ -60,7 +61,9 @@ def lasting_facts(
 def own_files(stage: StageDef, params: Params) -> tuple[Path, ...]:
     """The files of the user's own that the stage reads and that are here. Raises ``BadInput``."""
     parts = requirements_of(stage, params)
-    named = (*stage.files(params), *(path for part in parts for path in part.files))
+    with told_of(stage.task_at):
+        read = stage.files(params)
+    named = (*read, *(path for part in parts for path in part.files))
     return tuple(dict.fromkeys(path for path in named if path.is_file()))
 
 

@@ -18,6 +18,7 @@ from flows.execution.remote_inputs import RemoteInputs
 from flows.execution.watch import Watch
 from flows.stage_table.stages import Node
 from params.schema import Params
+from params.views import told_of
 from tasks.artefacts.artefact import Artefact, Damaged, Source
 from tasks.artefacts.record import Record, Step
 from tasks.artefacts.store import Store, publish
@@ -168,7 +169,7 @@ class Runner:
         if node.stage.role.kind == "learn":
             self.context.learning()
         job = Job(node.stage.view(params), node.round, inputs, out, self.context, fingerprint)
-        with memory_errors(node.place):
+        with memory_errors(node.place), told_of(node.stage.task_at):
             measured = node.stage.load()(job)
         return {
             "role": node.stage.role,

@@ -150,6 +150,8 @@ def _check_source(params: Params, part: Hooks, named: str) -> None:
             raise BadInput(f"replay.pool: {chooser}; expected null")
         if params.rollout.refill_batches:
             raise BadInput(f"rollout.refill_batches: {chooser}; expected 0")
+        if params.curriculum and params.curriculum.latest_rounds:
+            raise BadInput(f"curriculum.latest_rounds: {chooser}; expected 0")
 
 
 def chosen(model: str, task: str, method: str, settings: Sequence[str]) -> Params:

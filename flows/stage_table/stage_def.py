@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from params.schema import Params
+from params.views import TASK, told_of
 from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.role import Role
 from tasks.core.stage import Stage
@@ -75,6 +76,8 @@ class StageDef:
     """Whether the stage is part of this run."""
     view: Callable[[Params], Params] = lambda params: params
     """The parameters as its function sees them, where it works on something else than the run's task."""
+    task_at: str = TASK
+    """Where in the parameters the task of its view stands, for messages: ``evaluate.sets.NAME``."""
     parts: tuple[str, ...] = ()
     """Parameters of its view that choose parts of the program, beside those that it reads by their path."""
     refuses: str = ""
@@ -98,7 +101,8 @@ class StageDef:
     def look_at(self, made: Artefact, params: Params) -> None:
         """Raises ``StageFailure`` or ``BadInput`` where a run cannot go on with what the stage has made."""
         if self.refuses:
-            _named(self.refuses)(made, params)
+            with told_of(self.task_at):
+                _named(self.refuses)(made, params)
 
     def parameters(self, params: Params) -> tuple[str, ...]:
         """The paths of the parameters that it depends on in this run."""

@@ -103,12 +103,14 @@ def _batches_of(params: Params, steps: int) -> list[list[Example]]:
 
 def _examples(params: Params, rows: list[dict[str, Any]], spoilt: float) -> list[Example]:
     rng = random.Random(seeds.seed(params.seed, "warm_start_answers", 0))
-    wrong = find_source(params.task.problems.name, "task.problems.name").spoil or spoil
+    source = find_source(params.task.problems.name, "task.problems.name")
+    wrong, shown = source.spoil or spoil, source.shown_answer or str
     words = nano.tokenizer()
     prompt = params.task.prompt
     chat, examples = Chat(words, prompt), list[Example]()
     for row in rows:
-        answer = wrong(row["answer"], rng) if rng.random() < spoilt else row["answer"]
+        right = shown(row["answer"])
+        answer = wrong(right, rng) if rng.random() < spoilt else right
         examples.append((list(chat.ids([talk(prompt, row["question"])])[0]), response_ids(words, answer)))
     return examples
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from params.base import BadInput
-from tasks.problems.sql_benchmark import Benchmark, Split, files, held_out, read, write
+from tasks.problems.sql_benchmark import Benchmark, Split, files, held_out, held_out_files, read, write
 from tasks.problems.sql_rows import shown_answer
 
-__all__ = ["Config", "files", "held_out", "read", "shown_answer", "write"]
+__all__ = ["Config", "files", "held_out", "held_out_files", "read", "shown_answer", "write"]
 
 _LEVELS = {"moderate": 2, "challenging": 3}
 

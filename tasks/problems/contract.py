@@ -41,6 +41,8 @@ class ProblemSource(Part):
     held_out: Callable[[Any, Task, Path | None], pa.Table] | None = None
     """``held_out(config, task, out)``: every problem that it holds out, in the order of its files, for a
     benchmark; with ``out``, what the judge needs is put there."""
+    held_out_files: Callable[[Any], Sequence[Path]] | None = None
+    """``held_out_files(config)``: as ``files``, those that ``held_out`` reads, where they are fewer."""
     CHECKS_GOLDS: bool = False
     """Whether ``read`` tries the right answers on the judge of ``task.reward``."""
     place: Callable[[Any, str], str | None] | None = None

@@ -11,10 +11,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from tasks.problems.sql_benchmark import Benchmark, Split, files, held_out, read, write
+from tasks.problems.sql_benchmark import Benchmark, Split, files, held_out, held_out_files, read, write
 from tasks.problems.sql_rows import shown_answer
 
-__all__ = ["Config", "files", "held_out", "read", "shown_answer", "write"]
+__all__ = ["Config", "files", "held_out", "held_out_files", "read", "shown_answer", "write"]
 
 
 class Config(Benchmark):

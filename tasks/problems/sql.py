@@ -1,17 +1,20 @@
 """Text-to-SQL problems, as many as wanted: generated SQLite databases, and questions with gold queries.
 
-Level 1 selects, 2 aggregates, 3 joins, groups and orders, 4 nests, 5 unites, intersects and subtracts.
-Training and held-out problems are about different domains, so no schema is in both.
+Level 0 lists columns, 1 selects, 2 aggregates, 3 joins, groups and orders, 4 nests, 5 unites, intersects and
+subtracts.
+Training and held-out problems are about different domains, so no schema is in both; or, where the split is by
+questions, about the same databases.
 """
 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 from pydantic import Field, field_validator
@@ -29,12 +32,16 @@ from tasks.problems.sql_synthetic.phrases import Draft, worth_asking
 _LEVELS = {**simple.LEVELS, **joined.LEVELS, **nested.LEVELS}
 
 shown_answer = sql_rows.shown_answer
+_SLIPS = {"=": "<>", "<>": "=", "<": ">", ">": "<", "<=": "<", ">=": ">", " AND ": " OR ", " OR ": " AND "}
+_SLIP = re.compile(
+    r"'[^']*'|BETWEEN \S+ AND|" + "|".join(re.escape(sign) for sign in sorted(_SLIPS, key=len, reverse=True))
+)
 
 
 class Config(Prompt):
     """Which problems to make."""
 
-    levels: Annotated[tuple[Annotated[int, Field(ge=1, le=5)], ...], Field(min_length=1)] = (1, 2, 3, 4, 5)
+    levels: Annotated[tuple[Annotated[int, Field(ge=0, le=5)], ...], Field(min_length=1)] = (1, 2, 3, 4, 5)
     """Levels, each of which has an equal share."""
     train_databases: Annotated[int, Field(ge=1, le=200)] = 36
     """Databases that the training problems are about."""
@@ -42,6 +49,9 @@ class Config(Prompt):
     """Databases that the held-out problems are about."""
     tables: Annotated[int, Field(ge=1, le=3)] = 3
     """Tables of a database at most."""
+    split: Literal["domains", "questions"] = "domains"
+    """What the training and the held-out set do not share. ``questions``: a question and its query alone, and
+    both sets are about the training databases."""
 
     @field_validator("levels")
     @classmethod
@@ -63,27 +73,43 @@ class _Opened:
 def read(config: Config, task: Task, seed: int) -> tuple[pa.Table, pa.Table]:
     """Training and held-out problems. Raises ``BadInput`` where there are too few distinct ones."""
     train, held_out = _databases(config, seed)
+    taken: set[tuple[str, str]] = set()  # databases of the one split by domains have other names
     return (
-        _problems(config, train, task.train_count, seed, "train"),
-        _problems(config, held_out, task.held_out_count, seed, "held_out"),
+        _problems(config, train, task.train_count, seed, "train", taken),
+        _problems(config, held_out, task.held_out_count, seed, "held_out", taken),
     )
 
 
 def write(config: Config, task: Task, seed: int, out: Path) -> tuple[pa.Table, pa.Table]:
     """The same, and the databases with ``databases.json`` into ``out``."""
-    opened = [each.database for side in _databases(config, seed) for each in side]
+    train, held_out = _databases(config, seed)
+    opened = [each.database for each in (train if train is held_out else [*train, *held_out])]
     sql_rows.write_bytes(out, {each.id: each.connection.serialize() for each in opened})
     return read(config, task, seed)
+
+
+def spoil(query: str, rng: random.Random) -> str:
+    """A query that asks for something else: other comparisons, AND for OR, all rows, or a column less."""
+    places = [found for found in _SLIP.finditer(query) if found[0] in _SLIPS]
+    wrong = [query[: each.start()] + _SLIPS[each[0]] + query[each.end() :] for each in places]
+    wrong += [query.replace("SELECT DISTINCT ", "SELECT ", 1), query.partition(" WHERE ")[0]]
+    wrong = [each for each in wrong if each != query]
+    if wrong:
+        return rng.choice(wrong)
+    named, rest = query.removeprefix("SELECT ").split(" FROM ", 1)
+    fewer = named.split(", ")
+    fewer.pop(rng.randrange(len(fewer)))
+    return " ".join(["SELECT", ", ".join(fewer) or "*", "FROM", rest])
 
 
 def _databases(config: Config, seed: int) -> tuple[list[_Opened], list[_Opened]]:
     names = list(databases.domains())
     random.Random(seeds.seed(seed, "problems", 0, "domains")).shuffle(names)
     aside = len(names) // 4
-    return (
-        [_open(config, names[aside:], index, seed) for index in range(config.train_databases)],
-        [_open(config, names[:aside], index, seed) for index in range(config.held_out_databases)],
-    )
+    train = [_open(config, names[aside:], index, seed) for index in range(config.train_databases)]
+    if config.split == "questions":
+        return train, train
+    return train, [_open(config, names[:aside], index, seed) for index in range(config.held_out_databases)]
 
 
 def _open(config: Config, names: Sequence[str], index: int, seed: int) -> _Opened:
@@ -95,11 +121,13 @@ def _open(config: Config, names: Sequence[str], index: int, seed: int) -> _Opene
     return _Opened(database, schema, shown)
 
 
-def _problems(config: Config, opened: list[_Opened], wanted: int, seed: int, use: str) -> pa.Table:
-    """Distinct problems, split evenly over the levels and about evenly over the databases, and shuffled."""
+def _problems(
+    config: Config, opened: list[_Opened], wanted: int, seed: int, use: str, taken: set[tuple[str, str]]
+) -> pa.Table:
+    """Distinct problems, none of them taken, split evenly over the levels and about evenly over the
+    databases, and shuffled."""
     rng = random.Random(seeds.seed(seed, "problems", 0, use))
     rows: list[dict[str, Any]] = []
-    taken: set[tuple[str, str]] = set()
     places = count()
     for level, share in zip(config.levels, shares(wanted, len(config.levels)), strict=True):
         found = missed = 0

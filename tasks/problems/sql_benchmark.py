@@ -109,8 +109,17 @@ def held_out(config: Benchmark, task: Task, out: Path | None) -> pa.Table:
 
 def files(config: Benchmark) -> list[Path]:
     """The files that ``read`` reads, databases included. Raises ``BadInput``."""
+    return _files(config, config.splits())
+
+
+def held_out_files(config: Benchmark) -> list[Path]:
+    """The files that ``held_out`` reads. Raises ``BadInput``."""
+    return _files(config, config.splits()[1:])
+
+
+def _files(config: Benchmark, splits: Iterable[Split]) -> list[Path]:
     found: list[Path] = []
-    for split in config.splits():
+    for split in splits:
         found += [*split.questions, split.tables]
         for path in split.questions:
             for place, row in _rows(path):

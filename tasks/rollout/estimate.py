@@ -1,4 +1,4 @@
-"""The stage ``estimate``: how often the base model solves each training problem; and which are asked."""
+"""The stage ``estimate``: how often the base model solves each training problem."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from algorithms.correct import CORRECT
-from params.base import BadInput
 from tasks.artefacts.artefact import write_json
-from tasks.artefacts.tables import read_table, table_writer
-from tasks.core.seeds import numpy_generator
+from tasks.artefacts.tables import table_writer
 from tasks.core.stage import Job
 from tasks.rollout.parts import sample_part
 from tasks.rollout.prompts import askable
@@ -45,7 +43,7 @@ def estimate(job: Job) -> dict[str, float]:
         for start in range(0, len(training), size):
             sampled = sample_part(job, "estimate", training.slice(start, size), samples, temperature)
             measured.update(sampled.measured)
-            rows = _counted(sampled.answers)
+            rows = counted(sampled.answers)
             rates += [row["right"] / row["judged"] for row in rows if row["judged"]]
             write(pa.Table.from_pylist(rows, schema=RATES))
     found = np.array(rates)
@@ -60,33 +58,8 @@ def estimate(job: Job) -> dict[str, float]:
     return {**measured, "seconds": time.perf_counter() - began}
 
 
-def chosen(job: Job, training: pa.Table) -> pa.Table:
-    """The training problems that the curriculum asks, in its order where it has one. Raises ``BadInput``
-    where they do not fill a round."""
-    settings = job.params.curriculum
-    if settings is None:
-        return training
-    rates = {
-        row["problem_id"]: row["right"] / row["judged"]
-        for row in read_table(job.inputs["estimate"].file(TABLE)).to_pylist()
-        if row["judged"]
-    }
-    above, below = settings.above, settings.below
-    fits = [name in rates and above < rates[name] < below for name in training["problem_id"].to_pylist()]
-    kept, least = training.filter(pa.array(fits, pa.bool_())), job.params.rollout.problems_per_round
-    if len(kept) < least:
-        raise BadInput(
-            f"curriculum: {len(kept)} of {len(training)} training problems have a pass rate above {above:g} "
-            f"and below {below:g}; expected at least rollout.problems_per_round, {least}"
-        )
-    if settings.order == "random":
-        return kept
-    order = numpy_generator(job.params.seed, "rollout", 0, "curriculum").permutation(len(kept))
-    falling = np.array([-rates[name] for name in kept["problem_id"].to_pylist()])
-    return kept.take(order[np.argsort(falling[order], kind="stable")])
-
-
-def _counted(answers: pa.Table) -> list[dict[str, Any]]:
+def counted(answers: pa.Table) -> list[dict[str, Any]]:
+    """Rows of ``RATES``: how many answers to each problem could be judged, and how many were right."""
     judged = pc.cast(pc.is_valid(answers["reward"]), pa.int32())
     right = pc.cast(pc.fill_null(pc.greater_equal(answers["reward"], CORRECT), False), pa.int32())
     table = pa.table({"problem_id": answers["problem_id"], "judged": judged, "right": right})

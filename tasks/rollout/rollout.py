@@ -16,10 +16,10 @@ from tasks.artefacts.artefact import write_json
 from tasks.artefacts.tables import write_table
 from tasks.core.seeds import numpy_generator
 from tasks.core.stage import Job
-from tasks.rollout import dynamic_sampling, mixture, replay_problems
+from tasks.rollout import curriculum, dynamic_sampling, mixture, replay_problems
 from tasks.rollout.components import components
 from tasks.rollout.demonstrations import hinted
-from tasks.rollout.estimate import chosen
+from tasks.rollout.estimate import TABLE
 from tasks.rollout.prompts import askable
 from tasks.rollout.sampling import Sampled, joined, sample
 from tasks.rollout.shards import sample_in_shards
@@ -32,34 +32,40 @@ def rollout(job: Job) -> dict[str, float]:
 
     Where there is no policy yet, the base model answers. With ``rollout.refill_batches``, groups that teach
     nothing are replaced and ``metrics.json`` also says what that took. The previous buffer, ``replay``, is an
-    input where the method chooses problems from it. A method with hints has its answers go on from the
-    beginnings of demonstrations; no other sees any of them.
+    input where the method chooses problems from it. The previous ``rollout`` is one where the curriculum
+    follows the policy; pass rates after this round then stand in ``rates.parquet``. A method with hints has
+    its answers go on from the beginnings of demonstrations; no other sees any of them.
     """
     began = time.perf_counter()
     refills, size = job.params.rollout.refill_batches, job.params.rollout.problems_per_round
-    batches = (
-        mixture.mixed(job, _quota) if job.params.tasks else _batches(job, chosen(job, askable(job).train))
-    )
+    further: dict[str, Any] = {}
+    if job.params.tasks:
+        batches = mixture.mixed(job, _quota)
+    else:
+        asked = curriculum.chosen(job, askable(job).train)
+        batches, further = _batches(job, asked), dict(asked.figures or {})
     tables = [batch.answers for batch in batches]
     answers = dynamic_sampling.filled(tables, size) if refills else joined(tables)
     write_table(job.out / "rollouts.parquet", answers)
-    further = dynamic_sampling.figures(batches) if refills else {}
+    if job.params.curriculum and job.params.curriculum.latest_rounds:
+        write_table(job.out / TABLE, curriculum.updated(job, tables))
+    further |= dynamic_sampling.figures(batches) if refills else {}
     write_json(job.out / "metrics.json", {**metrics(answers), **further, **_by_task(job, answers)})
     total = {name: sum(batch.measured[name] for batch in batches) for name in batches[0].measured}
     total["tokens_per_second"] = total["sampled_tokens"] / total["sampling_seconds"]
     return {**total, "seconds": time.perf_counter() - began}
 
 
-def _batches(job: Job, training: pa.Table) -> list[Sampled]:
+def _batches(job: Job, asked: curriculum.Asked) -> list[Sampled]:
     """This round's problems, answered; then further ones, as long as varied groups are missing."""
-    choice, seed = job.params.rollout, job.params.seed
+    choice, seed, training = job.params.rollout, job.params.seed, asked.problems
     size = choice.problems_per_round
 
     def ask(chosen: list[int], less: int = 0) -> Sampled:
         return _ask(job, training.take(chosen), less)
 
-    falls = job.params.curriculum is not None and job.params.curriculum.order == "easy_first"
-    used = problems_of(seed, job.round, training.num_rows, size, in_order=falls).tolist()
+    turn = 1 if asked.first else job.round
+    used = problems_of(seed, turn, training.num_rows, size, asked.in_order or asked.first).tolist()
     used, back = replay_problems.split(job, training["problem_id"].to_pylist(), used)
     if back:
         return [*([ask(used)] if used else []), ask(back, less=1)]

@@ -46,3 +46,15 @@ def test_what_is_wrong_is_told_before_a_model_is_opened(copied: Workspace) -> No
     missing = copied.call("evaluate", "--model", "it", *column, code=2)
     assert "mine.jsonl:1: no 'gold'" in missing.stderr
     assert "evaluate-mine" not in missing.stderr
+    many = options(
+        copied.root, problems={"name": "arithmetic", "generators": ["sums"], "level": 1}, count=500
+    )
+    few = copied.call("evaluate", "--model", "it", *many, code=2)
+    assert "evaluate.sets.mine.problems" in few.stderr
+    assert "task." not in few.stderr
+    folder = options(copied.root, problems={"name": "spider", "folder": "nowhere"})
+    nowhere = copied.call("evaluate", "--model", "it", *folder, code=2)
+    assert "nowhere/dev.json: no such file (evaluate.sets.mine.problems.folder)" in nowhere.stderr
+    mixed = ["--task", "sums", "--set", "tasks={countdown: {train_count: 100000}}"]
+    tasks = copied.call("run", "--name", "mixed", "--model", "nano", *mixed, code=2)
+    assert "tasks.countdown.problems: these numbers and targets have only" in tasks.stderr

@@ -45,9 +45,11 @@ def scores_name(name: str) -> str:
 
 
 def _files(params: Params, name: str) -> Sequence[Path]:
-    chosen, where = params.evaluate.sets[name].problems, f"evaluate.sets.{name}.problems"
-    source = find_source(chosen.name, where)
-    return source.files(chosen.resolve(source.Config, where)) if source.files else ()
+    chosen, where = params.evaluate.sets[name], f"evaluate.sets.{name}.problems"
+    source = find_source(chosen.problems.name, where)
+    read = None if chosen.prompt.examples else source.held_out_files  # examples are training problems
+    read = read or source.files
+    return read(chosen.problems.resolve(source.Config, where)) if read else ()
 
 
 def _problems(name: str) -> StageDef:
@@ -60,6 +62,7 @@ def _problems(name: str) -> StageDef:
         inputs={},
         files=partial(_files, name=name),
         view=partial(of_set, name=name),
+        task_at=f"evaluate.sets.{name}",
         parts=("task.problems", "task.reward"),
         libraries=("reasoning-gym", "datasets"),
         once=True,
@@ -79,6 +82,7 @@ def _scores(name: str) -> StageDef:
         ),
         inputs={"model": MODEL, "problems": StageInput(problems_name(name)), "policy": StageInput(POLICY)},
         view=partial(of_set, name=name),
+        task_at=f"evaluate.sets.{name}",
         parts=("task.problems", "task.reward", "task.prompt"),
         libraries=(*SAMPLERS, "scipy"),
         rounds=lambda params: [0, *evaluated(params, params.evaluate.sets[name].every)],

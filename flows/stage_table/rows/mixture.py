@@ -38,6 +38,7 @@ def _problems(name: str, table: Mapping[str, StageDef]) -> StageDef:
         reads_more=lambda params: (),
         files=lambda params: usual.files(view(params)),
         view=view,
+        task_at=f"tasks.{name}",
         parts=("task.problems", "task.reward"),
     )
 
@@ -53,6 +54,7 @@ def _scores(name: str, table: Mapping[str, StageDef]) -> StageDef:
         reads=(*shared, f"tasks.{name}"),
         inputs={**usual.inputs, "problems": StageInput(f"problems-{name}")},
         view=partial(of_task, name=name),
+        task_at=f"tasks.{name}",
         parts=("task.problems", "task.reward", "task.prompt"),
         columns=(LiveColumn(name, "mean_at_n", "{:.1%}"),),
     )

@@ -1,4 +1,4 @@
-"""Questions of levels 1 and 2: rows and columns of one table, and what they add up to."""
+"""Questions of levels 0 to 2: rows and columns of one table, and what they add up to."""
 
 from __future__ import annotations
 
@@ -16,6 +16,13 @@ from tasks.problems.sql_synthetic.phrases import (
 )
 
 # ruff: noqa: S608 - these queries are what is made here
+
+
+def columns(rng: random.Random, db: Database) -> Draft | None:
+    """Up to three columns of every row, in any order."""
+    table = rng.choice(db.tables)
+    chosen = rng.sample(table.facts, rng.randint(1, min(3, len(table.facts))))
+    return Draft(listing(rng, table, chosen, ""), f"SELECT {selected(chosen)} FROM {table.sql}")
 
 
 def whole(rng: random.Random, db: Database) -> Draft | None:
@@ -142,6 +149,7 @@ def count_distinct(rng: random.Random, db: Database) -> Draft | None:
 
 
 LEVELS: dict[int, list[tuple[Maker, int]]] = {
+    0: [(columns, 1)],
     1: [(whole, 2), (filtered, 6), (filtered_twice, 2), (distinct, 1)],
     2: [(count, 5), (aggregate, 6), (two_aggregates, 1), (count_distinct, 2)],
 }

@@ -144,11 +144,7 @@ class RunData:
         evaluations could judge."""
         if self.base is None or self.last is None:
             return NOTHING
-        old, new = accuracy_by_problem(self.base.answers), accuracy_by_problem(self.last.answers)
-        changes = np.array([new[p] - old[p] for p in old if p in new], dtype=np.float64)
-        generator = numpy_generator(self.params.seed, "report", self.last.round, "change")
-        given = self.params.evaluate
-        return mean_interval(changes, given.confidence, given.bootstrap_samples, generator)
+        return change(self.params, self.last.round, self.base.answers, self.last.answers)
 
 
 def collect(directory: Path) -> RunData:
@@ -166,6 +162,14 @@ def collect(directory: Path) -> RunData:
         if d.step.stage == "evaluate" and d.artefact is not None
     ]
     return RunData(record, params, done, evaluations, _rows(done, evaluations, params))
+
+
+def change(params: Params, round: int, before: pa.Table, after: pa.Table) -> Interval:
+    """Mean change in a problem's accuracy from some answers to those of a later ``round``."""
+    old, new = accuracy_by_problem(before), accuracy_by_problem(after)
+    changes = np.array([new[p] - old[p] for p in old if p in new], dtype=np.float64)
+    generator = numpy_generator(params.seed, "report", round, "change")
+    return mean_interval(changes, params.evaluate.confidence, params.evaluate.bootstrap_samples, generator)
 
 
 def accuracy_by_problem(answers: pa.Table) -> dict[str, float]:

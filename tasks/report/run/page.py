@@ -19,7 +19,7 @@ from tasks.report.run.figures import figures
 from tasks.report.run.mismatch import mismatch_figures
 from tasks.report.run.replay import replay_figures
 from tasks.report.run.rewards import reward_figures
-from tasks.report.run.sets import set_figures
+from tasks.report.run.sets import gains, set_figures
 from tasks.report.run.spans import shown_spans
 from tasks.report.run.terms import term_figures
 
@@ -68,6 +68,7 @@ def summary(data: RunData) -> dict[str, Any]:
         found[name] = {when: v for when, e in measured.items() if (v := e.number(name)) is not None}
     if data.change.value is not None:
         found["accuracy"] |= data.change.named("change")
+    found["sets_and_tasks"] = gains(data)
     rewards = [row["reward"] for row in data.rounds if row["reward"] is not None]
     if rewards:
         found["training_reward"] = {"first": rewards[0], "last": rewards[-1]}

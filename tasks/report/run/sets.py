@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pyarrow as pa
+
 from tasks.report.charts import HALF, Figure, Point, Series, series
-from tasks.report.run.data import Done, RunData, read_json, told_by
+from tasks.report.run.data import Done, RunData, change, read_json, read_rows, told_by
 from tasks.report.run.figures import COLOURS, DASHED, DOTTED, SHARES, SOLID, lines_figure
 
 Row = dict[str, Any]
@@ -20,9 +22,29 @@ def set_figures(data: RunData) -> list[Figure | None]:
     ]
 
 
-def _figure(data: RunData, name: str, training: list[Row]) -> Figure | None:
+def gains(data: RunData) -> dict[str, dict[str, Any]]:
+    """Accuracy on each set and further task, ``before`` and ``after``, with its ``change``."""
+    found: dict[str, dict[str, Any]] = {}
+    for name in (*data.params.evaluate.sets, *data.params.tasks):
+        made = _made(data, name)
+        if made:
+            first, last = made[0], made[-1]
+            found[name] = {"before": _scores(first)["mean_at_n"]["value"]}
+        if len(made) > 1:
+            answers = [_answers(each) for each in (first, last)]
+            found[name] |= {"after": _scores(last)["mean_at_n"]["value"]}
+            found[name] |= change(data.params, last.step.round, *answers).named("change")
+    return found
+
+
+def _made(data: RunData, name: str) -> list[Done]:
+    """The evaluations on a set or a further task, by round."""
     made = [each for each in data.done if each.step.stage == f"evaluate-{name}" and each.artefact]
-    told = [(each.step.round, _scores(each)) for each in sorted(made, key=lambda each: each.step.round)]
+    return sorted(made, key=lambda each: each.step.round)
+
+
+def _figure(data: RunData, name: str, training: list[Row]) -> Figure | None:
+    told = [(each.step.round, _scores(each)) for each in _made(data, name)]
     if not told:
         return None
     first = told[0][1]
@@ -62,3 +84,8 @@ def _scores(each: Done) -> dict[str, Any]:
     assert each.artefact is not None
     found: dict[str, Any] = read_json(each.artefact, "scores.json")
     return found
+
+
+def _answers(each: Done) -> pa.Table:
+    assert each.artefact is not None
+    return read_rows(each.artefact, "answers.parquet", plain=True)

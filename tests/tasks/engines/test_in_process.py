@@ -17,6 +17,7 @@ from tasks.engines.base import EngineFailure, Request, Response, Sampling
 from tasks.engines.in_process import InProcess
 from tasks.policy.policy import Policy
 from tests.conftest import as_artefact
+from tests.tasks.engines.likeliest import drawn_from_the_likeliest
 from tests.tasks.rollout_rows import parameters
 
 PROMPTS = ((1, 10, 11, 12, 13), (1, 20, 21), (1, 30, 31, 32, 33, 34, 35), (1, 40))
@@ -62,30 +63,7 @@ def test_only_the_likeliest_tokens_are_drawn(
 ) -> None:
     """Against the plain definition: of the top k, the fewest that reach p, made to sum to 1."""
     asked = dataclasses.replace(sampling(0.9), top_k=top_k, top_p=top_p)
-    made = engine.generate(requests(), asked)
-    responses = [list(response.token_ids) for response in made]
-    tokens = torch.arange(policy.network.config.vocab_size)
-    scores = policy.score(
-        [request.prompt_ids for request in requests()],
-        responses,
-        0.9,
-        others=tokens.expand(sum(map(len, responses)), -1),
-    )
-    assert scores.others is not None
-    drawn = torch.tensor([token for response in responses for token in response])
-    told = torch.tensor([value for response in made for value in response.logp])
-    for row, token, logp in zip(scores.others.double(), drawn.tolist(), told.tolist(), strict=True):
-        mass = row.exp()
-        kept = sorted(range(len(mass)), key=lambda i: -float(mass[i]))[: top_k or None]
-        mass = mass / mass[kept].sum()
-        reached, chosen = 0.0, []
-        for i in kept:
-            if reached >= top_p:
-                break
-            reached += float(mass[i])
-            chosen.append(i)
-        assert token in chosen
-        assert logp == pytest.approx(float((mass[token] / reached).log()), abs=1e-4)
+    drawn_from_the_likeliest(policy, requests(), engine.generate(requests(), asked), asked)
 
 
 def with_options(policy: Policy, params: Params, **options: float | int) -> InProcess:

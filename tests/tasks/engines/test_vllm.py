@@ -13,14 +13,18 @@ import pytest
 import torch
 
 from params.engine import Engine
+from params.prompt import Prompt
 from params.schema import Params, Update
 from tasks.artefacts.artefact import Artefact
 from tasks.engines import vllm_options
 from tasks.engines.base import EngineFailure, Request, Response, Sampling
+from tasks.engines.in_process import InProcess
 from tasks.engines.vllm_child import Vllm
 from tasks.policy.policy import Policy
 from tasks.prepare import nano
+from tasks.rollout.thinking import Reader
 from tests.conftest import as_artefact
+from tests.tasks.engines.likeliest import drawn_from_the_likeliest
 from tests.tasks.rollout_rows import parameters
 
 pytestmark = [
@@ -140,6 +144,29 @@ def test_the_likeliest_tokens_of_every_position(engine: Vllm) -> None:
             assert likely.get(token, value) == value
             outside += token not in likely
     assert 0 < outside < len(logp)
+
+
+@pytest.mark.ci
+def test_the_likeliest_tokens_alone_and_the_end_at_a_stop_text(engine: Vllm) -> None:
+    """Top-k and top-p by their definition; and a stop text, where the transformers engine ends."""
+    engine.load(None)
+    asked = requests()
+    for top_k, top_p in ((3, 1.0), (0, 0.3), (5, 0.6)):
+        narrow = dataclasses.replace(SAMPLING, top_k=top_k, top_p=top_p)
+        drawn_from_the_likeliest(engine._policy, asked, engine.generate(asked, narrow), narrow, within=1e-3)
+    greedy = Sampling(0.0, 16, ())
+    (longest,) = engine.generate(asked[:1], greedy)
+    words = nano.tokenizer()
+    stop = words.decode(longest.token_ids[4:7], skip_special_tokens=True)
+    reader = Reader(words, Prompt(stop=(stop,)), (stop,))
+    ending = dataclasses.replace(greedy, ends=reader.ends)
+    ended = InProcess(engine._policy, settings()).generate(asked[:1], ending)
+    cut = [reader.cut(response) for response in engine.generate(asked[:1], greedy)]
+    assert [one.token_ids for one in cut] == [one.token_ids for one in ended]
+    assert cut[0].token_ids == longest.token_ids[: len(cut[0].token_ids)]
+    assert words.decode(cut[0].token_ids, skip_special_tokens=True).endswith(stop)
+    assert stop
+    assert cut[0].finish_reason == ended[0].finish_reason == "stop"
 
 
 def test_greedy(engine: Vllm) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyarrow.compute as pc
 import pytest
 
 from flows.execution.fingerprint import fingerprint
+from flows.execution.fingerprint import own_files as stage_files
 from flows.stage_table.stages import Plan, plan
 from params.base import BadInput
 from params.evaluation import set_presets
@@ -30,6 +32,7 @@ from tasks.prepare.benchmark import benchmark
 from tasks.rollout import parts
 from tests.conftest import RunStage
 from tests.tasks.evaluate.test_evaluate import answers
+from tests.tasks.problems.test_sql_benchmarks import bird_folder, spider_folder
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "gsm8k": {"question": "2+3?", "answer": "2+3 = <<2+3=5>>5\n#### 5"},
@@ -92,6 +95,24 @@ def test_every_preset_is_a_set_with_room_for_its_k() -> None:
         )
         == changed
     )
+
+
+@pytest.mark.parametrize("name", ["spider", "bird"])
+def test_a_development_set_is_read_from_its_folder_without_the_training_files(
+    run_stage: RunStage, tmp_path: Path, name: str
+) -> None:
+    published = tmp_path / name
+    {"spider": spider_folder, "bird": bird_folder}[name](published)
+    for path in [*published.rglob("train*.json"), *published.rglob("train*.sqlite")]:
+        path.unlink()
+    params = parameters({name: {"problems": {"folder": str(published)}}}, "model.context=512")
+    made = run_stage(benchmark, of_set(params, name))
+    held_out = read_table(made.file("held_out.parquet"))
+    assert held_out.num_rows > 0
+    assert set(held_out["source"].to_pylist()) == {name}
+    read = stage_files(plan(params).table[f"set-{name}"], params)
+    assert {path.name for path in read} >= {"dev.json"}
+    assert not any("train" in path.name for path in read)
 
 
 def test_missing_columns_and_wrong_names_are_one_line(run_stage: RunStage, tmp_path: Path) -> None:
@@ -209,6 +230,27 @@ def test_an_interrupted_evaluation_goes_on_and_ends_the_same(
     assert list(store.artefacts.iterdir()) == []
     tables = [read_table(tmp_path / name / "answers.parquet") for name in ("whole", "again")]
     assert tables[0].select(["response_ids", "seed"]) == tables[1].select(["response_ids", "seed"])
+
+
+@pytest.mark.long
+def test_mean_at_256_holds_no_more_in_memory_than_what_fits_one_part(
+    run_stage: RunStage, tiny_model: Artefact, tmp_path: Path
+) -> None:
+    """Of 40 problems: 3,840 answers, one part, against 10,240, three; Python's objects, at their peak."""
+
+    def peak(samples: int) -> int:
+        params = parameters({"mine": sums(tmp_path, 40, samples_per_problem=samples, max_response_tokens=4)})
+        problems = run_stage(benchmark, of_set(params, "mine"))
+        tracemalloc.start()
+        found = evaluated(tiny_model, problems, params, tmp_path / str(samples))
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert (found["samples"], set(found["pass_at"])) == (40 * samples, {"1", str(samples)})
+        return most
+
+    peak(2)  # what is loaded once and stays
+    once, many = peak(96), peak(256)
+    assert many < 1.2 * once
 
 
 def test_differences_are_those_of_a_problem_with_itself() -> None:

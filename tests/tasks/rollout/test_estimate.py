@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from flows.execution.fingerprint import fingerprint
+from flows.execution.validation import settled
 from flows.stage_table.stages import plan
 from params.base import BadInput
 from params.load import compose
@@ -98,3 +100,90 @@ def test_another_range_or_order_estimates_nothing_again() -> None:
     for wrong in ("curriculum.above=1", "curriculum={abov: 0.1}"):
         with pytest.raises(BadInput, match="curriculum"):
             parameters(wrong)
+
+
+def by_gold(gold: str, answer: str) -> float:
+    """Right always, never or at times, by the problem."""
+    return float((True, False, len(answer.encode()) % 2)[int(gold) % 3])
+
+
+def all_or_none(gold: str, answer: str) -> float:
+    """Right always or never, by the problem."""
+    return float(int(gold) % 4 >= 2)
+
+
+FOLLOWING = [
+    *("curriculum.latest_rounds=3", f"task.reward={__name__}:by_gold"),
+    *("rollout.samples_per_problem=4", "task.on_long_prompt=drop"),
+]
+Follow = Callable[..., list[Artefact]]
+
+
+@pytest.fixture
+def follow(run_stage: RunStage, tiny_model: Artefact, problems: Artefact, tmp_path: Path) -> Follow:
+    """The rollouts of a curriculum that follows the policy, from a base model that has half of all right."""
+    base = rates(problems, tmp_path / "half", [2] * 12)
+
+    def run(rounds: int, *more: str) -> list[Artefact]:
+        made: list[Artefact | None] = [None]
+        given = {"model": tiny_model, "problems": problems, "estimate": base}
+        for round in range(1, rounds + 1):
+            settings = parameters(*FOLLOWING, *more)
+            made.append(run_stage(rollout, settings, round=round, **given, rollout=made[-1]))
+        return [each for each in made if each]
+
+    return run
+
+
+def solved(made: Artefact) -> dict[str, float]:
+    answers = read_table(made.file("rollouts.parquet"))
+    means = answers.group_by("problem_id").aggregate([("reward", "mean")]).to_pylist()
+    return {row["problem_id"]: row["reward_mean"] for row in means}
+
+
+@pytest.mark.parametrize("order", ["random", "easy_first"])
+def test_a_curriculum_follows_the_policys_latest_answers(follow: Follow, order: str) -> None:
+    made = follow(10, f"curriculum.order={order}")
+    found = [solved(each) for each in made]
+    assert len({name for each in found[:6] for name in each}) == 12  # the base model has half of each right
+    everyone = {name for each in found for name in each}
+    for round, asked in enumerate(found[6:], start=7):
+        recent = {name: rate for each in found[round - 4 : round - 1] for name, rate in each.items()}
+        inside = {name for name in everyone if 0 < recent.get(name, 0.5) < 1}
+        told = made[round - 1].json("metrics.json")
+        assert told["problems_in_range"] == len(inside)
+        assert told["asked_out_of_range"] == len(set(asked) - inside) == max(0, 2 - len(inside))
+        times = {name: sum(name in each for each in found[: round - 1]) for name in everyone}
+        assert max(times[name] for name in set(asked) & inside) <= sorted(map(times.get, inside))[1]  # type: ignore[type-var]
+    again = follow(10, f"curriculum.order={order}")
+    assert [each.digest for each in again] == [each.digest for each in made]
+
+
+def test_where_too_few_are_in_the_range_the_nearest_to_it_are_asked(follow: Follow) -> None:
+    made = follow(
+        9, "curriculum.latest_rounds=99", "curriculum.above=0.1", f"task.reward={__name__}:all_or_none"
+    )
+    assert made[6].json("metrics.json")["problems_in_range"] == 0  # each was asked once
+    for each in made[6:]:
+        assert each.json("metrics.json")["asked_out_of_range"] == 2
+        assert set(solved(each).values()) == {
+            1.0
+        }  # 0 from the range; those that are never right are 0.1 away
+
+
+def test_groups_that_made_room_for_others_count_too(follow: Follow) -> None:
+    made = follow(2, "rollout.refill_batches=2")
+    sampled = [each.json("metrics.json")["groups_sampled"] for each in made]
+    table = read_table(made[-1].file(TABLE)).to_pylist()
+    assert sum(row["asked"] for row in table) == sum(sampled)
+    assert any(row["right"] in (0, 4) for row in table)
+
+
+def test_only_rollouts_that_follow_read_the_one_before() -> None:
+    still, following = plan(parameters()), plan(parameters("curriculum.latest_rounds=1"))
+    assert "rollout" not in still["round-02/rollout"].inputs
+    assert following["round-02/rollout"].inputs["rollout"] == "round-01/rollout"
+    assert "rollout" not in following["round-01/rollout"].inputs
+    chooses = ["curriculum={latest_rounds: 2}", "rollout.max_response_tokens=8"]
+    with pytest.raises(BadInput, match=r"curriculum\.latest_rounds: method\.replay exgrpo chooses problems"):
+        settled(compose("nano", "sums", "exgrpo", chooses))
