@@ -72,3 +72,30 @@ def test_a_mixture_resumes_to_the_same_bytes(
         kill_inside(again.start(*begin), stage, chance.random() * seconds[stage])
     again.call(*begin)
     assert again.policy() == empty.policy()
+
+
+@pytest.mark.long
+@pytest.mark.ci
+@pytest.mark.timeout(600)
+def test_a_curriculum_that_follows_the_policy_resumes_to_the_same_bytes(
+    empty: Workspace, tmp_path: Path, prefect_server: dict[str, str]
+) -> None:
+    """Killed in the second round's rollout, which reads the first one's pass rates."""
+    follows = ["--set", "curriculum={samples_per_problem: 4, latest_rounds: 2}"]
+    begin = ("run", "--name", "it", "--json", *NANO, *follows, "--set", "task.reward=mine:odd")
+    again = Workspace(tmp_path / "again", environment_of(tmp_path / "again", prefect_server))
+    again.root.mkdir()
+    for workspace in (empty, again):
+        reward = "def odd(gold, answer):\n    return float(len(answer) % 2)\n"
+        (workspace.root / "mine.py").write_text(reward)
+        workspace.environment["PYTHONPATH"] += f":{workspace.root}"
+    empty.call(*begin)
+    directory = empty.root / "runs" / "it"
+    told = json.loads((directory / "round-02" / "rollout" / "metrics.json").read_text())
+    assert told["problems_in_range"] > 0
+    rates = pq.read_table(directory / "round-02" / "rollout" / "rates.parquet")
+    assert sum(rates["asked"].to_pylist()) == 8
+    for stage in ("update", "rollout"):
+        kill_inside(again.start(*begin), stage, 0.3)
+    again.call(*begin)
+    assert again.policy() == empty.policy()
