@@ -50,8 +50,9 @@ class Config(Prompt):
     tables: Annotated[int, Field(ge=1, le=3)] = 3
     """Tables of a database at most."""
     split: Literal["domains", "questions"] = "domains"
-    """What the training and the held-out set do not share. ``questions``: a question and its query alone, and
-    both sets are about the training databases."""
+    """What the training and the held-out set do not share. ``questions``: questions alone; both are about the
+    training databases, and a query may stand in both, asked for in other words (the question split of
+    Finegan-Dollak et al. 2018, arXiv:1806.09029)."""
 
     @field_validator("levels")
     @classmethod
@@ -73,10 +74,12 @@ class _Opened:
 def read(config: Config, task: Task, seed: int) -> tuple[pa.Table, pa.Table]:
     """Training and held-out problems. Raises ``BadInput`` where there are too few distinct ones."""
     train, held_out = _databases(config, seed)
-    taken: set[tuple[str, str]] = set()  # databases of the one split by domains have other names
+    if train is held_out:
+        both = _problems(config, train, task.train_count + task.held_out_count, seed, "train")
+        return both[: task.train_count], both[task.train_count :]
     return (
-        _problems(config, train, task.train_count, seed, "train", taken),
-        _problems(config, held_out, task.held_out_count, seed, "held_out", taken),
+        _problems(config, train, task.train_count, seed, "train"),
+        _problems(config, held_out, task.held_out_count, seed, "held_out"),
     )
 
 
@@ -121,19 +124,17 @@ def _open(config: Config, names: Sequence[str], index: int, seed: int) -> _Opene
     return _Opened(database, schema, shown)
 
 
-def _problems(
-    config: Config, opened: list[_Opened], wanted: int, seed: int, use: str, taken: set[tuple[str, str]]
-) -> pa.Table:
-    """Distinct problems, none of them taken, split evenly over the levels and about evenly over the
-    databases, and shuffled."""
+def _problems(config: Config, opened: list[_Opened], wanted: int, seed: int, use: str) -> pa.Table:
+    """Distinct problems, split evenly over the levels and about evenly over the databases, and shuffled."""
     rng = random.Random(seeds.seed(seed, "problems", 0, use))
     rows: list[dict[str, Any]] = []
+    taken: set[tuple[str, str]] = set()
     places = count()
     for level, share in zip(config.levels, shares(wanted, len(config.levels)), strict=True):
         found = missed = 0
         while found < share:
             one = opened[next(places) % len(opened)]
-            row = _problem(rng, one, level, taken)
+            row = _problem(rng, config.split, one, level, taken)
             if row is None:
                 missed += 1
                 if missed > 20 + 3 * len(opened):
@@ -151,7 +152,7 @@ def _problems(
 
 
 def _problem(
-    rng: random.Random, one: _Opened, level: int, taken: set[tuple[str, str]]
+    rng: random.Random, split: str, one: _Opened, level: int, taken: set[tuple[str, str]]
 ) -> dict[str, Any] | None:
     """A problem that is not taken, and now is; None where chance finds none."""
     makers, weights = zip(*_LEVELS[level], strict=True)
@@ -160,7 +161,9 @@ def _problem(
         draft: Draft | None = rng.choices(makers, weights)[0](rng, database)
         if draft is None:
             continue
-        marks = {(database.id, draft.question), (database.id, draft.query)}
+        marks = {(database.id, draft.question)}
+        if split == "domains":
+            marks.add((database.id, draft.query))
         if marks & taken or not worth_asking(draft, database.connection):
             continue
         if sql_schema.tables_read(database.connection, draft.query) <= one.shown:

@@ -307,3 +307,28 @@ def test_the_estimate_is_an_upper_bound_of_what_smollm2_counts(tmp_path: Path) -
                 assert counted <= sql_schema.tokens(one.schema) <= 2 * counted
                 checked += 1
     assert checked == 144
+
+
+@pytest.mark.parametrize("level", [0, 1, 2, 3, 4])
+def test_a_spoilt_query_is_another_one_that_runs(tmp_path: Path, level: int) -> None:
+    config = SMALL.model_copy(update={"levels": (level,)})
+    train, _, listed = written(tmp_path / "out", config, 1)
+    rng = random.Random(0)
+    for database, query in map(gold, train.to_pylist()):
+        wrong = sql.spoil(query, rng)
+        assert wrong != query
+        connection = sqlite3.connect(tmp_path / "out" / listed[database]["path"])
+        connection.execute(wrong).fetchall()
+        connection.close()
+
+
+def test_a_split_by_questions_shares_the_databases_and_no_question(tmp_path: Path) -> None:
+    config = sql.Config(levels=(0,), tables=1, train_databases=3, split="questions")
+    train, held_out, listed = written(tmp_path / "out", config, 0)
+    asked, aside = (set(table["question"].to_pylist()) for table in (train, held_out))
+    assert (len(asked), len(aside), len(asked & aside)) == (40, 20, 0)
+    used = {gold(row)[0] for table in (train, held_out) for row in table.to_pylist()}
+    assert used == set(listed)
+    assert len(used) == 3
+    assert {gold(row)[0] for row in held_out.to_pylist()} == used
+    assert all(" WHERE " not in gold(row)[1] for row in train.to_pylist())
