@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaForCausalLM
 
 from params.schema import Params
-from params.views import of_task
+from params.views import of_task, told_of
 from tasks.core import seeds
 from tasks.policy.chat import Chat, talk
 from tasks.policy.load import response_ids
@@ -86,9 +86,11 @@ def spoil(answer: str, rng: random.Random) -> str:
 def _batches(params: Params, steps: int) -> list[list[Example]]:
     """The examples of each step, all right at first and half right afterwards; of a mixture, each task's in
     turn."""
-    views = [params, *(of_task(params, name) for name in params.tasks)]
-    of_each = [_batches_of(view, steps) for view in views]
-    return [of_each[step % len(views)][step] for step in range(len(of_each[0]))]
+    of_each = [_batches_of(params, steps)]
+    for name in params.tasks:
+        with told_of(f"tasks.{name}"):
+            of_each.append(_batches_of(of_task(params, name), steps))
+    return [of_each[step % len(of_each)][step] for step in range(len(of_each[0]))]
 
 
 def _batches_of(params: Params, steps: int) -> list[list[Example]]:
