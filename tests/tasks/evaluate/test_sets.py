@@ -240,7 +240,7 @@ def test_mean_at_256_holds_no_more_in_memory_than_what_fits_one_part(
     """Of 40 problems: 3,840 answers, one part, against 10,240, three; Python's objects, at their peak."""
 
     def peak(samples: int) -> int:
-        chosen = sums(tmp_path, 40, samples_per_problem=samples, max_response_tokens=4, reward="similarity")
+        chosen = sums(tmp_path, 40, samples_per_problem=samples, max_response_tokens=2, reward="similarity")
         params = parameters({"mine": chosen})
         problems = run_stage(benchmark, of_set(params, "mine"))
         tracemalloc.start()
