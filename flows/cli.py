@@ -128,6 +128,20 @@ def status(
 
 
 @app.command()
+def why(
+    what: Annotated[
+        str, typer.Argument(metavar="RUN[/PLACE]", help="Such as demo, or demo/round-03/update.")
+    ],
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Why stages were made, or will be: which parameter, file, library, module or input is another."""
+    from flows.commands.why_command import why as explain
+
+    explain(what, settings or [], as_json)
+
+
+@app.command()
 def show(
     artefact: Annotated[str, typer.Argument(help="A path, or RUN/PLACE such as demo/round-03/update.")],
     as_json: JsonOption = False,

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flows.execution import external_policy
-from flows.execution.fingerprint import identity, lasting_facts
+from flows.execution.fingerprint import identity, lasting_facts, modules
 from flows.execution.remote_cache import RemoteCache
 from flows.execution.remote_inputs import RemoteInputs
+from flows.execution.source import SOURCE
 from flows.execution.watch import Watch
 from flows.stage_table.stages import Node
 from params.schema import Params
@@ -179,7 +180,8 @@ class Runner:
                 name: Source(stage=a.manifest.stage, fingerprint=a.fingerprint, digest=a.digest)
                 for name, a in inputs.items()
             },
-            "code": facts["code"],
+            "code": SOURCE.digests(modules(node.stage, self.params)),
+            "own_files": facts["files"],
             "versions": facts["versions"],
             "measured": {**measured, "stage_seconds": time.monotonic() - began},
         }
