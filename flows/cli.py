@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from flows.commands import comparison_commands, remote_commands
+from flows.commands import comparison_commands, disk_commands, remote_commands
 from flows.commands.machines import engines, join_ranks, plan_round
 from flows.commands.options import (
     EngineOption,
@@ -269,6 +269,7 @@ def doctor(as_json: JsonOption = False) -> None:
 
 
 remote_commands.add_to(app)
+disk_commands.add_to(app)
 
 UsageError: Any = typer.BadParameter.__bases__[0]
 """What a misspelt option raises: click's, wherever typer keeps its click."""
