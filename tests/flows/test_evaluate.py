@@ -55,6 +55,3 @@ def test_what_is_wrong_is_told_before_a_model_is_opened(copied: Workspace) -> No
     folder = options(copied.root, problems={"name": "spider", "folder": "nowhere"})
     nowhere = copied.call("evaluate", "--model", "it", *folder, code=2)
     assert "nowhere/dev.json: no such file (evaluate.sets.mine.problems.folder)" in nowhere.stderr
-    mixed = ["--task", "countdown", "--set", "tasks={sums: {train_count: 100000}}"]
-    tasks = copied.call("run", "--name", "mixed", "--model", "nano", *mixed, code=2)
-    assert "tasks.sums.problems" in tasks.stderr

@@ -23,6 +23,7 @@ from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.tables import read_table
 from tasks.evaluate.evaluate import evaluate
 from tasks.prepare import nano
+from tasks.prepare.model import model as make_model
 from tasks.prepare.problems import problems as make_problems
 from tasks.rollout.rollout import rollout
 from tests.conftest import RunStage
@@ -136,6 +137,12 @@ def test_what_is_wrong_with_a_mixture_is_one_line(name: str) -> None:
         settled(compose("nano", "sums", "grpo", settings))
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_wrong_with_a_tasks_problems_is_said_of_that_task(run_stage: RunStage) -> None:
+    params = parameters("tasks.countdown.train_count=100000", "model.warm_start_steps=2")
+    with pytest.raises(BadInput, match=r"^tasks\.countdown\.problems: these numbers and targets have only"):
+        run_stage(make_model, params)
 
 
 def test_a_run_of_one_task_has_no_names(run_stage: RunStage, inputs: dict[str, Artefact]) -> None:
