@@ -15,6 +15,7 @@ import torch
 from algorithms.divergence import kl_k3
 from tasks.artefacts.artefact import write_json
 from tasks.artefacts.tables import table_writer
+from tasks.core.segments import Ids, responses_of
 from tasks.core.stage import Job
 from tasks.evaluate.scores import ANSWERS, scores, tally
 from tasks.policy.job_policy import job_policy
@@ -106,7 +107,7 @@ class TokenMeans:
         groups = pa.array(self._chosen - start, answers["group"].type)
         answers = answers.filter(pc.is_in(answers["group"], groups))
         if len(answers):
-            self._score(answers["prompt_ids"].to_pylist(), answers["response_ids"].to_pylist())
+            self._score(answers["prompt_ids"].to_pylist(), responses_of(answers))
         self.seconds += time.perf_counter() - began
 
     def means(self) -> dict[str, Any]:
@@ -123,7 +124,7 @@ class TokenMeans:
             "kl_to_base_k1": log_ratio,
         }
 
-    def _score(self, prompts: list[list[int]], responses: list[list[int]]) -> None:
+    def _score(self, prompts: list[list[int]], responses: list[Ids]) -> None:
         job, current = self._job, self._job.inputs.get("policy")
         temperature = job.params.rollout.temperature
         trainer = job_policy(job)

@@ -146,6 +146,9 @@ def _table(
         "total": [verdict.total for verdict in verdicts],
         "rewards": [verdict.parts for verdict in verdicts],
         "notes": [verdict.notes and json.dumps(verdict.notes) for verdict in verdicts],
+        "sampled": [None] * len(asked),
+        "turn_rewards": [None] * len(asked),
+        "trace": [None] * len(asked),
     }
     return pa.table(columns, schema=ROLLOUTS)
 

@@ -20,7 +20,8 @@ from params.base import BadInput
 from params.correction import Correction
 from params.reward import Rewards, several
 from params.schema import Params
-from tasks.artefacts.tables import read_table, training_reward
+from tasks.artefacts.tables import TRUNCATED, read_table, training_reward
+from tasks.core.segments import Ids, counts, known, responses_of, sampled_ids
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Responses:
     sample: list[int]
     """Its position in its group."""
     prompts: list[list[int]]
-    responses: list[list[int]]
+    responses: list[Ids]
+    """With what was given between their turns; T, and what is said of tokens, are of the sampled ones."""
     engine_logp: list[Tensor]
     """What the objective compares with: the engine's own, or of replayed responses what the anchor says."""
     sampled_logp: list[Tensor]
@@ -77,7 +79,7 @@ class Responses:
             table = pa.concat_tables([table, _regrouped(drawn, table.schema)])
         method, limit = params.method, params.rollout.max_response_tokens
         reward = torch.tensor(table["reward"].to_pylist(), dtype=torch.float32)
-        responses = table["response_ids"].to_pylist()
+        responses = responses_of(table)
         shaped = torch.tensor(training_reward(table).to_pylist(), dtype=torch.float32)
         if method.overlong_tokens is not None:
             lengths = torch.tensor([len(response) for response in responses])
@@ -92,9 +94,9 @@ class Responses:
             advantage[joint] = group_advantage(shaped[joint], group[joint], method.scale_by_std)
         if drawn and drawn.advantage is not None:
             advantage[~fresh] = drawn.advantage
-        stopped = [reason != "length" for reason in table["finish_reason"].to_pylist()]
+        stopped = [reason not in TRUNCATED for reason in table["finish_reason"].to_pylist()]
         whole = torch.tensor(stopped, dtype=torch.bool)
-        logp = [torch.tensor(x, dtype=torch.float32) for x in table["behaviour_logp"].to_pylist()]
+        logp = [torch.tensor(known(x), dtype=torch.float32) for x in table["behaviour_logp"].to_pylist()]
         return cls(
             problem=table["problem_id"].to_pylist(),
             sample=table["sample"].to_pylist(),
@@ -141,7 +143,7 @@ class Responses:
         """These responses laid end to end. With ``old``, the trainer's own log-probabilities of the fresh
         ones, the objective compares with those, and a token of these weighs what ``correction`` says."""
         chosen = list(members)
-        lengths = torch.tensor([len(self.responses[i]) for i in chosen])
+        lengths = torch.tensor(counts(self.responses[i] for i in chosen))
         engine = torch.cat([self.engine_logp[i] for i in chosen])
         sequence = torch.arange(len(chosen)).repeat_interleave(lengths)
         behaviour = engine
@@ -174,7 +176,7 @@ class Responses:
     def _top(self, members: Sequence[int]) -> TopWords:
         assert self.top is not None
         ids = torch.cat([self.top[i][0] for i in members])
-        token = torch.tensor([token for i in members for token in self.responses[i]])
+        token = torch.tensor([token for i in members for token in sampled_ids(self.responses[i])])
         return TopWords(ids, torch.cat([self.top[i][1] for i in members]), ids == token[:, None])
 
 
@@ -211,6 +213,9 @@ def _top_words(table: pa.Table, count: int, path: Path) -> list[tuple[Tensor, Te
     if table["top_ids"].null_count:
         raise BadInput(f"{path}: holds no likeliest tokens; expected {count} (rollout.top_logprobs)")
     return [
-        (torch.tensor(ids, dtype=torch.int64).view(-1, count), torch.tensor(logp).view(-1, count))
+        (
+            torch.tensor(known(ids), dtype=torch.int64).view(-1, count),
+            torch.tensor(known(logp)).view(-1, count),
+        )
         for ids, logp in zip(table["top_ids"].to_pylist(), table["top_logp"].to_pylist(), strict=True)
     ]
