@@ -90,4 +90,4 @@ def spread(values: Sequence[T], mask: Sequence[bool] | None, each: int = 1) -> l
     if mask is None:
         return list(values)
     rest = iter(values)
-    return [next(rest) if sampled else None for sampled in mask for _ in range(each)]
+    return [next(rest) if own else None for own in mask for _ in range(each)]
