@@ -139,11 +139,7 @@ class Episodes:
             if episode.failure is not None:
                 _fail(episode, {**episode.failure, "failed": "environment"})
                 return
-            if episode.reason:
-                episode.rewarded = True
-                pool.finish(self._first + index)
-            else:
-                pool.step(self._first + index, said, raw)
+            pool.step(self._first + index, said, raw)
             asked.append(index)
 
         requests = [self._request(self._all[index]) for index in going]
@@ -186,12 +182,11 @@ class Episodes:
             return
         if "total" in said:
             episode.verdict, episode.rewarded = _verdict(said["total"]), True
-        if episode.reason:  # cut: the environment was not asked for more
-            episode.rewards.append(None)
-            return
         episode.rewards.append(said["reward"])
         messages = [{**each, "content": self._harmless(each["content"])} for each in said["messages"]]
         episode.trace += messages
+        if episode.reason:  # its turn was cut: there is no other
+            return
         if said["done"]:
             episode.reason = "stop"
         elif len(episode.turns) >= self._limits.turns:
