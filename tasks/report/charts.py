@@ -199,9 +199,12 @@ def svg(chart: Chart, key: str, title: str, description: str) -> Markup:
     )
 
 
-def span(low: float, high: float) -> alt.Scale:
-    """An axis from here to there and no further."""
-    return alt.Scale(domain=[low, high if high > low else low + 1], nice=False, zero=False)
+def span(low: float, high: float, doubling: bool = False) -> alt.Scale:
+    """An axis from here to there and no further; its steps are sums, or doublings."""
+    domain = [low, high if high > low else low + 1]
+    if doubling:
+        return alt.Scale(type="log", base=2, domain=domain, nice=False)
+    return alt.Scale(domain=domain, nice=False, zero=False)
 
 
 def _round_axis(low: float, high: float, size: Size) -> alt.Axis:

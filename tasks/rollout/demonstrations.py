@@ -12,8 +12,6 @@ from algorithms import contract
 from algorithms.correct import CORRECT
 from algorithms.terms import Boundary
 from params.base import BadInput
-from params.schema import Params
-from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.tables import REPLAY
 from tasks.core import seeds
 from tasks.core.stage import Job
@@ -26,26 +24,6 @@ COLUMN = "demonstrations"
 SOURCE = "demonstration"
 """As the policy of a row, and its rule of admission."""
 _LINE = Boundary(texts=("\n",))
-
-
-def asks(params: Params) -> str | None:
-    """What of a run wants demonstrations, for messages; None: nothing."""
-    if params.sft and params.sft.policy is None:
-        return "sft"
-    choice = params.method.replay
-    part = contract.find(choice.name, "draw", "method.replay") if choice else None
-    return f"method.replay {choice.name}" if choice and part and part.demonstrated() else None
-
-
-def refuse_without(problems: Artefact, params: Params) -> None:
-    """Raises ``BadInput`` where a run wants demonstrations and no training problem has one."""
-    said, wanted = problems.json("metrics.json"), asks(params)
-    if wanted and not said["demonstrated"]:
-        raise BadInput(
-            f"task.problems: none of the {said['train']} training problems has a demonstration, which "
-            f"{wanted} asks for; expected worked solutions in a column 'solution' (task.problems.solution "
-            "names another)"
-        )
 
 
 def as_answers(

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 from tasks.stats.intervals import ROUNDING, Estimate, Interval
 
@@ -53,6 +52,12 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     The smallest of m is multiplied by m, the next by m - 1 and so on; none falls below one before it, and
     none exceeds 1. The chance of any false discovery stays below the level, however the tests depend.
     """
-    known = [p for p in p_values if p is not None]
-    corrected = iter(multipletests(known, method="holm")[1] if known else ())
-    return [None if p is None else float(next(corrected)) for p in p_values]
+    places = [place for place, p in enumerate(p_values) if p is not None]
+    known = np.array([p for p in p_values if p is not None], dtype=float)
+    order = np.argsort(known, kind="stable")
+    factors = np.arange(len(known), 0, -1)
+    corrected = np.minimum(np.maximum.accumulate(known[order] * factors), 1.0)
+    found: list[float | None] = [None] * len(p_values)
+    for rank, place in enumerate(order):
+        found[places[place]] = float(corrected[rank])
+    return found

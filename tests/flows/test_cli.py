@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -14,7 +16,7 @@ import torch
 from flows import cli
 from flows.environment import prepare_prefect
 from params.base import BadInput
-from tests.flows.conftest import Workspace
+from tests.flows.conftest import ROOT, Workspace
 
 NANO = ["run", "--model", "nano", "--engine", "transformers"]
 
@@ -214,3 +216,16 @@ def test_doctor_examines_this_machine(finished: Workspace) -> None:
     findings = json.loads(finished.call("doctor", "--json").stdout)
     assert {"Python", "torch", "vLLM", "Prefect server"} <= {finding["what"] for finding in findings}
     assert all(finding["state"] != "missing" for finding in findings)
+
+
+def test_a_run_from_cache_opens_no_model_library() -> None:
+    """Of the parts that every run loads, those that look at finished stages included."""
+    loads = (
+        "import sys, flows.cli, flows.commands.train_command\n"
+        "from flows.stage_table.stages import stage_table\n"
+        "from flows.stage_table.stage_def import _named\n"
+        "[_named(row.refuses) for row in stage_table().values() if row.refuses]\n"
+        "print(sorted({'transformers', 'vllm', 'peft', 'datasets'} & set(sys.modules)))"
+    )
+    said = subprocess.run([sys.executable, "-c", loads], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert said.stdout == "[]\n", said.stdout

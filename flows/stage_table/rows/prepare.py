@@ -41,7 +41,7 @@ ROWS = (
     StageDef(
         name="problems",
         function="tasks.prepare.problems:problems",
-        refuses="tasks.rollout.demonstrations:refuse_without",
+        refuses="tasks.rollout.undemonstrated:refuse_undemonstrated",
         role=Role(kind="prepare", label="problems"),
         summary="training and held-out problems",
         reads=_PROBLEMS,

@@ -60,6 +60,8 @@ class Axis:
     title: str | None
     form: str
     whole: bool = False
+    doubling: bool = False
+    """Whether each doubling takes as much room as any other."""
 
 
 def colour(place: int) -> str:
@@ -91,7 +93,7 @@ def curves(drawn: Sequence[Series], size: Size, x_axis: Axis, y_axis: Axis, lege
     dashes = alt.Scale(domain=names, range=[list(each.dash) for each in drawn])
     scale, axis = _y_scale(drawn, y_axis), _axis(x_axis, size, True)
     xs = [value["x"] for value in values]
-    x = alt.X("x:Q", title=x_axis.title, scale=span(min(xs), max(xs)), axis=axis)
+    x = alt.X("x:Q", title=x_axis.title, scale=span(min(xs), max(xs), x_axis.doubling), axis=axis)
     y = alt.Y("y:Q", title=y_axis.title, scale=scale, axis=_axis(y_axis, size, False))
     low, high = (alt.Y(f"{edge}:Q", scale=scale) for edge in ("low", "high"))
     band = chart.mark_area(opacity=0.09, clip=True)

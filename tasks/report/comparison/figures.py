@@ -16,6 +16,9 @@ from tasks.report.format import number, percent, points
 from tasks.report.rendering import csv_text
 from tasks.stats.intervals import Interval
 
+PASS_CURVES = 3
+"""Of how many pass@k there are curves; all of them stand side by side after the last round."""
+BASE = "base model"
 FORMS = {"round": "d", "tokens": "~s", "trained": "~s", "minutes": "~g", "kl": "~g"}
 
 
@@ -50,10 +53,9 @@ def panels(data: Results) -> dict[str, list[Panel]]:
     """Every chart by section: ``effects``, ``learning``, ``lead``, ``frontier``, ``policy``, ``figures``."""
     bands = f"mean over seeds; bands are {data.width} intervals over seeds and problems"
     kinds = {ACCURACY: Kind("accuracy", "Held-out accuracy", bands, ".1~%", percent, HERO)}
-    for name in data.held_out:
-        if name.startswith("pass@"):
-            says = f"chance that one of {name[5:]} answers is right, unbiased; {bands}"
-            kinds[name] = Kind(f"pass-at-{name[5:]}", name.capitalize(), says, ".1~%", percent, HALF)
+    for name in _spread(list(_passes(data)[1:])):
+        says = f"chance that one of {name[5:]} answers is right, unbiased; {bands}"
+        kinds[name] = Kind(f"pass-at-{name[5:]}", name.capitalize(), says, ".1~%", percent, HALF)
     kinds["greedy"] = Kind("greedy", "Greedy accuracy", f"at temperature 0; {bands}", ".1~%", percent, HALF)
     learning = [
         _curves(data, kind, axis, data.curves(name), switched=True)
@@ -75,7 +77,7 @@ def panels(data: Results) -> dict[str, list[Panel]]:
     front = [_curves(data, kl, "kl", data.curves(ACCURACY))]
     found = {
         "effects": [_forest(data)],
-        "learning": learning,
+        "learning": [*learning, _pass_at(data)],
         "lead": [_curves(data, lead, "round", {arm: data.lead(arm) for arm in data.arms})],
         "frontier": [*front, *(_frontier(data, name) for name in data.comparison.frontiers)],
         "policy": [_curves(data, kind, "round", data.curves(name)) for name, kind in policy.items()],
@@ -99,6 +101,36 @@ def policy_kinds(over: str) -> dict[str, Kind]:
         "evaluate.response_length": length,
         **ranks,
     }
+
+
+def _passes(data: Results) -> list[str]:
+    """Pass@k for every k, accuracy being the first."""
+    return [ACCURACY, *(name for name in data.held_out if name.startswith("pass@"))]
+
+
+def _spread(names: Sequence[str]) -> list[str]:
+    """At most ``PASS_CURVES`` of them, the last one among these."""
+    last = len(names) - 1
+    return (
+        sorted({names[last * i // (PASS_CURVES - 1)] for i in range(PASS_CURVES)}, key=names.index)
+        if names
+        else []
+    )
+
+
+def _pass_at(data: Results) -> Panel | None:
+    """What more answers bring: pass@k against k after the last round, the base model beside the arms."""
+    names = _passes(data)
+    if len(names) < PASS_CURVES:
+        return None
+    found: dict[str, list[tuple[float, float, Interval]]] = {}
+    for arm in (*data.arms, BASE):
+        ends = [(n, data.base(n) if arm == BASE else data.final(arm, n)) for n in names]
+        points = [(1.0 if n == ACCURACY else float(n[5:]), e.value, e.interval) for n, e in ends if e]
+        found |= {arm: points} if points else {}
+    says = f"one of k answers is right, after the last round; grey: the base model; {data.width} intervals"
+    kind = Kind("pass-at-k", "Pass@k", says, ".1~%", percent, HERO)
+    return _panel(data, kind.key, kind, found, Axis("answers", "d", doubling=True), Axis(None, kind.form), "")
 
 
 def _kind(name: str, metric: Metric, says: str) -> Kind:
@@ -149,8 +181,11 @@ def _panel(
     drawn = []
     for name, curve in curves_by_name.items():
         arm, _, beside = name.partition(" ")
-        place = data.arms.index(arm)
         dots = tuple(Point(x, y, around.low, around.high) for x, y, around in curve)
+        if name == BASE:
+            drawn.append(Series(name, "var(--base)", dots, dash=BESIDE))
+            continue
+        place = data.arms.index(arm)
         drawn.append(Series(name, colour(place), dots, dash=BESIDE if beside else dash(place)))
     ends = [f"{s.name}: from {kind.show(s.points[0].y)} to {kind.show(s.points[-1].y)}." for s in drawn]
     spoken = " ".join([f"{kind.title} by {x_axis.title}, {kind.says}.", *ends])

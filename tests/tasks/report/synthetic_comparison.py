@@ -24,7 +24,9 @@ class Method(SyntheticRun):
 
     def __init__(self, directory: Path, method: str, seed: int, **more: Any) -> None:
         super().__init__(directory, seed=seed, **more)
-        self.params = self.params.model_copy(update={"rounds": self.params.rounds})
+        evaluated = self.params.evaluate.model_copy(update={"pass_at": (1, 2, 4)})
+        self.params = self.params.model_copy(update={"evaluate": evaluated})
+        self.record.params = self.params.model_dump(mode="json")
         self._chance = np.random.default_rng([seed, *method.encode()])
         self._lift = LIFT[method] + 0.02 * np.random.default_rng(seed).standard_normal()
         self._round_now = 0

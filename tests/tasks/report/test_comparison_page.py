@@ -97,6 +97,7 @@ def test_charts_and_tables_are_files_of_their_own(made: tuple[Path, Results]) ->
         "accuracy",
         "accuracy-by-tokens",
         "pass-at-4",
+        "pass-at-k",
         "effects",
         "lead",
         "frontier",
@@ -112,6 +113,11 @@ def test_charts_and_tables_are_files_of_their_own(made: tuple[Path, Results]) ->
         last = [row for row in csv.DictReader(handle) if row["method"] == "dyjr"][-1]
     assert float(last["sampled tokens"]) == 15_000
     assert float(last["value"]) == pytest.approx(data.final("dyjr", ACCURACY).value, rel=1e-4)
+    with (out / "pass-at-k.csv").open() as handle:
+        rows = [row for row in csv.DictReader(handle) if row["method"] == "drpo"]
+    assert [float(row["answers"]) for row in rows] == [1, 2, 4]
+    ends = [data.final("drpo", name).value for name in (ACCURACY, "pass@2", "pass@4")]
+    assert [float(row["value"]) for row in rows] == pytest.approx(ends, rel=1e-4)
     assert "| sampled tokens |" in (out / "cost.md").read_text()
     assert r"\toprule" in (out / "cost.tex").read_text()
     assert "| method.aggregation | token_mean | constant |  |" in (out / "parameters.md").read_text()

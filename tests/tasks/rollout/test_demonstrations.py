@@ -23,8 +23,9 @@ from tasks.engines.in_process import InProcess
 from tasks.evaluate.evaluate import evaluate
 from tasks.policy.load import load_tokenizer
 from tasks.rewards.base import Group, Verdict
-from tasks.rollout.demonstrations import as_answers, refuse_without
+from tasks.rollout.demonstrations import as_answers
 from tasks.rollout.rollout import rollout
+from tasks.rollout.undemonstrated import refuse_undemonstrated
 from tasks.update.update import update
 from tests.conftest import RunStage, as_artefact
 from tests.tasks.rollout_rows import rollout_artefact
@@ -239,11 +240,11 @@ def test_luffys_groups_are_joint_and_their_demonstrations_outside_the_objective(
 
 def test_a_run_whose_problems_have_none_is_refused_before_it_samples(tmp_path: Path) -> None:
     bare = problems_artefact(tmp_path / "bare", [None, []])
-    refuse_without(bare, settings("grpo"))
+    refuse_undemonstrated(bare, settings("grpo"))
     for method, more, wanted in (("luffy", (), "method.replay luffy"), ("grpo", ("sft.epochs=1",), "sft")):
         with pytest.raises(BadInput, match=f"none of the 2 training problems .* which {wanted} asks for"):
-            refuse_without(bare, settings(method, *more))
-    refuse_without(problems_artefact(tmp_path / "one", [None, ["x"]]), settings("uft"))
+            refuse_undemonstrated(bare, settings(method, *more))
+    refuse_undemonstrated(problems_artefact(tmp_path / "one", [None, ["x"]]), settings("uft"))
 
 
 def test_a_problem_without_one_goes_without(
