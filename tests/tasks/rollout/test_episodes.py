@@ -1,4 +1,4 @@
-"""Episodes through the real stage: tokens that are never re-made, limits, hostile environments, equal bytes."""
+"""Episodes through the real stage: tokens that are never re-made, limits, hostile environments."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_an_environment_that_misbehaves_ends_its_own_episode_alone(
 ) -> None:
     kinds = ["hang", "crash", "raise", "memory", "flood", "noise", "nan", "good"]
     given = problems(tmp_path / "problems", [f"{kind} ?" for kind in kinds])
-    limits = {"call_seconds": 1.0, "memory_mib": 1024, "observation_characters": 20, "turn_tokens": 60}
+    limits = {"call_seconds": 3.0, "memory_mib": 256, "observation_characters": 20, "turn_tokens": 60}
     params = settings("mine.py:Hostile", max_response_tokens=150, episode=limits)
     params = params.model_copy(
         update={
