@@ -21,6 +21,7 @@ from tasks.evaluate.scores import ANSWERS, scores, tally
 from tasks.policy.job_policy import job_policy
 from tasks.rollout.parts import sample_part
 from tasks.rollout.prompts import askable
+from tasks.rollout.transcripts import transcript
 
 PART = 1 << 22
 """Tokens that the answers in memory may have, unless those to one problem have more."""
@@ -156,7 +157,11 @@ def _readable(job: Job, held_out: pa.Table, answers: pa.Table, greedy: bool) -> 
     """The answers with what a reader needs: question, gold answer, level, text."""
     tokenizer = job_policy(job).tokenizer
     problems = held_out.select(["question", "answer", "level"]).take(answers["group"])
-    texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in answers["response_ids"].to_pylist()]
+    said = zip(answers["response_ids"].to_pylist(), answers["trace"].to_pylist(), strict=True)
+    texts = [
+        tokenizer.decode(ids, skip_special_tokens=True) if trace is None else transcript(trace)
+        for ids, trace in said
+    ]
     columns = {
         **dict(zip(answers.column_names, answers.columns, strict=True)),
         **dict(zip(problems.column_names, problems.columns, strict=True)),

@@ -27,7 +27,9 @@ ANSWERS = pa.schema(
         pa.field("question", pa.string(), nullable=False),
         pa.field("answer", pa.string(), nullable=False),  # the gold answer
         pa.field("level", pa.int32(), nullable=False),
-        pa.field("response", pa.string(), nullable=False),  # decoded, without special tokens
+        pa.field(
+            "response", pa.string(), nullable=False
+        ),  # without special tokens; of several turns a transcript
         pa.field("greedy", pa.bool_(), nullable=False),  # one per problem; others are sampled
     ]
 )

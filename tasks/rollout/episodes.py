@@ -168,9 +168,8 @@ class Episodes:
         episode.ids += ids
         episode.sampled += [True] * len(ids)
         episode.last = read.answer
-        episode.trace.append(
-            {"role": "assistant", "content": read.answer if read.whole is None else read.whole}
-        )
+        whole = read.answer if read.whole is None else read.whole
+        episode.trace.append({"role": "assistant", "content": whole, "sampled": True})
         if response.finish_reason == "length":
             episode.reason = "length" if self._room(episode) < 1 else "turn_length"
         return read.answer, str(tokenizer.decode(ids[read.thinking_tokens or 0 :]))
@@ -247,6 +246,7 @@ class Episodes:
 def _fail(episode: _Episode, said: Mapping[str, Any]) -> None:
     """One whose environment took too long has a reward of 0; one that failed has none."""
     episode.reason, episode.rewarded = str(said["failed"]), True
+    episode.rewards += [None] * (len(episode.turns) - len(episode.rewards))
     reward = 0.0 if episode.reason == "time" else None
     episode.verdict = Verdict(reward, f"environment: {said['why']}")
 

@@ -135,7 +135,22 @@ def metrics(answers: pa.Table) -> dict[str, Any]:
         **parts_of_lengths(answers),
         "truncated": truncated(answers),
         "entropy_estimate": -float(logp.mean()),
+        **episodes(answers),
         **components(answers),
+    }
+
+
+def episodes(answers: pa.Table) -> dict[str, Any]:
+    """Of answers of several turns: how many turns, how many tokens were given, and how often they ended for
+    which reason; nothing where there is one turn."""
+    told = answers.filter(answers["turn_rewards"].is_valid())
+    if not len(told):
+        return {}
+    given = pc.subtract(pc.list_value_length(told["response_ids"]), sampled_lengths(told))
+    return {
+        "turns_mean": float(pc.mean(pc.list_value_length(told["turn_rewards"])).as_py()),
+        "given_length_mean": float(pc.mean(given).as_py()),
+        "ends": dict(sorted(collections.Counter(told["finish_reason"].to_pylist()).items())),
     }
 
 
