@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from params.correction import Correction
 from params.reward import Rewards, several
 from params.schema import Params
 from tasks.artefacts.tables import TRUNCATED, read_table, training_reward
-from tasks.core.segments import Ids, counts, known, responses_of, sampled_ids
+from tasks.core.segments import Ids, counts, known, responses_of, sampled_ids, turn_ends
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class Responses:
     aggregation: Aggregation
     top: list[tuple[Tensor, Tensor]] | None
     """Ids and log-probabilities [tokens, K] of the likeliest tokens, where the rollouts keep them."""
+    by_turn: list[Tensor] | None = None
+    """[tokens] the advantage of each token's turn, with ``method.credit: turn``."""
     entropy: list[Tensor] | None = None
     """[tokens] nats, NaN where not known; where a term asks. See ``tasks.update.annotations``."""
     boundary: list[Tensor] | None = None
@@ -94,6 +97,11 @@ class Responses:
             advantage[joint] = group_advantage(shaped[joint], group[joint], method.scale_by_std)
         if drawn and drawn.advantage is not None:
             advantage[~fresh] = drawn.advantage
+        by_turn = None
+        if method.credit == "turn":
+            own = fresh if drawn and drawn.advantage is not None else joint
+            turns = table["turn_rewards"].to_pylist()
+            by_turn = _by_turn(responses, turns, shaped, group, own, advantage, method.scale_by_std)
         stopped = [reason not in TRUNCATED for reason in table["finish_reason"].to_pylist()]
         whole = torch.tensor(stopped, dtype=torch.bool)
         logp = [torch.tensor(known(x), dtype=torch.float32) for x in table["behaviour_logp"].to_pylist()]
@@ -113,6 +121,7 @@ class Responses:
             objective=fresh | (drawn is not None and drawn.into == "objective"),
             aggregation=method.aggregation,
             top=_top_words(table, params.rollout.top_logprobs, path),
+            by_turn=by_turn,
         )
 
     def count_fresh(self) -> int:
@@ -156,7 +165,11 @@ class Responses:
         return Batch(
             sequence=sequence,
             behaviour_logp=behaviour,
-            advantage=self.advantage[chosen].repeat_interleave(lengths),
+            advantage=(
+                self.advantage[chosen].repeat_interleave(lengths)
+                if self.by_turn is None
+                else torch.cat([self.by_turn[i] for i in chosen])
+            ),
             importance=importance,
             fresh=self.fresh[chosen],
             max_tokens=max_tokens,
@@ -178,6 +191,37 @@ class Responses:
         ids = torch.cat([self.top[i][0] for i in members])
         token = torch.tensor([token for i in members for token in sampled_ids(self.responses[i])])
         return TopWords(ids, torch.cat([self.top[i][1] for i in members]), ids == token[:, None])
+
+
+def _by_turn(
+    responses: Sequence[Ids],
+    rewards: Sequence[Sequence[float | None] | None],
+    total: Tensor,
+    group: Tensor,
+    own: Tensor,
+    advantage: Tensor,
+    scale_by_std: bool,
+) -> list[Tensor]:
+    """Of each response [tokens]: the advantage of the token's turn among all turns of the group's responses
+    that are ``own`` [S], by the reward from that turn on; of the others their ``advantage`` [S].
+
+    What ``total`` [S] has beyond the turns' rewards comes with the last turn.
+    """
+    turn = [torch.tensor([0, *itertools.accumulate(turn_ends(each)[:-1])]) for each in responses]
+    before = [
+        torch.tensor([0.0, *itertools.accumulate(value or 0.0 for value in (given or [None])[:-1])])
+        for given in rewards
+    ]
+    found = [advantage[i].repeat(len(places)) for i, places in enumerate(turn)]
+    mine = own.nonzero().squeeze(1).tolist()
+    if mine:
+        left = [total[i] - before[i][: int(turn[i][-1]) + 1] for i in mine]
+        lengths = [len(values) for values in left]
+        groups = torch.cat([group[i].repeat(count) for i, count in zip(mine, lengths, strict=True)])
+        made = group_advantage(torch.cat(left), groups, scale_by_std)
+        for i, values in zip(mine, made.split(lengths), strict=True):
+            found[i] = values[turn[i]]
+    return found
 
 
 def _components(table: pa.Table, shaped: Tensor, rewards: Rewards) -> tuple[Tensor, Tensor]:

@@ -161,6 +161,32 @@ def test_an_echo_ends_with_a_turn_at_the_latest(
             assert closes[-1]
 
 
+def test_credit_of_a_turn_is_what_comes_after_it(tmp_path: Path) -> None:
+    params = of("grpo")
+    by_turn = params.model_copy(update={"method": params.method.model_copy(update={"credit": "turn"})})
+    made = episodes()
+    for row in made:
+        row["turn_rewards"] = [row["reward"], 0.0] if row.get("sampled") else [row["reward"]]
+    path = rollout_artefact(tmp_path / "rollout", made).file("rollouts.parquet")
+    given, usual = Responses.read(path, by_turn, None, 1), Responses.read(path, params, None, 1)
+    assert usual.by_turn is None
+    assert given.by_turn is not None
+    for group in range(len(REWARDS)):
+        members = [i for i, row in enumerate(made) if row["group"] == group]
+        left = []
+        for i in members:
+            left += [made[i]["reward"], 0.0] if made[i].get("sampled") else [made[i]["reward"]]
+        values = torch.tensor(left, dtype=torch.float64)
+        spread_of = values.std(correction=0)
+        wanted = iter(((values - values.mean()) / spread_of if spread_of else values * 0).tolist())
+        for i in members:
+            own = given.by_turn[i]
+            assert own[0] == pytest.approx(next(wanted), abs=1e-3)
+            if made[i].get("sampled"):
+                assert own[-1] == pytest.approx(next(wanted), abs=1e-3)
+                assert bool((own[:-1] == own[0]).all())
+
+
 def test_erpd_teaches_and_distils_on_episodes(
     run_stage: RunStage, tiny_model: Artefact, tmp_path: Path
 ) -> None:
