@@ -1,15 +1,15 @@
 """Episodes: several turns of the model, each answered by its environment, with tokens that are never re-made.
 
-A call of the engine takes the next turn of every episode that goes on, and environments work while others
-still sample. What one episode becomes depends on its seeds and its environment alone: on no other's, and on
-no order in which they come back. The seed of a turn is of (run, stage, round, problem, sample, turn); the
-first turn's is that of an answer of one turn.
+A call of the engine takes the next turn of every episode of a wave that goes on; environments work while
+others still sample, and while another wave does. What one episode becomes depends on its seeds and its
+environment alone: on no other's, and on no order in which they come back. The seed of a turn is of (run,
+stage, round, problem, sample, turn); the first turn's is that of an answer of one turn.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,6 +68,9 @@ class Episodes:
         self._prompts, self._around = job_prompts(job), job_surroundings(job)
         self._first = self._around.episodes
         self._around.episodes += len(rows) * samples
+        self._early: dict[int, dict[str, Any]] = {}
+        """Answers that came before they were asked for, by episode."""
+        self._samples, self._count = samples, len(rows) * samples
         self._all = self._begun(rows, samples)
 
     def __len__(self) -> int:
@@ -77,13 +80,16 @@ class Episodes:
         self, engine: Engine, tell: Callable[[int, int], None] = ignore, ended: Ended = ignore
     ) -> list[Answered]:
         """Every episode to its end, in the order of problems and samples; ``tell(episodes done, tokens)``."""
-        going = list(range(len(self._all)))
+        waves = self._waves()
+        turned: list[list[int]] = [[] for _ in waves]
         try:
-            while going := [i for i in going if not self._all[i].reason]:
-                self._turn(engine, going, tell)
-                for index in going:
-                    if self._all[index].reason:
-                        self._end(index, ended)
+            while any(waves):
+                for place, wave in enumerate(waves):
+                    self._hear(turned[place], ended)
+                    waves[place] = going = [i for i in wave if not self._all[i].reason]
+                    if going:
+                        self._turn(engine, going, tell)
+                    turned[place] = going
         finally:
             for index in range(len(self._all)):
                 self._around.pool.end(self._first + index)
@@ -101,7 +107,7 @@ class Episodes:
                 problem = Problem(row["question"], row["answer"], chance, columns, folder)
                 pool.start(self._first + len(made), problem)
                 made.append(_Episode(item, (), []))
-        said = self._answers(len(made))
+        said = self._answers(range(len(made)))
         talks = [self._prompts.talk(rows[i // samples], said[i].get("said")) for i in range(len(made))]
         encoded: dict[str, tuple[int, ...]] = {}
         for index, (each, talk) in enumerate(zip(made, talks, strict=True)):
@@ -117,9 +123,21 @@ class Episodes:
                 )
         return made
 
-    def _answers(self, count: int) -> dict[int, dict[str, Any]]:
-        found = (self._around.pool.answer() for _ in range(count))
-        return {name - self._first: said for name, said in found}
+    def _waves(self) -> list[list[int]]:
+        """The episodes that take their turns together, whole problems each."""
+        problems = range(0, len(self._all), self._samples)
+        count = max(1, min(self._limits.waves, len(problems)))
+        firsts = [problems[place::count] for place in range(count)]
+        return [[first + i for first in wave for i in range(self._samples)] for wave in firsts]
+
+    def _answers(self, asked: Iterable[int]) -> dict[int, dict[str, Any]]:
+        """What the environments of these episodes answer; others' answers are kept."""
+        wanted = set(asked)
+        while wanted - self._early.keys():
+            name, said = self._around.pool.answer()
+            if 0 <= name - self._first < self._count:  # not left over from a call that broke off
+                self._early[name - self._first] = said
+        return {index: self._early.pop(index) for index in sorted(wanted)}
 
     def _room(self, episode: _Episode) -> int:
         """How many more tokens it may have."""
@@ -127,10 +145,9 @@ class Episodes:
         return whole - len(episode.ids)
 
     def _turn(self, engine: Engine, going: Sequence[int], tell: Callable[[int, int], None]) -> None:
-        """One more turn of those that go on, and what their environments answer."""
-        pool, done = self._around.pool, len(self._all) - len(going)
+        """One more turn of those that go on, whose environments begin to answer."""
+        pool, done = self._around.pool, sum(each.reason is not None for each in self._all)
         before = sum(len(turn.token_ids) for each in self._all for turn in each.turns)
-        asked: list[int] = []
 
         def finished(place: int, response: Response) -> None:
             index = going[place]
@@ -140,13 +157,19 @@ class Episodes:
                 _fail(episode, {**episode.failure, "failed": "environment"})
                 return
             pool.step(self._first + index, said, raw)
-            asked.append(index)
 
         requests = [self._request(self._all[index]) for index in going]
         engine.generate(requests, self._sampling, lambda _, tokens: tell(done, before + tokens), finished)
-        for index, said in self._answers(len(asked)).items():
+
+    def _hear(self, turned: Sequence[int], ended: Ended) -> None:
+        """Wait for the answers to a turn of these, and end those that do not go on."""
+        asked = [i for i in turned if self._all[i].failure is None]
+        for index, said in self._answers(asked).items():
             self._heard(self._all[index], said)
-        self._finish([i for i in going if self._all[i].reason and not self._all[i].rewarded])
+        self._finish([i for i in turned if self._all[i].reason and not self._all[i].rewarded])
+        for index in turned:
+            if self._all[index].reason:
+                self._end(index, ended)
 
     def _request(self, episode: _Episode) -> Request:
         turn, job = len(episode.turns), self._job
@@ -205,7 +228,7 @@ class Episodes:
         """Ask for the rewards of those that ended at a limit after their environment had answered."""
         for index in ended:
             self._around.pool.finish(self._first + index)
-        for index, said in self._answers(len(ended)).items():
+        for index, said in self._answers(ended).items():
             if "failed" in said:
                 _fail(self._all[index], said)
             else:

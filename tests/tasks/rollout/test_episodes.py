@@ -73,9 +73,12 @@ def test_the_ids_that_the_engine_saw_are_those_that_are_kept_and_scored(
     assert torch.allclose(scores.logp, kept, atol=1e-4)
 
 
-def test_equal_jobs_make_equal_bytes(run_stage: RunStage, tiny_model: Artefact, tmp_path: Path) -> None:
-    given = problems(tmp_path / "problems")
-    one, two = (sampled(run_stage, tiny_model, settings(), given) for _ in range(2))
+@pytest.mark.parametrize("waves", [1, 3])
+def test_equal_jobs_make_equal_bytes(
+    run_stage: RunStage, tiny_model: Artefact, tmp_path: Path, waves: int
+) -> None:
+    given, params = problems(tmp_path / "problems"), settings(episode={"waves": waves})
+    one, two = (sampled(run_stage, tiny_model, params, given) for _ in range(2))
     assert one.manifest.files["rollouts.parquet"] == two.manifest.files["rollouts.parquet"]
 
 
