@@ -45,7 +45,7 @@ ECHO = "method.terms=[{name: echorl, entropy: %s}]"
 
 def made(store: Store, fill: Callable[[Path], dict[str, float]]) -> Artefact:
     """An artefact that is never found again."""
-    facts = {"round": 1, "seed": 0, "params": {}, "inputs": {}, "code": "", "versions": {}}
+    facts = {"round": 1, "seed": 0, "params": {}, "inputs": {}, "code": {}, "versions": {}}
     facts["role"] = Role(kind="sample", label="rollouts")
     return store.make("benchmark", uuid4().hex, lambda out: {**facts, "measured": fill(out)})
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from flows.commands import comparison_commands, remote_commands
+from flows.commands import comparison_commands, disk_commands, remote_commands
 from flows.commands.machines import engines, join_ranks, plan_round
 from flows.commands.options import (
     EngineOption,
@@ -125,6 +125,20 @@ def status(
     from flows.commands.inspect import list_runs, status_of
 
     status_of(name, as_json) if name else list_runs(as_json)
+
+
+@app.command()
+def why(
+    what: Annotated[
+        str, typer.Argument(metavar="RUN[/PLACE]", help="Such as demo, or demo/round-03/update.")
+    ],
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Why stages were made, or will be: which parameter, file, library, module or input is another."""
+    from flows.commands.why_command import why as explain
+
+    explain(what, settings or [], as_json)
 
 
 @app.command()
@@ -264,6 +278,7 @@ def doctor(as_json: JsonOption = False) -> None:
 
 
 remote_commands.add_to(app)
+disk_commands.add_to(app)
 
 UsageError: Any = typer.BadParameter.__bases__[0]
 """What a misspelt option raises: click's, wherever typer keeps its click."""

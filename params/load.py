@@ -44,6 +44,14 @@ def compose(model: str, task: str, method: str, settings: Iterable[str] = ()) ->
     return validate(Params, merged)
 
 
+def changed(params: Params, settings: Iterable[str]) -> Params:
+    """Complete parameters with settings laid over them. Raises ``BadInput``."""
+    merged = params.model_dump(mode="json")
+    for setting in settings:
+        merged = merge(merged, read_setting(setting), Params.model_fields)
+    return validate(Params, merged)
+
+
 def read_params(path: Path) -> Params:
     """Parameters from one complete file, such as the ``params.yaml`` that DVC tracks. Raises ``BadInput``."""
     try:

@@ -16,6 +16,7 @@ from params.curriculum import Curriculum
 from params.distil import Distil
 from params.engine import Engine
 from params.evaluation import Evaluate, SetName
+from params.guards import Guard
 from params.mixture import MAIN, MixedTask, largest_quota, with_task_presets
 from params.reward import combined
 from params.sft import Sft
@@ -174,6 +175,8 @@ class Params(Config):
     """Threads of the trainer; null: every core."""
     trackers: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow"], ...], Speed] = ()
     """What a run's figures are handed to when it ends; the files on disk stay the source."""
+    guards: Annotated[tuple[Guard, ...], Speed] = ()
+    """Rules on figures that warn or stop the run while it goes."""
     stages: Annotated[tuple[str, ...], Speed] = ()
     """Modules of your own with further rows of the stage table, ``ROWS``: such as ``my_package.my_stage``."""
     model: Model

@@ -69,7 +69,7 @@ def as_artefact(
         seed=0,
         params={},
         inputs={},
-        code="",
+        code={},
         versions={},
         measured=measured or {},
     )

@@ -11,10 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from flows.execution import external_policy
-from flows.execution.fingerprint import identity, lasting_facts
+from flows.execution import external_policy, guards
+from flows.execution.fingerprint import identity, lasting_facts, modules
 from flows.execution.remote_cache import RemoteCache
 from flows.execution.remote_inputs import RemoteInputs
+from flows.execution.source import SOURCE
 from flows.execution.watch import Watch
 from flows.stage_table.stages import Node
 from params.schema import Params
@@ -61,6 +62,7 @@ class Runner:
     def continue_record(self, before: Record) -> None:
         """Keep the steps that earlier processes recorded, and the time that they took."""
         self.record.steps, self.record.started = before.steps, before.started
+        self.record.warnings = before.warnings
         self._began -= before.seconds
 
     def inputs(self, node: Node) -> Mapping[str, Artefact]:
@@ -115,6 +117,7 @@ class Runner:
         self._record(step)
         self.watch.end(node, step, found)
         node.stage.look_at(found, self.params)
+        self._guard(node, found)
         return found
 
     def plan_for(self, rounds: int) -> None:
@@ -130,6 +133,16 @@ class Runner:
         self.record.finished = True
         self.record.seconds = time.monotonic() - self._began
         self.record.write_head(self.directory)
+
+    def _guard(self, node: Node, made: Artefact) -> None:
+        """Hold the stage against the run's guards; what they say is recorded before a run stops."""
+        if not self.params.guards:
+            return
+        for said in guards.look(self.params.guards, self.directory, node.place, made):
+            if said not in self.record.warnings:
+                self.watch.note(said)
+                self.record.warnings = [*self.record.warnings, said]
+                self.record.write_head(self.directory)
 
     def _lasting(self, node: Node) -> dict[str, Any]:
         name = node.stage.name
@@ -179,7 +192,8 @@ class Runner:
                 name: Source(stage=a.manifest.stage, fingerprint=a.fingerprint, digest=a.digest)
                 for name, a in inputs.items()
             },
-            "code": facts["code"],
+            "code": SOURCE.digests(modules(node.stage, self.params)),
+            "own_files": facts["files"],
             "versions": facts["versions"],
             "measured": {**measured, "stage_seconds": time.monotonic() - began},
         }

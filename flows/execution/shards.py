@@ -44,7 +44,7 @@ def make_shard(shard: Mapping[str, Any]) -> str:
         write_table(out / TABLE, sampled.answers)
         role = Role(kind="sample", label="shard", time_of="sampling")
         facts = {"role": role, "round": job.round, "seed": params.seed, "params": {}, "inputs": {}}
-        return {**facts, "code": "", "versions": {}, "measured": sampled.measured}
+        return {**facts, "code": {}, "versions": {}, "measured": sampled.measured}
 
     with store.lock(f"{STAGE}-{identity[:20]}"):
         found = store.find(STAGE, identity) or store.make(STAGE, identity, fill)

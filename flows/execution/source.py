@@ -51,7 +51,11 @@ class SourceTree:
 
     def digest(self, names: Iterable[str]) -> str:
         """One digest of what these modules say."""
-        return hashlib.sha256(canonical({name: self._digest(name) for name in names})).hexdigest()
+        return hashlib.sha256(canonical(self.digests(names))).hexdigest()
+
+    def digests(self, names: Iterable[str]) -> dict[str, str]:
+        """A digest of what each of them says."""
+        return {name: self._digest(name) for name in names}
 
     def _digest(self, name: str) -> str:
         if name not in self._digests:

@@ -6,9 +6,10 @@ import re
 from collections.abc import Sequence
 
 from algorithms.contract import Hooks, Recipe
-from flows.execution import external_policy
+from flows.execution import external_policy, guards
 from flows.execution.first_look import look
 from flows.planner.memory_gate import check_memory
+from flows.stage_table.stages import table_of
 from params.base import BadInput
 from params.load import compose
 from params.reward import several
@@ -54,6 +55,7 @@ def settled(params: Params) -> Params:
         chosen_reward(choice, "task.reward")
     _check_sets(params)
     _check_tasks(params)
+    guards.check(params.guards, list(table_of(params)) if params.guards else ())
     check_device()
     check_placement(params.engine, params.update)
     few_bits.check(params)

@@ -185,7 +185,7 @@ def write(root: Path, work: Work, runs: Sequence[Run], seconds: float) -> Path:
             seed=0,
             params=params,
             inputs=inputs,
-            code=code,
+            code=SOURCE.digests(SOURCE.closure((WRITER,))),
             versions={},
             measured={"seconds": seconds, "runs": float(len(outcomes))},
         )

@@ -57,7 +57,10 @@ class Manifest(BaseModel):
     seed: int
     params: dict[str, Any]
     inputs: dict[str, Source]
-    code: str
+    code: dict[str, str]
+    """What each module said that it was made with, as a digest by the module's name."""
+    own_files: dict[str, str] = {}
+    """The same of files of the user's own, by path."""
     files: dict[str, File]
     digest: str
     versions: dict[str, str]

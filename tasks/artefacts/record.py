@@ -51,6 +51,8 @@ class Record(BaseModel):
     seconds: float = 0.0
     """Wall time so far, Prefect's start included."""
     finished: bool = False
+    warnings: list[str] = []
+    """What its guards said, in the order of the stages."""
     steps: list[Step] = []
 
     def policies(self) -> list[Step]:

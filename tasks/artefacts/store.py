@@ -130,6 +130,16 @@ class Store:
                 f"to {what} (make room, or set OSTINATO_HOME to another disk)"
             )
 
+    def discard(self, path: Path) -> None:
+        """Remove a directory of the workspace, at once for whoever looks: it is moved aside first."""
+        building = self._work / "building"
+        building.mkdir(parents=True, exist_ok=True)
+        sweep(building)
+        aside = building / f"{path.name}.{os.getpid()}"
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
+        shutil.rmtree(aside)
+
     def put(self, target: Path, build: Callable[[Path], object]) -> None:
         """Let ``build`` fill a directory beside ``target``, and move it there whole."""
         building = self._work / "building"

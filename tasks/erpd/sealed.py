@@ -19,7 +19,7 @@ _NAMELESS: dict[str, Any] = {
     "fingerprint": "",
     "params": {},
     "inputs": {},
-    "code": "",
+    "code": {},
     "versions": {},
     "measured": {},
 }

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from tasks.artefacts.artefact import Artefact
-from tasks.artefacts.record import Record, Step
+from tasks.artefacts.record import Record
 from tasks.core.numbers import finite
 from tasks.report.run.data import read_json
 
@@ -44,7 +44,8 @@ def figures_of(directory: Path) -> Figures:
     found: Figures = {}
     for step in Record.read(directory).steps:
         if step.role.kind != "prepare":
-            for name, value in _figures(directory, step):
+            artefact = Artefact.open(directory / step.place, check=False)
+            for name, value in artefact_figures(artefact, step.stage):
                 found.setdefault(name, {})[step.round] = value
     return found
 
@@ -82,13 +83,13 @@ def flattened(prefix: str, value: Any) -> Iterator[tuple[str, float | None]]:
                 yield from flattened(f"{prefix}.{key}", item)
 
 
-def _is_interval(value: Any) -> bool:
-    return isinstance(value, dict) and {"value", "low", "high"} <= value.keys()
-
-
-def _figures(directory: Path, step: Step) -> Iterator[tuple[str, float | None]]:
-    artefact = Artefact.open(directory / step.place, check=False)
+def artefact_figures(artefact: Artefact, stage: str) -> Iterator[tuple[str, float | None]]:
+    """The figures of one artefact of a stage. Raises ``Damaged`` for a file that has been changed."""
     for name in FILES:
         if name in artefact.manifest.files:
-            yield from flattened(step.stage, read_json(artefact, name))
-    yield from flattened(f"{step.stage}.measured", artefact.manifest.measured)
+            yield from flattened(stage, read_json(artefact, name))
+    yield from flattened(f"{stage}.measured", artefact.manifest.measured)
+
+
+def _is_interval(value: Any) -> bool:
+    return isinstance(value, dict) and {"value", "low", "high"} <= value.keys()

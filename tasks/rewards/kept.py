@@ -86,7 +86,7 @@ class KeptVerdicts:
         def fill(out: Path) -> dict[str, Any]:
             write_table(out / TABLE, pa.Table.from_pylist(rows, schema=VERDICTS))
             role = Role(kind="judge", label="verdicts")
-            facts = {"role": role, "round": 0, "seed": 0, "params": {}, "inputs": {}, "code": ""}
+            facts = {"role": role, "round": 0, "seed": 0, "params": {}, "inputs": {}, "code": {}}
             return {**facts, "versions": {}, "measured": {"verdicts": float(len(rows))}}
 
         self._shared.make(STAGE, name, fill)

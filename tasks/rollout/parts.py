@@ -39,7 +39,7 @@ def sample_part(job: Job, stage: str, problems: pa.Table, samples: int, *options
             write_table(out / TABLE, sampled.answers)
             role = Role(kind="sample", label="part of a stage", time_of="sampling")
             facts = {"role": role, "round": job.round, "seed": job.params.seed, "params": {}, "inputs": {}}
-            return {**facts, "code": "", "versions": {}, "measured": sampled.measured}
+            return {**facts, "code": {}, "versions": {}, "measured": sampled.measured}
 
         found = store.make(STAGE, identity, fill)
     job.context.when_whole(functools.partial(shutil.rmtree, found.path, ignore_errors=True))

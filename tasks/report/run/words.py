@@ -66,6 +66,7 @@ def cautions(data: RunData) -> list[str]:
         found.append(
             f"The run is not finished: {data.rounds_done} of {count(data.params.rounds, 'round')} are done."
         )
+    found += [f"A guard said: {said}." for said in data.record.warnings]
     last = data.last or data.base
     if last is not None:
         found += _about_answers(last)

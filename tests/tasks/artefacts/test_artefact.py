@@ -21,7 +21,7 @@ FACTS = {
     "seed": 0,
     "params": {"a": 1.5},
     "inputs": {},
-    "code": "c",
+    "code": {},
     "versions": {},
     "measured": {},
 }

@@ -17,7 +17,7 @@ from tasks.artefacts.store import Store
 
 def _facts() -> dict[str, Any]:
     plain: dict[str, Any] = {"params": {}, "inputs": {}, "versions": {}, "measured": {}}
-    return {"role": Role(kind="prepare", label="x"), "round": 0, "seed": 0, "code": "c", **plain}
+    return {"role": Role(kind="prepare", label="x"), "round": 0, "seed": 0, "code": {}, **plain}
 
 
 def _file(folder: Path) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def artefact(store: Store, files: dict[str, bytes], stage: str = "update", ident
             "seed": 0,
             "params": {},
             "inputs": {},
-            "code": "",
+            "code": {},
             "versions": {},
             "measured": {},
         }

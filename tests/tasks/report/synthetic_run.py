@@ -131,7 +131,7 @@ class SyntheticRun:
                 name: Source(stage=a.manifest.stage, fingerprint=a.fingerprint, digest=a.digest)
                 for name, a in ((name, self._made[source]) for name, source in inputs.items())
             },
-            code=hash_text("code"),
+            code={"tasks.x": hash_text("code")},
             versions={"torch": "2.13.0", "transformers": "5.19.0"},
             measured={"stage_seconds": taken, **self.measured.get(stage, {})},
         )
