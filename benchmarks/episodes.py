@@ -60,7 +60,7 @@ class Stages:
         out.mkdir()
         measured = stage(Job(params, 1, inputs, out, self._context))
         role = Role(kind="sample", label="", time_of="sampling")
-        facts = {"role": role, "round": 1, "seed": 0, "params": {}, "inputs": {}, "code": "", "versions": {}}
+        facts = {"role": role, "round": 1, "seed": 0, "params": {}, "inputs": {}, "code": {}, "versions": {}}
         seal(out, stage="benchmark", fingerprint=out.name, measured=measured, **facts)
         return Artefact.open(out)
 

@@ -53,6 +53,6 @@ def _scores(name: str, table: Mapping[str, StageDef]) -> StageDef:
         reads=(*shared, f"tasks.{name}"),
         inputs={**usual.inputs, "problems": StageInput(f"problems-{name}")},
         view=partial(of_task, name=name),
-        parts=("task.problems", "task.reward", "task.prompt"),
+        parts=("task.problems", "task.reward", "task.prompt", "task.environment"),
         columns=(LiveColumn(name, "mean_at_n", "{:.1%}"),),
     )
