@@ -145,11 +145,20 @@ def why(
 def show(
     artefact: Annotated[str, typer.Argument(help="A path, or RUN/PLACE such as demo/round-03/update.")],
     as_json: JsonOption = False,
+    episodes: Annotated[
+        int | None, typer.Option("--episodes", min=1, help="So many episodes of a rollout, turn by turn.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write all answers of a rollout there, as JSON lines.")
+    ] = None,
 ) -> None:
-    """What an artefact is made of, back to the problems."""
-    from flows.commands.inspect import show_artefact
+    """What an artefact is made of, back to the problems; or what was said in a rollout."""
+    from flows.commands.inspect import show_artefact, show_episodes
 
-    show_artefact(artefact, as_json)
+    if episodes or out:
+        show_episodes(artefact, episodes or 0, out)
+    else:
+        show_artefact(artefact, as_json)
 
 
 @app.command()

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, StringConstraints, field_validator, model_validator
 
 from params.base import Choice, Config
+from params.episode import Episode
 from params.layers import laid_on_presets, preset_names
 from params.prompt import Prompt
 from params.reward import Rewards, read_rewards
@@ -32,6 +33,10 @@ class EvaluationSet(Config):
     counted."""
     reward: Rewards = Choice(name="math")
     """The judge, or several, as in a task."""
+    environment: Choice | None = None
+    """What the model acts in, as in a task; null: one turn, whatever the task has."""
+    episode: Episode = Episode()
+    """The limits of an episode."""
     samples_per_problem: PositiveInt = 1
     """Sampled responses per problem, n of mean@n."""
     pass_at: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] | None = None

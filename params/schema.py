@@ -68,6 +68,9 @@ class Method(Config):
     reward_aggregation: Literal["sum_then_normalise", "normalise_then_sum"] = "sum_then_normalise"
     """How several rewards become one advantage: of their weighted sum; or each normalised within its group,
     then summed by weight and divided by the batch's standard deviation (GDPO)."""
+    credit: Literal["episode", "turn"] = "episode"
+    """Of several turns: every token has its episode's advantage; or that of its turn, by the reward from that
+    turn on, normalised over all turns of a group (ours)."""
     objective: Choice = Choice(name="grpo")
     """A module of ``algorithms`` with a ``token_loss``, and its options."""
     aggregation: Literal["token_mean", "sequence_mean", "constant"] = "token_mean"
@@ -91,6 +94,8 @@ class Method(Config):
                 "method.scale_by_std: false, but reward_aggregation: normalise_then_sum divides by it; "
                 "expected true"
             )
+        if self.credit == "turn" and self.reward_aggregation == "normalise_then_sum":
+            raise ValueError("method.credit: turn; expected reward_aggregation: sum_then_normalise with it")
         return self
 
 

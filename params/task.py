@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import PositiveInt, field_validator
 
 from params.base import Choice, Config
+from params.episode import Episode
 from params.prompt import Prompt
 from params.reward import Rewards, read_rewards
 from params.speed import Speed
@@ -30,6 +31,12 @@ class Task(Config):
     """The judge: a module of ``tasks.rewards`` and its options, or a function of one's own; or a list of
     several, each with a ``weight``. Their weighted sum is trained on, and the first that applies to an answer
     says whether it is right."""
+    environment: Choice | None = None
+    """What the model acts in, for several turns: a module of ``tasks.environments`` and its options, or a
+    class of one's own, ``my_file.py:Name``. An episode that it gives no reward is judged by ``reward``, on
+    what the model said last. null: one turn."""
+    episode: Episode = Episode()
+    """The limits of an episode."""
     reward_workers: Annotated[PositiveInt, Speed] = 1
     """Judging processes."""
 

@@ -39,6 +39,8 @@ def of_set(params: Params, name: str) -> Params:
             "prompt": chosen.prompt,
             "on_long_prompt": chosen.on_long_prompt,
             "reward": chosen.reward,
+            "environment": chosen.environment,
+            "episode": chosen.episode,
             "held_out_count": chosen.count or sys.maxsize,
         }
     )

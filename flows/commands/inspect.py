@@ -16,12 +16,14 @@ from flows.execution.runner import run_directory
 from flows.stage_table.stages import Node, plan
 from params.base import BadInput, validate
 from params.schema import Params
-from tasks.artefacts.artefact import Artefact, Damaged
+from tasks.artefacts.artefact import Artefact, Damaged, replace_file
 from tasks.artefacts.record import Record, Step
 from tasks.artefacts.store import Store
+from tasks.artefacts.tables import read_table
 from tasks.core.context import Context
 from tasks.core.stage import Job
-from tasks.report.format import count
+from tasks.report.format import count as counted
+from tasks.rollout.transcripts import as_records, headline, transcript
 
 MARKS = {"done": "green", "stale": "yellow", "damaged": "red", "to do": "dim"}
 
@@ -54,7 +56,7 @@ def list_runs(as_json: bool) -> None:
     store, rows = Store(workspace()), []
     for path in (workspace() / "runs").glob("*/run.json"):
         record = Record.read(path.parent)
-        state = "finished" if record.finished else f"{count(len(record.steps), 'stage')} done"
+        state = "finished" if record.finished else f"{counted(len(record.steps), 'stage')} done"
         state = "running" if store.held(f"run-{record.name}") else state
         facts = {"rounds": record.params["rounds"], "started": record.started, "command": record.command}
         rows.append({"name": record.name, "state": state, "seconds": round(record.seconds, 1), **facts})
@@ -95,15 +97,39 @@ def _state(directory: Path, node: Node, known: Step | None) -> dict[str, Any]:
     }
 
 
-def show_artefact(text: str, as_json: bool) -> None:
-    """Print what an artefact is, what it holds and what it was made of, back to the problems."""
+def _artefact(text: str) -> Artefact:
     root = workspace()
     path = next((p for p in (Path(text), root / "runs" / text, root / text) if p.is_dir()), None)
     if path is None:
         raise BadInput(
             f"{text}: no such artefact; expected a path, or RUN/PLACE such as demo/round-01/update"
         )
-    artefact = Artefact.needed(path, "run the command that made it again, and it is made again")
+    return Artefact.needed(path, "run the command that made it again, and it is made again")
+
+
+def show_episodes(text: str, count: int, out: Path | None) -> None:
+    """Print the first ``count`` answers of a rollout or an evaluation turn by turn, and write all of them to
+    ``out`` as JSON lines."""
+    artefact = _artefact(text)
+    tables = [name for name in ("rollouts.parquet", "answers.parquet") if name in artefact.manifest.files]
+    if not tables:
+        raise BadInput(f"{text}: holds no answers; expected a rollout or an evaluation")
+    table = read_table(artefact.file(tables[0]))
+    for row in table.slice(0, count).to_pylist():
+        print(f"--- {headline(row)}")
+        if row["trace"]:
+            print(transcript(row["trace"]))
+    if out is not None:
+        if out.exists():
+            raise BadInput(f"--out {out}: exists already; expected a file that does not")
+        lines = "".join(json.dumps(record) + "\n" for record in as_records(table))
+        replace_file(out, lines)
+        print(f"{out}: {len(table)} answers with messages, ids, loss_mask and logprobs")
+
+
+def show_artefact(text: str, as_json: bool) -> None:
+    """Print what an artefact is, what it holds and what it was made of, back to the problems."""
+    root, artefact = workspace(), _artefact(text)
     if as_json:
         print(artefact.manifest.model_dump_json(indent=1))
         return

@@ -19,6 +19,7 @@ from params.schema import Params
 from params.views import of_task
 from tasks.core import few_bits
 from tasks.engines.selection import ENGINES, chosen_engines
+from tasks.environments.find import chosen_environment
 from tasks.policy.weights import WEIGHTS
 from tasks.rewards import custom
 
@@ -57,7 +58,8 @@ def _reward(params: Params) -> Requirements:
 
 def _tasks(params: Params) -> Requirements:
     """What the further tasks of a mixture need."""
-    found = [part(of_task(params, name)) for name in params.tasks for part in (_problems, _reward, _prompt)]
+    parts = (_problems, _reward, _prompt, _environment)
+    found = [part(of_task(params, name)) for name in params.tasks for part in parts]
     return Requirements(
         tuple(module for each in found for module in each.modules),
         files=tuple(path for each in found for path in each.files),
@@ -67,6 +69,15 @@ def _tasks(params: Params) -> Requirements:
 def _prompt(params: Params) -> Requirements:
     template = params.task.prompt.chat_template
     return Requirements(files=() if template in (None, PLAIN) else (Path(template).expanduser(),))
+
+
+def _environment(params: Params) -> Requirements:
+    choice = params.task.environment
+    if choice is None:
+        return Requirements()
+    found = chosen_environment(choice)
+    modules = ("tasks.environments.worker", *(() if found.own else (found.module,)))
+    return Requirements(modules, files=(Path(os.path.relpath(found.file)),) if found.own else ())
 
 
 def _engine(params: Params) -> Requirements:
@@ -88,6 +99,7 @@ REQUIREMENTS: dict[str, Callable[[Params], Requirements]] = {
     "task.problems": _problems,
     "tasks": _tasks,
     "task.reward": _reward,
+    "task.environment": _environment,
     "task.prompt": _prompt,
     "engine": _engine,
     "model": lambda params: _few_bits(params.model.bits == 4, "tasks.policy.four_bits"),

@@ -133,7 +133,10 @@ def evaluated(params: Params, every: int | None = None) -> list[int]:
 UNJUDGED = "tasks.rollout.unjudged:refuse_unjudged"
 MODEL = StageInput("model")
 PROBLEMS = StageInput("problems")
-SAMPLING = ("seed", "model", "task.prompt", "task.on_long_prompt", "task.reward", "engine")
+SAMPLING = (
+    *("seed", "model", "task.prompt", "task.on_long_prompt", "task.reward", "engine"),
+    *("task.environment", "task.episode"),
+)
 EVALUATING = ("evaluate", "rollout.temperature", "rollout.max_response_tokens")
 ADAPTER = ("update.adapter", "update.lora_rank", "update.lora_alpha")
 TRAINERS = ("torch", "transformers", "peft")

@@ -33,8 +33,12 @@ ROLLOUTS = pa.schema(
         pa.field("prompt_ids", pa.list_(pa.int32()), nullable=False),
         pa.field("hint_tokens", pa.int32()),  # last tokens of the prompt that begin the answer; null: none
         pa.field("response_ids", pa.list_(pa.int32()), nullable=False),  # with its end token, if it has one
+        # Of several turns: which of the ids were sampled, the others being given (what a tool or user says);
+        # null: all of them. Whatever else is said of tokens is null at a given one.
+        pa.field("sampled", pa.list_(pa.bool_())),
         pa.field("behaviour_logp", pa.list_(pa.float32()), nullable=False),  # the engine's own, in nats
-        pa.field("finish_reason", pa.string(), nullable=False),  # stop | length
+        # stop | length; of several turns also turn_length | turns | time | environment
+        pa.field("finish_reason", pa.string(), nullable=False),
         # Up to the end of its thinking, null where it does none; the judge reads what follows.
         pa.field("thinking_tokens", pa.int32()),
         pa.field("reward", pa.float32()),  # null where the judge failed; of several, the first that applies
@@ -53,8 +57,15 @@ ROLLOUTS = pa.schema(
         pa.field("total", pa.float32()),
         pa.field("rewards", pa.map_(pa.string(), pa.float32())),
         pa.field("notes", pa.string()),
+        # Of several turns: what the environment gave for each, null where it gave nothing; and what was said,
+        # as a JSON list of messages with role and content. Null where there is one turn.
+        pa.field("turn_rewards", pa.list_(pa.float32())),
+        pa.field("trace", pa.string()),
     ]
 )
+
+TRUNCATED = ("length", "turn_length", "turns", "time")
+"""Reasons for an end that is a limit's: of all tokens, of a turn's, of turns, of the environment's time."""
 
 REPLAY = pa.schema(
     [
@@ -101,6 +112,20 @@ def table_writer(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table],
 def training_reward(answers: pa.Table) -> pa.ChunkedArray:
     """What advantages are computed from: the weighted sum of several rewards, or the one there is."""
     return pc.coalesce(answers["total"], answers["reward"])
+
+
+def sampled_lengths(answers: pa.Table) -> pa.ChunkedArray:
+    """How many tokens of each response were sampled, int32."""
+    lengths, mask = pc.list_value_length(answers["response_ids"]), answers["sampled"]
+    if mask.null_count == len(mask):
+        return lengths
+    given = [each.count(False) if each else 0 for each in mask.to_pylist()]
+    return pc.subtract(lengths, pa.array(given, pa.int32()))
+
+
+def truncated(answers: pa.Table) -> float:
+    """The share of responses that ended at a limit."""
+    return float(pc.mean(pc.is_in(answers["finish_reason"], pa.array(TRUNCATED))).as_py())
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:

@@ -24,6 +24,12 @@ class Request:
     prompt_ids: tuple[int, ...]
     seed: int
     """Of this response alone; equal requests with equal seeds give equal responses."""
+    max_tokens: int | None = None
+    """None: as many as ``Sampling`` allows."""
+
+    def most(self, sampling: Sampling) -> int:
+        """Tokens of its response at most."""
+        return sampling.max_tokens if self.max_tokens is None else self.max_tokens
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from params.schema import Params
+from tasks.core.segments import Ids
 from tasks.policy.folder import save_folder
 from tasks.policy.load import linear_layers, load_model
-from tasks.policy.packing import Ids
 from tasks.policy.policy import Policy, Scores
 
 LARGEST = 448.0

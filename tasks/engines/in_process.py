@@ -100,8 +100,8 @@ class InProcess:
         self, requests: Sequence[Request], max_tokens: int
     ) -> tuple[ContinuousBatchingConfig, list[list[int]]]:
         """How batches are cut, and which requests form a family: one prompt, run once for all of them."""
-        longest = max(len(request.prompt_ids) for request in requests)
-        pages = math.ceil((longest + max_tokens) / PAGE)
+        longest = max(len(r.prompt_ids) + (r.max_tokens or max_tokens) for r in requests)
+        pages = math.ceil(longest / PAGE)
         affordable = max(1, self._memory() // (pages * PAGE * self._bytes_per_token()))
         side_by_side = min(len(requests), self._params.max_sequences, affordable)
         if self._policy.device.type == "cpu":
@@ -158,8 +158,8 @@ class InProcess:
             manager.warmup()  # makes the parts, one of which seeds the global generator
         runner = manager.batch_processor.model_runner
         drawing.batch, runner._sample = runner.inputs_and_outputs, drawing.sample
-        for name, prompt in drawing.prompts:
-            manager.add_request(list(prompt), request_id=name)
+        for name, prompt, most in drawing.prompts:
+            manager.add_request(list(prompt), request_id=name, max_new_tokens=most)
         manager.start()
         try:
             yield manager
@@ -180,7 +180,8 @@ class _Drawing:
 
     def __init__(self, requests: Sequence[Request], families: list[list[int]], sampling: Sampling) -> None:
         self.family_size = len(families[0])
-        self.prompts = [(str(f), requests[members[0]].prompt_ids) for f, members in enumerate(families)]
+        firsts = [requests[members[0]] for members in families]
+        self.prompts = [(str(f), r.prompt_ids, r.most(sampling)) for f, r in enumerate(firsts)]
         self.index: dict[str, int] = {}
         for f, members in enumerate(families):
             names = [str(f), *(f"{f}__child#{child}" for child in range(len(members) - 1))]
@@ -244,11 +245,11 @@ def _truncated(logs: Tensor, sampling: Sampling) -> Tensor:
 
 def _families(requests: Sequence[Request]) -> list[list[int]]:
     """Requests with one prompt together, where all prompts have as many; else each alone."""
-    by_prompt: dict[tuple[int, ...], list[int]] = {}
+    by_prompt: dict[tuple[tuple[int, ...], int | None], list[int]] = {}
     for index, request in enumerate(requests):
-        by_prompt.setdefault(request.prompt_ids, []).append(index)
+        by_prompt.setdefault((request.prompt_ids, request.max_tokens), []).append(index)
     sizes = {len(members) for members in by_prompt.values()}
-    if len(sizes) == 1 and all(len(prompt) > 1 for prompt in by_prompt):
+    if len(sizes) == 1 and all(len(prompt) > 1 for prompt, _ in by_prompt):
         return list(by_prompt.values())
     return [[index] for index in range(len(requests))]
 

@@ -84,9 +84,8 @@ class Vllm:
             {
                 "do": "generate",
                 "prompts": list(prompts),
-                "requests": [[prompts[request.prompt_ids], request.seed] for request in requests],
+                "requests": [[prompts[r.prompt_ids], r.seed, r.most(sampling)] for r in requests],
                 "temperature": sampling.temperature,
-                "max_tokens": sampling.max_tokens,
                 "stop_ids": sampling.stop_ids,
                 "top": sampling.top,
                 "entropy": sampling.entropy,

@@ -93,7 +93,7 @@ class ServerClient:
                 "temperature": sampling.temperature,
                 "top_p": sampling.top_p,
                 "top_k": sampling.top_k,
-                "max_tokens": sampling.max_tokens,
+                "max_tokens": request.most(sampling),
                 "seed": request.seed,
                 "stop_token_ids": list(sampling.stop_ids),
                 "ignore_eos": True,  # the stop tokens are the caller's

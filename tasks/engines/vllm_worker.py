@@ -98,15 +98,15 @@ class Worker:
         prompts: list[list[int]],
         requests: list[list[int]],
         temperature: float,
-        max_tokens: int,
         stop_ids: list[int],
         top: int,
         entropy: bool,
         top_p: float,
         top_k: int,
     ) -> int:
-        """Sample a response for each ``[prompt's position, seed]``; says each as it is finished, with the
-        ``top`` likeliest tokens of each position, and with ``entropy`` the distribution's. How many."""
+        """Sample a response for each ``[prompt's position, seed, tokens at most]``; says each as it is
+        finished, with the ``top`` likeliest tokens of each position, and with ``entropy`` the
+        distribution's. How many."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -114,7 +114,7 @@ class Worker:
 
         self._forget()  # what was sampled before decides which blocks are at hand, and so how this one rounds
         engine = self._llm.llm_engine
-        for index, (prompt, seed) in enumerate(requests):
+        for index, (prompt, seed, max_tokens) in enumerate(requests):
             asked = SamplingParams(
                 temperature=temperature,
                 top_p=top_p,

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tasks.core.segments import Ids, counts, sampled_ids
 from tasks.policy.full_vocabulary import PolicyStates, policy_states
 from tasks.policy.load import head_weight
 from tasks.policy.policy import Policy
@@ -42,7 +43,7 @@ def beside(
     base: Path | None,
     others: Mapping[str, Path | None],
     prompts: Sequence[list[int]],
-    responses: Sequence[list[int]],
+    responses: Sequence[Ids],
     temperature: float,
     block_bytes: int = BLOCK_BYTES,
 ) -> tuple[Tensor, dict[str, Beside]]:
@@ -56,7 +57,7 @@ def beside(
     found: dict[Path | None, list[Tensor]] = {folder: [] for folder in folders}
     for part in _blocks(responses, head_weight(policy.network), block_bytes):
         given = (prompts[part], responses[part])
-        words = torch.tensor([token for response in given[1] for token in response])
+        words = torch.tensor([token for response in given[1] for token in sampled_ids(response)])
         policy.restore(base)
         origin = policy_states(policy, *given, temperature)
         own.append(_of_words(origin, words))
@@ -72,7 +73,7 @@ def kept_states(
     policy: Policy,
     folder: Path | None,
     prompts: Sequence[list[int]],
-    responses: Sequence[list[int]],
+    responses: Sequence[Ids],
     temperature: float,
     place: Path,
     block_bytes: int = BLOCK_BYTES,
@@ -81,7 +82,7 @@ def kept_states(
     policy.restore(folder)
     weight = head_weight(policy.network)
     weight = weight.detach().clone() if weight.requires_grad else weight
-    count = sum(map(len, responses))
+    count = sum(counts(responses))
     size = max(count, 1) * weight.shape[1]
     hidden = torch.from_file(str(place), shared=True, size=size, dtype=weight.dtype).view(-1, weight.shape[1])
     start = 0
@@ -92,15 +93,15 @@ def kept_states(
     return PolicyStates(hidden[:count], weight, temperature)
 
 
-def _blocks(responses: Sequence[list[int]], weight: Tensor, block_bytes: int) -> Iterator[slice]:
+def _blocks(responses: Sequence[Ids], weight: Tensor, block_bytes: int) -> Iterator[slice]:
     """All answers, as many at a time as have that many bytes of hidden states, but at least one."""
     room = block_bytes // (weight.shape[1] * weight.element_size())
     start = held = 0
-    for place, response in enumerate(responses):
-        if place > start and held + len(response) > room:
+    for place, length in enumerate(counts(responses)):
+        if place > start and held + length > room:
             yield slice(start, place)
             start, held = place, 0
-        held += len(response)
+        held += length
     yield slice(start, len(responses))
 
 

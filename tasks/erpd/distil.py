@@ -15,6 +15,7 @@ from algorithms.erpd import distillation_term
 from tasks.artefacts.artefact import write_json
 from tasks.artefacts.tables import read_table
 from tasks.core.numbers import finite
+from tasks.core.segments import counts
 from tasks.core.stage import Job
 from tasks.erpd import exact_target, student_samples
 from tasks.erpd.beside import beside
@@ -106,7 +107,7 @@ class Distillation:
         laid(self.policy, now)
         unknown = torch.full_like(base_logp, torch.nan)
         made = contrast(name, signal, chosen, base_logp, found, unknown, self.said[name])
-        lengths = [len(response) for response in drawn.responses]
+        lengths = counts(drawn.responses)
         behaviour, parts = list(own.split(own.logp)), list(base_logp.split(lengths))
         material = replace(drawn, base_logp=parts, behaviour_logp=behaviour)
         return material, {name: list(made.normalised.split(lengths))}
@@ -153,7 +154,7 @@ class Distillation:
 
     def _exact(self, material: Material, members: list[int], target: Target) -> bool:
         """A step towards the target over the whole vocabulary."""
-        places = offsets([len(response) for response in material.responses])
+        places = offsets(counts(material.responses))
         prompts = [material.prompts[i] for i in members]
         responses = [material.responses[i] for i in members]
         chosen = [places[i] for i in members]

@@ -13,6 +13,7 @@ from algorithms.erpd import deviation, token_signal
 from algorithms.ranking import ranking
 from params.distil import Signal
 from tasks.artefacts.tables import read_table
+from tasks.core.segments import counts, responses_of
 from tasks.core.stage import Job
 from tasks.erpd.beside import Beside, beside
 from tasks.erpd.policies import measures, reference_of, teacher_step, teachers_of
@@ -59,12 +60,12 @@ def _ranked(job: Job, signal: Signal, among: Sequence[str], may_be_none: bool) -
     """
     table = read_table(job.inputs["validate"].file("answers.parquet"))
     table = table.filter(table["reward"].is_valid())
-    responses = table["response_ids"].to_pylist()
+    responses = responses_of(table)
     others = {**teachers_of(job, signal), **{f"to {name}": reference_of(job, signal, name) for name in among}}
     given = (table["prompt_ids"].to_pylist(), responses, job.params.rollout.temperature)
     _, found = beside(job_policy(job), base_of(job), others, *given)
     reward, group = (torch.tensor(table[name].to_numpy()) for name in ("reward", "group"))
-    lengths = [len(response) for response in responses]
+    lengths = counts(responses)
     auc: dict[str, float | None] = {}
     error, pairs = None, 0
     for name in among:

@@ -22,6 +22,7 @@ from algorithms.erpd import (
 from params.distil import Signal
 from tasks.artefacts.artefact import write_json
 from tasks.artefacts.tables import read_table, write_table
+from tasks.core.segments import counts, responses_of
 from tasks.core.stage import Job
 from tasks.erpd.beside import Beside, beside
 from tasks.erpd.policies import reference_of, teacher_step, teachers_of
@@ -48,8 +49,8 @@ def signal(job: Job) -> dict[str, float]:
     signals = dict(sorted(job.params.distil.signals.items()))
     chosen = {name: choose(job, each) for name, each in signals.items()}
     table = read_table(job.inputs["rollout"].file("rollouts.parquet"))
-    responses = table["response_ids"].to_pylist()
-    lengths = [len(response) for response in responses]
+    responses = responses_of(table)
+    lengths = counts(responses)
     outcome = torch.tensor(table["reward"].to_numpy(), dtype=torch.float32)
     outcome = outcome.repeat_interleave(torch.tensor(lengths, dtype=torch.int64))
     given = (table["prompt_ids"].to_pylist(), responses, job.params.rollout.temperature)

@@ -12,6 +12,7 @@ from params.base import BadInput
 from params.distil import Fit
 from tasks.artefacts.artefact import Artefact, write_json
 from tasks.artefacts.tables import read_table
+from tasks.core.segments import responses_of
 from tasks.core.stage import Job
 from tasks.erpd.training import Material, PhaseTraining, base_of, joined, problem_batches
 from tasks.policy.job_policy import job_policy
@@ -124,6 +125,6 @@ def _material(job: Job, policy: Policy) -> Material:
     """The judged answers, scored by the base that ``policy`` holds."""
     table = read_table(job.inputs["rollout"].file("rollouts.parquet"))
     table = table.filter(table["reward"].is_valid())
-    prompts, responses = table["prompt_ids"].to_pylist(), table["response_ids"].to_pylist()
+    prompts, responses = table["prompt_ids"].to_pylist(), responses_of(table)
     scores = policy.score(prompts, responses, job.params.rollout.temperature)
     return Material.of(table, list(scores.split(scores.logp)))

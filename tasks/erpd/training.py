@@ -17,6 +17,7 @@ from params.schema import Params
 from params.update import Update
 from tasks.core import seeds
 from tasks.core.numbers import finite
+from tasks.core.segments import Ids, counts, responses_of
 from tasks.core.stage import Job
 from tasks.policy.gradient import Step
 from tasks.policy.optimiser import Optimiser
@@ -29,7 +30,7 @@ class Material:
     """S answers that stay as they are, and what the base says of their tokens."""
 
     prompts: list[list[int]]
-    responses: list[list[int]]
+    responses: Sequence[Ids]
     group: Tensor
     """[S] int64."""
     reward: Tensor
@@ -44,7 +45,7 @@ class Material:
         """The answers of a rollout table; ratios are taken to the base."""
         return cls(
             prompts=table["prompt_ids"].to_pylist(),
-            responses=table["response_ids"].to_pylist(),
+            responses=responses_of(table),
             group=torch.tensor(table["group"].to_numpy(), dtype=torch.int64),
             reward=torch.tensor(table["reward"].to_numpy(), dtype=torch.float32),
             base_logp=base_logp,
@@ -55,7 +56,7 @@ class Material:
         """These answers laid end to end."""
         chosen = list(members)
         behaviour = joined(self.behaviour_logp, chosen)
-        lengths = torch.tensor([len(self.responses[i]) for i in chosen])
+        lengths = torch.tensor(counts(self.responses[i] for i in chosen))
         return Batch(
             sequence=torch.arange(len(chosen)).repeat_interleave(lengths),
             behaviour_logp=behaviour,

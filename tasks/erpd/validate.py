@@ -19,6 +19,7 @@ from tasks.artefacts.artefact import Artefact, write_json
 from tasks.artefacts.tables import read_table, write_table
 from tasks.core.numbers import finite
 from tasks.core.seeds import numpy_generator
+from tasks.core.segments import responses_of
 from tasks.core.stage import Job
 from tasks.erpd.beside import beside
 from tasks.erpd.sealed import like, sealed
@@ -94,7 +95,7 @@ def _gained(own: dict[str, float], base: dict[str, float]) -> dict[str, float | 
 
 def _divergence(job: Job, policy: Artefact, answers: pa.Table) -> dict[str, float | None]:
     """Of a policy from the round's base, over its own answers."""
-    prompts, responses = answers["prompt_ids"].to_pylist(), answers["response_ids"].to_pylist()
+    prompts, responses = answers["prompt_ids"].to_pylist(), responses_of(answers)
     given = (prompts, responses, job.params.rollout.temperature)
     base_logp, found = beside(job_policy(job), base_of(job), {"own": policy.path}, *given)
     k1 = (found["own"].logp - base_logp).double().mean()
@@ -105,7 +106,7 @@ def _judged(job: Job, answers: pa.Table) -> Material:
     """The base's judged answers, scored by the base."""
     policy, table = job_policy(job), answers.filter(answers["reward"].is_valid())
     policy.restore(base_of(job))
-    prompts, responses = table["prompt_ids"].to_pylist(), table["response_ids"].to_pylist()
+    prompts, responses = table["prompt_ids"].to_pylist(), responses_of(table)
     scores = policy.score(prompts, responses, job.params.rollout.temperature)
     return Material.of(table, list(scores.split(scores.logp)))
 

@@ -15,11 +15,13 @@ import torch
 from algorithms.divergence import kl_k3
 from tasks.artefacts.artefact import write_json
 from tasks.artefacts.tables import table_writer
+from tasks.core.segments import Ids, responses_of
 from tasks.core.stage import Job
 from tasks.evaluate.scores import ANSWERS, scores, tally
 from tasks.policy.job_policy import job_policy
 from tasks.rollout.parts import sample_part
 from tasks.rollout.prompts import askable
+from tasks.rollout.transcripts import transcript
 
 PART = 1 << 22
 """Tokens that the answers in memory may have, unless those to one problem have more."""
@@ -106,7 +108,7 @@ class TokenMeans:
         groups = pa.array(self._chosen - start, answers["group"].type)
         answers = answers.filter(pc.is_in(answers["group"], groups))
         if len(answers):
-            self._score(answers["prompt_ids"].to_pylist(), answers["response_ids"].to_pylist())
+            self._score(answers["prompt_ids"].to_pylist(), responses_of(answers))
         self.seconds += time.perf_counter() - began
 
     def means(self) -> dict[str, Any]:
@@ -123,7 +125,7 @@ class TokenMeans:
             "kl_to_base_k1": log_ratio,
         }
 
-    def _score(self, prompts: list[list[int]], responses: list[list[int]]) -> None:
+    def _score(self, prompts: list[list[int]], responses: list[Ids]) -> None:
         job, current = self._job, self._job.inputs.get("policy")
         temperature = job.params.rollout.temperature
         trainer = job_policy(job)
@@ -155,7 +157,11 @@ def _readable(job: Job, held_out: pa.Table, answers: pa.Table, greedy: bool) -> 
     """The answers with what a reader needs: question, gold answer, level, text."""
     tokenizer = job_policy(job).tokenizer
     problems = held_out.select(["question", "answer", "level"]).take(answers["group"])
-    texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in answers["response_ids"].to_pylist()]
+    said = zip(answers["response_ids"].to_pylist(), answers["trace"].to_pylist(), strict=True)
+    texts = [
+        tokenizer.decode(ids, skip_special_tokens=True) if trace is None else transcript(trace)
+        for ids, trace in said
+    ]
     columns = {
         **dict(zip(answers.column_names, answers.columns, strict=True)),
         **dict(zip(problems.column_names, problems.columns, strict=True)),

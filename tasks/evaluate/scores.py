@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from algorithms.correct import CORRECT
 from algorithms.diagnostics import pass_at_k
 from params.schema import Params
-from tasks.artefacts.tables import ROLLOUTS
+from tasks.artefacts.tables import ROLLOUTS, sampled_lengths, truncated
 from tasks.core.seeds import numpy_generator
 from tasks.rollout.components import components
 from tasks.stats.intervals import mean_interval
@@ -27,7 +27,9 @@ ANSWERS = pa.schema(
         pa.field("question", pa.string(), nullable=False),
         pa.field("answer", pa.string(), nullable=False),  # the gold answer
         pa.field("level", pa.int32(), nullable=False),
-        pa.field("response", pa.string(), nullable=False),  # decoded, without special tokens
+        pa.field(
+            "response", pa.string(), nullable=False
+        ),  # without special tokens; of several turns a transcript
         pa.field("greedy", pa.bool_(), nullable=False),  # one per problem; others are sampled
     ]
 )
@@ -79,7 +81,7 @@ TALLY = (
 
 def tally(answers: pa.Table) -> pa.Table:
     """What ``scores`` asks of answers (``ANSWERS``): a few narrow columns, ``tokens`` among them."""
-    return answers.select(TALLY).append_column("tokens", pc.list_value_length(answers["response_ids"]))
+    return answers.select(TALLY).append_column("tokens", sampled_lengths(answers))
 
 
 def scores(answers: pa.Table, token_means: dict[str, Any], params: Params, round: int) -> dict[str, Any]:
@@ -117,7 +119,7 @@ def scores(answers: pa.Table, token_means: dict[str, Any], params: Params, round
         },
         "response_length": pc.mean(sampled["tokens"]).as_py(),
         **_thinking(sampled),
-        "truncated": pc.mean(pc.equal(sampled["finish_reason"], "length")).as_py(),
+        "truncated": truncated(sampled),
         "reward_errors": dict(sorted(Counter(reasons).items())),
         **components(sampled),
         **token_means,

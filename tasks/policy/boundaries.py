@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from algorithms.terms import Boundary
+from tasks.core.segments import Segmented, sampled_ids, turn_ends
 
 
 @functools.lru_cache(maxsize=4)
@@ -25,8 +26,13 @@ def boundary_table(tokenizer: Any, closes: Boundary) -> Tensor:
 
 
 def closed(tokenizer: Any, closes: Boundary, responses: Sequence[Sequence[int]]) -> list[Tensor]:
-    """Of each response [tokens] bool: the token closes a step."""
+    """Of each response [sampled tokens] bool: the token closes a step. The end of each of several turns does
+    (ours)."""
     table = boundary_table(tokenizer, closes)
     known = torch.cat([table, torch.tensor([False])])  # a word beyond the tokenizer's closes nothing
-    words = [torch.tensor(response, dtype=torch.int64) for response in responses]
-    return [known[response.clamp(max=len(table))] for response in words]
+    words = [torch.tensor(sampled_ids(response), dtype=torch.int64) for response in responses]
+    found = [known[each.clamp(max=len(table))] for each in words]
+    for place, response in enumerate(responses):
+        if isinstance(response, Segmented):
+            found[place] |= torch.tensor(turn_ends(response))
+    return found

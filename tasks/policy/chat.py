@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +22,36 @@ PLAIN_TEMPLATE = (
 """For models that have none. The choice is ours; it is the form of few-shot prompts for base models."""
 PLAIN_STOP = ("\nQuestion:",)
 
-Message = dict[str, str]
-"""``role``, one of system, user and assistant, and ``content``."""
+Message = Mapping[str, Any]
+"""``role``, one of system, user, assistant and tool, ``content``, and of a tool its ``name``."""
 
 
 class Chat:
-    """A tokenizer with the template that ``prompt`` chooses. Raises ``BadInput``."""
+    """A tokenizer with the template that ``prompt`` chooses, and the ``tools`` that it is shown. Raises
+    ``BadInput``."""
 
-    def __init__(self, tokenizer: Any, prompt: Prompt) -> None:
+    def __init__(self, tokenizer: Any, prompt: Prompt, tools: Sequence[dict[str, Any]] = ()) -> None:
         self.tokenizer = tokenizer
+        self._tools = list(tools)
         chosen = prompt.chat_template
         self.plain = chosen == PLAIN or (chosen is None and not tokenizer.chat_template)
         """Whether the messages are written by the plain template."""
         self._template: str | None = None
-        self._named = "the model's chat template"
+        self.named = "the model's chat template"
+        """What messages call it."""
         if self.plain:
-            self._template, self._named = PLAIN_TEMPLATE, "the plain chat template"
+            self._template, self.named = PLAIN_TEMPLATE, "the plain chat template"
         elif chosen is not None:
-            self._template, self._named = _read(Path(chosen)), chosen
+            self._template, self.named = _read(Path(chosen)), chosen
         self._variables = prompt.chat_template_kwargs
         text = self._template or str(tokenizer.chat_template)
+        self.reads_tools = bool(re.search(r"\btools\b", text))
+        """Whether the template shows tools."""
+        self.thinking = prompt.thinking if prompt.thinking and prompt.thinking[0] in text else None
+        """What opens and closes thinking, where the template knows of it."""
         if unread := [name for name in self._variables if not re.search(rf"\b{re.escape(name)}\b", text)]:
             raise BadInput(
-                f"task.prompt.chat_template_kwargs: {self._named} reads no '{unread[0]}'; expected variables "
+                f"task.prompt.chat_template_kwargs: {self.named} reads no '{unread[0]}'; expected variables "
                 "that it reads"
             )
         given = PLAIN_STOP if self.plain and prompt.stop is None else prompt.stop
@@ -61,13 +68,35 @@ class Chat:
 
         Raises ``BadInput`` where the template does not take its messages.
         """
+        written: list[list[int]] = self._applied(talks, tokenize=True)
+        start = self.tokenizer.bos_token_id
+        if self.plain and start is not None and _begins(self.tokenizer):
+            written = [[start, *ids] for ids in written]
+        if start is not None:
+            written = [ids[1:] if ids[:2] == [start, start] else ids for ids in written]
+        return [tuple(ids) for ids in written]
+
+    def text(self, talk: Sequence[Message]) -> str:
+        """One talk as text, up to where the answer begins. Raises ``BadInput`` as ``ids`` does."""
+        (written,) = self._applied([talk], tokenize=False)
+        return str(written)
+
+    @property
+    def marks(self) -> list[str]:
+        """The texts that the tokenizer reads as tokens of their own, such as a template's."""
+        known = (str(token) for token in self.tokenizer.get_added_vocab())
+        return [token for token in known if len(token) > 2 and token[0] in "<[" and token[-1] in ">]"]
+
+    def _applied(self, talks: Sequence[Sequence[Message]], tokenize: bool) -> Any:
+        more = {"tools": self._tools} if self._tools else {}
         try:
-            written: list[list[int]] = self.tokenizer.apply_chat_template(
+            return self.tokenizer.apply_chat_template(
                 [list(talk) for talk in talks],
                 chat_template=self._template,
                 add_generation_prompt=True,
-                tokenize=True,
-                return_dict=False,
+                tokenize=tokenize,
+                **({"return_dict": False} if tokenize else {}),
+                **more,
                 **self._variables,
             )
         except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -75,15 +104,9 @@ class Chat:
             said = "a user's message" if list(roles) == ["user"] else f"messages of {', '.join(roles)}"
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise BadInput(
-                f"{self._named} fails on {said}: {reason}; expected one that takes "
+                f"{self.named} fails on {said}: {reason}; expected one that takes "
                 f"[{', '.join(f'{{role: {role}}}' for role in roles)}], in chat_template.jinja"
             ) from None
-        start = self.tokenizer.bos_token_id
-        if self.plain and start is not None and _begins(self.tokenizer):
-            written = [[start, *ids] for ids in written]
-        if start is not None:
-            written = [ids[1:] if ids[:2] == [start, start] else ids for ids in written]
-        return [tuple(ids) for ids in written]
 
 
 def talk(prompt: Prompt, question: str, examples: Sequence[tuple[str, str]] = ()) -> list[Message]:

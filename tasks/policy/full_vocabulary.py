@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from tasks.core.segments import Ids, counts
 from tasks.policy import packing, threads
 from tasks.policy.gradient import Meter
 from tasks.policy.hidden_states import batch_states
@@ -45,9 +46,9 @@ class PolicyStates:
         hidden = self.hidden[index].to(self.weight.device)
         return _logp(hidden, self.weight, self.temperature)
 
-    def of(self, responses: Sequence[packing.Ids], chosen: Sequence[int]) -> PolicyStates:
+    def of(self, responses: Sequence[Ids], chosen: Sequence[int]) -> PolicyStates:
         """The states of some of the ``responses`` that it was made for, by place."""
-        parts = torch.split(self.hidden, [len(response) for response in responses])
+        parts = torch.split(self.hidden, counts(responses))
         return PolicyStates(torch.cat([parts[i] for i in chosen]), self.weight, self.temperature)
 
     def chunks(self) -> Iterator[slice]:
@@ -58,11 +59,11 @@ class PolicyStates:
 
 @torch.no_grad()
 def policy_states(
-    policy: Policy, prompts: Sequence[packing.Ids], responses: Sequence[packing.Ids], temperature: float
+    policy: Policy, prompts: Sequence[Ids], responses: Sequence[Ids], temperature: float
 ) -> PolicyStates:
     """The states of the policy as it is now, at every token of the responses laid end to end."""
     head = head_weight(policy.network)
-    lengths = [len(response) for response in responses]
+    lengths = counts(responses)
     starts = offsets(lengths)
     hidden = torch.empty(sum(lengths), head.shape[1], dtype=head.dtype)
 
@@ -89,8 +90,8 @@ def kl(one: PolicyStates, other: PolicyStates) -> Tensor:
 
 def add_kl_gradient(
     policy: Policy,
-    prompts: Sequence[packing.Ids],
-    responses: Sequence[packing.Ids],
+    prompts: Sequence[Ids],
+    responses: Sequence[Ids],
     places: Sequence[int],
     target: Target,
     temperature: float,
@@ -101,7 +102,7 @@ def add_kl_gradient(
     sum of ``distance``, KL in nats; the pass stops early when the loss is no longer finite.
     """
     meter = Meter()
-    count = sum(len(response) for response in responses)
+    count = sum(counts(responses))
 
     def forward_backward(chosen: list[packing.Row]) -> tuple[Meter, Sequence[Tensor | None]]:
         batch = packing.build(chosen, responses, places, policy.layout.flat)

@@ -11,26 +11,27 @@ import torch
 from torch import Tensor
 
 from algorithms.terms import Batch, Signals, Term
+from tasks.core.segments import Ids, beginning, counts
 from tasks.policy import distributed, packing, threads
 from tasks.policy.policy import Policy, offsets
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimiser step learns from: S responses, their tokens end to end, and the loss's terms."""
+    """What one optimiser step learns from: S responses, their sampled tokens end to end, and terms."""
 
-    prompts: Sequence[packing.Ids]
-    responses: Sequence[packing.Ids]
+    prompts: Sequence[Ids]
+    responses: Sequence[Ids]
     batch: Batch
     terms: Sequence[Term]
 
     def live(self) -> dict[int, int]:
         """The responses that can change the gradient, those with a token on which some term's scale is not 0,
-        by place; each with the number of its tokens up to the last such one."""
+        by place; each with the number of its sampled tokens up to the last such one."""
         scaled = torch.zeros(len(self.batch.sequence), dtype=torch.bool)
         for term in self.terms:
             scaled |= term.scale != 0
-        starts = torch.tensor(offsets([len(response) for response in self.responses]), dtype=torch.int64)
+        starts = torch.tensor(offsets(counts(self.responses)), dtype=torch.int64)
         at = scaled.nonzero().squeeze(1)
         response = self.batch.sequence[at]
         ends = torch.zeros_like(starts).scatter_reduce_(0, response, at + 1 - starts[response], "amax")
@@ -112,8 +113,8 @@ def accumulate(
     by_term = {term.name: nothing for term in step.terms} if apart else {}
     logp = torch.full((len(step.batch.sequence),), math.nan)
     live = step.live()
-    responses = [step.responses[i][:end] for i, end in live.items()]
-    places = offsets([len(response) for response in step.responses])
+    responses = [beginning(step.responses[i], end) for i, end in live.items()]
+    places = offsets(counts(step.responses))
     starts = [places[i] for i in live]
     with policy.passes():
         plan = policy.plan([step.prompts[i] for i in live], responses)
@@ -169,7 +170,7 @@ def _forward_backward(
     policy: Policy,
     step: Step,
     temperature: float,
-    responses: Sequence[packing.Ids],
+    responses: Sequence[Ids],
     starts: Sequence[int],
     apart: bool,
     chosen: list[packing.Row],

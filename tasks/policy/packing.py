@@ -23,9 +23,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from params.base import BadInput
+from tasks.core.segments import Ids
+from tasks.core.segments import places as sampled_places
 from tasks.policy.prefix_attention import PrefixRow
 
-Ids = Sequence[int]
 T = TypeVar("T")
 
 
@@ -64,8 +65,9 @@ class Layout:
 class MicroBatch:
     """What one forward pass computes: B rows of L positions; where they are flat, one row of them all.
 
-    For the t response tokens: ``predictor`` [t] is the flat position (row * L + column) whose hidden state
-    predicts the token, ``target`` [t] its id and ``index`` [t] its place among all responses laid end to end.
+    For the t sampled tokens: ``predictor`` [t] is the flat position (row * L + column) whose hidden state
+    predicts the token, ``target`` [t] its id and ``index`` [t] its place among the sampled tokens of all
+    responses laid end to end.
     """
 
     input_ids: Tensor
@@ -179,7 +181,8 @@ def _flat_batches(rows: list[Row], budget: int, workers: int) -> list[list[Row]]
 
 
 def build(rows: list[Row], responses: Sequence[Ids], starts: Sequence[int], flat: bool = True) -> MicroBatch:
-    """The tensors of one micro-batch; ``starts[i]`` is where response i begins among all laid end to end."""
+    """The tensors of one micro-batch; ``starts[i]`` is where response i begins among the sampled tokens
+    of all laid end to end."""
     longest = max(row.length for row in rows)
     begins = [0, *itertools.accumulate(row.length if flat else longest for row in rows)][: len(rows)]
     ids: list[list[int]] = []
@@ -194,9 +197,10 @@ def build(rows: list[Row], responses: Sequence[Ids], starts: Sequence[int], flat
         for b, i in enumerate(row.members, start=1):
             response = [int(token) for token in responses[i]]
             here, more = begin + len(tokens), len(response) - 1
-            predictor += (begin + first - 1, *range(here, here + more))
-            target += response
-            index += range(starts[i], starts[i] + more + 1)
+            own, before = sampled_places(responses[i]), (begin + first - 1, *range(here, here + more))
+            predictor += [before[place] for place in own]
+            target += [response[place] for place in own]
+            index += range(starts[i], starts[i] + len(own))
             tokens += response[:-1]
             places += range(first, first + more)
             branch += [b] * more

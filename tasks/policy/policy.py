@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from params.schema import Params
 from tasks.artefacts.artefact import MANIFEST, Artefact
 from tasks.core.device import checkpoints, head_chunk, micro_batch
+from tasks.core.segments import Ids, counts
 from tasks.policy import (
     distributed,
     model_checks,
@@ -44,10 +45,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Scores:
-    """Per response token, responses laid end to end in the caller's order: T tokens, float32, on the CPU."""
+    """Per sampled token, responses laid end to end in the caller's order: T tokens, float32, on the CPU."""
 
     lengths: tuple[int, ...]
-    """Tokens of each response."""
+    """Sampled tokens of each response."""
     logp: Tensor
     """[T] log-probabilities in nats at the given temperature."""
     entropy: Tensor | None = None
@@ -144,9 +145,7 @@ class Policy:
         """Write a plain Hugging Face folder, weights merged, in a type or the base's."""
         save_folder(self.network, self.tokenizer, self.weights.merged(dtype), folder)
 
-    def plan(
-        self, prompts: Sequence[packing.Ids], responses: Sequence[packing.Ids]
-    ) -> list[list[packing.Row]]:
+    def plan(self, prompts: Sequence[Ids], responses: Sequence[Ids]) -> list[list[packing.Row]]:
         """The rows of each micro-batch, of at most ``budget`` positions."""
         workers = max(self.thread_count, distributed.world_size())
         return packing.plan(prompts, responses, self.budget, self.layout, workers)
@@ -193,8 +192,8 @@ class Policy:
     @torch.no_grad()
     def score(
         self,
-        prompts: Sequence[packing.Ids],
-        responses: Sequence[packing.Ids],
+        prompts: Sequence[Ids],
+        responses: Sequence[Ids],
         temperature: float,
         *,
         entropy: bool = False,
@@ -203,13 +202,13 @@ class Policy:
         reference: bool = False,
         network: PreTrainedModel | None = None,
     ) -> Scores:
-        """Log-probabilities of the tokens of ``responses[i]`` after ``prompts[i]``, and more where asked for.
+        """Log-probabilities of the sampled tokens of ``responses[i]`` after ``prompts[i]``, and more.
 
         Those of the policy, or with ``reference`` of its base model, or of a ``network`` that is given.
         ``others`` [T, n]: further token ids at each token. Raises ``BadInput`` when a sequence exceeds the
         token budget.
         """
-        lengths = tuple(len(response) for response in responses)
+        lengths = tuple(counts(responses))
         starts = offsets(lengths)
         shapes: dict[str, tuple[int, ...]] = {"logp": ()}
         if entropy:

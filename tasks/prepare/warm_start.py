@@ -3,7 +3,8 @@
 The model reads practice problems like the training set's, and each answer is spoilt with a fixed
 probability, in the way in which people err: one off, a digit wrong, a sign lost, or as the problems' source
 says (``spoil``). At temperature 1 it then gives the right answer less than half of the time and several
-plausible wrong ones otherwise, so that groups of samples differ.
+plausible wrong ones otherwise, so that groups of samples differ. For a task with an environment a problem
+stands behind up to as many others as an episode has further turns.
 """
 
 from __future__ import annotations
@@ -110,10 +111,15 @@ def _examples(params: Params, rows: list[dict[str, Any]], spoilt: float) -> list
     words = nano.tokenizer()
     prompt = params.task.prompt
     chat, examples = Chat(words, prompt), list[Example]()
+    said: list[tuple[str, str]] = []
+    turns = params.task.episode.turns if params.task.environment else 1
     for row in rows:
         right = shown(row["answer"])
         answer = wrong(right, rng) if rng.random() < spoilt else right
-        examples.append((list(chat.ids([talk(prompt, row["question"])])[0]), response_ids(words, answer)))
+        before = rng.randrange(turns) if turns > 1 else 0
+        asked = talk(prompt, row["question"], said[len(said) - before :] if before else ())
+        examples.append((list(chat.ids([asked])[0]), response_ids(words, answer)))
+        said = [*said, (row["question"], answer)][-turns:]
     return examples
 
 

@@ -169,31 +169,39 @@ class Arriving:
     def __init__(self, judge: Judge, group: Group, size: int, explain: bool) -> None:
         self._judge, self._group, self._explain = judge, group, explain
         self._answers: list[Answer | None] = [None] * size
+        self._missing = size
         self._each: dict[int, Future[dict[int, list[Verdict]]]] = {}
         self._all: Future[dict[int, list[Verdict]]] | None = None
         self._lock = Lock()
 
-    def add(self, place: int, answer: Answer) -> None:
-        """The answer at a place, from any thread."""
+    def add(self, place: int, answer: Answer | None) -> None:
+        """The answer at a place, from any thread; None for one that is not to be judged."""
         with self._lock:
             self._answers[place] = answer
-            given = [each for each in self._answers if each is not None]
-        if self._judge.has(whole=False):
+            self._missing -= 1
+            complete = not self._missing
+        given = [each for each in self._answers if each is not None]
+        if answer is not None and self._judge.has(whole=False):
             one = replace(self._group, answers=(answer,))
             self._each[place] = self._judge.start(one, whole=False, explain=self._explain)
-        if self._judge.has(whole=True) and len(given) == len(self._answers):
+        if given and complete and self._judge.has(whole=True):
             every = replace(self._group, answers=tuple(given))
             self._all = self._judge.start(every, whole=True, explain=self._explain)
 
     def verdicts(self) -> list[Verdict]:
-        """A verdict for each answer, in their order, once all have come. May raise ``JudgeFailure``."""
+        """A verdict for each answer, in their order, once all have come; one that says nothing for those that
+        were not to be judged. May raise ``JudgeFailure``."""
         together = self._all.result() if self._all else {}
-        found = []
-        for place in range(len(self._answers)):
+        found, judged = [], 0
+        for place, answer in enumerate(self._answers):
+            if answer is None:
+                found.append(Verdict(None))
+                continue
             each = self._each[place].result() if place in self._each else {}
             own = {part: verdicts[0] for part, verdicts in each.items()}
-            own |= {part: verdicts[place] for part, verdicts in together.items()}
+            own |= {part: verdicts[judged] for part, verdicts in together.items()}
             found.append(self._judge.joined(own))
+            judged += 1
         return found
 
 

@@ -23,6 +23,8 @@ from tasks.rewards.sql_result import Cache, DatabaseTrouble, Limits, QueryError,
 from tasks.rewards.sql_run import Database, plain
 from tasks.rewards.sql_text import find_query, orders, problem_of, without_distinct
 
+__all__ = ["database_path"]
+
 DATABASES = "databases.json"
 _OPEN_AT_ONCE = 16
 _FILES_AT_ONCE = 64
@@ -96,21 +98,28 @@ class _Databases:
     def _checked(self, name: str) -> Path:
         if self._listed is None:
             self._listed = _listed(self._root)
-        if name not in self._listed:
-            raise DatabaseTrouble(f"not in {DATABASES}")
-        entry = self._listed[name]
-        path: Path = self._root / entry["path"]
-        try:
-            size = path.stat().st_size
-            if size != entry["bytes"]:
-                raise DatabaseTrouble(f"{path} has {size} bytes; expected {entry['bytes']}")
-            if size <= self._config.verify_mib * 2**20:
-                with path.open("rb") as handle:
-                    if hashlib.file_digest(handle, "sha256").hexdigest() != entry["sha256"]:
-                        raise DatabaseTrouble(f"{path} is not the file that {DATABASES} lists")
-        except OSError as error:
-            raise DatabaseTrouble(f"{path}: {error.strerror}") from error
-        return path
+        return database_path(self._root, name, self._config.verify_mib, self._listed)
+
+
+def database_path(root: Path, name: str, verify_mib: int = 0, listed: dict[str, Any] | None = None) -> Path:
+    """Where a database of the problems in ``root`` lies, checked by its digest up to ``verify_mib``, beyond
+    that by its size. Raises ``DatabaseTrouble``."""
+    listed = _listed(root) if listed is None else listed
+    if name not in listed:
+        raise DatabaseTrouble(f"not in {DATABASES}")
+    entry = listed[name]
+    path: Path = root / entry["path"]
+    try:
+        size = path.stat().st_size
+        if size != entry["bytes"]:
+            raise DatabaseTrouble(f"{path} has {size} bytes; expected {entry['bytes']}")
+        if size <= verify_mib * 2**20:
+            with path.open("rb") as handle:
+                if hashlib.file_digest(handle, "sha256").hexdigest() != entry["sha256"]:
+                    raise DatabaseTrouble(f"{path} is not the file that {DATABASES} lists")
+    except OSError as error:
+        raise DatabaseTrouble(f"{path}: {error.strerror}") from error
+    return path
 
 
 _databases: _Databases | None = None

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.artefacts.tables import training_reward
+from tasks.artefacts.tables import sampled_lengths, training_reward
 from tasks.core.seeds import numpy_generator
 from tasks.rollout.sampling import Sampled
 
@@ -73,7 +73,7 @@ def figures(batches: Sequence[Sampled]) -> dict[str, Any]:
         "batches_sampled": len(batches),
         "groups_sampled": groups,
         "drop_rate": 1.0 - found / groups,
-        "tokens_sampled": pc.sum(pc.list_value_length(answers["response_ids"])).as_py(),
+        "tokens_sampled": pc.sum(sampled_lengths(answers)).as_py(),
         "reward_mean_sampled": pc.mean(answers["reward"].cast(pa.float64())).as_py(),
         "unjudged_sampled": answers["reward"].null_count / answers.num_rows,
     }

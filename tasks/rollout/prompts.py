@@ -17,9 +17,10 @@ from params.schema import Params
 from tasks.artefacts.tables import read_table
 from tasks.core.seeds import numpy_generator
 from tasks.core.stage import Job
-from tasks.policy.chat import Chat, talk
+from tasks.policy.chat import Chat, Message, talk
 from tasks.policy.job_policy import job_policy
 from tasks.problems.contract import find_source
+from tasks.rollout.surroundings import Surroundings, job_surroundings
 from tasks.rollout.thinking import Reader
 
 PIECE = 512
@@ -40,9 +41,11 @@ class Prompts:
         train: pa.Table,
         seed: int,
         shown: Callable[[str], str] | None = None,
+        surroundings: Surroundings | None = None,
     ) -> None:
         self._prompt = prompt
-        self.chat = Chat(tokenizer, prompt)
+        self._told = surroundings.told if surroundings else None
+        self.chat = Chat(tokenizer, prompt, surroundings.tools if surroundings else ())
         self.reader = Reader(tokenizer, prompt, self.chat.stop)
         count = prompt.examples + 1 if prompt.examples else 0
         if train.num_rows < count:
@@ -58,7 +61,7 @@ class Prompts:
 
     def encode(self, problems: Sequence[Mapping[str, Any]]) -> list[tuple[int, ...]]:
         """The prompt of each problem (``tables.PROBLEMS``). Raises ``BadInput`` where the template fails."""
-        return self.chat.ids([self._talk(problem) for problem in problems])
+        return self.chat.ids([self.talk(problem) for problem in problems])
 
     def lengths(self, problems: pa.Table) -> np.ndarray:
         """The count of tokens of each prompt."""
@@ -68,7 +71,18 @@ class Prompts:
     def close(self) -> None:
         """Nothing is held."""
 
-    def _talk(self, problem: Mapping[str, Any]) -> list[dict[str, str]]:
+    def talk(self, problem: Mapping[str, Any], further: str | None = None) -> list[Message]:
+        """The messages of a problem, the last one the user's, with ``further`` words at its end."""
+        said = self._talk(problem)
+        if self._told:
+            system = [self._told, *(each["content"] for each in said[:1] if each["role"] == "system")]
+            said = [each for each in said if each["role"] != "system"]
+            said = [{"role": "system", "content": "\n\n".join(system)}, *said]
+        if further:
+            said[-1] = {**said[-1], "content": f"{said[-1]['content']}\n\n{further}"}
+        return said
+
+    def _talk(self, problem: Mapping[str, Any]) -> list[Message]:
         others = [pair for name, pair in self._examples if name != problem["problem_id"]]
         shown, column = others[: self._prompt.examples], self._prompt.messages
         if column is None:
@@ -86,7 +100,7 @@ def _solved(prompt: Prompt, problem: Mapping[str, Any], shown: Callable[[str], s
     return prompt.example_answer.replace("{solution}", solution).replace("{answer}", answer)
 
 
-def _messages(problem: Mapping[str, Any], column: str) -> list[dict[str, str]]:
+def _messages(problem: Mapping[str, Any], column: str) -> list[Message]:
     """The messages that a column of the problem's source holds. Raises ``BadInput``."""
     row = json.loads(problem.get("columns") or "{}")
     where = f"task.prompt.messages: '{column}' of problem {problem['problem_id']}"
@@ -112,7 +126,9 @@ def job_prompts(job: Job) -> Prompts:
     def make() -> Prompts:
         source = find_source(task.problems.name, "task.problems")
         train = read_table(given.file("train.parquet"))
-        made = Prompts(task.prompt, job_policy(job).tokenizer, train, job.params.seed, source.shown_answer)
+        around = job_surroundings(job) if task.environment else None
+        tokenizer = job_policy(job).tokenizer
+        made = Prompts(task.prompt, tokenizer, train, job.params.seed, source.shown_answer, around)
         if made.chat.plain and task.prompt.chat_template is None:
             job.context.note(
                 "the model has no chat template: prompts are 'Question: ... Answer:', and a response ends "

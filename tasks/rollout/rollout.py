@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from algorithms.correct import CORRECT
 from params.mixture import MAIN
 from tasks.artefacts.artefact import write_json
-from tasks.artefacts.tables import write_table
+from tasks.artefacts.tables import sampled_lengths, truncated, write_table
 from tasks.core.seeds import numpy_generator
 from tasks.core.stage import Job
 from tasks.rollout import curriculum, dynamic_sampling, mixture, replay_problems
@@ -123,9 +123,9 @@ def metrics(answers: pa.Table) -> dict[str, Any]:
     ``constant_groups``: the share of the groups whose rewards are exactly equal; they teach nothing.
     """
     varied = len(dynamic_sampling.varied(answers))
-    lengths = pc.list_value_length(answers["response_ids"]).to_numpy()
+    lengths = sampled_lengths(answers).to_numpy()
     rewards = answers["reward"].drop_null().to_numpy()
-    logp = pc.list_flatten(answers["behaviour_logp"]).to_numpy().astype(np.float64)
+    logp = pc.list_flatten(answers["behaviour_logp"]).drop_null().to_numpy().astype(np.float64)
     errors = collections.Counter(
         error[:REASON_CHARACTERS] for error in answers["reward_error"].to_pylist() if error is not None
     )
@@ -139,9 +139,24 @@ def metrics(answers: pa.Table) -> dict[str, Any]:
         "response_length_mean": float(lengths.mean()),
         "response_length_max": int(lengths.max()),
         **parts_of_lengths(answers),
-        "truncated": float(pc.mean(pc.equal(answers["finish_reason"], "length")).as_py()),
+        "truncated": truncated(answers),
         "entropy_estimate": -float(logp.mean()),
+        **episodes(answers),
         **components(answers),
+    }
+
+
+def episodes(answers: pa.Table) -> dict[str, Any]:
+    """Of answers of several turns: how many turns, how many tokens were given, and how often they ended for
+    which reason; nothing where there is one turn."""
+    told = answers.filter(answers["turn_rewards"].is_valid())
+    if not len(told):
+        return {}
+    given = pc.subtract(pc.list_value_length(told["response_ids"]), sampled_lengths(told))
+    return {
+        "turns_mean": float(pc.mean(pc.list_value_length(told["turn_rewards"])).as_py()),
+        "given_length_mean": float(pc.mean(given).as_py()),
+        "ends": dict(sorted(collections.Counter(told["finish_reason"].to_pylist()).items())),
     }
 
 
@@ -151,5 +166,5 @@ def parts_of_lengths(answers: pa.Table) -> dict[str, float]:
     if thinking.null_count == len(thinking):
         return {}
     mean = float(pc.mean(pc.fill_null(thinking, 0)).as_py())
-    whole = float(pc.mean(pc.list_value_length(answers["response_ids"])).as_py())
+    whole = float(pc.mean(sampled_lengths(answers)).as_py())
     return {"thinking_length_mean": mean, "answer_length_mean": whole - mean}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,13 @@ from tasks.artefacts.tables import ROLLOUTS
 from tasks.core.seeds import seed
 from tasks.core.stage import Job
 from tasks.engines import selection
-from tasks.engines.base import Request, Response, Sampling
+from tasks.engines.base import Engine, Request, Response, Sampling
 from tasks.policy.job_policy import job_policy
 from tasks.rewards.base import Answer, Verdict
 from tasks.rewards.opened import opened
 from tasks.rewards.problems import groups_of
+from tasks.rollout.answered import Answered
+from tasks.rollout.episodes import Episodes
 from tasks.rollout.prompts import job_prompts
 
 
@@ -63,47 +65,73 @@ def sample(
         ("judge", params.task.reward, workers, given.digest),
         lambda: opened(params.task, job, groups),
     )
-    prompts = job_prompts(job)
-    reader, given_ids = prompts.reader, prompts.encode(rows)
-    asked = [
-        Request((*prompt, *_hint(row)), seed(params.seed, stage, job.round, row["problem_id"], index))
-        for row, prompt in zip(rows, given_ids, strict=True)
-        for index in range(samples)
-    ]
-    thinks = [reader.opens(ids) for ids in given_ids]
     judged_by = [judge.begin(group, samples) for group in groups]
-    heard: dict[int, Response] = {}
-    thinking: dict[int, int | None] = {}
+    count = len(rows) * samples
 
     def tell(done: int, tokens: int) -> None:
         speed = tokens / (time.perf_counter() - began)
-        job.context.tell("sampling", done, len(asked), {"tokens_per_second": speed})
+        job.context.tell("sampling", done, count, {"tokens_per_second": speed})
 
-    def submit(index: int, response: Response) -> None:
-        group, hint = index // samples, _hint(rows[index // samples])
-        heard[index] = reader.cut(response)
-        words = (*hint, *heard[index].token_ids)
-        said = reader.read(words, thinks[group])
-        thinking[index] = None if said.thinking_tokens is None else max(0, said.thinking_tokens - len(hint))
-        judged_by[group].add(index % samples, Answer(said.answer, words, said.whole))
+    def submit(index: int, answer: Answer | None) -> None:
+        judged_by[index // samples].add(index % samples, answer)
 
     engine.load(current.path if current else None)
     began = time.perf_counter()
-    sampling = Sampling(temperature, longest, trainer.stop_ids, top, entropy, top_p, top_k, reader.ends)
-    engine.generate(asked, sampling, tell, submit)
-    responses = [heard[index] for index in range(len(asked))]
+    ends = job_prompts(job).reader.ends
+    sampling = Sampling(temperature, longest, trainer.stop_ids, top, entropy, top_p, top_k, ends)
+    if params.task.environment is None:
+        answered = _single(job, stage, rows, samples, sampling, engine, tell, submit)
+    else:
+        answered = Episodes(job, stage, rows, samples, sampling).run(engine, tell, submit)
     sampled = time.perf_counter()
     judged = [verdict for arriving in judged_by for verdict in arriving.verdicts()]
+    verdicts = [a.verdict or v for a, v in zip(answered, judged, strict=True)]
     judge.keep()
-    tokens = sum(len(response.token_ids) for response in responses)
+    tokens = sum(len(each.response.token_ids) for each in answered)
     measured = {
         "sampled_tokens": float(tokens),
         "tokens_per_second": tokens / (sampled - began),
         "sampling_seconds": sampled - began,
         "judging_seconds": time.perf_counter() - sampled,
     }
-    thought = [thinking[index] for index in range(len(asked))]
-    return Sampled(_table(job, rows, samples, asked, responses, thought, judged, sampling), measured)
+    return Sampled(_table(job, rows, samples, answered, verdicts, sampling), measured)
+
+
+def _single(
+    job: Job,
+    stage: str,
+    rows: Sequence[Mapping[str, Any]],
+    samples: int,
+    sampling: Sampling,
+    engine: Engine,
+    tell: Callable[[int, int], None],
+    submit: Callable[[int, Answer | None], None],
+) -> list[Answered]:
+    """Answers of one turn."""
+    prompts = job_prompts(job)
+    reader, given_ids = prompts.reader, prompts.encode(rows)
+    asked = [
+        Request((*prompt, *_hint(row)), seed(job.params.seed, stage, job.round, row["problem_id"], index))
+        for row, prompt in zip(rows, given_ids, strict=True)
+        for index in range(samples)
+    ]
+    thinks = [reader.opens(ids) for ids in given_ids]
+    heard: dict[int, Response] = {}
+    thinking: dict[int, int | None] = {}
+
+    def finished(index: int, response: Response) -> None:
+        group, hint = index // samples, _hint(rows[index // samples])
+        heard[index] = reader.cut(response)
+        words = (*hint, *heard[index].token_ids)
+        said = reader.read(words, thinks[group])
+        thinking[index] = None if said.thinking_tokens is None else max(0, said.thinking_tokens - len(hint))
+        submit(index, Answer(said.answer, words, said.whole))
+
+    engine.generate(asked, sampling, tell, finished)
+    return [
+        Answered(request.prompt_ids, request.seed, heard[index], thinking[index])
+        for index, request in enumerate(asked)
+    ]
 
 
 def _hint(problem: Mapping[str, Any]) -> list[int]:
@@ -113,40 +141,31 @@ def _hint(problem: Mapping[str, Any]) -> list[int]:
 
 def _table(
     job: Job,
-    rows: list[dict[str, Any]],
+    rows: Sequence[Mapping[str, Any]],
     samples: int,
-    asked: list[Request],
-    responses: list[Response],
-    thinking: list[int | None],
-    verdicts: list[Verdict],
+    answered: Sequence[Answered],
+    verdicts: Sequence[Verdict],
     sampling: Sampling,
 ) -> pa.Table:
     sampler = job.inputs.get("policy") or job.inputs["model"]
-    top = sampling.top
-    groups = [index // samples for index in range(len(asked))]
-    columns = {
-        "problem_id": [rows[group]["problem_id"] for group in groups],
-        "group": groups,
-        "sample": [index % samples for index in range(len(asked))],
-        "prompt_ids": [request.prompt_ids for request in asked],
-        "hint_tokens": [len(_hint(rows[group])) or None for group in groups],
-        "response_ids": [response.token_ids for response in responses],
-        "behaviour_logp": [response.logp for response in responses],
-        "finish_reason": [response.finish_reason for response in responses],
-        "thinking_tokens": thinking,
-        "reward": [verdict.reward for verdict in verdicts],
-        "reward_error": [verdict.error for verdict in verdicts],
-        "policy": [sampler.digest] * len(asked),
-        "round": [job.round] * len(asked),
-        "task": [None] * len(asked),
-        "seed": [request.seed for request in asked],
-        "top_ids": [response.top_ids if top else None for response in responses],
-        "top_logp": [response.top_logp if top else None for response in responses],
-        "entropy": [response.entropy if sampling.entropy else None for response in responses],
-        "total": [verdict.total for verdict in verdicts],
-        "rewards": [verdict.parts for verdict in verdicts],
-        "notes": [verdict.notes and json.dumps(verdict.notes) for verdict in verdicts],
-    }
+    made = [
+        {
+            **each.columns(sampling.top, sampling.entropy),
+            "problem_id": rows[index // samples]["problem_id"],
+            "group": index // samples,
+            "sample": index % samples,
+            "hint_tokens": len(_hint(rows[index // samples])) or None,
+            "reward": verdict.reward,
+            "reward_error": verdict.error,
+            "policy": sampler.digest,
+            "round": job.round,
+            "total": verdict.total,
+            "rewards": verdict.parts,
+            "notes": verdict.notes and json.dumps(verdict.notes),
+        }
+        for index, (each, verdict) in enumerate(zip(answered, verdicts, strict=True))
+    ]
+    columns = {name: [row.get(name) for row in made] for name in ROLLOUTS.names}
     return pa.table(columns, schema=ROLLOUTS)
 
 

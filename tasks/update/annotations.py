@@ -15,6 +15,7 @@ from torch import Tensor
 from algorithms.contract import Hooks
 from params.base import BadInput, Config
 from tasks.core import seeds
+from tasks.core.segments import counts, known
 from tasks.core.stage import Job
 from tasks.policy.boundaries import closed
 from tasks.policy.policy import Policy
@@ -58,7 +59,7 @@ def _agreed(what: str, wishes: Sequence[Wish | None]) -> Wish | None:
 
 
 def _unknown(given: Responses) -> list[Tensor]:
-    return [torch.full((len(response),), math.nan) for response in given.responses]
+    return [torch.full((count,), math.nan) for count in counts(given.responses)]
 
 
 def _stored(given: Responses, path: Path) -> list[Tensor]:
@@ -72,7 +73,7 @@ def _stored(given: Responses, path: Path) -> list[Tensor]:
         )
     found = _unknown(given)
     for place, values in enumerate(column.to_pylist()):
-        found[place] = torch.tensor(values, dtype=torch.float32)
+        found[place] = torch.tensor(known(values), dtype=torch.float32)
     return found
 
 

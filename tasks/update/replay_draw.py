@@ -16,6 +16,7 @@ from algorithms.replay_buffer import ReplayBuffer
 from params.base import Config
 from tasks.artefacts.tables import REPLAY, read_table
 from tasks.core import seeds
+from tasks.core.segments import responses_of
 from tasks.core.stage import Job
 from tasks.policy.policy import Policy
 from tasks.replay.replay import opened
@@ -38,7 +39,7 @@ def draw(job: Job, method: tuple[Hooks, Config], policy: Policy) -> Drawn | None
     generator = torch.Generator().manual_seed(seed)
 
     def entropy(rows: pa.Table) -> Tensor:
-        prompts, responses = rows["prompt_ids"].to_pylist(), rows["response_ids"].to_pylist()
+        prompts, responses = rows["prompt_ids"].to_pylist(), responses_of(rows)
         scores = policy.score(prompts, responses, job.params.rollout.temperature, entropy=True)
         assert scores.entropy is not None
         return torch.stack([part.mean() for part in scores.split(scores.entropy)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from params.base import BadInput
 from params.correction import Correction
 from params.reward import Rewards, several
 from params.schema import Params
-from tasks.artefacts.tables import read_table, training_reward
+from tasks.artefacts.tables import TRUNCATED, read_table, training_reward
+from tasks.core.segments import Ids, counts, known, responses_of, sampled_ids, turn_ends
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Responses:
     sample: list[int]
     """Its position in its group."""
     prompts: list[list[int]]
-    responses: list[list[int]]
+    responses: list[Ids]
+    """With what was given between their turns; T, and what is said of tokens, are of the sampled ones."""
     engine_logp: list[Tensor]
     """What the objective compares with: the engine's own, or of replayed responses what the anchor says."""
     sampled_logp: list[Tensor]
@@ -54,6 +57,8 @@ class Responses:
     aggregation: Aggregation
     top: list[tuple[Tensor, Tensor]] | None
     """Ids and log-probabilities [tokens, K] of the likeliest tokens, where the rollouts keep them."""
+    by_turn: list[Tensor] | None = None
+    """[tokens] the advantage of each token's turn, with ``method.credit: turn``."""
     entropy: list[Tensor] | None = None
     """[tokens] nats, NaN where not known; where a term asks. See ``tasks.update.annotations``."""
     boundary: list[Tensor] | None = None
@@ -77,7 +82,7 @@ class Responses:
             table = pa.concat_tables([table, _regrouped(drawn, table.schema)])
         method, limit = params.method, params.rollout.max_response_tokens
         reward = torch.tensor(table["reward"].to_pylist(), dtype=torch.float32)
-        responses = table["response_ids"].to_pylist()
+        responses = responses_of(table)
         shaped = torch.tensor(training_reward(table).to_pylist(), dtype=torch.float32)
         if method.overlong_tokens is not None:
             lengths = torch.tensor([len(response) for response in responses])
@@ -92,9 +97,14 @@ class Responses:
             advantage[joint] = group_advantage(shaped[joint], group[joint], method.scale_by_std)
         if drawn and drawn.advantage is not None:
             advantage[~fresh] = drawn.advantage
-        stopped = [reason != "length" for reason in table["finish_reason"].to_pylist()]
+        by_turn = None
+        if method.credit == "turn":
+            own = fresh if drawn and drawn.advantage is not None else joint
+            turns = table["turn_rewards"].to_pylist()
+            by_turn = _by_turn(responses, turns, shaped, group, own, advantage, method.scale_by_std)
+        stopped = [reason not in TRUNCATED for reason in table["finish_reason"].to_pylist()]
         whole = torch.tensor(stopped, dtype=torch.bool)
-        logp = [torch.tensor(x, dtype=torch.float32) for x in table["behaviour_logp"].to_pylist()]
+        logp = [torch.tensor(known(x), dtype=torch.float32) for x in table["behaviour_logp"].to_pylist()]
         return cls(
             problem=table["problem_id"].to_pylist(),
             sample=table["sample"].to_pylist(),
@@ -111,6 +121,7 @@ class Responses:
             objective=fresh | (drawn is not None and drawn.into == "objective"),
             aggregation=method.aggregation,
             top=_top_words(table, params.rollout.top_logprobs, path),
+            by_turn=by_turn,
         )
 
     def count_fresh(self) -> int:
@@ -141,7 +152,7 @@ class Responses:
         """These responses laid end to end. With ``old``, the trainer's own log-probabilities of the fresh
         ones, the objective compares with those, and a token of these weighs what ``correction`` says."""
         chosen = list(members)
-        lengths = torch.tensor([len(self.responses[i]) for i in chosen])
+        lengths = torch.tensor(counts(self.responses[i] for i in chosen))
         engine = torch.cat([self.engine_logp[i] for i in chosen])
         sequence = torch.arange(len(chosen)).repeat_interleave(lengths)
         behaviour = engine
@@ -154,7 +165,11 @@ class Responses:
         return Batch(
             sequence=sequence,
             behaviour_logp=behaviour,
-            advantage=self.advantage[chosen].repeat_interleave(lengths),
+            advantage=(
+                self.advantage[chosen].repeat_interleave(lengths)
+                if self.by_turn is None
+                else torch.cat([self.by_turn[i] for i in chosen])
+            ),
             importance=importance,
             fresh=self.fresh[chosen],
             max_tokens=max_tokens,
@@ -174,8 +189,39 @@ class Responses:
     def _top(self, members: Sequence[int]) -> TopWords:
         assert self.top is not None
         ids = torch.cat([self.top[i][0] for i in members])
-        token = torch.tensor([token for i in members for token in self.responses[i]])
+        token = torch.tensor([token for i in members for token in sampled_ids(self.responses[i])])
         return TopWords(ids, torch.cat([self.top[i][1] for i in members]), ids == token[:, None])
+
+
+def _by_turn(
+    responses: Sequence[Ids],
+    rewards: Sequence[Sequence[float | None] | None],
+    total: Tensor,
+    group: Tensor,
+    own: Tensor,
+    advantage: Tensor,
+    scale_by_std: bool,
+) -> list[Tensor]:
+    """Of each response [tokens]: the advantage of the token's turn among all turns of the group's responses
+    that are ``own`` [S], by the reward from that turn on; of the others their ``advantage`` [S].
+
+    What ``total`` [S] has beyond the turns' rewards comes with the last turn.
+    """
+    turn = [torch.tensor([0, *itertools.accumulate(turn_ends(each)[:-1])]) for each in responses]
+    before = [
+        torch.tensor([0.0, *itertools.accumulate(value or 0.0 for value in (given or [None])[:-1])])
+        for given in rewards
+    ]
+    found = [advantage[i].repeat(len(places)) for i, places in enumerate(turn)]
+    mine = own.nonzero().squeeze(1).tolist()
+    if mine:
+        left = [total[i] - before[i][: int(turn[i][-1]) + 1] for i in mine]
+        lengths = [len(values) for values in left]
+        groups = torch.cat([group[i].repeat(count) for i, count in zip(mine, lengths, strict=True)])
+        made = group_advantage(torch.cat(left), groups, scale_by_std)
+        for i, values in zip(mine, made.split(lengths), strict=True):
+            found[i] = values[turn[i]]
+    return found
 
 
 def _components(table: pa.Table, shaped: Tensor, rewards: Rewards) -> tuple[Tensor, Tensor]:
@@ -211,6 +257,9 @@ def _top_words(table: pa.Table, count: int, path: Path) -> list[tuple[Tensor, Te
     if table["top_ids"].null_count:
         raise BadInput(f"{path}: holds no likeliest tokens; expected {count} (rollout.top_logprobs)")
     return [
-        (torch.tensor(ids, dtype=torch.int64).view(-1, count), torch.tensor(logp).view(-1, count))
+        (
+            torch.tensor(known(ids), dtype=torch.int64).view(-1, count),
+            torch.tensor(known(logp)).view(-1, count),
+        )
         for ids, logp in zip(table["top_ids"].to_pylist(), table["top_logp"].to_pylist(), strict=True)
     ]

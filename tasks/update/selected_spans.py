@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from algorithms.terms import Span, Term
 from tasks.artefacts.tables import SPANS, write_table
+from tasks.core.segments import places
 from tasks.update.responses import Responses
 
 FILE = "spans.parquet"
@@ -43,7 +44,9 @@ class Spans:
             said |= {
                 f"{name}.spans": len(mine),
                 f"{name}.span_length": fmean(lengths.values()),
-                f"{name}.span_share": fmean(n / len(self._given.responses[r]) for r, n in lengths.items()),
+                f"{name}.span_share": fmean(
+                    n / len(places(self._given.responses[r])) for r, n in lengths.items()
+                ),
                 f"{name}.span_entropy": fmean(span.entropy for span in mine.values()),
             }
         return said
@@ -57,13 +60,17 @@ class Spans:
     def _row(self, term: str, response: int, decode: Callable[[list[int]], str]) -> dict[str, Any]:
         span, given = self._found[term, response], self._given
         words = given.responses[response]
-        cuts = (span.start, span.step_start, span.step_stop, span.stop, len(words))
+        at = [0, *(place + 1 for place in places(words))]
+        ends = (span.start, span.step_start, span.step_stop, span.stop)
+        cuts = (*(at[end] for end in ends), len(words))
         return {
             "term": term,
             "problem_id": given.problem[response],
             "group": int(given.group[response]),
             "sample": given.sample[response],
             **{name: getattr(span, name) for name in KEPT},
-            "tokens": len(words),
-            **{n: decode(words[a:b]) for n, (a, b) in zip(TEXTS, itertools.pairwise(cuts), strict=True)},
+            "tokens": len(places(words)),
+            **{
+                n: decode(list(words[a:b])) for n, (a, b) in zip(TEXTS, itertools.pairwise(cuts), strict=True)
+            },
         }

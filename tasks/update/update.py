@@ -17,6 +17,7 @@ from algorithms.mismatch import correction_weights
 from tasks.artefacts.artefact import write_json
 from tasks.core import seeds
 from tasks.core.numbers import finite
+from tasks.core.segments import counts
 from tasks.core.stage import Job
 from tasks.policy import distributed
 from tasks.policy.gradient import Step
@@ -183,7 +184,7 @@ class UpdateSteps:
         """What the inputs determine; None where nothing was measured or a value is not finite."""
         training, given = self.training, self._given
         count = given.count_fresh()
-        lengths = [len(response) for response in given.responses]
+        lengths = counts(given.responses)
         right, wrong = given.right_groups()
         values: dict[str, float | None] = {
             **training.metrics(),

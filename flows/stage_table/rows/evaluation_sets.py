@@ -83,7 +83,7 @@ def _scores(name: str) -> StageDef:
         inputs={"model": MODEL, "problems": StageInput(problems_name(name)), "policy": StageInput(POLICY)},
         view=partial(of_set, name=name),
         task_at=f"evaluate.sets.{name}",
-        parts=("task.problems", "task.reward", "task.prompt"),
+        parts=("task.problems", "task.reward", "task.prompt", "task.environment"),
         libraries=(*SAMPLERS, "scipy"),
         rounds=lambda params: [0, *evaluated(params, params.evaluate.sets[name].every)],
         columns=(LiveColumn(name, "mean_at_n", "{:.1%}"),),

@@ -55,6 +55,6 @@ def _scores(name: str, table: Mapping[str, StageDef]) -> StageDef:
         inputs={**usual.inputs, "problems": StageInput(f"problems-{name}")},
         view=partial(of_task, name=name),
         task_at=f"tasks.{name}",
-        parts=("task.problems", "task.reward", "task.prompt"),
+        parts=("task.problems", "task.reward", "task.prompt", "task.environment"),
         columns=(LiveColumn(name, "mean_at_n", "{:.1%}"),),
     )

@@ -28,7 +28,8 @@ _PROBLEMS = ("seed", "task.problems", "task.train_count", "task.held_out_count")
 def _warm_start(params: Params) -> tuple[str, ...]:
     if params.model.source != "nano":
         return ()
-    return (*_PROBLEMS, "task.prompt", *(["tasks"] if params.tasks else []))
+    turns = ("task.environment", "task.episode") if params.task.environment else ()
+    return (*_PROBLEMS, "task.prompt", *turns, *(["tasks"] if params.tasks else []))
 
 
 def _judged(params: Params) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from algorithms.correct import CORRECT
 from params.schema import Params
+from tasks.artefacts.tables import TRUNCATED
 from tasks.problems.contract import find_source
 from tasks.report.run.data import Evaluation, RunData, accuracy_by_problem
 
@@ -159,7 +160,7 @@ def column_of(policy: str, name: str, rows: Iterable[dict[str, Any]]) -> Column:
     grouped = Counter(
         (
             *(row["greedy"], row["response"], row["reward"], row["reward_error"]),
-            row["finish_reason"] == "length",
+            row["finish_reason"] in TRUNCATED,
             tuple(row.get("rewards") or ()),
         )
         for row in rows

@@ -16,7 +16,7 @@ from params.base import validate
 from params.schema import Params
 from tasks.artefacts.artefact import Artefact, Damaged, file_digest
 from tasks.artefacts.record import Record, Step
-from tasks.artefacts.tables import plain_columns, read_table
+from tasks.artefacts.tables import plain_columns, read_table, sampled_lengths, truncated
 from tasks.core.seeds import numpy_generator
 from tasks.evaluate.scores import Counts
 from tasks.stats.intervals import NOTHING, Interval, mean_interval
@@ -249,7 +249,7 @@ def _empty(round: int) -> Row:
 
 def _rollout_figures(rollouts: pa.Table, params: Params, round: int) -> Row:
     """What the sampled answers of one round say of the policy that gave them."""
-    lengths = pc.list_value_length(rollouts["response_ids"])
+    lengths = sampled_lengths(rollouts)
     judged = rollouts.filter(pc.is_valid(rollouts["reward"]))
     groups = judged.group_by("group", use_threads=False).aggregate([("reward", "mean")])["reward_mean"]
     generator = numpy_generator(params.seed, "report", round, "reward")
@@ -259,7 +259,7 @@ def _rollout_figures(rollouts: pa.Table, params: Params, round: int) -> Row:
         **reward.named("reward"),
         "response_length": pc.mean(lengths).as_py(),
         "response_tokens": pc.sum(lengths).as_py(),
-        "truncated": pc.mean(pc.equal(rollouts["finish_reason"], "length")).as_py(),
+        "truncated": truncated(rollouts),
         "unjudged": len(rollouts) - len(judged),
         "surprisal": None if surprisal is None else -surprisal,
     }

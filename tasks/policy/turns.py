@@ -1,0 +1,80 @@
+"""What a chat template puts between two turns of the model, in tokens: history is appended to, never re-made.
+
+The text behind an assistant's message, up to where the next one begins, is found by writing a small talk and
+looking at what follows its assistant's words. It is encoded by itself and put behind the tokens that were
+sampled. A template that does not go on from what it wrote before is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from params.base import BadInput
+from tasks.policy.chat import Chat
+
+Message = dict[str, Any]
+_ASKED = {"role": "user", "content": "1 + 1"}
+_SAID = "OSTINATO"
+_THOUGHT = "PONDERED"
+
+
+class Turns:
+    """Continues talks of a chat's."""
+
+    def __init__(self, chat: Chat, stop_ids: Sequence[int], tools: bool, keep_thinking: bool) -> None:
+        """``tools``: tools answer by messages of their own. Raises ``BadInput`` for a template that rewrites
+        history, or takes no such message."""
+        self._chat, self._stop_ids = chat, frozenset(stop_ids)
+        said = {"role": "tool", "name": "f", "content": "2"} if tools else {**_ASKED, "content": "2"}
+        self._check([said], keep_thinking)
+
+    def between(self, messages: Sequence[Message], last: int) -> list[int]:
+        """The tokens between a turn that ended with the token ``last`` and the next, which reads the
+        ``messages``."""
+        text, tokenizer = self._text(messages), self._chat.tokenizer
+        if last not in self._stop_ids:  # it ended with a text, which is there already
+            for stop in self._chat.stop:
+                text = text.partition(stop)[2] if stop in text else text
+        ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
+        ends = [place for place, token in enumerate(ids[:2]) if token in self._stop_ids]
+        return ids[ends[0] + 1 :] if ends and last in self._stop_ids else ids
+
+    def harmless(self, text: str) -> str:
+        """The text with no word of it that the tokenizer would read as a token of the template's."""
+        for token in self._chat.marks:
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+        return text
+
+    def _text(self, messages: Sequence[Message]) -> str:
+        talk = [_ASKED, {"role": "assistant", "content": _SAID}, *map(_whole, messages)]
+        return self._chat.text(talk).partition(_SAID)[2]
+
+    def _check(self, said: list[Message], keep_thinking: bool) -> None:
+        chat, asked = self._chat, _ASKED
+        own = {"role": "assistant", "content": _SAID}
+        more = list(map(_whole, said))
+        first, one = chat.text([asked]), chat.text([asked, own, *more])
+        two = chat.text([asked, own, *more, own, *more])
+        head, _, suffix = one.partition(_SAID)
+        goes_on = head.rstrip() == first.rstrip() or (keep_thinking and first.startswith(head.rstrip()))
+        repeats = two.startswith(head + _SAID) and two.rpartition(_SAID)[2] == suffix
+        if not (goes_on and repeats and suffix):
+            raise BadInput(
+                f"{chat.named} rewrites what it wrote before when the talk goes on; expected one that only "
+                "appends, such as task.prompt.chat_template names (task.episode.keep_thinking: true takes "
+                "one that leaves out thinking alone)"
+            )
+        tags = chat.thinking
+        if tags and not keep_thinking:
+            thought = {"role": "assistant", "content": f"{tags[0]}\n{_THOUGHT}\n{tags[1]}\n\n{_SAID}"}
+            if _THOUGHT not in chat.text([asked, thought, *more]):
+                raise BadInput(
+                    f"{chat.named} leaves out the thinking of earlier turns; expected one that keeps it, or "
+                    "task.episode.keep_thinking: true (tokens are never taken back: the model reads it again)"
+                )
+
+
+def _whole(message: Message) -> Message:
+    """With what some templates ask of a tool's message."""
+    return {"tool_call_id": "000000000", **message} if message["role"] == "tool" else message

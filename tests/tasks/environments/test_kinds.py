@@ -1,0 +1,156 @@
+"""Environments as people write them: ours, TRL's with tools, SkyRL's text ones; each through its process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from params.base import BadInput, Choice
+from params.episode import Episode
+from tasks.environments.base import Problem
+from tasks.environments.find import environments
+from tasks.environments.pool import Pool
+
+FILE = '''
+import random
+
+
+class Shop:
+    """As TRL has them."""
+
+    def __init__(self, stock=2):
+        self.stock = stock
+
+    def reset(self, question, city, **row):
+        self.city, self.sold = city, 0
+        return f"The shop is in {city}."
+
+    def buy(self, count: int) -> str:
+        """Buy some.
+
+        Args:
+            count: how many
+        """
+        if count > self.stock:
+            raise ValueError("not so many")
+        self.sold += count
+        return {"left": self.stock - self.sold}
+
+    async def look(self) -> str:
+        """Look around."""
+        return "a shelf"
+
+    def get_reward(self) -> float:
+        return float(self.sold)
+
+
+class Text:
+    """As SkyRL-Gym has them."""
+
+    def __init__(self, env_config, extras):
+        self.truth = extras["reward_spec"]["ground_truth"]
+
+    def init(self, prompt):
+        return prompt, {}
+
+    def step(self, action):
+        done = action == self.truth
+        seen = [] if done else [{"role": "user", "content": "no"}]
+        return {"observations": seen, "reward": float(done), "done": done, "metadata": {}}
+
+
+class Dice:
+    def start(self, problem):
+        return str(random.random())
+
+    def step(self, said):
+        raise AssertionError
+
+
+class Nothing:
+    def look(self):
+        pass
+'''
+PROBLEM = Problem("What?", "42", 7, {"city": "Rome"})
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text(FILE)
+    monkeypatch.chdir(tmp_path)
+
+
+def opened(name: str, fenced: bool = True, **options: Any) -> Iterator[Pool]:
+    pool = Pool(Choice(name=name, **options), Episode(), fenced)
+    try:
+        yield pool
+    finally:
+        pool.close()
+
+
+def asked(pool: Pool, said: str) -> dict[str, Any]:
+    pool.step(0, said, said)
+    return pool.answer()[1]
+
+
+@pytest.mark.parametrize("fenced", [True, False])
+def test_tools_are_called_and_what_they_say_is_read(fenced: bool) -> None:
+    for pool in opened("mine.py:Shop", fenced, stock=3):
+        assert [tool["function"]["name"] for tool in pool.tools] == ["buy", "look"]
+        pool.start(0, PROBLEM)
+        assert pool.answer() == (0, {"said": "The shop is in Rome."})
+        call = "```buy\n{}\n```" if fenced else '<tool_call>{{"name": "buy", "arguments": {}}}</tool_call>'
+        body = "2" if fenced else '{"count": 2}'
+        if fenced:  # one argument alone is text: the tool has to take it as it is
+            assert "TypeError" in asked(pool, call.format(body))["messages"][0]["content"]
+            return
+        said = asked(pool, call.format(body))
+        assert said["messages"] == [{"role": "tool", "name": "buy", "content": '{"left": 1}'}]
+        assert "not so many" in asked(pool, call.format('{"count": 9}'))["messages"][0]["content"]
+        look = asked(pool, '<tool_call>{"name": "look", "arguments": {}}</tool_call>')
+        assert look["messages"][0]["content"] == "a shelf"
+        last = asked(pool, "That is all.")
+        assert (last["done"], last["total"]) == (True, 2.0)
+
+
+def test_a_text_environment_takes_steps() -> None:
+    for pool in opened("mine.py:Text"):
+        pool.start(0, PROBLEM)
+        assert pool.answer() == (0, {"said": None})
+        first = asked(pool, "41")
+        assert (first["messages"], first["reward"]) == ([{"role": "user", "content": "no"}], 0.0)
+        last = asked(pool, "42")
+        assert (last["done"], last["total"]) == (True, 1.0)
+
+
+def test_chance_is_of_the_seed_alone() -> None:
+    found = []
+    for pool in opened("mine.py:Dice"):
+        for name, seed in ((0, 1), (1, 2), (2, 1)):
+            pool.start(name, Problem("?", "", seed))
+            found.append(pool.answer()[1]["said"])
+    assert found[0] == found[2] != found[1]
+
+
+def test_what_ends_frees_its_process_and_the_others_go_on() -> None:
+    for pool in opened("guess"):
+        for name in range(5):
+            pool.start(name, Problem("1-9", "4", name))
+        assert sorted(pool.answer()[0] for _ in range(5)) == list(range(5))
+        for name in range(0, 5, 2):
+            pool.end(name)
+        for name in (1, 3):
+            pool.step(name, "6", "6")
+        assert {pool.answer()[1]["messages"][0]["content"] for _ in range(2)} == {"1-5"}
+
+
+def test_a_class_that_is_no_environment_is_one_line() -> None:
+    with pytest.raises(BadInput, match="Nothing is no environment"):
+        list(opened("mine.py:Nothing"))
+
+
+def test_ours_are_found_by_name() -> None:
+    assert set(environments()) == {"calculator", "guess", "sql-agent"}

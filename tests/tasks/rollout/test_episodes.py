@@ -1,0 +1,178 @@
+"""Episodes through the real stage: tokens that are never re-made, limits, hostile environments."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from params.base import BadInput
+from params.schema import Params
+from tasks.artefacts.artefact import Artefact
+from tasks.artefacts.tables import read_table
+from tasks.core.segments import known, responses_of
+from tasks.engines.base import Request
+from tasks.engines.in_process import InProcess
+from tasks.policy.policy import Policy
+from tasks.rollout.rollout import rollout
+from tasks.update.update import update
+from tests.conftest import RunStage
+from tests.tasks.rollout.episode_cases import problems, settings, write_file
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_file(tmp_path)
+    monkeypatch.chdir(tmp_path)
+
+
+def sampled(run: RunStage, model: Artefact, params: Params, given: Artefact, round: int = 1) -> Artefact:
+    return run(rollout, params, round, model=model, problems=given)
+
+
+def rows(artefact: Artefact) -> list[dict[str, Any]]:
+    return list(read_table(artefact.file("rollouts.parquet")).to_pylist())
+
+
+def test_the_ids_that_the_engine_saw_are_those_that_are_kept_and_scored(
+    run_stage: RunStage, tiny_model: Artefact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Sequence[Request]] = []
+    generate = InProcess.generate
+
+    def watched(self: InProcess, requests: Sequence[Request], *more: Any) -> Any:
+        seen.append(requests)
+        return generate(self, requests, *more)
+
+    monkeypatch.setattr(InProcess, "generate", watched)
+    params = settings()
+    made = sampled(run_stage, tiny_model, params, problems(tmp_path / "problems"))
+    table = read_table(made.file("rollouts.parquet"))
+    prompts = {(request.prompt_ids, request.seed) for call in seen for request in call}
+    several = 0
+    for row in table.to_pylist():
+        mask = row["sampled"] or [True] * len(row["response_ids"])
+        starts = [i for i, own in enumerate(mask) if own and (not i or not mask[i - 1])]
+        whole = [*row["prompt_ids"], *row["response_ids"]]
+        for start in starts:
+            length = len(row["prompt_ids"]) + start
+            assert any(tuple(whole[:length]) == prompt for prompt, _ in prompts)
+        several += len(starts) > 1
+        assert len(row["turn_rewards"]) == len(starts)
+        assert [value is not None for value in row["behaviour_logp"]] == mask
+        said = [each["role"] for each in json.loads(row["trace"])]
+        assert said[:2] == ["user", "assistant"]
+    assert several
+    policy = Policy.open(tiny_model.path, params)
+    scores = policy.score(table["prompt_ids"].to_pylist(), responses_of(table), params.rollout.temperature)
+    kept = torch.tensor([value for part in table["behaviour_logp"].to_pylist() for value in known(part)])
+    assert torch.allclose(scores.logp, kept, atol=1e-4)
+
+
+@pytest.mark.parametrize("waves", [1, 3])
+def test_equal_jobs_make_equal_bytes(
+    run_stage: RunStage, tiny_model: Artefact, tmp_path: Path, waves: int
+) -> None:
+    given, params = problems(tmp_path / "problems"), settings(episode={"waves": waves})
+    one, two = (sampled(run_stage, tiny_model, params, given) for _ in range(2))
+    assert one.manifest.files["rollouts.parquet"] == two.manifest.files["rollouts.parquet"]
+
+
+def test_an_episode_of_one_turn_is_an_answer_and_makes_the_same_update(
+    run_stage: RunStage, tiny_model: Artefact, tmp_path: Path
+) -> None:
+    given = problems(tmp_path / "problems")
+    params = settings("mine.py:Silent", turns=1, max_response_tokens=6)
+    alone = params.model_copy(update={"task": params.task.model_copy(update={"environment": None})})
+    episodes, answers = (sampled(run_stage, tiny_model, each, given) for each in (params, alone))
+    for one, other in zip(rows(episodes), rows(answers), strict=True):
+        own = ("trace", "turn_rewards", "finish_reason")
+        assert {n: x for n, x in one.items() if n not in own} == {n: other[n] for n in one if n not in own}
+    policies = [run_stage(update, params, model=tiny_model, rollout=each) for each in (episodes, answers)]
+    one, other = (each.manifest.files["adapter/adapter_model.safetensors"] for each in policies)
+    assert one == other
+
+
+@pytest.mark.parametrize(
+    ("reason", "options"),
+    [
+        ("stop", {"turns": 2, "episode": {"turn_tokens": 60}}),
+        ("turns", {"turns": 9, "episode": {"turns": 2, "turn_tokens": 60}}),
+        ("turn_length", {"episode": {"turn_tokens": 1}}),
+        ("length", {"turns": 99, "episode": {"turns": 99}, "max_response_tokens": 8}),
+    ],
+)
+def test_each_limit_is_an_end_of_its_own(
+    run_stage: RunStage, tiny_model: Artefact, tmp_path: Path, reason: str, options: dict[str, Any]
+) -> None:
+    params = settings(**options)
+    made = rows(sampled(run_stage, tiny_model, params, problems(tmp_path / "problems")))
+    assert reason in {row["finish_reason"] for row in made}
+    assert {row["finish_reason"] for row in made} <= {"stop", "turns", "turn_length", "length"}
+    assert all(len(row["response_ids"]) <= params.rollout.max_response_tokens for row in made)
+
+
+def test_an_environment_that_misbehaves_ends_its_own_episode_alone(
+    run_stage: RunStage, tiny_model: Artefact, tmp_path: Path
+) -> None:
+    kinds = ["hang", "crash", "raise", "memory", "flood", "noise", "nan", "good"]
+    given = problems(tmp_path / "problems", [f"{kind} ?" for kind in kinds])
+    limits = {"call_seconds": 3.0, "memory_mib": 256, "observation_characters": 20, "turn_tokens": 60}
+    params = settings("mine.py:Hostile", max_response_tokens=150, episode=limits)
+    params = params.model_copy(
+        update={
+            "rollout": params.rollout.model_copy(update={"problems_per_round": len(kinds)}),
+            "model": params.model.model_copy(update={"context": 256}),
+        }
+    )
+    by_kind: dict[str, list[dict[str, Any]]] = {}
+    for row in rows(sampled(run_stage, tiny_model, params, given)):
+        by_kind.setdefault(kinds[int(row["problem_id"][1:])], []).append(row)
+    reached = {
+        kind: [row for row in found if len(row["turn_rewards"]) > 1 or row["reward_error"]]
+        for kind, found in by_kind.items()
+    }
+    assert all(reached.values())
+    for kind, reason, reward, word in (
+        ("hang", "time", 0.0, "no answer"),
+        ("crash", "environment", None, "exit code 7"),
+        ("raise", "environment", None, "KeyError"),
+        ("memory", "environment", None, "memory"),
+        ("nan", "environment", None, "finite"),
+    ):
+        failed = [row for row in reached[kind] if row["reward_error"]]
+        assert failed
+        for row in failed:
+            assert (row["finish_reason"], row["reward"]) == (reason, reward), row
+            assert word in row["reward_error"]
+    for kind in ("flood", "noise", "good"):
+        assert not any(row["reward_error"] for row in by_kind[kind])
+        assert all(row["reward"] is not None for row in by_kind[kind])
+    said = [message for row in by_kind["flood"] for message in json.loads(row["trace"])]
+    assert max(len(each["content"]) for each in said if each["role"] == "user") < 40
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("mine.py:Ecco", "did you mean 'Echo'"),
+        ("nowhere.py:Echo", "no module 'nowhere'"),
+        ("gess", "did you mean 'guess'"),
+    ],
+)
+def test_an_environment_that_is_not_there_is_one_line(
+    run_stage: RunStage, tiny_model: Artefact, tmp_path: Path, name: str, word: str
+) -> None:
+    with pytest.raises(BadInput, match=word):
+        sampled(run_stage, tiny_model, settings(name), problems(tmp_path / "problems"))
+
+
+def test_an_option_that_is_none_is_one_line(
+    run_stage: RunStage, tiny_model: Artefact, tmp_path: Path
+) -> None:
+    with pytest.raises(BadInput, match="takes no such option"):
+        sampled(run_stage, tiny_model, settings(turn=3), problems(tmp_path / "problems"))
