@@ -16,7 +16,7 @@ from tasks.rewards.sql_text import problem_of
 
 
 class SqlAgent:
-    """Runs queries."""
+    """Runs queries. Its tool is called as small models call a block of SQL by themselves."""
 
     def __init__(self, rows: int = 5, cell_characters: int = 40, query_seconds: float = 1.0) -> None:
         self._rows, self._cell = rows, cell_characters
@@ -26,13 +26,13 @@ class SqlAgent:
         """Open the database of a problem."""
         self._database = Database(database_path(Path(folder), json.loads(answer)["database"]), self._limits)
 
-    def query(self, sql: str) -> str:
-        """Run one SELECT on the database and see its rows, or what is wrong with it.
+    def sql(self, query: str) -> str:
+        """Run one SELECT on the database and see its rows, or what is wrong. Your last query is your answer.
 
         Args:
-            sql: the query
+            query: the query
         """
-        query = sql.strip().rstrip(";")
+        query = query.strip().rstrip(";")
         if (refused := problem_of(query)) is not None:
             return f"Error: {refused}"
         try:

@@ -103,8 +103,8 @@ def test_the_database_answers_and_is_left_alone(tmp_path: Path) -> None:
     before = path.read_bytes()
     agent = SqlAgent(rows=2, cell_characters=3)
     agent.reset(json.dumps({"database": "one", "query": "SELECT 1"}), str(tmp_path))
-    assert agent.query("SELECT a, b FROM t;") == "0 | xxx...\n1 | xxx...\n... 6 more rows"
-    assert agent.query("SELECT a FROM t WHERE a > 99") == "no rows"
+    assert agent.sql("SELECT a, b FROM t;") == "0 | xxx...\n1 | xxx...\n... 6 more rows"
+    assert agent.sql("SELECT a FROM t WHERE a > 99") == "no rows"
     for wrong in ("SELECT c FROM t", "DELETE FROM t", "SELECT 1; SELECT 2", "PRAGMA user_version", ""):
-        assert agent.query(wrong).startswith("Error:")
+        assert agent.sql(wrong).startswith("Error:")
     assert path.read_bytes() == before
