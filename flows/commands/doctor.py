@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import shutil
 import socket
 import sys
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from rich.table import Table
 
 from flows.environment import workspace
 from params.base import BadInput
+from tasks.artefacts.store import free_bytes
 from tasks.core import device
 from tasks.core.device import can_compile
 from tasks.engines import vllm_build
@@ -66,7 +66,7 @@ def _machine() -> Finding:
 
 
 def _disk() -> Finding:
-    free = shutil.disk_usage(workspace()).free / 2**30
+    free = free_bytes(workspace()) / 2**30
     enough = free > 5
     remedy = "" if enough else f"make room under {workspace()}, or set OSTINATO_HOME; 5 GiB"
     return Finding("Disk", "good" if enough else "missing", f"{free:.1f} GiB free", remedy)

@@ -123,7 +123,7 @@ class Store:
 
     def need(self, bytes: int, what: str) -> None:
         """Raise ``BadInput`` where the disk has no room for so much more."""
-        free = shutil.disk_usage(self.root).free
+        free = free_bytes(self.root)
         if free < bytes + SPARE:
             raise BadInput(
                 f"{self.root}: {free // 2**20} MiB free; expected at least {(bytes + SPARE) // 2**20} "
@@ -153,6 +153,11 @@ class Store:
             replace_directory(new, target)
         finally:
             shutil.rmtree(new, ignore_errors=True)
+
+
+def free_bytes(place: Path) -> int:
+    """Of the disk on which a directory lies, or will lie."""
+    return shutil.disk_usage(next(path for path in (place, *place.parents) if path.exists())).free
 
 
 def sweep(building: Path) -> None:

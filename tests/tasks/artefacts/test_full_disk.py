@@ -64,3 +64,10 @@ def test_a_disk_without_room_is_told_before_a_stage_begins(
     with pytest.raises(BadInput, match="5 MiB free; expected at least 256 to make model"):
         Store(tmp_path).make("model", "a" * 64, _file)
     assert not (tmp_path / "artefacts").exists()
+
+
+def test_a_workspace_that_is_not_made_yet_has_the_room_of_its_disk(tmp_path: Path) -> None:
+    store = Store(tmp_path / "not" / "yet")
+    store.need(0, "run")
+    with pytest.raises(BadInput, match="MiB free; expected at least"):
+        store.need(2**60, "run")
