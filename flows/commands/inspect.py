@@ -22,7 +22,7 @@ from tasks.artefacts.store import Store
 from tasks.artefacts.tables import read_table
 from tasks.core.context import Context
 from tasks.core.stage import Job
-from tasks.report.format import count as counted
+from tasks.report.format import count
 from tasks.rollout.transcripts import as_records, headline, transcript
 
 MARKS = {"done": "green", "stale": "yellow", "damaged": "red", "to do": "dim"}
@@ -56,7 +56,7 @@ def list_runs(as_json: bool) -> None:
     store, rows = Store(workspace()), []
     for path in (workspace() / "runs").glob("*/run.json"):
         record = Record.read(path.parent)
-        state = "finished" if record.finished else f"{counted(len(record.steps), 'stage')} done"
+        state = "finished" if record.finished else f"{count(len(record.steps), 'stage')} done"
         state = "running" if store.held(f"run-{record.name}") else state
         facts = {"rounds": record.params["rounds"], "started": record.started, "command": record.command}
         rows.append({"name": record.name, "state": state, "seconds": round(record.seconds, 1), **facts})
@@ -107,18 +107,17 @@ def _artefact(text: str) -> Artefact:
     return Artefact.needed(path, "run the command that made it again, and it is made again")
 
 
-def show_episodes(text: str, count: int, out: Path | None) -> None:
-    """Print the first ``count`` answers of a rollout or an evaluation turn by turn, and write all of them to
-    ``out`` as JSON lines."""
+def show_episodes(text: str, first: int, out: Path | None) -> None:
+    """Print the ``first`` so many answers of a rollout or an evaluation turn by turn, and write all of them
+    to ``out`` as JSON lines."""
     artefact = _artefact(text)
     tables = [name for name in ("rollouts.parquet", "answers.parquet") if name in artefact.manifest.files]
     if not tables:
         raise BadInput(f"{text}: holds no answers; expected a rollout or an evaluation")
     table = read_table(artefact.file(tables[0]))
-    for row in table.slice(0, count).to_pylist():
+    for row in table.slice(0, first).to_pylist():
         print(f"--- {headline(row)}")
-        if row["trace"]:
-            print(transcript(row["trace"]))
+        print(transcript(row["trace"]) if row["trace"] else "(of one turn; the report shows what was said)")
     if out is not None:
         if out.exists():
             raise BadInput(f"--out {out}: exists already; expected a file that does not")

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.environment import workspace
-from flows.execution.explain import Cause, Explained, Explaining
+from flows.execution.explain import TO_BE_MADE, Cause, Explained, Explaining
 from flows.execution.runner import run_directory
 from flows.execution.validation import settled
 from flows.stage_table.stages import plan
@@ -70,16 +70,11 @@ def _one(stage: Explained, as_json: bool) -> None:
         return
     state = "in the cache; it was made" if stage.state == "cached" else "to be made"
     if stage.nearest is None:
-        only = stage.causes[0] if stage.causes and stage.causes[0].kind == "damaged" else None
-        print(
-            f"{stage.place}: {state}, for there is no other of its kind{f': {_said(only)}' if only else ''}"
-        )
+        print(f"{stage.place}: {state}: {'; '.join(map(_said, stage.causes))}")
         return
-    beside = f"{stage.nearest.path.name}, of round {stage.nearest.manifest.round}"
-    if not stage.causes:
-        print(f"{stage.place}: {state}, though nothing sets it apart from {beside}")
-        return
-    print(f"{stage.place}: {state}, since it differs from the nearest there is ({beside}) in")
+    print(
+        f"{stage.place}: {state}, since it differs from the nearest there is, {stage.nearest.path.name}, in"
+    )
     for cause in stage.causes:
         print(f"  {_said(cause)}")
 
@@ -93,7 +88,7 @@ def _said(cause: Cause) -> str:
             return cause.name
         case "parameter" | "library":
             return f"{cause.kind} {cause.name}: {_value(cause.before)} → {_value(cause.now)}"
-        case "input" if cause.now == "to be made":
+        case "input" if cause.now == TO_BE_MADE:
             return f"input {cause.name}: to be made itself"
         case _:
             return f"{cause.kind} {cause.name}: {_change(cause)}"
@@ -113,12 +108,10 @@ def _value(value: Any) -> str:
 
 
 def _plain(stage: Explained) -> dict[str, Any]:
-    near = stage.nearest and {"fingerprint": stage.nearest.fingerprint, "path": str(stage.nearest.path)}
-    causes = [asdict(cause) for cause in stage.causes]
     return {
         "place": stage.place,
         "stage": stage.stage,
         "state": stage.state,
-        "nearest": near,
-        "causes": causes,
+        "nearest": stage.nearest and stage.nearest.path.name,
+        "causes": [asdict(cause) for cause in stage.causes],
     }

@@ -29,7 +29,6 @@ class Garbage:
 
     path: Path
     why: str
-    files: int
     bytes: int
     """Of its files, whether or not others are linked to them."""
 
@@ -124,34 +123,27 @@ def _needed(store: Store, runs: Sequence[Path]) -> set[str]:
         name = waiting.pop()
         if name not in found:
             found.add(name)
-            waiting += _made_of(store, store.artefacts / name)
+            waiting += _names(store, store.artefacts / name)
     return found
 
 
 def _named_below(store: Store, place: Path) -> list[str]:
     """The artefacts that lie at a place (DVC may have brought them), and what they were made of."""
-    found = []
-    for path in place.rglob(MANIFEST):
-        found += _made_of(store, path.parent)
-        try:
-            artefact = Artefact.open(path.parent, check=False)
-        except Damaged:
-            continue
-        found.append(store.path(artefact.manifest.stage, artefact.fingerprint).name)
-    return found
+    return [name for path in place.rglob(MANIFEST) for name in _names(store, path.parent)]
 
 
-def _made_of(store: Store, place: Path) -> list[str]:
+def _names(store: Store, place: Path) -> list[str]:
+    """The artefact at a place, and what it was made of; none where there is none that can be read."""
     try:
         manifest = Artefact.open(place, check=False).manifest
     except (Damaged, FileNotFoundError, NotADirectoryError):
         return []
-    return [store.path(each.stage, each.fingerprint).name for each in manifest.inputs.values()]
+    named = ((each.stage, each.fingerprint) for each in manifest.inputs.values())
+    return [store.path(*each).name for each in ((manifest.stage, manifest.fingerprint), *named)]
 
 
 def _garbage(path: Path, why: str) -> Garbage:
-    files = list(_files(path))
-    return Garbage(path, why, len(files), _bytes(files))
+    return Garbage(path, why, _bytes(_files(path)))
 
 
 def _use(name: str, files: Sequence[Path], place: Path) -> Use:

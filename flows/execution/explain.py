@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from flows.execution.fingerprint import identity, lasting_facts, modules
+from flows.execution.fingerprint import identity, lasting_facts
 from flows.execution.source import SOURCE, SourceTree
 from flows.stage_table.stages import Node, Plan
 from tasks.artefacts.artefact import MANIFEST, Artefact, Damaged, Manifest
 from tasks.artefacts.store import Store
 from tasks.report.format import flat
 
+TO_BE_MADE = "to be made"
+"""In place of the digest of an input that is not there."""
 Kind = Literal["damaged", "parameter", "file", "library", "module", "input", "new"]
 
 
@@ -50,6 +52,8 @@ class Explaining:
     source: SourceTree = SOURCE
     _found: dict[str, Artefact] = field(default_factory=dict)
     """What is in the cache, by place."""
+    _facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What a stage depends on in every round, by its name."""
 
     @cached_property
     def stages(self) -> dict[str, Explained]:
@@ -61,55 +65,55 @@ class Explaining:
         known = self.stages[place]
         if known.state == "to make":
             return known
-        node, own = self.plan[place], self._found[place]
-        causes, nearest = self._nearest(node, own.manifest.params, own.manifest, apart=own.fingerprint)
+        own = self._found[place]
+        manifest = own.manifest
+        facts = {
+            "params": manifest.params,
+            "files": manifest.own_files,
+            "versions": manifest.versions,
+            "code": manifest.code,
+        }
+        causes, nearest = self._nearest(self.plan[place], facts, _digests(manifest), own.fingerprint)
         return Explained(place, known.stage, "cached", causes, nearest)
 
     def _explained(self, node: Node) -> Explained:
-        facts = lasting_facts(node.stage, self.plan.params, source=self.source)
+        name = node.stage.name
+        if name not in self._facts:
+            self._facts[name] = lasting_facts(node.stage, self.plan.params, source=self.source)
+        facts = self._facts[name]
         missing = [name for name, place in node.inputs.items() if place not in self._found]
         damage: list[Cause] = []
         if not missing:
             inputs = {name: self._found[place] for name, place in node.inputs.items()}
             try:
-                found = self.store.find(node.stage.name, identity(facts, node.round, inputs))
+                found = self.store.find(name, identity(facts, node.round, inputs))
             except Damaged as damaged:
                 found, damage = None, [Cause("damaged", str(damaged))]
             if found is not None:
                 self._found[node.place] = found
-                return Explained(node.place, node.stage.name, "cached")
-        wanted = _Wanted(
-            facts["files"],
-            self.source.digests(modules(node.stage, self.plan.params, self.source)),
-            facts["versions"],
-            {name: self._found[place].digest for name, place in node.inputs.items() if name not in missing},
-        )
-        causes, nearest = self._nearest(node, facts["params"], wanted)
-        return Explained(node.place, node.stage.name, "to make", [*damage, *causes], nearest)
+                return Explained(node.place, name, "cached")
+        digests = {
+            each: self._found[place].digest if each not in missing else TO_BE_MADE
+            for each, place in node.inputs.items()
+        }
+        causes, nearest = self._nearest(node, facts, digests)
+        return Explained(node.place, name, "to make", [*damage, *causes], nearest)
 
     def _nearest(
-        self, node: Node, params: Mapping[str, Any], wanted: _Wanted | Manifest, apart: str = ""
+        self, node: Node, facts: Mapping[str, Any], inputs: Mapping[str, str], apart: str = ""
     ) -> tuple[list[Cause], Artefact | None]:
+        """The artefact from which a stage with these facts and digests of inputs differs least, and in what;
+        ``apart`` is a fingerprint that does not count."""
         best: tuple[tuple[int, float], list[Cause], Artefact] | None = None
         for found in _made(self.store, node.stage.name):
             if found.fingerprint == apart or found.manifest.round != node.round:
                 continue
-            causes = _differences(node, params, wanted, found.manifest)
+            causes = _differences(facts, inputs, found.manifest)
             age = -(found.path / MANIFEST).stat().st_mtime
             rank = (len(causes), age)
             if best is None or rank < best[0]:
                 best = (rank, causes, found)
         return ([Cause("new")], None) if best is None else (best[1], best[2])
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """What a manifest would say of a stage that is to be made, without inputs that are to be made too."""
-
-    own_files: Mapping[str, str]
-    code: Mapping[str, str]
-    versions: Mapping[str, str]
-    inputs: Mapping[str, str]
 
 
 def _made(store: Store, stage: str) -> list[Artefact]:
@@ -125,19 +129,14 @@ def _made(store: Store, stage: str) -> list[Artefact]:
     return found
 
 
-def _differences(
-    node: Node, params: Mapping[str, Any], wanted: _Wanted | Manifest, then: Manifest
-) -> list[Cause]:
+def _differences(facts: Mapping[str, Any], inputs: Mapping[str, str], then: Manifest) -> list[Cause]:
     """In the order in which a person would look at them: an input is last, since it has causes of its own."""
-    inputs = dict(wanted.inputs) if isinstance(wanted, _Wanted) else _digests(wanted)
-    names = node.inputs if isinstance(wanted, _Wanted) else inputs
-    now = {name: inputs.get(name, "to be made") for name in names}
     return [
-        *_apart("parameter", flat(dict(then.params)), flat(dict(params))),
-        *_apart("file", then.own_files, wanted.own_files),
-        *_apart("library", then.versions, wanted.versions),
-        *_apart("module", then.code, wanted.code),
-        *_apart("input", _digests(then), now),
+        *_apart("parameter", flat(then.params), flat(facts["params"])),
+        *_apart("file", then.own_files, facts["files"]),
+        *_apart("library", then.versions, facts["versions"]),
+        *_apart("module", then.code, facts["code"]),
+        *_apart("input", _digests(then), inputs),
     ]
 
 

@@ -53,7 +53,7 @@ def lasting_facts(
         "stage": stage.name,
         "params": parameters_read(stage, params),
         "files": files if elsewhere is None else dict(elsewhere),
-        "code": source.digest(modules(stage, params, source)),
+        "code": source.digests(modules(stage, params, source)),
         "versions": versions(stage, params),
     }
 

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flows.execution import external_policy, guards
-from flows.execution.fingerprint import identity, lasting_facts, modules
+from flows.execution.fingerprint import identity, lasting_facts
 from flows.execution.remote_cache import RemoteCache
 from flows.execution.remote_inputs import RemoteInputs
-from flows.execution.source import SOURCE
 from flows.execution.watch import Watch
 from flows.stage_table.stages import Node
 from params.schema import Params
@@ -193,7 +192,7 @@ class Runner:
                 name: Source(stage=a.manifest.stage, fingerprint=a.fingerprint, digest=a.digest)
                 for name, a in inputs.items()
             },
-            "code": SOURCE.digests(modules(node.stage, self.params)),
+            "code": facts["code"],
             "own_files": facts["files"],
             "versions": facts["versions"],
             "measured": {**measured, "stage_seconds": time.monotonic() - began},

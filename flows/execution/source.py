@@ -49,12 +49,8 @@ class SourceTree:
                 waiting += self._imported(name)
         return tuple(sorted(found))
 
-    def digest(self, names: Iterable[str]) -> str:
-        """One digest of what these modules say."""
-        return hashlib.sha256(canonical(self.digests(names))).hexdigest()
-
     def digests(self, names: Iterable[str]) -> dict[str, str]:
-        """A digest of what each of them says."""
+        """A digest of what each of these modules says."""
         return {name: self._digest(name) for name in names}
 
     def _digest(self, name: str) -> str:

@@ -171,7 +171,7 @@ def write(root: Path, work: Work, runs: Sequence[Run], seconds: float) -> Path:
     comparison = work.comparison.model_copy(update={"rounds": max(outcome.rounds for outcome in outcomes)})
     facts = {"name": work.name, "command": work.command, "runs": [run.facts() for run in runs]}
     params, inputs = comparison.model_dump(mode="json"), _inputs([each.directory for each in outcomes])
-    code = SOURCE.digest(SOURCE.closure((WRITER,)))
+    code = SOURCE.digests(SOURCE.closure((WRITER,)))
     identity = {"stage": "comparison", "params": params, "inputs": {k: v.digest for k, v in inputs.items()}}
 
     def build(new: Path) -> None:
@@ -185,7 +185,7 @@ def write(root: Path, work: Work, runs: Sequence[Run], seconds: float) -> Path:
             seed=0,
             params=params,
             inputs=inputs,
-            code=SOURCE.digests(SOURCE.closure((WRITER,))),
+            code=code,
             versions={},
             measured={"seconds": seconds, "runs": float(len(outcomes))},
         )
