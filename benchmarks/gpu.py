@@ -21,90 +21,29 @@ pydantic, PyYAML and numpy, and neither Prefect nor vLLM; without CUDA it says s
 from __future__ import annotations
 
 import json
-import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
+import random_models
 import shared
 import torch
 from peft import LoraConfig, get_peft_model
+from random_models import Work
 from torch import Tensor
-from transformers import AutoModelForCausalLM, Qwen2Config
+from transformers import AutoModelForCausalLM
 
-from algorithms import grpo
-from algorithms.contract import Hooks
-from algorithms.terms import Batch, objective_term
 from flows.planner import capacity
 from params.load import compose
-from params.parts import filled
 from tasks.policy.gradient import Step, accumulate
 from tasks.policy.policy import Policy
-from tasks.prepare import nano
-
-SIZES = {"1.5b": (151936, 1536, 8960, 28, 12, 2), "tiny": (512, 64, 128, 2, 4, 2)}
-"""Words, hidden and intermediate size, layers, heads, key-value heads."""
 
 Pass = Callable[[], Tensor]
 """One forward and backward pass over a step; log-probabilities [T]."""
-
-
-class Shape(NamedTuple):
-    """``400x200x8``: tokens of a prompt, tokens of a response, responses of a prompt."""
-
-    prompt: int
-    response: int
-    samples: int
-
-
-def create(folder: Path, size: str, device: torch.device) -> None:
-    """A model folder with random weights, and a tokenizer that nobody asks much of."""
-    words, hidden, intermediate, layers, heads, shared_heads = SIZES[size]
-    config = Qwen2Config(
-        vocab_size=words,
-        hidden_size=hidden,
-        intermediate_size=intermediate,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=shared_heads,
-        max_position_embeddings=32768,
-        tie_word_embeddings=True,
-        use_sliding_window=False,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    torch.manual_seed(0)
-    with device:
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    model.save_pretrained(folder)
-    nano.tokenizer().save_pretrained(folder)
-
-
-def step(shape: Shape, groups: int, vocabulary: int) -> Step:
-    """Random tokens and advantages; no ratio is clipped, no advantage zero."""
-    generator = torch.Generator().manual_seed(0)
-
-    def ids(count: int) -> list[int]:
-        return torch.randint(5, vocabulary, (count,), generator=generator).tolist()
-
-    prompts = [prompt for _ in range(groups) for prompt in [ids(shape.prompt)] * shape.samples]
-    responses = [ids(shape.response) for _ in prompts]
-    tokens = len(prompts) * shape.response
-    advantage = torch.randn(len(prompts), generator=generator)
-    batch = Batch(
-        sequence=torch.arange(len(prompts)).repeat_interleave(shape.response),
-        behaviour_logp=torch.full((tokens,), -math.log(vocabulary)),
-        advantage=advantage.repeat_interleave(shape.response),
-        importance=torch.ones(tokens),
-        fresh=torch.ones(len(prompts), dtype=torch.bool),
-        max_tokens=shape.response,
-    )
-    wide = grpo.Config(clip_low=1.0, clip_high=1e9)
-    return Step(prompts, responses, batch, [objective_term(batch, filled(Hooks, grpo), wide, "token_mean")])
 
 
 def ostinato(policy: Policy, work: Step) -> Pass:
@@ -190,18 +129,16 @@ def matrix_rate(size: int, device: torch.device) -> float:
     return 5 * 2.0 * size**3 / min(seconds(five, device) for _ in range(10))
 
 
-def operations(size: str, shape: Shape, groups: int, rank: int | None) -> tuple[float, float]:
+def operations(model: capacity.Shape, work: Work, groups: int, rank: int | None) -> tuple[float, float]:
     """Of a step's products: with one prompt a group, and with a prompt and all logits for every response."""
-    words, hidden, intermediate, layers, heads, kv_heads = SIZES[size]
-    model = capacity.Shape(hidden, layers, heads, kv_heads, hidden // heads, intermediate, words, True)
-    shared = capacity.Work(groups, shape.samples, shape.prompt, shape.response)
-    alone = capacity.Work(groups * shape.samples, 1, shape.prompt, shape.response)
-    prompts = 2 * (2 if rank else 3) * alone.problems * shape.prompt * model.head
+    shared = capacity.Work(groups, work.samples, work.prompt, work.response)
+    alone = capacity.Work(groups * work.samples, 1, work.prompt, work.response)
+    prompts = 2 * (2 if rank else 3) * alone.problems * work.prompt * model.head
     return capacity.update_flops(model, shared, rank), capacity.update_flops(model, alone, rank) + prompts
 
 
 def compare(
-    sides: dict[str, Pass], counts: Sequence[float], shape: Shape, work: Step, rate: float, repeats: int
+    sides: dict[str, Pass], counts: Sequence[float], shape: Work, work: Step, rate: float, repeats: int
 ) -> dict[str, Any]:
     """Tokens per second, share of the peak and memory of each side, of so many operations, on one shape."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -253,8 +190,8 @@ def main() -> None:
     if not (chosen.tiny or torch.cuda.is_available()):
         shared.refuse("torch sees no CUDA device here; expected one, or --tiny")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    size = "tiny" if chosen.tiny else "1.5b"
-    shapes = [Shape(*map(int, text.split("x"))) for text in chosen.shapes]
+    model_shape = random_models.shape("tiny" if chosen.tiny else "1.5b")
+    shapes = [Work(*map(int, text.split("x"))) for text in chosen.shapes]
     longest = max(shape.prompt + shape.response for shape in shapes)
     settings = [f"update.tokens_per_micro_batch={chosen.budget}", f"update.adapter={chosen.adapter}"]
     settings += [f"update.attention={chosen.attention}", f"update.checkpointing={chosen.checkpointing}"]
@@ -263,7 +200,7 @@ def main() -> None:
     result: dict[str, Any] = {"device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu"}
     result["matrix_tera_per_second"] = (rate := matrix_rate(chosen.square, device)) / 1e12
     with tempfile.TemporaryDirectory() as name:
-        create(Path(name), size, device)
+        random_models.create(Path(name), model_shape, device)
         policy = Policy.open(Path(name), compose(name, "arithmetic", "grpo", settings))
         model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=torch.bfloat16).to(device).train()
     result |= {"adapter": chosen.adapter, "torch": torch.__version__, "budget": chosen.budget}
@@ -271,14 +208,14 @@ def main() -> None:
     if lora := chosen.adapter == "lora":
         model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear"))
     for text, shape in zip(chosen.shapes, shapes, strict=True):
-        work = step(shape, chosen.groups, SIZES[size][0])
+        work = random_models.step(shape, chosen.groups, model_shape.vocabulary)
 
         def make(rows: int, work: Step = work) -> Pass:
             return padded(model, work, rows, device, lora)
 
         plain, rows = fitting(make, max(1, chosen.budget // (shape.prompt + shape.response)))
         sides = {"ostinato": ostinato(policy, work), "transformers padded": plain}
-        counts = operations(size, shape, chosen.groups, 16 if lora else None)
+        counts = operations(model_shape, shape, chosen.groups, 16 if lora else None)
         result[text] = {**compare(sides, counts, shape, work, rate, chosen.repeats), "padded_rows": rows}
         for side in sides:
             shared.show(f"{text} {side}", result[text][side])

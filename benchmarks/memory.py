@@ -22,6 +22,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
+import random_models
 import shared
 import torch
 import torch.distributed as dist
@@ -33,10 +34,10 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from flows.planner import capacity
-from params.load import compose, read_yaml
+from params.load import compose
 from params.schema import Params
 from tasks.policy import (
     adapter,
@@ -56,8 +57,6 @@ from tasks.policy.trained_weights import TrainedWeights
 
 GB = 1e9
 HERE = torch.device("cpu")
-TINY = {"hidden": 64, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16, "intermediate": 128}
-
 
 KERNELS: tuple[tuple[Any, str, Callable[..., Any]], ...] = (
     (swiglu, "_product", lambda gate, up: torch.empty_like(gate)),
@@ -119,19 +118,10 @@ class Held(TorchDispatchMode):
 
 def network(shape: capacity.Shape) -> PreTrainedModel:
     """A Qwen2 of this shape without any values."""
-    config = Qwen2Config(
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.intermediate,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        tie_word_embeddings=shape.tied,
-        max_position_embeddings=32768,
-        use_sliding_window=False,
-    )
     with torch.device("meta"):
-        made: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        made: PreTrainedModel = AutoModelForCausalLM.from_config(
+            random_models.config(shape), dtype=torch.bfloat16
+        )
     for module in (rms_norm, rotary, swiglu):  # whether they fit is asked of values
         with mock.patch.object(module, "_is_silu" if module is swiglu else "_is_plain", return_value=True):
             module.speed_up(made)
@@ -247,13 +237,9 @@ def main() -> None:
     parser.add_argument("--devices", type=int, default=1, help="over which FSDP shards")
     parser.add_argument("--checkpointing", choices=("on", "off", "both"), default="both")
     chosen = shared.arguments(parser, models=["tiny"], adapters=["lora", "full"], positions=90, head_chunk=16)
-    shapes = read_yaml(shared.ROOT / "params" / "shapes.yaml")
-    shapes["tiny"] = {**TINY, "vocabulary": 512, "tied": True}
-    if unknown := set(chosen.models) - set(shapes):
-        shared.refuse(f"--models: no shape {min(unknown)}; expected some of {', '.join(shapes)}")
     found = []
     for name in chosen.models:
-        shape = capacity.Shape(**shapes[name])
+        shape = random_models.shape(name)
         for kind in chosen.adapters:
             for sparing in {"on": (True,), "off": (False,), "both": (False, True)}[chosen.checkpointing]:
                 settings = [f"update.adapter={kind}", f"update.checkpointing={sparing}"]
