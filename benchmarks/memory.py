@@ -222,6 +222,7 @@ def predicted(shape: capacity.Shape, params: Params, positions: int, chunk: int,
         adapter_rank=params.update.lora_rank if params.update.adapter == "lora" else None,
         micro_batch=positions,
         head_chunk=chunk,
+        head_bytes=capacity.HEAD_BYTES,
         checkpointing=params.update.checkpointing,
     )
     parts = capacity.trainer_memory(shape, work, machine, choice)

@@ -14,6 +14,12 @@ MASTER = 8
 """Bytes of a trained weight beside the optimiser's moments: float32 itself and its gradient."""
 PACKED = 0.5625
 """Bytes of a weight in 4 bits, with a float32 scale to 64 of them."""
+HEAD_BYTES = 9.0
+"""On a GPU, of a position of the head, for each word: measured, of logits, their derivatives and scores."""
+TRAINED = "trained weights, gradients, optimiser"
+"""What a part of the trainer's memory is called."""
+INSIDE = 1.6
+"""A checkpointed layer's inside and its gradients, of what it would keep otherwise: measured."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +134,8 @@ class MachineUse:
     micro_batch: int = 1024
     """Token positions in one forward pass."""
     head_chunk: int = 512
+    head_bytes: float = 4.0
+    """Of a position of the head, for each word: logits and what is made of them."""
     max_sequences: int = 128
     """Responses that one server decodes side by side."""
     cache: float | None = None
@@ -215,18 +223,23 @@ def trainer_memory(shape: Shape, work: Work, machine: Machine, choice: MachineUs
     groups = max(1.0, choice.micro_batch // group)
     positions = machine.side_by_side * min(groups * group, choice.micro_batch)
     wide = 2 * (shape.heads + shape.kv_heads) * shape.head_dim
-    kept = shape.layers * (4 * shape.hidden + 3 * shape.intermediate + wide)
-    if choice.checkpointing:  # a layer's inside, and its gradients, are there for one at a time
-        kept = shape.layers * shape.hidden + 2 * kept // shape.layers
+    layer = 4 * shape.hidden + 3 * shape.intermediate + wide
+    head = machine.side_by_side * choice.head_chunk * shape.vocabulary * choice.head_bytes
+    activations = positions * shape.layers * (shape.hidden if choice.checkpointing else layer) * 2.0
+    if choice.checkpointing:  # a layer's inside is there after the head's
+        activations += max(0.0, positions * INSIDE * layer * 2.0 - head)
     split = max(1.0, group / choice.micro_batch)  # a group that does not fit is cut
     seen = machine.side_by_side * groups * work.samples * work.response_pairs / split
     seen += machine.side_by_side * groups * work.prompt**2 / 2
+    held = _held_weights(shape, choice, trained)
+    if choice.offload and choice.adapter_rank is None:  # steps follow passes, whose memory is free then
+        held[TRAINED] = max(0.0, held[TRAINED] - activations - head)
     return {
         "process": machine.process,
-        **_held_weights(shape, choice, trained),
-        "activations": positions * kept * 2.0,
+        **held,
+        "activations": activations,
         "attention": seen * shape.layers * shape.heads * 6.0,
-        "logits": machine.side_by_side * choice.head_chunk * shape.vocabulary * 4.0,
+        "logits": head,
     }
 
 
@@ -238,7 +251,7 @@ def _held_weights(shape: Shape, choice: MachineUse, trained: int) -> dict[str, f
         master = (MASTER + choice.moments) * shape.head if choice.adapter_rank is None else MASTER * trained
     parts = {
         "weights": 2.0 * (shape.parameters - packed) / choice.devices + PACKED * packed,
-        "trained weights, gradients, optimiser": master,
+        TRAINED: master,
     }
     if choice.devices > 1:
         layer = (shape.linear - packed) / shape.layers

@@ -17,7 +17,7 @@ from tasks.core import device
 
 Knob = tuple[str, str, Any]
 """Section, name and value of a setting."""
-RESTING = ("process", "weights", "trained weights, gradients, optimiser")
+RESTING = ("process", "weights", capacity.TRAINED)
 """What a trainer keeps between updates, by the plan's names."""
 DOUBT = 0.15
 """By how much the plan may be wrong: what is over by less is tried."""

@@ -104,6 +104,7 @@ def machine_use(
         adapter_rank=update.lora_rank if update.adapter == "lora" else None,
         micro_batch=max(device.micro_batch(update, longest, on_gpu), longest),
         head_chunk=device.head_chunk(update, on_gpu),
+        head_bytes=capacity.HEAD_BYTES if on_gpu else capacity.MachineUse.head_bytes,
         max_sequences=engine.max_sequences,
         cache=None if on_gpu else engine.kv_cache_gib * GIB,
         memory_fraction=engine.memory_fraction,
