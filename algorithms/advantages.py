@@ -59,7 +59,7 @@ def decoupled_advantage(rewards: Tensor, weights: Tensor, group: Tensor) -> Tens
     return (summed / spread if bool(spread > 0.0) else summed).float()
 
 
-def overlong_penalty(lengths: Tensor, max_length: int, cache_length: int) -> Tensor:
+def overlong_penalty(lengths: Tensor, max_length: int | Tensor, cache_length: int) -> Tensor:
     """Added to the reward of responses that come near the limit; float32, the shape of ``lengths`` (tokens).
 
         0                              up to L_max - L_cache
@@ -67,9 +67,10 @@ def overlong_penalty(lengths: Tensor, max_length: int, cache_length: int) -> Ten
         -1                             beyond              (Yu et al. 2025, DAPO, arXiv 2503.14476, equation
         13)
 
-    Raises ``ValueError`` unless 0 < cache_length <= max_length.
+    ``max_length``: of all of them, or of each. Raises ``ValueError`` unless 0 < cache_length <= max_length.
     """
-    if not 0 < cache_length <= max_length:
-        raise ValueError(f"cache_length {cache_length} must lie in 1..{max_length}")
+    least = int(torch.as_tensor(max_length).min()) if lengths.numel() else cache_length
+    if not 0 < cache_length <= least:
+        raise ValueError(f"cache_length {cache_length} must lie in 1..{least}")
     over = (max_length - cache_length) - lengths.double()
     return (over / cache_length).clamp(-1.0, 0.0).float()

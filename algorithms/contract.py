@@ -22,8 +22,8 @@ from algorithms.divergence import TopK
 from algorithms.drawing import Drawn, Entropy, Fresh, ReplayedProblems
 from algorithms.terms import Batch, Boundary, MetricLabel, Metrics, Term, objective_term
 from params.base import BadInput, Choice, Config
+from params.method import Method
 from params.parts import Part, find_part
-from params.schema import Method
 
 if TYPE_CHECKING:  # a rollout reads the contract, and no rule of the buffer
     from algorithms.replay_buffer import ReplayBuffer
@@ -148,17 +148,17 @@ class Recipe:
     """The auxiliary terms, then the replay method's own, if it has one."""
 
     @classmethod
-    def of(cls, method: Method) -> Recipe:
-        """Raises ``BadInput`` for a name or an option that does not exist."""
+    def of(cls, method: Method, at: str = "method") -> Recipe:
+        """That of the method that stands ``at``; raises ``BadInput`` for what does not exist."""
 
         def chosen(choice: Choice, hook: Hook, where: str) -> tuple[Hooks, Config]:
             part = find(choice.name, hook, where)
             return part, choice.resolve(part.Config, where)
 
-        terms = [chosen(choice, "term", f"method.terms.{i}") for i, choice in enumerate(method.terms)]
-        replay = chosen(method.replay, "draw", "method.replay") if method.replay else None
+        terms = [chosen(choice, "term", f"{at}.terms.{i}") for i, choice in enumerate(method.terms)]
+        replay = chosen(method.replay, "draw", f"{at}.replay") if method.replay else None
         terms += [replay] if replay and replay[0].term else []
-        return cls(method, chosen(method.objective, "token_loss", "method.objective"), replay, tuple(terms))
+        return cls(method, chosen(method.objective, "token_loss", f"{at}.objective"), replay, tuple(terms))
 
     def in_round(self, round: int) -> Recipe:
         """Without the terms that do not act in that round."""

@@ -139,6 +139,8 @@ class Term:
     """Further metrics whose means by age are told, as ``METRIC_by_age``."""
     spans: tuple[Span, ...] = ()
     """What it singled out, to be told of and shown."""
+    task: str = ""
+    """The task of a mixture that it is for, under whose name its metrics are told too; empty: all."""
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
+from params.curriculum import Curriculum
 from params.layers import laid_on_presets
 from params.speed import Elsewhere
 from params.task import Task
@@ -26,6 +27,10 @@ class MixedTask(Task):
     """Its share of a round's problems is this over the sum of all weights, ``task_weight`` included."""
     max_response_tokens: PositiveInt | None = None
     """Longest response, in tokens, at most the rollout's; null: the rollout's."""
+    method: Annotated[dict[str, Any], Elsewhere] = Field(default_factory=dict)
+    """What is other for it than in the run's ``method``: ``{objective: {clip_high: 0.4}}``."""
+    curriculum: Annotated[Curriculum | None, Elsewhere] = None
+    """Which of its problems are asked; null: all, in an order drawn anew each epoch."""
 
 
 def with_task_presets(given: Any) -> Any:
@@ -43,6 +48,11 @@ def _task_of(preset: dict[str, Any]) -> dict[str, Any]:
 def problems_input(name: str) -> str:
     """What the problems of a further task are called among a stage's inputs."""
     return f"problems_{name}"
+
+
+def estimate_input(name: str) -> str:
+    """What the base model's pass rates of a further task are called among a rollout's inputs."""
+    return f"estimate_{name}"
 
 
 def quotas(weights: Sequence[float], size: int, round: int) -> list[int]:

@@ -10,13 +10,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from params.base import BadInput, Choice, Config
-from params.correction import Correction
+from params.base import BadInput, Config
 from params.curriculum import Curriculum
 from params.distil import Distil
 from params.engine import Engine
 from params.evaluation import Evaluate, SetName
 from params.guards import Guard
+from params.method import Method, changed_method
 from params.mixture import MAIN, MixedTask, largest_quota, with_task_presets
 from params.reward import combined
 from params.sft import Sft
@@ -58,45 +58,6 @@ class Model(Config):
                 f"model.source: {self.source}: no such folder; expected a Hugging Face model folder"
             )
         return None
-
-
-class Method(Config):
-    """An advantage rule, an objective, an aggregation and auxiliary terms."""
-
-    scale_by_std: bool = True
-    """Divide a group's centred rewards by their (population) standard deviation."""
-    reward_aggregation: Literal["sum_then_normalise", "normalise_then_sum"] = "sum_then_normalise"
-    """How several rewards become one advantage: of their weighted sum; or each normalised within its group,
-    then summed by weight and divided by the batch's standard deviation (GDPO)."""
-    credit: Literal["episode", "turn"] = "episode"
-    """Of several turns: every token has its episode's advantage; or that of its turn, by the reward from that
-    turn on, normalised over all turns of a group (ours)."""
-    objective: Choice = Choice(name="grpo")
-    """A module of ``algorithms`` with a ``token_loss``, and its options."""
-    aggregation: Literal["token_mean", "sequence_mean", "constant"] = "token_mean"
-    """Mean over tokens; over responses of their token means; or sum over (responses × max tokens)."""
-    terms: tuple[Choice, ...] = ()
-    """Auxiliary terms: modules of ``algorithms`` with a ``term``, and their options."""
-    correction: Correction | None = None
-    """Weights against the mismatch of engine and trainer; null: none. The mismatch is told in any case."""
-    overlong_tokens: PositiveInt | None = None
-    """Last tokens before the limit over which the reward falls by up to 1 (DAPO's soft overlong punishment);
-    null: no such penalty."""
-    drop_truncated: bool = False
-    """Leave responses that hit the limit out of the loss and its denominator (DAPO's overlong filtering)."""
-    replay: Choice | None = None
-    """How earlier responses join an update: a module of ``algorithms`` with a ``draw``, and its options."""
-
-    @model_validator(mode="after")
-    def _normalises(self) -> Method:
-        if self.reward_aggregation == "normalise_then_sum" and not self.scale_by_std:
-            raise ValueError(
-                "method.scale_by_std: false, but reward_aggregation: normalise_then_sum divides by it; "
-                "expected true"
-            )
-        if self.credit == "turn" and self.reward_aggregation == "normalise_then_sum":
-            raise ValueError("method.credit: turn; expected reward_aggregation: sum_then_normalise with it")
-        return self
 
 
 class Replay(Config):
@@ -192,8 +153,8 @@ class Params(Config):
     rollout: Rollout = Rollout()
     update: Update = Update()
     curriculum: Curriculum | None = None
-    """Ask problems by how often the base model solves them: ``{}`` for those that it solves at times; null:
-    all."""
+    """Ask problems of ``task`` by how often the base model solves them: ``{}`` for those that it solves at
+    times; null: all."""
     sft: Sft | None = None
     """A supervised warm start, with which the rounds begin; null: they begin with the base model."""
     distil: Distil | None = None
@@ -210,6 +171,32 @@ class Params(Config):
     def weights(self) -> list[float]:
         """Of ``task`` and of the further tasks, in their order."""
         return [self.task_weight, *(task.weight for task in self.tasks.values())]
+
+    @property
+    def methods(self) -> dict[str, Method]:
+        """By task, ``MAIN`` first: the run's, with what the task changes. Raises ``BadInput``."""
+        found = {MAIN: self.method}
+        for name, task in self.tasks.items():
+            found[name] = changed_method(self.method, task.method, self.method_at(name))
+        return found
+
+    def curricula(self) -> dict[str, Curriculum | None]:
+        """By task, ``MAIN`` first."""
+        return {MAIN: self.curriculum, **{name: task.curriculum for name, task in self.tasks.items()}}
+
+    def follows(self) -> bool:
+        """Whether the policy's answers say which problems of some task are asked next."""
+        return any(each is not None and each.latest_rounds > 0 for each in self.curricula().values())
+
+    def method_at(self, task: str) -> str:
+        """Where the method of a task stands, for messages."""
+        return "method" if task == MAIN else f"tasks.{task}.method"
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """By task, ``MAIN`` first: its longest response, in tokens."""
+        most = self.rollout.max_response_tokens
+        return {MAIN: most, **{n: min(t.max_response_tokens or most, most) for n, t in self.tasks.items()}}
 
     @model_validator(mode="after")
     def _mixes(self) -> Params:
@@ -234,10 +221,16 @@ class Params(Config):
                 self.method.reward_aggregation == "normalise_then_sum",
                 "method.reward_aggregation: expected sum_then_normalise with tasks",
             ),
-            (self.curriculum, "curriculum: expected null with tasks"),
         ):
             if wrong:
                 raise ValueError(what)
+        for name, method in self.methods.items():
+            cache, longest = method.overlong_tokens or 0, self.limits[name]
+            if name != MAIN and cache > longest:
+                raise ValueError(
+                    f"tasks.{name}.method.overlong_tokens: {cache}; expected at most its longest response, "
+                    f"{longest} tokens"
+                )
         return self
 
     @model_validator(mode="after")

@@ -64,7 +64,6 @@ def of_task(params: Params, name: str) -> Params:
     """The further task called ``name`` in place of ``task``, alone in its rounds."""
     chosen, rollout = params.tasks[name], params.rollout
     place = 1 + list(params.tasks).index(name)
-    longest = min(chosen.max_response_tokens or rollout.max_response_tokens, rollout.max_response_tokens)
     most = largest_quota(params.weights, rollout.problems_per_round, place)
     evaluate = params.evaluate.model_copy(update={"sets": {}, "scored_problems": 0})
     task = Task.model_validate({name: getattr(chosen, name) for name in Task.model_fields})
@@ -72,8 +71,10 @@ def of_task(params: Params, name: str) -> Params:
         update={
             "task": task,
             "tasks": {},
+            "method": params.methods[name],
+            "curriculum": chosen.curriculum,
             "rollout": rollout.model_copy(
-                update={"max_response_tokens": longest, "problems_per_round": max(1, most)}
+                update={"max_response_tokens": params.limits[name], "problems_per_round": max(1, most)}
             ),
             "evaluate": evaluate,
         }

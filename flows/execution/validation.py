@@ -12,6 +12,7 @@ from flows.planner.memory_gate import check_memory
 from flows.stage_table.stages import table_of
 from params.base import BadInput
 from params.load import compose
+from params.method import Method
 from params.reward import several
 from params.schema import Params
 from tasks.core import few_bits
@@ -26,25 +27,9 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 
 def settled(params: Params) -> Params:
     """The parameters with every part checked and ``engine: auto`` decided. Raises ``BadInput``."""
-    method, recipe = params.method, Recipe.of(params.method)
-    part, options = recipe.objective
-    wanted = part.top_k(options) if part.top_k else 0
-    if wanted > params.rollout.top_logprobs:
-        raise BadInput(
-            f"rollout.top_logprobs: {params.rollout.top_logprobs} kept at each position; expected at least "
-            f"{wanted}, which method.objective {method.objective.name} compares"
-        )
-    for index, term in enumerate(method.terms):
-        part, options = recipe.terms[index]
-        if part.entropy_from and part.entropy_from(options) == "stored" and not params.rollout.entropy:
-            raise BadInput(
-                "rollout.entropy: false keeps no entropies; expected true, or entropy: policy in "
-                f"method.terms.{index}, {term.name}"
-            )
-        if part.draw:
-            raise BadInput(
-                f"method.terms.{index}: {term.name} replays and brings its term; expected it in method.replay"
-            )
+    recipe = Recipe.of(params.method)
+    for task, method in params.methods.items():
+        _check_parts(params, method, params.method_at(task))
     if params.sft and params.sft.policy is not None:
         external_policy.find(params.sft.policy, "sft.policy")
     _check_replay(params, recipe.replay[0] if recipe.replay else None)
@@ -72,6 +57,29 @@ def settled(params: Params) -> Params:
         raise BadInput("rollout.entropy: an engine over several GPUs tells of none; expected false")
     engine = params.engine.model_copy(update={"name": name})
     return params.model_copy(update={"engine": engine})
+
+
+def _check_parts(params: Params, method: Method, at: str) -> None:
+    """Refuse a method, which stands ``at``, whose parts ask for what the rollouts do not keep."""
+    recipe = Recipe.of(method, at)
+    part, options = recipe.objective
+    wanted = part.top_k(options) if part.top_k else 0
+    if wanted > params.rollout.top_logprobs:
+        raise BadInput(
+            f"rollout.top_logprobs: {params.rollout.top_logprobs} kept at each position; expected at least "
+            f"{wanted}, which {at}.objective {method.objective.name} compares"
+        )
+    for index, term in enumerate(method.terms):
+        part, options = recipe.terms[index]
+        if part.entropy_from and part.entropy_from(options) == "stored" and not params.rollout.entropy:
+            raise BadInput(
+                "rollout.entropy: false keeps no entropies; expected true, or entropy: policy in "
+                f"{at}.terms.{index}, {term.name}"
+            )
+        if part.draw:
+            raise BadInput(
+                f"{at}.terms.{index}: {term.name} replays and brings its term; expected it in method.replay"
+            )
 
 
 def _check_sets(params: Params) -> None:

@@ -88,13 +88,22 @@ def _engine(params: Params) -> Requirements:
     )
 
 
+def _objectives(params: Params) -> list[Choice]:
+    """Of every task."""
+    return [method.objective for method in params.methods.values()]
+
+
+def _terms(params: Params) -> list[Choice]:
+    return [term for method in params.methods.values() for term in method.terms]
+
+
 def _few_bits(chosen: bool, *modules: str) -> Requirements:
     return Requirements(modules, (few_bits.NAME,)) if chosen else Requirements()
 
 
 REQUIREMENTS: dict[str, Callable[[Params], Requirements]] = {
-    "method.objective": lambda params: _named("algorithms", params.method.objective),
-    "method.terms": lambda params: _named("algorithms", *params.method.terms),
+    "method.objective": lambda params: _named("algorithms", *_objectives(params)),
+    "method.terms": lambda params: _named("algorithms", *_terms(params)),
     "method.replay": lambda params: _named("algorithms", params.method.replay),
     "task.problems": _problems,
     "tasks": _tasks,

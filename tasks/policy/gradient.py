@@ -24,6 +24,8 @@ class Step:
     responses: Sequence[Ids]
     batch: Batch
     terms: Sequence[Term]
+    objectives: int = 1
+    """So many of the terms, from the first on, have metrics that keep their names."""
 
     def live(self) -> dict[int, int]:
         """The responses that can change the gradient, those with a token on which some term's scale is not 0,
@@ -208,7 +210,8 @@ def _forward_backward(
 def _losses(step: Step, signals: Signals, index: Tensor, meter: Meter) -> dict[str, Tensor]:
     """By term: the micro-batch's part of its loss, for terms that have a token in it.
 
-    The first term's metrics keep their names, the others' are prefixed with the term's.
+    The objectives' metrics keep their names, the others' are prefixed with the term's; those of a task's term
+    are told of the task too.
     """
     found: dict[str, Tensor] = {}
     for place, term in enumerate(step.terms):
@@ -222,7 +225,9 @@ def _losses(step: Step, signals: Signals, index: Tensor, meter: Meter) -> dict[s
         part = (scale[own] * values).sum()
         found[term.name] = found[term.name] + part if term.name in found else part
         for name, value in metrics.items():
-            meter.add(name if place == 0 else f"{term.name}.{name}", value)
+            told_as = name if place < step.objectives else f"{term.name}.{name}"
+            for before in ("", f"{term.task}.") if term.task else ("",):
+                meter.add(f"{before}{told_as}", value)
         if step.batch.age is not None:
             told = {name: name for name in term.by_age} | ({"drift": term.drift} if term.drift else {})
             for name, metric in told.items():

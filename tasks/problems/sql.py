@@ -12,6 +12,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -49,6 +50,8 @@ class Config(Prompt):
     """Databases that the held-out problems are about."""
     tables: Annotated[int, Field(ge=1, le=3)] = 3
     """Tables of a database at most."""
+    columns: Annotated[int, Field(ge=1, le=3)] = 3
+    """Columns that a question of level 0 asks for at most."""
     split: Literal["domains", "questions"] = "domains"
     """What the training and the held-out set do not share. ``questions``: questions alone; both are about the
     training databases, and a query may stand in both, asked for in other words (the question split of
@@ -134,7 +137,7 @@ def _problems(config: Config, opened: list[_Opened], wanted: int, seed: int, use
         found = missed = 0
         while found < share:
             one = opened[next(places) % len(opened)]
-            row = _problem(rng, config.split, one, level, taken)
+            row = _problem(rng, config, one, level, taken)
             if row is None:
                 missed += 1
                 if missed > 20 + 3 * len(opened):
@@ -152,17 +155,19 @@ def _problems(config: Config, opened: list[_Opened], wanted: int, seed: int, use
 
 
 def _problem(
-    rng: random.Random, split: str, one: _Opened, level: int, taken: set[tuple[str, str]]
+    rng: random.Random, config: Config, one: _Opened, level: int, taken: set[tuple[str, str]]
 ) -> dict[str, Any] | None:
     """A problem that is not taken, and now is; None where chance finds none."""
     makers, weights = zip(*_LEVELS[level], strict=True)
+    if level == 0:
+        makers = (partial(simple.columns, most=config.columns),)
     database = one.database
     for _ in range(60):
         draft: Draft | None = rng.choices(makers, weights)[0](rng, database)
         if draft is None:
             continue
         marks = {(database.id, draft.question)}
-        if split == "domains":
+        if config.split == "domains":
             marks.add((database.id, draft.query))
         if marks & taken or not worth_asking(draft, database.connection):
             continue

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from params.base import BadInput
 from params.curriculum import Curriculum
+from params.mixture import MAIN
 from tasks.artefacts.tables import read_table
 from tasks.core.seeds import numpy_generator
 from tasks.core.stage import Job
@@ -43,9 +44,14 @@ class Asked:
     """What ``metrics.json`` says of the choice."""
 
 
-def chosen(job: Job, training: pa.Table) -> Asked:
-    """Those that the curriculum asks, in its order where it has one. Raises ``BadInput`` where those of the
-    base model's rates do not fill a round."""
+def rates_file(task: str = MAIN) -> str:
+    """Where ``LATEST`` of a task's problems stands in a rollout."""
+    return TABLE if task == MAIN else f"rates-{task}.parquet"
+
+
+def chosen(job: Job, training: pa.Table, size: int, asking: int, task: str = MAIN) -> Asked:
+    """Those that the curriculum asks, in its order where it has one; ``asking`` of them this round, and
+    ``size`` in a round at most. Raises ``BadInput`` where those of the base model's rates do not fill one."""
     settings = job.params.curriculum
     if settings is None:
         return Asked(training)
@@ -54,16 +60,20 @@ def chosen(job: Job, training: pa.Table) -> Asked:
         for row in read_table(job.inputs["estimate"].file(TABLE)).to_pylist()
         if row["judged"]
     }
-    if "rollout" in job.inputs:
-        return _following(job, training, base, settings)
+    latest = _latest(job, task)
+    if latest is not None:
+        return _following(job, training, base, latest, asking)
     names = training["problem_id"].to_pylist()
     fits = [name in base and _distance(base[name], settings) < 0 for name in names]
-    kept, least = training.filter(pa.array(fits, pa.bool_())), job.params.rollout.problems_per_round
-    if len(kept) < least:
+    kept = training.filter(pa.array(fits, pa.bool_()))
+    if len(kept) < size:
+        where = "curriculum" if task == MAIN else f"tasks.{task}.curriculum"
+        least = (
+            "its problems in a round" if job.params.tasks or task != MAIN else "rollout.problems_per_round"
+        )
         raise BadInput(
-            f"curriculum: {len(kept)} of {len(training)} training problems have a pass rate above "
-            f"{settings.above:g} and below {settings.below:g}; expected at least rollout.problems_per_round, "
-            f"{least}"
+            f"{where}: {len(kept)} of {len(training)} training problems have a pass rate above "
+            f"{settings.above:g} and below {settings.below:g}; expected at least {least}, {size}"
         )
     told = {"problems_in_range": len(kept), "asked_out_of_range": 0} if settings.latest_rounds else None
     if settings.order == "random":
@@ -73,11 +83,13 @@ def chosen(job: Job, training: pa.Table) -> Asked:
     return Asked(kept.take(order[np.argsort(falling[order], kind="stable")]), in_order=True, figures=told)
 
 
-def _following(job: Job, training: pa.Table, base: dict[str, float], settings: Curriculum) -> Asked:
+def _following(
+    job: Job, training: pa.Table, base: dict[str, float], latest: dict[str, dict[str, Any]], size: int
+) -> Asked:
     """Those whose rate is in the range now, asked least often first. Where they do not fill the round, those
     nearest to the range follow."""
-    latest = _latest(job)
-    names, size = training["problem_id"].to_pylist(), job.params.rollout.problems_per_round
+    settings, names = job.params.curriculum, training["problem_id"].to_pylist()
+    assert settings is not None
     rates = [_rate(latest.get(name), base.get(name), job.round, settings) for name in names]
     distance = np.array([2.0 if rate is None else _distance(rate, settings) for rate in rates])
     asked = np.array([latest[name]["asked"] if name in latest else 0 for name in names])
@@ -89,9 +101,10 @@ def _following(job: Job, training: pa.Table, base: dict[str, float], settings: C
     return Asked(training.take(order[: max(inside, size)]), first=True, figures=told)
 
 
-def updated(job: Job, answers: Sequence[pa.Table]) -> pa.Table:
-    """``LATEST`` after this round's answers, those of groups that made room for others among them."""
-    latest = _latest(job)
+def updated(job: Job, answers: Sequence[pa.Table], task: str = MAIN) -> pa.Table:
+    """``LATEST`` after this round's answers to a task, those of groups that made room for others among
+    them."""
+    latest = _latest(job, task) or {}
     for row in (row for table in answers for row in counted(table)):
         before = latest.get(row["problem_id"], {"judged": 0, "right": 0, "round": 0, "asked": 0})
         said = {**row, "round": job.round} if row["judged"] else {}
@@ -99,10 +112,13 @@ def updated(job: Job, answers: Sequence[pa.Table]) -> pa.Table:
     return pa.Table.from_pylist([latest[name] for name in sorted(latest)], schema=LATEST)
 
 
-def _latest(job: Job) -> dict[str, dict[str, Any]]:
-    if "rollout" not in job.inputs:
-        return {}
-    return {row["problem_id"]: row for row in read_table(job.inputs["rollout"].file(TABLE)).to_pylist()}
+def _latest(job: Job, task: str) -> dict[str, dict[str, Any]] | None:
+    """By problem, as the round before left them; None where there is none, or the policy is not followed."""
+    settings = job.params.curriculum
+    if "rollout" not in job.inputs or settings is None or not settings.latest_rounds:
+        return None
+    rows = read_table(job.inputs["rollout"].file(rates_file(task))).to_pylist()
+    return {row["problem_id"]: row for row in rows}
 
 
 def _rate(

@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from algorithms.correct import CORRECT
-from params.mixture import MAIN
 from tasks.artefacts.artefact import write_json
 from tasks.artefacts.tables import sampled_lengths, truncated, write_table
 from tasks.core.seeds import numpy_generator
@@ -19,7 +18,6 @@ from tasks.core.stage import Job
 from tasks.rollout import curriculum, dynamic_sampling, mixture, replay_problems
 from tasks.rollout.components import components
 from tasks.rollout.demonstrations import hinted
-from tasks.rollout.estimate import TABLE
 from tasks.rollout.prompts import askable
 from tasks.rollout.sampling import Sampled, joined, sample
 from tasks.rollout.shards import sample_in_shards
@@ -40,17 +38,19 @@ def rollout(job: Job) -> dict[str, float]:
     refills, size = job.params.rollout.refill_batches, job.params.rollout.problems_per_round
     further: dict[str, Any] = {}
     if job.params.tasks:
-        batches = mixture.mixed(job, _quota)
+        batches, by_task = mixture.mixed(job, _quota)
     else:
-        asked = curriculum.chosen(job, askable(job).train)
-        batches, further = _batches(job, asked), dict(asked.figures or {})
+        asked = curriculum.chosen(job, askable(job).train, size, size)
+        batches, by_task, further = _batches(job, asked), {}, dict(asked.figures or {})
     tables = [batch.answers for batch in batches]
     answers = dynamic_sampling.filled(tables, size) if refills else joined(tables)
     write_table(job.out / "rollouts.parquet", answers)
-    if job.params.curriculum and job.params.curriculum.latest_rounds:
-        write_table(job.out / TABLE, curriculum.updated(job, tables))
+    for name, of in mixture.jobs(job).items():
+        if of.params.curriculum and of.params.curriculum.latest_rounds:
+            own = mixture.of_task_alone(tables, name) if job.params.tasks else tables
+            write_table(job.out / curriculum.rates_file(name), curriculum.updated(of, own, name))
     further |= dynamic_sampling.figures(batches) if refills else {}
-    write_json(job.out / "metrics.json", {**metrics(answers), **further, **_by_task(job, answers)})
+    write_json(job.out / "metrics.json", {**metrics(answers), **further, **_by_task(job, answers, by_task)})
     total = {name: sum(batch.measured[name] for batch in batches) for name in batches[0].measured}
     total["tokens_per_second"] = total["sampled_tokens"] / total["sampling_seconds"]
     return {**total, "seconds": time.perf_counter() - began}
@@ -88,20 +88,22 @@ def _ask(job: Job, chosen: pa.Table, less: int = 0) -> Sampled:
     return spread(job, "rollout", problems, choice.samples_per_problem - less, *options)
 
 
-def _quota(job: Job, batch: int, count: int) -> Sampled:
-    """The answers to ``count`` problems, of those of a round that has ``batch``."""
-    training = askable(job).train
-    chosen = problems_of(job.params.seed, job.round, training.num_rows, batch)[:count]
-    return _ask(job, training.take(chosen))
+def _quota(job: Job, task: str, batch: int, count: int) -> mixture.Quota:
+    """The answers to ``count`` problems, of those of a round that has ``batch`` at most."""
+    asked = curriculum.chosen(job, askable(job).train, batch, count, task)
+    turn, training = 1 if asked.first else job.round, asked.problems
+    order = asked.in_order or asked.first
+    places = problems_of(job.params.seed, turn, training.num_rows, batch, order)[:count]
+    return mixture.Quota(_ask(job, training.take(places)) if count else None, dict(asked.figures or {}))
 
 
-def _by_task(job: Job, answers: pa.Table) -> dict[str, Any]:
+def _by_task(job: Job, answers: pa.Table, more: dict[str, dict[str, int]]) -> dict[str, Any]:
     """The figures of each task of a mixture by its name, and of how many problems they are."""
     found = {}
-    for name in (MAIN, *job.params.tasks) if job.params.tasks else ():
+    for name, told in more.items():
         own = answers.filter(pc.equal(answers["task"], name))
         of = metrics(own) if len(own) else {}
-        found[name] = {"problems": len(pc.unique(own["group"])), **of}
+        found[name] = {"problems": len(pc.unique(own["group"])), **of, **told}
     return found
 
 

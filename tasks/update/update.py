@@ -12,15 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from algorithms.contract import Recipe
-from algorithms.mismatch import correction_weights
+from params.mixture import MAIN
 from tasks.artefacts.artefact import write_json
 from tasks.core import seeds
 from tasks.core.numbers import finite
 from tasks.core.segments import counts
 from tasks.core.stage import Job
 from tasks.policy import distributed
-from tasks.policy.gradient import Step
 from tasks.policy.job_policy import job_policy
 from tasks.policy.optimiser import MOMENTS, Optimiser
 from tasks.policy.policy import Policy
@@ -31,6 +29,7 @@ from tasks.update.mismatch import Mismatch
 from tasks.update.ranks import launched
 from tasks.update.responses import Responses
 from tasks.update.selected_spans import Spans
+from tasks.update.shares import Share, recipes_of, shares_of, step_of
 
 
 def update(job: Job) -> dict[str, float]:
@@ -52,19 +51,20 @@ def train(job: Job) -> dict[str, float]:
     """``update`` in this process, which may be one of several ranks: they take every step together, and the
     first of them writes."""
     began = time.perf_counter()
-    recipe = Recipe.of(job.params.method).in_round(job.round)
+    recipes = recipes_of(job.params, job.round)
     policy, previous = job_policy(job), job.inputs.get("policy")
     policy.restore(previous.path if previous else None)
     optimiser = Optimiser(policy.weights.masters, job.params.update, policy.device)
     if previous and MOMENTS in previous.manifest.files:  # a warm start leaves none: its rate is its own
         optimiser.load(previous.path)
-    drawn = replay_draw.draw(job, recipe.replay, policy) if recipe.replay else None
+    replay = recipes[MAIN].replay
+    drawn = replay_draw.draw(job, replay, policy) if replay else None
     given = Responses.read(job.inputs["rollout"].file("rollouts.parquet"), job.params, drawn, job.round)
     if drawn and drawn.anchor == "current":
         given = replay_draw.anchored(given, policy, job.params.rollout.temperature)
-    given = annotated(given, recipe.terms, job, policy)
+    given = annotated(given, [term for recipe in recipes.values() for term in recipe.terms], job, policy)
     ready = time.perf_counter()
-    steps = UpdateSteps(job, policy, optimiser, recipe, given)
+    steps = UpdateSteps(job, policy, optimiser, *shares_of(recipes, given))
     steps.run()
     trained = time.perf_counter()
     policy.save(job.out)
@@ -88,11 +88,11 @@ class UpdateSteps:
     """The optimiser steps of one update; ``run`` it, then ask for its ``metrics``."""
 
     def __init__(
-        self, job: Job, policy: Policy, optimiser: Optimiser, recipe: Recipe, given: Responses
+        self, job: Job, policy: Policy, optimiser: Optimiser, given: Responses, shares: Sequence[Share]
     ) -> None:
         self.training = Training(policy, optimiser, job.params.rollout.temperature)
         self.spans = Spans(given)
-        self._job, self._recipe, self._given = job, recipe, given
+        self._job, self._shares, self._given = job, shares, given
         self._old: list[Tensor] | None = None
         self._mismatch = Mismatch(given, job.params, job.round)
         self._merge_loss: float | None = None
@@ -100,7 +100,7 @@ class UpdateSteps:
 
     def run(self) -> None:
         """Every pass and minibatch; the policy holds the new weights afterwards."""
-        if self._recipe.method.correction is not None:
+        if any(share.recipe.method.correction is not None for share in self._shares):
             self._old = self._compare(range(self._given.count_fresh()))
         for members in self._minibatches():
             self._step(members)
@@ -133,12 +133,8 @@ class UpdateSteps:
 
     def _step(self, members: list[int]) -> None:
         """One optimiser step, unless there is nothing to learn or something is not finite."""
-        given, training = self._given, self.training
-        limit = self._job.params.rollout.max_response_tokens
-        batch = given.batch(members, limit, self._old, self._recipe.method.correction)
-        prompts = [given.prompts[i] for i in members]
-        responses = [given.responses[i] for i in members]
-        step = Step(prompts, responses, batch, self._recipe.on(batch))
+        training, limit = self.training, self._job.params.rollout.max_response_tokens
+        step = step_of(self._shares, members, limit, self._old)
         self.spans.add(step.terms, members)
         end = self._done + len(members)
         made = training.gradient(step, self._tell, self._job.params.update.measure_terms)
@@ -161,18 +157,18 @@ class UpdateSteps:
     def _corrected(self) -> dict[str, float | None]:
         """What the correction does to this round's tokens: their mean weight, and the share of those that are
         truncated or masked; None where there is no token."""
-        choice, given = self._recipe.method.correction, self._given
-        if choice is None or self._old is None:
+        if self._old is None:
             return {}
-        if not self._old:
+        found = {share.task: share.corrected(self._old) for share in self._shares}
+        told = {name: made for name, made in found.items() if made is not None}
+        if not told:
             return {"correction_weight": None, "correction_cut": None}
-        lengths = torch.tensor([len(part) for part in self._old])
-        sequence = torch.arange(len(lengths)).repeat_interleave(lengths)
-        own, engine = torch.cat(self._old), torch.cat(given.engine_logp[: len(lengths)])
-        weights, cut = correction_weights(own, engine, sequence, choice)
+        by_task = told if len(self._shares) > 1 else {}
+        together = tuple(torch.cat(parts) for parts in zip(*told.values(), strict=True))
         return {
-            "correction_weight": float(weights.double().mean()),
-            "correction_cut": float(cut.double().mean()),
+            f"{before}{name}": float(values.double().mean())
+            for before, made in (("", together), *((f"{task}.", own) for task, own in by_task.items()))
+            for name, values in zip(("correction_weight", "correction_cut"), made, strict=True)
         }
 
     def _tell(self, responses: int) -> None:

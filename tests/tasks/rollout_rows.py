@@ -10,7 +10,8 @@ import pyarrow as pa
 import torch
 
 from params.base import Choice
-from params.schema import Method, Model, Params, Replay, Rollout, Update
+from params.method import Method
+from params.schema import Model, Params, Replay, Rollout, Update
 from params.task import Task
 from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.tables import ROLLOUTS, write_table

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from flows.stage_table.stage_def import LiveColumn, StageDef, StageInput
-from params.mixture import problems_input
+from params.mixture import estimate_input, problems_input
 from params.schema import Params
 from params.views import of_task
 
@@ -16,15 +16,36 @@ _PROBLEMS = ("problems", "train_count", "held_out_count", "reward")
 
 
 def rows_of(params: Params, table: Mapping[str, StageDef]) -> tuple[StageDef, ...]:
-    """``problems-NAME`` and ``evaluate-NAME`` of each further task, and a rollout that reads them all."""
+    """``problems-NAME``, ``evaluate-NAME`` and, with a curriculum, ``estimate-NAME`` of each further task; a
+    rollout that reads them all, and an update that knows their methods."""
     if not params.tasks:
         return ()
     own = [row for name in params.tasks for row in (_problems(name, table), _scores(name, table))]
-    rollout = table["rollout"]
+    rates = [_rates(name, table) for name, task in params.tasks.items() if task.curriculum]
+    return (*own, *rates, _rollout(params, table["rollout"]), _update(params, table["update"]))
+
+
+def _rollout(params: Params, usual: StageDef) -> StageDef:
     problems = {problems_input(name): StageInput(f"problems-{name}") for name in params.tasks}
-    weights = (f"tasks.{name}.weight" for name in params.tasks)
-    reads = (*rollout.reads, "tasks", "task_weight", *weights)
-    return (*own, replace(rollout, reads=reads, inputs={**rollout.inputs, **problems}))
+    ranked = [name for name, task in params.tasks.items() if task.curriculum]
+    rates = {estimate_input(name): StageInput(f"estimate-{name}") for name in ranked}
+    more = (
+        *(f"tasks.{name}.weight" for name in params.tasks),
+        *(f"tasks.{name}.curriculum" for name in ranked),
+    )
+    return replace(
+        usual,
+        reads=(*usual.reads, "tasks", "task_weight", *more),
+        inputs={**usual.inputs, **problems, **rates},
+    )
+
+
+def _update(params: Params, usual: StageDef) -> StageDef:
+    """What a task's method changes; and its longest response, where one is punished by it."""
+    changed = [f"tasks.{n}.method" for n, method in params.methods.items() if method != params.method]
+    shorter = [n for n, limit in params.limits.items() if limit != params.rollout.max_response_tokens]
+    limits = [f"tasks.{name}.max_response_tokens" for name in shorter if params.methods[name].overlong_tokens]
+    return replace(usual, reads=(*usual.reads, *changed, *limits))
 
 
 def _problems(name: str, table: Mapping[str, StageDef]) -> StageDef:
@@ -40,6 +61,25 @@ def _problems(name: str, table: Mapping[str, StageDef]) -> StageDef:
         view=view,
         task_at=f"tasks.{name}",
         parts=("task.problems", "task.reward"),
+    )
+
+
+def _rates(name: str, table: Mapping[str, StageDef]) -> StageDef:
+    usual = table["estimate"]
+    shared = [
+        read for read in usual.reads if not read.startswith("task.") and not read.startswith("curriculum.")
+    ]
+    return replace(
+        usual,
+        name=f"estimate-{name}",
+        role=usual.role.model_copy(update={"label": f"pass rates of {name}"}),
+        summary=f"how often the base model solves each training problem of {name}",
+        reads=(*shared, f"tasks.{name}", f"tasks.{name}.curriculum.samples_per_problem"),
+        inputs={**usual.inputs, "problems": StageInput(f"problems-{name}")},
+        when=lambda params: True,
+        view=partial(of_task, name=name),
+        task_at=f"tasks.{name}",
+        parts=("task.problems", "task.reward", "task.prompt", "task.environment"),
     )
 
 

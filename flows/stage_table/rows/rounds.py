@@ -81,11 +81,6 @@ def _estimates(params: Params) -> bool:
     return params.curriculum is not None
 
 
-def _follows(params: Params) -> bool:
-    """Whether the policy's answers say which problems are asked next."""
-    return params.curriculum is not None and params.curriculum.latest_rounds > 0
-
-
 def _asking(params: Params) -> tuple[str, ...]:
     """What else decides which problems a round asks."""
     estimated = ("curriculum",) if _estimates(params) else ()
@@ -161,7 +156,7 @@ ROWS = (
             "policy": StageInput(POLICY, -1, lags=True),
             "replay": StageInput("replay", -1, when=_chooses),
             "estimate": StageInput("estimate", when=_estimates),
-            "rollout": StageInput("rollout", -1, when=_follows),
+            "rollout": StageInput("rollout", -1, when=Params.follows),
         },
         libraries=SAMPLERS,
         columns=(

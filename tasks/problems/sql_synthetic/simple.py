@@ -18,10 +18,10 @@ from tasks.problems.sql_synthetic.phrases import (
 # ruff: noqa: S608 - these queries are what is made here
 
 
-def columns(rng: random.Random, db: Database) -> Draft | None:
-    """Up to three columns of every row, in any order."""
+def columns(rng: random.Random, db: Database, most: int = 3) -> Draft | None:
+    """Up to ``most`` columns of every row, in any order."""
     table = rng.choice(db.tables)
-    chosen = rng.sample(table.facts, rng.randint(1, min(3, len(table.facts))))
+    chosen = rng.sample(table.facts, rng.randint(1, min(most, len(table.facts))))
     return Draft(listing(rng, table, chosen, ""), f"SELECT {selected(chosen)} FROM {table.sql}")
 
 

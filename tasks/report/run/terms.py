@@ -10,27 +10,63 @@ from dataclasses import replace
 
 from algorithms.contract import Recipe
 from algorithms.terms import MetricLabel
-from params.schema import Method
+from params.schema import Params
 from tasks.report.charts import THIRD, Figure, series
 from tasks.report.run.data import RunData, metrics_of
-from tasks.report.run.figures import COLOURS, NUMBERS, SHARES, lines_figure
+from tasks.report.run.figures import (
+    COLOURS,
+    DASHED,
+    DOTTED,
+    LINES,
+    NUMBERS,
+    SHARES,
+    SOLID,
+    lines_figure,
+)
+
+CLIPPED = MetricLabel("clip_fraction", "Clipped", "share of tokens whose ratio was clipped", percent=True)
+"""An objective's figure that has its chart elsewhere, and one by task here."""
+DASHES = (SOLID, DASHED, DOTTED)
 
 
 def term_figures(data: RunData) -> list[Figure | None]:
-    """Charts of the objective's metrics that it declares, and of all of the terms'."""
-    said, labels = metrics_of(data, "update"), _labels(data.params.method)
-    found = {key for _, values in said for key in values if "." in key or key in labels}
+    """Charts of the objective's metrics that it declares, and of all of the terms'; of a mixture whose tasks
+    have methods of their own, by task too."""
+    said, labels = metrics_of(data, "update"), _labels(data.params)
+    tasks = list(data.params.methods)
+    every = {key for _, values in said for key in values}
+    by_task = {key for key in every if key.partition(".")[0] in tasks}
+    found = {key for key in every - by_task if "." in key or key in labels}
     known = [key for key in labels if key in found]
     shown = {key: labels.get(key) or MetricLabel(key, key, "") for key in (*known, *sorted(found))}
-    return [_chart(key, label, said) for key, label in shown.items() if label.chart]
+    alone = [_chart(key, label, said) for key, label in shown.items() if label.chart]
+    split = {CLIPPED.name: CLIPPED, **{key: label for key, label in shown.items() if label.chart}}
+    return [*alone, *(_by_task(key, label, said, tasks) for key, label in split.items() if by_task)]
 
 
-def _labels(method: Method) -> dict[str, MetricLabel]:
+def _labels(params: Params) -> dict[str, MetricLabel]:
     """By name in ``metrics.json``, in the order in which they are shown."""
-    recipe = Recipe.of(method)
-    parts = [part for part, _ in recipe.terms]
-    own = {label.name: label for label in recipe.objective[0].METRICS}
-    return own | {f"{part.name}.{label.name}": label for part in parts for label in part.METRICS}
+    found: dict[str, MetricLabel] = {}
+    for method in params.methods.values():
+        recipe = Recipe.of(method)
+        found |= {label.name: label for label in recipe.objective[0].METRICS}
+        parts = [part for part, _ in recipe.terms]
+        found |= {f"{part.name}.{label.name}": label for part in parts for label in part.METRICS}
+    return found
+
+
+def _by_task(
+    key: str, label: MetricLabel, said: list[tuple[int, dict[str, float]]], tasks: list[str]
+) -> Figure | None:
+    rows = [{"round": n, **{task: values.get(f"{task}.{key}") for task in tasks}} for n, values in said]
+    lines = [
+        series(task, COLOURS[place % LINES], rows, task, dash=DASHES[place // LINES % len(DASHES)])
+        for place, task in enumerate(tasks)
+    ]
+    look = replace(SHARES if label.percent else NUMBERS, domain=None, sizes=THIRD)
+    says = f"By task{label.says and f': {label.says}'}."
+    name = f"metric-by-task-{key.replace('.', '-')}"
+    return lines_figure(name, f"{label.label}, by task", says, lines, look, rows, tasks)
 
 
 def _chart(key: str, label: MetricLabel, said: list[tuple[int, dict[str, float]]]) -> Figure | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from params.method import Method
 from params.schema import Params
 from tasks.report.format import count, duration, number, percent, points, was
 from tasks.report.run.data import Evaluation, RunData, read_json, told_by
@@ -128,8 +129,7 @@ def _about_drift(base: Evaluation, last: Evaluation) -> list[str]:
 def setting(data: RunData) -> str:
     """What was trained on what, with which method."""
     params = data.params
-    parts = (params.method.objective, params.method.replay, *params.method.terms)
-    method = "erpd" if params.distil else " + ".join(part.name for part in parts if part)
+    method = "erpd" if params.distil else _method(params.method) + _methods_of_tasks(params)
     held_out = data.base.scores["problems"] if data.base else params.task.held_out_count
     model = params.model.source.rstrip("/").rpartition("/")[2].removesuffix(".gguf")
     what = f"{model} on {params.task.problems.name}"
@@ -140,6 +140,18 @@ def setting(data: RunData) -> str:
         f"at temperature {params.rollout.temperature:g}. Measured on {count(held_out, 'held-out problem')} "
         f"with {count(params.evaluate.samples_per_problem, 'sampled answer')} each{_sampled_as(params)}."
     )
+
+
+def _method(method: Method) -> str:
+    parts = (method.objective, method.replay, *method.terms)
+    return " + ".join(part.name for part in parts if part)
+
+
+def _methods_of_tasks(params: Params) -> str:
+    """The tasks of a mixture whose method is another, and what theirs is made of."""
+    other = {name: method for name, method in params.methods.items() if method != params.method}
+    told = ", ".join(f"{name} by {_method(method)} of its own" for name, method in other.items())
+    return f" ({told})" if told else ""
 
 
 def warm_start(data: RunData) -> str | None:

@@ -322,6 +322,14 @@ def test_a_spoilt_query_is_another_one_that_runs(tmp_path: Path, level: int) -> 
         connection.close()
 
 
+def test_questions_of_level_0_may_ask_for_one_column(tmp_path: Path) -> None:
+    for most in (1, 2):
+        config = sql.Config(levels=(0,), tables=1, train_databases=6, split="questions", columns=most)
+        train, _, _ = written(tmp_path / f"out-{most}", config, 0)
+        asked = {gold(row)[1].partition(" FROM ")[0].count(",") + 1 for row in train.to_pylist()}
+        assert asked == set(range(1, most + 1))
+
+
 def test_a_split_by_questions_shares_the_databases_and_no_question(tmp_path: Path) -> None:
     config = sql.Config(levels=(0,), tables=1, train_databases=3, split="questions")
     train, held_out, listed = written(tmp_path / "out", config, 0)

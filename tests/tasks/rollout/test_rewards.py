@@ -13,7 +13,8 @@ import torch
 from algorithms.advantages import decoupled_advantage, group_advantage
 from params.base import BadInput
 from params.engine import Engine
-from params.schema import Method, Params, Rollout
+from params.method import Method
+from params.schema import Params, Rollout
 from params.task import Task
 from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.tables import PROBLEMS, read_table, write_table

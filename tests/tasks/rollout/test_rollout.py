@@ -16,7 +16,8 @@ import torch
 from params.base import BadInput, Choice
 from params.engine import Engine
 from params.evaluation import Evaluate
-from params.schema import Method, Params, Rollout
+from params.method import Method
+from params.schema import Params, Rollout
 from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.tables import PROBLEMS, ROLLOUTS, read_table, write_table
 from tasks.core import seeds

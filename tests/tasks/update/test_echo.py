@@ -19,7 +19,8 @@ from algorithms.terms import Boundary
 from flows.execution.validation import settled
 from params.base import BadInput, Choice
 from params.load import compose
-from params.schema import Method, Update
+from params.method import Method
+from params.schema import Update
 from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.tables import read_table
 from tasks.policy.boundaries import boundary_table

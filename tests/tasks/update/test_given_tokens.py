@@ -169,8 +169,8 @@ def test_credit_of_a_turn_is_what_comes_after_it(tmp_path: Path) -> None:
         row["turn_rewards"] = [row["reward"], 0.0] if row.get("sampled") else [row["reward"]]
     path = rollout_artefact(tmp_path / "rollout", made).file("rollouts.parquet")
     given, usual = Responses.read(path, by_turn, None, 1), Responses.read(path, params, None, 1)
-    assert usual.by_turn is None
-    assert given.by_turn is not None
+    assert usual.weighed.by_turn is None
+    assert given.weighed.by_turn is not None
     for group in range(len(REWARDS)):
         members = [i for i, row in enumerate(made) if row["group"] == group]
         left = []
@@ -180,7 +180,7 @@ def test_credit_of_a_turn_is_what_comes_after_it(tmp_path: Path) -> None:
         spread_of = values.std(correction=0)
         wanted = iter(((values - values.mean()) / spread_of if spread_of else values * 0).tolist())
         for i in members:
-            own = given.by_turn[i]
+            own = given.weighed.by_turn[i]
             assert own[0] == pytest.approx(next(wanted), abs=1e-3)
             if made[i].get("sampled"):
                 assert own[-1] == pytest.approx(next(wanted), abs=1e-3)

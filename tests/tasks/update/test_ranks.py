@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from params.base import BadInput
-from params.schema import Method, Params, Update
+from params.method import Method
+from params.schema import Params, Update
 from tasks.artefacts.artefact import Artefact
 from tasks.core.errors import NotFinite, StageFailure
 from tasks.policy import distributed

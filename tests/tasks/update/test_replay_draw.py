@@ -16,7 +16,8 @@ from algorithms.drawing import Drawn
 from params.base import Choice
 from params.correction import Correction
 from params.load import compose, presets
-from params.schema import Method, Params, Replay, Update
+from params.method import Method
+from params.schema import Params, Replay, Update
 from tasks.artefacts.artefact import Artefact
 from tasks.policy.policy import Policy
 from tasks.replay.replay import opened, replay
@@ -185,7 +186,7 @@ def test_what_stands_aside_has_no_advantage_and_does_not_count(rollouts: Rollout
     assert more.reward[11:].tolist() == [1.0, 0.0]
     assert torch.equal(more.advantage[:11], plain.advantage)
     assert not more.advantage[11:].any()
-    assert more.counted.tolist() == more.fresh.tolist() == [True] * 11 + [False] * 2
+    assert more.weighed.counted.tolist() == more.fresh.tolist() == [True] * 11 + [False] * 2
     assert more.age.tolist() == [0] * 11 + [2] * 2
     assert more.constant_groups() == plain.constant_groups()
 
@@ -197,7 +198,7 @@ def test_what_joins_a_group_is_standardised_with_it(rollouts: Rollouts, snapshot
     assert more.advantage[:16].tolist() == pytest.approx([-math.sqrt(2 / 16)] * 16)
     assert more.advantage[19:21].tolist() == pytest.approx([math.sqrt(16 / 2)] * 2)
     assert not more.advantage[[16, 17, 18, 21]].any()
-    assert more.counted.all()
+    assert more.weighed.counted.all()
     assert more.objective[19:].tolist() == [into == "objective"] * 3
     assert more.constant_groups() == pytest.approx(0.5)
 

@@ -17,7 +17,8 @@ from algorithms.mismatch import correction_weights
 from algorithms.terms import objective_term
 from params.base import BadInput, Choice
 from params.correction import Correction
-from params.schema import Method, Update
+from params.method import Method
+from params.schema import Update
 from tasks.artefacts.artefact import Artefact
 from tasks.core.errors import NotFinite
 from tasks.policy.gradient import Step, accumulate
