@@ -160,6 +160,8 @@ class Rollout(Config):
     """Keep the policy's entropy at each token beside the log-probability, for terms that choose by it."""
     lag: Annotated[int, Field(ge=0)] = 0
     """Rounds by which the policy that samples is behind the one that learns."""
+    recorded: str | None = None
+    """The name of a run whose rollouts are learned from, round by round, in place of new ones."""
     shards: Annotated[PositiveInt, Speed] = 1
     """Ray workers over which the flow splits a round's problems, each with an engine of its own."""
 
