@@ -52,6 +52,8 @@ def settled(params: Params) -> Params:
     source.resolve(find_source(source.name, "task.problems").Config, "task.problems")
     for choice in several(params.task.reward):
         chosen_reward(choice, "task.reward")
+    for choice in several(params.audit.reward) if params.audit else ():
+        chosen_reward(choice, "audit.reward")
     _check_sets(params)
     _check_tasks(params)
     guards.check(params.guards, list(table_of(params)) if params.guards else ())

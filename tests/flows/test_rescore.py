@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 from flows.commands.why_command import why
 from flows.execution.runner import Runner
 from flows.execution.validation import settled
 from flows.stage_table.stages import plan
+from params.base import BadInput
 from params.load import compose
 from tasks.artefacts.artefact import Artefact
+from tasks.artefacts.tables import read_table
 from tasks.core.context import Context
 from tasks.engines import selection
 
@@ -36,7 +39,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     (tmp_path / "mine_to_rescore.py").write_text(REWARD.format(last=1))
     started = selection.kept
 
-    def made(workspace: str, *settings: str, engine: bool = True) -> dict[str, Artefact]:
+    def made(workspace: str, *settings: str, engine: bool = True, more: str = "") -> dict[str, Artefact]:
         def kept(job: Any) -> Any:
             assert engine, "an engine was asked for"
             return started(job)
@@ -47,7 +50,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
         with Context(scratch=root / "scratch") as context:
             context.scratch.mkdir(parents=True, exist_ok=True)
             runner, stages = Runner(root, "it", params, context), plan(params)
-            for place in PLACES:
+            for place in (*PLACES, *more.split()):
                 runner.settle(stages[place], runner.identify(stages[place]))
         return dict(runner.done)
 
@@ -115,3 +118,34 @@ def test_why_says_so_before_it_runs(
     assert json.loads(capsys.readouterr().out)["answers"] is None
     why("it", ["task.reward=similarity"], False)
     assert capsys.readouterr().out.count("its answers are there") == 2
+
+
+def test_a_second_judge_audits_the_answers_without_an_engine(make: Make) -> None:
+    audited = ("audit.reward=mine_to_rescore:score", "audit.examples=3")
+    make("here")
+    found = make("here", *audited, engine=False, more="round-01/audit")
+    verdicts = read_table(found["round-01/audit"].file("verdicts.parquet")).to_pylist()
+    answers = read_table(found["round-01/rollout"].file("rollouts.parquet"))
+    assert [row["first"] for row in verdicts] == answers["reward"].to_pylist()
+    tokenizer = AutoTokenizer.from_pretrained(found["model"].path)
+    texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in answers["response_ids"].to_pylist()]
+    assert [row["second"] for row in verdicts] == [float(text.strip().endswith("1")) for text in texts]
+    told = found["round-01/audit"].json("metrics.json")
+    apart = [row for row in verdicts if row["first"] != row["second"]]
+    assert told["agreement"] == pytest.approx(1 - len(apart) / len(verdicts))
+    assert told["first_only"] + told["second_only"] == pytest.approx(len(apart) / len(verdicts))
+    shown = found["round-01/audit"].json("disagreements.json")
+    assert [row["second"] for row in shown] == [row["second"] for row in apart][:3]
+    assert set(texts) >= {row["response"] for row in shown}
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["audit.reward=nobody"], "audit.reward"),
+        (["audit.reward=math", "task.environment=guess"], "audit: expected null with task.environment"),
+    ],
+)
+def test_a_second_judge_that_cannot_be(settings: list[str], said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        settled(compose("nano", "sums", "grpo", settings))
