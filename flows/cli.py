@@ -182,7 +182,7 @@ def export(
     ] = "base",
 ) -> None:
     """A plain Hugging Face folder of the run's last policy, which vLLM and transformers load."""
-    from flows.commands.inspect import export_merged
+    from flows.commands.export_command import export_merged
 
     with output.logged(workspace(), name):
         said = export_merged(name, merged, dtype)

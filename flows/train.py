@@ -14,6 +14,7 @@ from prefect.context import TaskRunContext
 
 from flows.environment import workspace
 from flows.execution.earlier_run import keep_earlier
+from flows.execution.live_report import LiveReport
 from flows.execution.ray_cluster import RayCluster, require_ray
 from flows.execution.runner import Runner, spelled
 from flows.execution.validation import chosen, run_name
@@ -95,8 +96,10 @@ def _trained(name: str, params: Params, command: str) -> dict[str, Any]:
             watch.note(earlier)
         runner = Runner(root, name, params, context, watch, command)
         tasks = {stage.name: stage_task(runner, stages, stage) for stage in stages.stages}
+        live = LiveReport(runner)
         for node in stages:
             settle(runner, node, tasks[node.stage.name])
+            live.after(node)
         runner.finish()
         track(runner.directory, params.trackers)
         return report(runner)
