@@ -1,4 +1,5 @@
-"""A run on several tasks, through the command line: it resumes exactly, as does a curriculum."""
+"""A run on several tasks, through the command line: it learns each, and resumes exactly, as a curriculum
+does."""
 
 from __future__ import annotations
 
@@ -10,9 +11,36 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.artefacts.record import Record
-from tests.flows.conftest import NANO, Workspace, environment_of, kill_inside
+from tests.flows.conftest import NANO, ROOT, Workspace, environment_of, kill_inside
 
 MIXED = [*NANO, "--task", "sums", "--set", "tasks=[countdown]"]
+
+LEARNS = [
+    *("run", "--model", "nano", "--task", "sql-short", "--set", "tasks=[sums, countdown]"),
+    *("--set", "method.aggregation=sequence_mean"),
+    *("--set", "rollout.problems_per_round=24"),
+    *("--set", "rounds=24"),
+    *("--set", "evaluate.every=24"),
+    *("--set", "evaluate.scored_problems=0"),
+    *("--set", "tasks.countdown.held_out_count=96"),
+]
+"""The command of docs/mixtures.md."""
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_a_mixture_of_arithmetic_countdown_and_sql_learns_each(empty: Workspace) -> None:
+    told = " ".join((ROOT / "docs" / "mixtures.md").read_text().replace("\\\n", " ").replace("'", "").split())
+    assert " ".join(["ostinato", *LEARNS]) in told
+    process = empty.start(*LEARNS, "--name", "it", "--engine", "transformers", "--set", "threads=1", "--json")
+    _, trouble = process.communicate(timeout=3500)
+    assert process.returncode == 0, trouble
+    found = json.loads((empty.root / "runs" / "it" / "metrics.json").read_text())
+    gains = {"sql-short": found["accuracy"], **found["sets_and_tasks"]}
+    assert set(gains) == {"sql-short", "sums", "countdown"}
+    for name, gain in gains.items():
+        assert gain["change_low"] > 0, (name, gain)
+        assert gain["after"] > gain["before"] > 0, (name, gain)
 
 
 @pytest.mark.long
