@@ -94,7 +94,8 @@ def _trained(name: str, params: Params, command: str) -> dict[str, Any]:
         watch = watch_of_run()
         if earlier := keep_earlier(root, name, params):
             watch.note(earlier)
-        runner = Runner(root, name, params, context, watch, command)
+        start = local_start()
+        runner = Runner(root, name, params, context, watch, command, start.accept if start else ())
         tasks = {stage.name: stage_task(runner, stages, stage) for stage in stages.stages}
         live = LiveReport(runner)
         for node in stages:
