@@ -74,6 +74,27 @@ def test_a_mixture_resumes_to_the_same_bytes(
 @pytest.mark.long
 @pytest.mark.ci
 @pytest.mark.timeout(600)
+def test_a_task_has_a_method_and_a_curriculum_of_its_own(empty: Workspace) -> None:
+    (empty.root / "mine.py").write_text("def odd(gold, answer):\n    return float(len(answer) % 2)\n")
+    empty.environment["PYTHONPATH"] += f":{empty.root}"
+    own = [
+        *("train_count=32", "reward=mine:odd", "curriculum={samples_per_problem: 2, latest_rounds: 2}"),
+        "method.objective.clip_high=0.4",
+    ]
+    settings = [part for each in own for part in ("--set", f"tasks.countdown.{each}")]
+    empty.call("run", "--name", "it", "--json", *MIXED, *settings)
+    directory = empty.root / "runs" / "it"
+    rates = pq.read_table(directory / "round-02" / "rollout" / "rates-countdown.parquet")
+    assert sum(rates["asked"].to_pylist()) == 4
+    assert not (directory / "round-02" / "rollout" / "rates.parquet").exists()
+    told = json.loads((directory / "round-02" / "update" / "metrics.json").read_text())
+    assert told["countdown.clip_fraction"] >= 0.0
+    assert "countdown by grpo of its own" in (directory / "report.html").read_text()
+
+
+@pytest.mark.long
+@pytest.mark.ci
+@pytest.mark.timeout(600)
 def test_a_curriculum_that_follows_the_policy_resumes_to_the_same_bytes(
     empty: Workspace, tmp_path: Path, prefect_server: dict[str, str]
 ) -> None:
