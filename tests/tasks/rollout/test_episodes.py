@@ -15,7 +15,7 @@ from params.schema import Params
 from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.tables import read_table
 from tasks.core.segments import known, responses_of
-from tasks.engines.base import Request
+from tasks.engines.base import More, Request, Sampling
 from tasks.engines.in_process import InProcess
 from tasks.policy.policy import Policy
 from tasks.rollout.rollout import rollout
@@ -41,18 +41,25 @@ def rows(artefact: Artefact) -> list[dict[str, Any]]:
 def test_the_ids_that_the_engine_saw_are_those_that_are_kept_and_scored(
     run_stage: RunStage, tiny_model: Artefact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[Sequence[Request]] = []
+    seen: list[Request] = []
     generate = InProcess.generate
 
-    def watched(self: InProcess, requests: Sequence[Request], *more: Any) -> Any:
-        seen.append(requests)
-        return generate(self, requests, *more)
+    def watched(
+        self: InProcess, requests: Sequence[Request], sampling: Sampling, tell: Any, finished: Any, more: More
+    ) -> Any:
+        def heard(seconds: float) -> Sequence[Request] | None:
+            found = more(seconds)
+            seen.extend(found or ())
+            return found
+
+        seen.extend(requests)
+        return generate(self, requests, sampling, tell, finished, heard)
 
     monkeypatch.setattr(InProcess, "generate", watched)
     params = settings()
     made = sampled(run_stage, tiny_model, params, problems(tmp_path / "problems"))
     table = read_table(made.file("rollouts.parquet"))
-    prompts = {(request.prompt_ids, request.seed) for call in seen for request in call}
+    prompts = {(request.prompt_ids, request.seed) for request in seen}
     several = 0
     for row in table.to_pylist():
         mask = row["sampled"] or [True] * len(row["response_ids"])
@@ -73,13 +80,32 @@ def test_the_ids_that_the_engine_saw_are_those_that_are_kept_and_scored(
     assert torch.allclose(scores.logp, kept, atol=1e-4)
 
 
-@pytest.mark.parametrize("waves", [1, 3])
-def test_equal_jobs_make_equal_bytes(
-    run_stage: RunStage, tiny_model: Artefact, tmp_path: Path, waves: int
+def test_no_order_in_which_environments_answer_changes_a_byte(
+    run_stage: RunStage, tiny_model: Artefact, tmp_path: Path
 ) -> None:
-    given, params = problems(tmp_path / "problems"), settings(episode={"waves": waves})
-    one, two = (sampled(run_stage, tiny_model, params, given) for _ in range(2))
-    assert one.manifest.files["rollouts.parquet"] == two.manifest.files["rollouts.parquet"]
+    given = problems(tmp_path / "problems")
+    names = ("mine.py:Echo", "mine.py:Late", "mine.py:Late")
+    prompt, *late = (sampled(run_stage, tiny_model, settings(name), given) for name in names)
+    for each in late:
+        assert each.manifest.files["rollouts.parquet"] == prompt.manifest.files["rollouts.parquet"]
+
+
+def test_an_environment_that_takes_its_time_holds_up_nobody_else(
+    run_stage: RunStage, tiny_model: Artefact, tmp_path: Path
+) -> None:
+    """One does not answer to its first turn before another has heard a second one."""
+    given = problems(tmp_path / "problems", ["last ?", *(f"{i} + 1 = ?" for i in range(1, 8))])
+    limits = {"call_seconds": 30.0, "turn_tokens": 60}
+    params = settings("mine.py:Patient", folder=str(tmp_path), max_response_tokens=150, episode=limits)
+    params = params.model_copy(
+        update={
+            "rollout": params.rollout.model_copy(update={"problems_per_round": 8, "samples_per_problem": 1}),
+            "model": params.model.model_copy(update={"context": 256}),
+        }
+    )
+    made = rows(sampled(run_stage, tiny_model, params, given))
+    assert not [row["reward_error"] for row in made if row["reward_error"]]
+    assert (tmp_path / "second").exists()
 
 
 def test_an_episode_of_one_turn_is_an_answer_and_makes_the_same_update(
