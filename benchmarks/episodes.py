@@ -1,10 +1,10 @@
 """What a slow environment costs: a round of episodes whose environment takes a while, against an instant one.
 
-    python benchmarks/episodes.py [--seconds 0.5] [--episodes 64] [--turns 3] [--waves 2]
+    python benchmarks/episodes.py [--seconds 0.5] [--episodes 64] [--turns 3]
 
 nano plays a game in which every call of the environment takes so long. Both sample the same tokens, in turn,
 in one process; the ratio is of the medians of ``sampling_seconds``. It says how much of the environments'
-time is not hidden: a small model samples a wave in less time than a slow tool takes.
+time is not hidden behind the turns of others.
 """
 
 from __future__ import annotations
@@ -75,7 +75,6 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.5)
     parser.add_argument("--episodes", type=int, default=64)
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--waves", type=int, default=2)
     parser.add_argument("--turn-tokens", type=int, default=24)
     parser.add_argument("--steps", type=int, default=60, help="of nano's warm start: it ends its turns")
     parser.add_argument("--repeats", type=int, default=3)
@@ -90,7 +89,6 @@ def main() -> None:
         f"model.context={tokens + 64}",
         f"task.episode.turns={chosen.turns + 1}",
         f"task.episode.turn_tokens={chosen.turn_tokens}",
-        f"task.episode.waves={chosen.waves}",
     )
     params = composed("nano", "guess", "grpo", settings)
     with tempfile.TemporaryDirectory() as folder, Context(scratch=Path(folder)) as context:

@@ -19,6 +19,7 @@ from tasks.engines.turn_cache import TurnCache
 from tasks.policy.policy import Policy
 from tests.conftest import as_artefact
 from tests.tasks.engines.likeliest import drawn_from_the_likeliest
+from tests.tasks.engines.talks import as_if_alone, limited, talks
 from tests.tasks.rollout_rows import parameters
 
 PROMPTS = ((1, 10, 11, 12, 13), (1, 20, 21), (1, 30, 31, 32, 33, 34, 35), (1, 40))
@@ -270,38 +271,6 @@ def test_float8_samples_from_rounded_weights_and_leaves_the_trainers_alone(
     assert seen[0] == seen[2] != seen[1]
 
 
-def continued(request: Request, index: int, response: Response, seed: int) -> Request:
-    """What follows a request: its response, three further tokens, and a limit of its own."""
-    return Request((*request.prompt_ids, *response.token_ids, 60, 61, 62), seed, 6, index)
-
-
-def talks(engine: InProcess, asked: list[Request], chosen: Sampling, turns: int = 3) -> list[Response]:
-    """Requests that go on for some turns, the next as soon as one is whole; those of turn 1, then 2, ..."""
-    count, known = len(asked), list(asked)
-    heard: dict[tuple[int, int], int] = {}
-    coming: list[tuple[tuple[int, int], Request]] = []
-    places = [(0, number) for number in range(count)]
-
-    def finished(index: int, response: Response) -> None:
-        turn, number = places[index]
-        heard[turn, number] = index
-        if turn + 1 < turns:
-            after = continued(known[index], index, response, 1000 * (turn + 1) + number)
-            coming.append(((turn + 1, number), after))
-
-    def more(seconds: float) -> list[Request] | None:
-        if len(heard) == count * turns:
-            return None
-        found, coming[:] = list(coming), []
-        places.extend(place for place, _ in found)
-        known.extend(request for _, request in found)
-        return [request for _, request in found]
-
-    made = engine.generate(asked, chosen, finished=finished, more=more)
-    assert len(made) == count * turns
-    return [made[heard[place]] for place in sorted(heard)]
-
-
 @pytest.mark.parametrize("top", [0, 3])
 def test_requests_that_come_up_join_and_are_answered_as_if_asked_alone(
     engine: InProcess, policy: Policy, params: Params, monkeypatch: pytest.MonkeyPatch, top: int
@@ -316,23 +285,8 @@ def test_requests_that_come_up_join_and_are_answered_as_if_asked_alone(
     assert talks(engine, asked, chosen) == made
     poor = talks(with_options(policy, params, kv_cache_gib=1e-4, max_sequences=2), asked, chosen)
     assert poor == made
-    before = asked
-    for turn in range(3):
-        alone = engine.generate(before, chosen)
-        of_turn = made[turn * len(asked) : (turn + 1) * len(asked)]
-        for ours, theirs in zip(of_turn, alone, strict=True):
-            assert (ours.token_ids, ours.finish_reason) == (theirs.token_ids, theirs.finish_reason)
-            assert ours.top_ids == theirs.top_ids
-            for name in ("logp", "top_logp", "entropy"):
-                assert getattr(ours, name) == pytest.approx(getattr(theirs, name), abs=1e-5)
-        before = [
-            dataclasses.replace(continued(one, 0, two, 1000 * (turn + 1) + number), follows=None)
-            for number, (one, two) in enumerate(zip(before, alone, strict=True))
-        ]
+    as_if_alone(engine, asked, chosen, made, 1e-5)
 
 
-def test_a_turn_is_no_longer_than_its_own_limit(engine: InProcess) -> None:
-    asked = [Request(PROMPTS[0], seed, most) for seed in range(3) for most in (1, 5, 9)]
-    made = engine.generate(asked, sampling(stop=()))
-    assert [len(response.token_ids) for response in made] == [request.max_tokens for request in asked]
-    assert {response.finish_reason for response in made} == {"length"}
+def test_a_response_is_no_longer_than_its_own_limit(engine: InProcess) -> None:
+    limited(engine, PROMPTS)
