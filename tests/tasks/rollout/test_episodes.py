@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import pytest
 import torch
 
 from params.base import BadInput
+from params.prompt import Prompt
 from params.schema import Params
-from tasks.artefacts.artefact import Artefact
+from tasks.artefacts.artefact import MANIFEST, Artefact
 from tasks.artefacts.tables import read_table
 from tasks.core.segments import known, responses_of
 from tasks.engines.base import More, Request, Sampling
@@ -20,8 +22,17 @@ from tasks.engines.in_process import InProcess
 from tasks.policy.policy import Policy
 from tasks.rollout.rollout import rollout
 from tasks.update.update import update
-from tests.conftest import RunStage
+from tests.conftest import RunStage, as_artefact
 from tests.tasks.rollout.episode_cases import problems, settings, write_file
+
+STRIPPING = (
+    "{{ '<bos>' }}{% for message in messages %}{% set content = message.content %}"
+    "{% if message.role == 'assistant' %}{% if '</think>' in content %}"
+    "{% set content = content.split('</think>')[-1].split('<think>')[-1] %}{% endif %}"
+    "{{ 'A: ' + content + '<eos>' }}{% else %}{{ 'Q: ' + content + '\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'A: ' }}{% endif %}"
+)
+"""Nano's, without the thinking of earlier turns."""
 
 
 @pytest.fixture(autouse=True)
@@ -38,9 +49,10 @@ def rows(artefact: Artefact) -> list[dict[str, Any]]:
     return list(read_table(artefact.file("rollouts.parquet")).to_pylist())
 
 
-def test_the_ids_that_the_engine_saw_are_those_that_are_kept_and_scored(
-    run_stage: RunStage, tiny_model: Artefact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def faithful(
+    run: RunStage, model: Artefact, params: Params, given: Artefact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The ids that the engine saw are those that are kept and scored; some episodes have several turns."""
     seen: list[Request] = []
     generate = InProcess.generate
 
@@ -56,8 +68,7 @@ def test_the_ids_that_the_engine_saw_are_those_that_are_kept_and_scored(
         return generate(self, requests, sampling, tell, finished, heard)
 
     monkeypatch.setattr(InProcess, "generate", watched)
-    params = settings()
-    made = sampled(run_stage, tiny_model, params, problems(tmp_path / "problems"))
+    made = sampled(run, model, params, given)
     table = read_table(made.file("rollouts.parquet"))
     prompts = {(request.prompt_ids, request.seed) for request in seen}
     several = 0
@@ -74,10 +85,31 @@ def test_the_ids_that_the_engine_saw_are_those_that_are_kept_and_scored(
         said = [each["role"] for each in json.loads(row["trace"])]
         assert said[:2] == ["user", "assistant"]
     assert several
-    policy = Policy.open(tiny_model.path, params)
+    policy = Policy.open(model.path, params)
     scores = policy.score(table["prompt_ids"].to_pylist(), responses_of(table), params.rollout.temperature)
     kept = torch.tensor([value for part in table["behaviour_logp"].to_pylist() for value in known(part)])
     assert torch.allclose(scores.logp, kept, atol=1e-4)
+
+
+def test_the_ids_that_the_engine_saw_are_those_that_are_kept_and_scored(
+    run_stage: RunStage, tiny_model: Artefact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faithful(run_stage, tiny_model, settings(), problems(tmp_path / "problems"), monkeypatch)
+
+
+def test_a_template_that_strips_thinking_is_taken_once_it_is_patched(
+    run_stage: RunStage, tiny_model: Artefact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, given = tmp_path / "stripping", problems(tmp_path / "problems")
+    shutil.copytree(tiny_model.path, folder)
+    (folder / MANIFEST).unlink()
+    (folder / "chat_template.jinja").write_text(STRIPPING)
+    model, params = as_artefact(folder, "model"), settings()
+    with pytest.raises(BadInput, match=r"leaves out the thinking.*--set task.prompt.template_patch=qwen3"):
+        sampled(run_stage, model, params, given)
+    prompt = Prompt(template_patch="qwen3")
+    params = params.model_copy(update={"task": params.task.model_copy(update={"prompt": prompt})})
+    faithful(run_stage, model, params, given, monkeypatch)
 
 
 def test_no_order_in_which_environments_answer_changes_a_byte(
