@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from flows.commands import comparison_commands, disk_commands, remote_commands
+from flows.commands import branch_commands, comparison_commands, disk_commands, remote_commands
 from flows.commands.machines import engines, join_ranks, plan_round
 from flows.commands.options import (
     EngineOption,
@@ -23,9 +23,10 @@ from flows.commands.options import (
     SetOption,
     TaskOption,
 )
+from flows.commands.start import Words, start
 from flows.environment import prepare_prefect, prepare_threads, workspace
+from flows.execution.external import policy_path
 from flows.process import interrupts, output
-from flows.process.own_server import own_server
 from params.errors import OstinatoError
 
 app = typer.Typer(
@@ -47,6 +48,10 @@ def run(
     settings: SetOption = None,
     engine: EngineOption = None,
     name: NameOption = None,
+    start_from: Annotated[
+        str | None,
+        typer.Option("--from", metavar="RUN[/ROUND]", help="Begin with that policy: demo, demo/round-12."),
+    ] = None,
     push: Annotated[bool, typer.Option("--push", help="Send the run to the remote when it is done.")] = False,
     publish: Annotated[
         bool, typer.Option("--publish", help="Push it, and commit what it made with DVC and git.")
@@ -54,23 +59,13 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Train: the whole flow, with a report at the end. Run it again and it resumes."""
-    from flows.execution.validation import chosen, run_name
-
     changes = [*(settings or []), *([f"engine.name={engine}"] if engine else [])]
-    params, name = chosen(model, task, method, changes), run_name(name, model, task, method)
-    prepare_prefect(workspace())
-    server = own_server()
-    from flows.commands.train_command import train_watched
-
-    presets = (model, task, method, changes)
-    summary = train_watched(name, params, presets, server, as_json, push, publish)
-    if as_json:
-        print(json.dumps({"event": "finished", **summary}))
-    else:
-        print(summary["verdict"])
-        print(f"Report: {summary['report']}")
+    if start_from:
+        changes.append(f"sft.policy={policy_path(start_from)}")
+    start(Words(model, task, method, tuple(changes), name), as_json, push, publish)
 
 
+branch_commands.add_to(app)
 comparison_commands.add_to(app)
 
 

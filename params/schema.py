@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from params.audit import Audit
 from params.base import BadInput, Choice, Config
 from params.correction import Correction
 from params.curriculum import Curriculum
@@ -160,6 +161,8 @@ class Rollout(Config):
     """Keep the policy's entropy at each token beside the log-probability, for terms that choose by it."""
     lag: Annotated[int, Field(ge=0)] = 0
     """Rounds by which the policy that samples is behind the one that learns."""
+    recorded: str | None = None
+    """The name of a run whose rollouts are learned from, round by round, in place of new ones."""
     shards: Annotated[PositiveInt, Speed] = 1
     """Ray workers over which the flow splits a round's problems, each with an engine of its own."""
 
@@ -199,6 +202,8 @@ class Params(Config):
     distil: Distil | None = None
     """ERPD: teachers and their signals in place of the update; null: the update."""
     evaluate: Evaluate = Evaluate()
+    audit: Audit | None = None
+    """A second judge over every round's answers, of which nothing is learned; null: none."""
     store: StoreSettings = StoreSettings()
 
     @field_validator("tasks", mode="before")
@@ -213,6 +218,8 @@ class Params(Config):
 
     @model_validator(mode="after")
     def _mixes(self) -> Params:
+        if self.audit and (self.tasks or self.task.environment):
+            raise ValueError(f"audit: expected null with {'tasks' if self.tasks else 'task.environment'}")
         names = set(self.tasks)
         if taken := sorted(names & {*self.evaluate.sets, MAIN}):
             raise ValueError(f"tasks.{taken[0]}: the name of something else too; expected another")

@@ -60,6 +60,12 @@ def of_set(params: Params, name: str) -> Params:
     return params.model_copy(update={"task": task, "evaluate": evaluate})
 
 
+def of_audit(params: Params) -> Params:
+    """The second judge in place of the task's."""
+    assert params.audit is not None
+    return params.model_copy(update={"task": params.task.model_copy(update={"reward": params.audit.reward})})
+
+
 def of_task(params: Params, name: str) -> Params:
     """The further task called ``name`` in place of ``task``, alone in its rounds."""
     chosen, rollout = params.tasks[name], params.rollout

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.environment import workspace
-from flows.execution import external_policy
+from flows.execution import external
 from flows.execution.runner import Runner, run_directory, spelled
 from flows.execution.validation import run_name, settled
 from flows.execution.watch import Watch
@@ -155,7 +155,7 @@ def _evaluated(name: str, model: str, params: Params, options: EvaluateOptions, 
         places = [problems_name(each) for each in params.evaluate.sets]  # first: what is wrong there is cheap
         round = 0
         if _is_run(model):
-            policy = external_policy.find(model, "--model")
+            policy = external.policy(model, "--model")
             round = policy.manifest.round
             base = Artefact.needed(run_directory(root, model) / "model", f"run {model} again")
             runner.done["model"] = base

@@ -12,7 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.environment import workspace
-from flows.execution.explain import TO_BE_MADE, Cause, Explained, Explaining
+from flows.execution.differences import TO_BE_MADE, Cause
+from flows.execution.explain import Explained, Explaining
 from flows.execution.runner import run_directory
 from flows.execution.validation import settled
 from flows.stage_table.stages import plan
@@ -59,6 +60,7 @@ def _all(name: str, stages: Sequence[Explained], as_json: bool) -> None:
         table.add_column(heading, overflow="fold")
     for each in making:
         rest = f"and {len(each.causes) - 1} more" if len(each.causes) > 1 else ""
+        rest = "its answers are there: only judged" if each.answers else rest
         table.add_row(each.place, escape(_said(each.causes[0])), rest)
     Console().print(table)
     print(f"`ostinato why {name}/{making[0].place}` tells all of a stage")
@@ -77,6 +79,8 @@ def _one(stage: Explained, as_json: bool) -> None:
     )
     for cause in stage.causes:
         print(f"  {_said(cause)}")
+    if stage.answers is not None:
+        print(f"The answers of {stage.answers.path.name} are judged anew; none is sampled.")
 
 
 def _said(cause: Cause) -> str:
@@ -113,5 +117,6 @@ def _plain(stage: Explained) -> dict[str, Any]:
         "stage": stage.stage,
         "state": stage.state,
         "nearest": stage.nearest and stage.nearest.path.name,
+        "answers": stage.answers and stage.answers.path.name,
         "causes": [asdict(cause) for cause in stage.causes],
     }

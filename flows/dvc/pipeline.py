@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from flows.execution import external_policy
+from flows.execution import external
 from flows.execution.fingerprint import modules, own_files
 from flows.execution.source import SOURCE
 from flows.stage_table.stages import Node, Plan, plan
@@ -108,7 +108,8 @@ def _body(
 ) -> dict[str, Any]:
     stage, rename = step.stage, rename or {}
     places = [rename.get(place, place) for place in step.inputs.values()]
-    given = [external_policy.traced(text) for text in step.outside.values()]
+    outside = (text.replace(step.place, rename.get(step.place, step.place)) for text in step.outside.values())
+    given = [external.traced(text) for text in outside]
     code = [SOURCE.file(module) for module in modules(stage, params)]
     files = sorted({shown(root, file) for file in (*code, *own_files(stage, params))})
     return {

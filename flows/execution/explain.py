@@ -7,27 +7,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from flows.execution import external
+from flows.execution.differences import TO_BE_MADE, Cause, differences, input_digests
 from flows.execution.fingerprint import identity, lasting_facts
+from flows.execution.recorded_answers import recorded_answers
 from flows.execution.source import SOURCE, SourceTree
 from flows.stage_table.stages import Node, Plan
-from tasks.artefacts.artefact import MANIFEST, Artefact, Damaged, Manifest
+from tasks.artefacts.artefact import MANIFEST, Artefact, Damaged
 from tasks.artefacts.store import Store
-from tasks.report.format import flat
-
-TO_BE_MADE = "to be made"
-"""In place of the digest of an input that is not there."""
-Kind = Literal["damaged", "parameter", "file", "library", "module", "input", "new"]
-
-
-@dataclass(frozen=True)
-class Cause:
-    """One thing in which what is to be made differs from what there is."""
-
-    kind: Kind
-    name: str = ""
-    """The parameter's key, the file's path, the library, the module, or the input."""
-    before: Any = None
-    now: Any = None
 
 
 @dataclass(frozen=True)
@@ -41,6 +28,8 @@ class Explained:
     """What sets it apart from the nearest artefact; the first is the one to look at."""
     nearest: Artefact | None = None
     """The artefact of the same stage and round with the fewest differences; of several, the newest."""
+    answers: Artefact | None = None
+    """One whose answers are judged anew instead of sampling them anew."""
 
 
 @dataclass
@@ -73,7 +62,7 @@ class Explaining:
             "versions": manifest.versions,
             "code": manifest.code,
         }
-        causes, nearest = self._nearest(self.plan[place], facts, _digests(manifest), own.fingerprint)
+        causes, nearest = self._nearest(self.plan[place], facts, input_digests(manifest), own.fingerprint)
         return Explained(place, known.stage, "cached", causes, nearest)
 
     def _explained(self, node: Node) -> Explained:
@@ -83,8 +72,11 @@ class Explaining:
         facts = self._facts[name]
         missing = [name for name, place in node.inputs.items() if place not in self._found]
         damage: list[Cause] = []
+        answers = None
         if not missing:
             inputs = {name: self._found[place] for name, place in node.inputs.items()}
+            for name, text in node.outside.items():
+                inputs[name] = external.find(name, text, f"{node.stage.name}: {name}")
             try:
                 found = self.store.find(name, identity(facts, node.round, inputs))
             except Damaged as damaged:
@@ -92,12 +84,15 @@ class Explaining:
             if found is not None:
                 self._found[node.place] = found
                 return Explained(node.place, name, "cached")
+            answers = recorded_answers(
+                self.store, node.stage, node.round, self.plan.params, facts, inputs, self.source
+            )
         digests = {
             each: self._found[place].digest if each not in missing else TO_BE_MADE
             for each, place in node.inputs.items()
         }
         causes, nearest = self._nearest(node, facts, digests)
-        return Explained(node.place, name, "to make", [*damage, *causes], nearest)
+        return Explained(node.place, name, "to make", [*damage, *causes], nearest, answers)
 
     def _nearest(
         self, node: Node, facts: Mapping[str, Any], inputs: Mapping[str, str], apart: str = ""
@@ -108,7 +103,7 @@ class Explaining:
         for found in _made(self.store, node.stage.name):
             if found.fingerprint == apart or found.manifest.round != node.round:
                 continue
-            causes = _differences(facts, inputs, found.manifest)
+            causes = differences(facts, inputs, found.manifest)
             age = -(found.path / MANIFEST).stat().st_mtime
             rank = (len(causes), age)
             if best is None or rank < best[0]:
@@ -127,24 +122,3 @@ def _made(store: Store, stage: str) -> list[Artefact]:
         if artefact.manifest.stage == stage:
             found.append(artefact)
     return found
-
-
-def _differences(facts: Mapping[str, Any], inputs: Mapping[str, str], then: Manifest) -> list[Cause]:
-    """In the order in which a person would look at them: an input is last, since it has causes of its own."""
-    return [
-        *_apart("parameter", flat(then.params), flat(facts["params"])),
-        *_apart("file", then.own_files, facts["files"]),
-        *_apart("library", then.versions, facts["versions"]),
-        *_apart("module", then.code, facts["code"]),
-        *_apart("input", _digests(then), inputs),
-    ]
-
-
-def _digests(manifest: Manifest) -> dict[str, str]:
-    return {name: source.digest for name, source in manifest.inputs.items()}
-
-
-def _apart(kind: Kind, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Cause]:
-    names = [*before, *(name for name in now if name not in before)]
-    found = (Cause(kind, name, before.get(name), now.get(name)) for name in names)
-    return [cause for cause in found if cause.before != cause.now]

@@ -11,15 +11,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from flows.execution import external_policy, guards
+from flows.execution import external, guards
 from flows.execution.fingerprint import identity, lasting_facts
+from flows.execution.recorded_answers import recorded_answers
 from flows.execution.remote_cache import RemoteCache
 from flows.execution.remote_inputs import RemoteInputs
 from flows.execution.watch import Watch
 from flows.stage_table.stages import Node
 from params.schema import Params
 from params.views import told_of
-from tasks.artefacts.artefact import Artefact, Damaged, Source
+from tasks.artefacts.artefact import Artefact, Damaged, source_of
 from tasks.artefacts.record import Record, Step
 from tasks.artefacts.store import Store, publish
 from tasks.core.context import Context
@@ -71,7 +72,7 @@ class Runner:
         for name, text in node.outside.items():
             if text not in self._external:
                 where = f"{node.stage.name}: {name}"
-                self._external[text] = external_policy.brought(self.store, text, where)
+                self._external[text] = external.brought(self.store, name, text, where)
             found[name] = self._external[text]
         return found
 
@@ -180,7 +181,10 @@ class Runner:
         params = self._remote_inputs.local(node.stage.name, self.watch.tell)
         if node.stage.role.kind == "learn":
             self.context.learning()
-        job = Job(node.stage.view(params), node.round, inputs, out, self.context, fingerprint)
+        answers = recorded_answers(self.store, node.stage, node.round, self.params, facts, inputs)
+        if answers is not None:
+            self.watch.note(f"{node.place}: judges the answers of {answers.path.name} anew")
+        job = Job(node.stage.view(params), node.round, inputs, out, self.context, fingerprint, answers)
         with memory_errors(node.place), told_of(node.stage.task_at):
             measured = node.stage.load()(job)
         return {
@@ -188,10 +192,8 @@ class Runner:
             "round": node.round,
             "seed": self.params.seed,
             "params": facts["params"],
-            "inputs": {
-                name: Source(stage=a.manifest.stage, fingerprint=a.fingerprint, digest=a.digest)
-                for name, a in inputs.items()
-            },
+            "inputs": {name: source_of(artefact) for name, artefact in inputs.items()},
+            "answers": answers and source_of(answers),
             "code": facts["code"],
             "own_files": facts["files"],
             "versions": facts["versions"],

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from algorithms.contract import Hooks, Recipe
-from flows.execution import external_policy, guards
+from flows.execution import external, guards
 from flows.execution.first_look import look
 from flows.planner.memory_gate import check_memory
 from flows.stage_table.stages import table_of
@@ -45,14 +45,15 @@ def settled(params: Params) -> Params:
             raise BadInput(
                 f"method.terms.{index}: {term.name} replays and brings its term; expected it in method.replay"
             )
-    if params.sft and params.sft.policy is not None:
-        external_policy.find(params.sft.policy, "sft.policy")
+    _check_other_runs(params)
     _check_replay(params, recipe.replay[0] if recipe.replay else None)
     trackers.check(params.trackers)
     source = params.task.problems
     source.resolve(find_source(source.name, "task.problems").Config, "task.problems")
     for choice in several(params.task.reward):
         chosen_reward(choice, "task.reward")
+    for choice in several(params.audit.reward) if params.audit else ():
+        chosen_reward(choice, "audit.reward")
     _check_sets(params)
     _check_tasks(params)
     guards.check(params.guards, list(table_of(params)) if params.guards else ())
@@ -72,6 +73,14 @@ def settled(params: Params) -> Params:
         raise BadInput("rollout.entropy: an engine over several GPUs tells of none; expected false")
     engine = params.engine.model_copy(update={"name": name})
     return params.model_copy(update={"engine": engine})
+
+
+def _check_other_runs(params: Params) -> None:
+    """Refuse another run's policy or rollouts that are not there."""
+    if params.sft and params.sft.policy is not None:
+        external.policy(params.sft.policy, "sft.policy")
+    if params.rollout.recorded is not None:
+        external.check_recorded(params.rollout.recorded, params.rounds)
 
 
 def _check_sets(params: Params) -> None:
@@ -128,7 +137,7 @@ def _check_replay(params: Params, part: Hooks | None) -> None:
     if rules.pool is not None:
         if part is None:
             raise BadInput("replay.pool: nothing draws from it; expected a method.replay, such as rlep")
-        external_policy.find(rules.pool, "replay.pool")
+        external.policy(rules.pool, "replay.pool")
 
 
 def _check_source(params: Params, part: Hooks, named: str) -> None:

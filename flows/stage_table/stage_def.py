@@ -70,8 +70,8 @@ class StageDef:
     """Parameters that it reads for some values of others."""
     files: Callable[[Params], Sequence[Path]] = lambda params: ()
     """Files of the user's own that it reads."""
-    outside: Callable[[Params], dict[str, str]] = lambda params: {}
-    """Inputs that another run made, by name: as the user names them."""
+    outside: Callable[[Params, int], dict[str, str]] = lambda params, round: {}
+    """Inputs of a round that another run made, by name: as the user names them."""
     when: Callable[[Params], bool] = lambda params: True
     """Whether the stage is part of this run."""
     view: Callable[[Params], Params] = lambda params: params
@@ -83,6 +83,9 @@ class StageDef:
     refuses: str = ""
     """``module:name``, called with the whole artefact and the parameters: raises ``StageFailure`` or
     ``BadInput`` where the run cannot go on with it. Nothing that the stage made is lost."""
+    keeps_answers: bool = False
+    """Whether its artefact has every answer that it sampled: where another differs in what judges answers
+    alone, those are judged anew and not sampled anew."""
     rounds: Callable[[Params], list[int]] = lambda params: list(range(1, params.rounds + 1))
     """In which rounds it runs, where it does not run once."""
 
@@ -140,5 +143,6 @@ SAMPLING = (
 EVALUATING = ("evaluate", "rollout.temperature", "rollout.max_response_tokens")
 ADAPTER = ("update.adapter", "update.lora_rank", "update.lora_alpha")
 TRAINERS = ("torch", "transformers", "peft")
-SAMPLERS = (*TRAINERS, "math-verify")
+JUDGES = ("math-verify",)
+SAMPLERS = (*TRAINERS, *JUDGES)
 """Beside the engine's own."""

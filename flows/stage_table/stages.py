@@ -125,7 +125,7 @@ class Plan:
                 inputs[name] = place_of(maker, made_in)
             elif self._start and maker.name == self._policy and offset < 0 and made_in <= 0:
                 inputs[name] = place_of(self._start, 0)
-        return Node(place_of(row, round), row, round, inputs, row.outside(self.params))
+        return Node(place_of(row, round), row, round, inputs, row.outside(self.params, round))
 
     def _read(self, row: StageDef) -> list[tuple[str, StageDef, int]]:
         """The inputs of a row in this run: name, what makes it, and in which round from the row's."""

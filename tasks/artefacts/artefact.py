@@ -65,10 +65,14 @@ class Manifest(BaseModel):
     digest: str
     versions: dict[str, str]
     measured: dict[str, float]
+    answers: Source | None = None
+    """Whose answers it has, where they were judged anew and not sampled anew."""
 
     def to_bytes(self) -> bytes:
         """The canonical file: a change of any byte of it is noticed, since reading checks both forms."""
         body = self.model_dump(mode="json")
+        if self.answers is None:
+            del body["answers"]
         seal = hashlib.sha256(canonical(body)).hexdigest()
         return (json.dumps({**body, "seal": seal}, indent=1, sort_keys=True) + "\n").encode()
 
@@ -147,6 +151,11 @@ class Artefact:
             path = self.path / name
             if path.stat().st_size != file.bytes or file_digest(path) != file.sha256:
                 raise Damaged(f"{path}: its bytes do not match its digest")
+
+
+def source_of(artefact: Artefact) -> Source:
+    """It as an input of another."""
+    return Source(stage=artefact.manifest.stage, fingerprint=artefact.fingerprint, digest=artefact.digest)
 
 
 def seal(directory: Path, **facts: Any) -> Manifest:

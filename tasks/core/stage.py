@@ -28,6 +28,8 @@ class Job:
     """Progress, and what outlives the stage."""
     fingerprint: str = ""
     """What the artefact is to be."""
+    answers: Artefact | None = None
+    """One with the answers that the stage would sample, judged in another way."""
 
 
 class Stage(Protocol):

@@ -21,6 +21,7 @@ from tasks.evaluate.scores import ANSWERS, scores, tally
 from tasks.policy.job_policy import job_policy
 from tasks.rollout.parts import sample_part
 from tasks.rollout.prompts import askable
+from tasks.rollout.sampling import speed
 from tasks.rollout.transcripts import transcript
 
 PART = 1 << 22
@@ -65,7 +66,7 @@ def evaluate(job: Job) -> dict[str, float]:
     write_json(job.out / "scores.json", {**found, "long_prompts": problems.left_out})
     return {
         **measured,
-        "tokens_per_second": measured["sampled_tokens"] / measured["sampling_seconds"],
+        "tokens_per_second": speed(measured),
         "greedy_seconds": sum(greedy.measured[f"{work}_seconds"] for work in ("sampling", "judging"))
         if greedy
         else 0.0,

@@ -24,7 +24,7 @@ STAGE = "part"
 def sample_part(job: Job, stage: str, problems: pa.Table, samples: int, *options: Any) -> Sampled:
     """``tasks.rollout.sampling.sample`` with its arguments, or what it gave before an interruption; by the
     processes of the job's cluster, where there is one."""
-    if job.context.cluster and job.params.rollout.shards > 1:
+    if job.context.cluster and job.params.rollout.shards > 1 and job.answers is None:
         return sample_in_shards(job, stage, problems, samples, *options)
     store = job.context.store
     if store is None:

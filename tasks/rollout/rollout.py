@@ -21,7 +21,7 @@ from tasks.rollout.components import components
 from tasks.rollout.demonstrations import hinted
 from tasks.rollout.estimate import TABLE
 from tasks.rollout.prompts import askable
-from tasks.rollout.sampling import Sampled, joined, sample
+from tasks.rollout.sampling import Sampled, joined, sample, speed
 from tasks.rollout.shards import sample_in_shards
 
 REASON_CHARACTERS = 80
@@ -52,7 +52,7 @@ def rollout(job: Job) -> dict[str, float]:
     further |= dynamic_sampling.figures(batches) if refills else {}
     write_json(job.out / "metrics.json", {**metrics(answers), **further, **_by_task(job, answers)})
     total = {name: sum(batch.measured[name] for batch in batches) for name in batches[0].measured}
-    total["tokens_per_second"] = total["sampled_tokens"] / total["sampling_seconds"]
+    total["tokens_per_second"] = speed(total)
     return {**total, "seconds": time.perf_counter() - began}
 
 
@@ -84,7 +84,8 @@ def _batches(job: Job, asked: curriculum.Asked) -> list[Sampled]:
 def _ask(job: Job, chosen: pa.Table, less: int = 0) -> Sampled:
     choice, problems = job.params.rollout, hinted(job, chosen)
     options = (choice.temperature, choice.top_logprobs, choice.entropy)
-    spread = sample_in_shards if job.context.cluster and choice.shards > 1 else sample
+    shards = job.context.cluster and choice.shards > 1 and job.answers is None
+    spread = sample_in_shards if shards else sample
     return spread(job, "rollout", problems, choice.samples_per_problem - less, *options)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ from tasks.rewards.problems import groups_of
 from tasks.rollout.answered import Answered
 from tasks.rollout.episodes import Episodes
 from tasks.rollout.prompts import job_prompts
+from tasks.rollout.recorded import Recorded
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Sampled:
     """``tables.ROLLOUTS``, sorted by (group, sample); a group is a problem, in the order of the problems."""
     measured: dict[str, float]
     """``sampled_tokens``, ``tokens_per_second``, ``sampling_seconds``, and ``judging_seconds``: the wait for
-    verdicts after the last token."""
+    verdicts after the last token. ``reused_tokens`` of them were sampled for another artefact."""
 
 
 def sample(
@@ -55,7 +57,9 @@ def sample(
     ``StageFailure`` where engine or judge fail.
     """
     params, current = job.params, job.inputs.get("policy")
-    engine = selection.kept(job)
+    answers = job.answers if params.task.environment is None else None
+    known = answers and Recorded(answers, functools.partial(selection.kept, job))
+    engine = known or selection.kept(job)
     trainer = job_policy(job)
     given, workers = job.inputs["problems"], params.task.reward_workers
     rows = problems.select([name for name in problems.column_names if name != "demonstrations"]).to_pylist()
@@ -90,11 +94,17 @@ def sample(
     tokens = sum(len(each.response.token_ids) for each in answered)
     measured = {
         "sampled_tokens": float(tokens),
-        "tokens_per_second": tokens / (sampled - began),
         "sampling_seconds": sampled - began,
         "judging_seconds": time.perf_counter() - sampled,
+        **({"reused_tokens": float(known.reused)} if known else {}),
     }
+    measured["tokens_per_second"] = speed(measured)
     return Sampled(_table(job, rows, samples, answered, verdicts, sampling), measured)
+
+
+def speed(measured: Mapping[str, float]) -> float:
+    """Tokens that were sampled now, a second."""
+    return (measured["sampled_tokens"] - measured.get("reused_tokens", 0.0)) / measured["sampling_seconds"]
 
 
 def _single(

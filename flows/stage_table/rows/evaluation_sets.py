@@ -74,6 +74,7 @@ def _scores(name: str) -> StageDef:
         name=scores_name(name),
         function="tasks.evaluate.evaluate:evaluate",
         refuses=UNJUDGED,
+        keeps_answers=True,
         role=Role(kind="measure", label=f"scores on {name}", time_of="evaluation"),
         summary=f"scores on {name}",
         reads=(

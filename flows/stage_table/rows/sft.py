@@ -33,7 +33,7 @@ def _training(params: Params) -> tuple[str, ...]:
     return (*own, *rate, *(f"update.{field}" for field in steps))
 
 
-def _policy(params: Params) -> dict[str, str]:
+def _policy(params: Params, _: int) -> dict[str, str]:
     return {"policy": params.sft.policy} if params.sft and params.sft.policy else {}
 
 

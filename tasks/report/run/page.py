@@ -14,6 +14,7 @@ from tasks.report.format import flat, number, percent, value
 from tasks.report.rendering import asset, csv_text, rendered
 from tasks.report.run import words
 from tasks.report.run.answers import STORIES, shown_problems
+from tasks.report.run.audit import audit_figure, disagreements
 from tasks.report.run.data import COLUMNS, Done, Row, RunData, collect
 from tasks.report.run.figures import figures
 from tasks.report.run.mismatch import mismatch_figures
@@ -85,7 +86,7 @@ def page(data: RunData) -> str:
     of_terms = [figure for figure in term_figures(data) if figure is not None]
     of_rewards = [figure for figure in reward_figures(data) if figure is not None]
     of_sets = [figure for figure in set_figures(data) if figure is not None]
-    others = (*of_sets, *of_terms, *of_rewards)
+    others = (*of_sets, *of_terms, *of_rewards, audit_figure(data))
     every = (*figures(data), *mismatch_figures(data), *replay_figures(data), *others)
     drawn = {figure.key: figure for figure in every if figure is not None}
     groups = (
@@ -110,6 +111,7 @@ def page(data: RunData) -> str:
         groups=[(anchor, name, [k for k in keys if k in drawn]) for anchor, name, keys in groups],
         problems=shown_problems(data),
         spans=shown_spans(data),
+        disagreements=disagreements(data),
         stories=STORIES,
         sections=_sections(data.params.model_dump(mode="json")),
         lineage=_lineage(data),

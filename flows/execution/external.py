@@ -1,4 +1,4 @@
-"""A policy made by another run, as an input: named by a person, known by its content."""
+"""Artefacts made by another run, as inputs: named by a person, known by their content."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from tasks.artefacts.artefact import MANIFEST, Artefact
 from tasks.artefacts.record import RECORD, Record
 from tasks.artefacts.store import Store
 
+POLICY = "policy"
+"""What an input is called that must be a policy."""
 
-def find(text: str, where: str) -> Artefact:
+
+def policy(text: str, where: str) -> Artefact:
     """The last policy of the finished run called ``text``, or the policy artefact at that path, checked.
 
     Raises ``BadInput`` that names ``where``.
@@ -25,9 +28,41 @@ def find(text: str, where: str) -> Artefact:
     return found
 
 
-def brought(store: Store, text: str, where: str) -> Artefact:
+def policy_path(text: str) -> str:
+    """Where the policy of ``RUN`` or ``RUN/round-12`` lies, in the workspace. Raises ``BadInput``."""
+    run, _, round = text.strip("/").partition("/")
+    made = Record.read(workspace() / "runs" / run).policies()
+    fitting = [step for step in made if not round or step.place.partition("/")[0] == round]
+    if not fitting:
+        rounds = f"{made[0].place} to {made[-1].place}" if made else "it has none yet"
+        raise BadInput(f"--from {text}: no policy of that round; expected one of {run}'s: {rounds}")
+    return f"runs/{run}/{fitting[-1].place}"
+
+
+def find(name: str, text: str, where: str) -> Artefact:
+    """What a stage reads as the input ``name`` and a person called ``text``: a policy, or an artefact by its
+    path in the workspace. Raises ``BadInput``."""
+    if name == POLICY:
+        return policy(text, where)
+    return Artefact.needed(workspace() / text, f"{where} needs it")
+
+
+def check_recorded(run: str, rounds: int) -> None:
+    """Raises ``BadInput`` where a run has no rollouts of so many rounds."""
+    directory = workspace() / "runs" / run
+    have = 0
+    while (directory / f"round-{have + 1:02d}" / "rollout" / MANIFEST).is_file():
+        have += 1
+    if have < rounds:
+        raise BadInput(
+            f"rollout.recorded: run {run} has the rollouts of {have} rounds; expected {rounds}, "
+            "as many as this run has"
+        )
+
+
+def brought(store: Store, name: str, text: str, where: str) -> Artefact:
     """``find``, with the artefact taken into the cache, where its history is looked up."""
-    found = find(text, where)
+    found = find(name, text, where)
     if not store.path(found.manifest.stage, found.fingerprint).exists():
         store.adopt(found.manifest.stage, found.fingerprint, found.path)
     return found

@@ -1,0 +1,40 @@
+"""Start a run as its words on the command line say, and tell how it went."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from flows.environment import prepare_prefect, workspace
+from flows.process.own_server import own_server
+
+
+@dataclass(frozen=True)
+class Words:
+    """What names a run on the command line."""
+
+    model: str
+    task: str
+    method: str
+    settings: tuple[str, ...]
+    """``KEY=VALUE``, in their order."""
+    name: str | None = None
+
+
+def start(words: Words, as_json: bool, push: bool = False, publish: bool = False) -> None:
+    """Check everything, then train; a line of verdict at the end, or JSON lines. Raises ``BadInput``."""
+    from flows.execution.validation import chosen, run_name
+
+    presets = (words.model, words.task, words.method)
+    changes = list(words.settings)
+    params, name = chosen(*presets, changes), run_name(words.name, *presets)
+    prepare_prefect(workspace())
+    server = own_server()
+    from flows.commands.train_command import train_watched
+
+    summary = train_watched(name, params, (*presets, changes), server, as_json, push, publish)
+    if as_json:
+        print(json.dumps({"event": "finished", **summary}))
+    else:
+        print(summary["verdict"])
+        print(f"Report: {summary['report']}")
