@@ -11,7 +11,13 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from flows.commands import branch_commands, comparison_commands, disk_commands, remote_commands
+from flows.commands import (
+    branch_commands,
+    comparison_commands,
+    disk_commands,
+    prove_command,
+    remote_commands,
+)
 from flows.commands.machines import engines, join_ranks, plan_round
 from flows.commands.options import (
     EngineOption,
@@ -66,6 +72,7 @@ def run(
 
 
 branch_commands.add_to(app)
+prove_command.add_to(app)
 comparison_commands.add_to(app)
 
 
