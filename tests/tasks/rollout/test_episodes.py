@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from collections.abc import Sequence
@@ -12,14 +13,16 @@ import pytest
 import torch
 
 from params.base import BadInput
+from params.engine import Engine
 from params.prompt import Prompt
 from params.schema import Params
 from tasks.artefacts.artefact import MANIFEST, Artefact
 from tasks.artefacts.tables import read_table
-from tasks.core.segments import known, responses_of
+from tasks.core.segments import Segmented, known, responses_of
 from tasks.engines.base import More, Request, Sampling
 from tasks.engines.in_process import InProcess
 from tasks.policy.policy import Policy
+from tasks.prepare import nano
 from tasks.rollout.rollout import rollout
 from tasks.update.update import update
 from tests.conftest import RunStage, as_artefact
@@ -120,6 +123,36 @@ def test_no_order_in_which_environments_answer_changes_a_byte(
     prompt, *late = (sampled(run_stage, tiny_model, settings(name), given) for name in names)
     for each in late:
         assert each.manifest.files["rollouts.parquet"] == prompt.manifest.files["rollouts.parquet"]
+
+
+@pytest.mark.long
+@pytest.mark.ci
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
+def test_vllm_makes_the_same_episodes_whenever_environments_answer(
+    run_stage: RunStage, tmp_path: Path
+) -> None:
+    folder, given = tmp_path / "model", problems(tmp_path / "problems")
+    nano.save(nano.create(seed=0, hidden=64, layers=2, heads=2), folder)
+    model, engine = as_artefact(folder, "model"), Engine(name="vllm", kv_cache_gib=0.05, start_timeout=240)
+    limits = {"turn_tokens": 40, "call_seconds": 30.0}
+    prompt, late = (
+        settings(name, episode=limits).model_copy(update={"engine": engine})
+        for name in ("mine.py:Echo", "mine.py:Late")
+    )
+    ours, theirs = (rows(sampled(run_stage, model, each, given)) for each in (prompt, late))
+    assert "turn_length" in {row["finish_reason"] for row in ours}
+    assert max(len(row["turn_rewards"]) for row in ours) > 1
+    for one, two in zip(ours, theirs, strict=True):
+        for name in ("response_ids", "sampled", "finish_reason", "turn_rewards", "trace", "seed"):
+            assert one[name] == two[name]
+        assert known(one["behaviour_logp"]) == pytest.approx(known(two["behaviour_logp"]), abs=1e-4)
+    ids = [
+        Segmented(row["response_ids"], row["sampled"] or [True] * len(row["response_ids"])) for row in ours
+    ]
+    policy = Policy.open(model.path, prompt)
+    scores = policy.score([row["prompt_ids"] for row in ours], ids, prompt.rollout.temperature)
+    kept = torch.tensor([value for row in ours for value in known(row["behaviour_logp"])])
+    torch.testing.assert_close(kept, scores.logp, atol=1e-3, rtol=0.0)
 
 
 def test_an_environment_that_takes_its_time_holds_up_nobody_else(
