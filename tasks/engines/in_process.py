@@ -44,6 +44,8 @@ PAGE = 32
 BATCH_TOKENS = 512
 CPU_SIDE_BY_SIDE = 32
 """Responses in a batch at most: for want of a kernel for ragged batches, each attends to all keys, masked."""
+WAITING = 4
+"""Turns whose keys and values are kept for the next one at most, as a multiple of those in a batch."""
 
 
 class InProcess:
@@ -151,10 +153,12 @@ class InProcess:
         families = _families(requests)
         if len(requests) > affordable:  # a family's responses are in memory from its first token on
             families = [[index] for index in range(len(requests))]
-        shared = len(families) < len(requests)
+        held = len(requests) if len(families) < len(requests) else side_by_side
+        if going:
+            held = max(held, min(len(requests), affordable, WAITING * side_by_side))
         return ContinuousBatchingConfig(
             page_size=PAGE,
-            num_blocks=pages * (min(len(requests), affordable) if shared or going else side_by_side),
+            num_blocks=pages * held,
             max_requests_per_batch=side_by_side,
             max_batch_tokens=max(BATCH_TOKENS, side_by_side),
             safety_margin=0.0,

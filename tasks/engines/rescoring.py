@@ -21,8 +21,14 @@ from tasks.policy.policy import Policy
 def rescored(
     policy: Policy, requests: Sequence[Request], responses: Sequence[Response], sampling: Sampling
 ) -> list[Response]:
-    """The responses with what the policy, which sampled them untruncated, says of their tokens."""
-    talks = _talks(requests, responses)
+    """The responses with what the policy, which sampled them untruncated, says of their tokens.
+
+    A talk longer than a micro-batch, of which no update could learn either, stays as it was drawn.
+    """
+    last = [len(one.prompt_ids) + len(two.token_ids) for one, two in zip(requests, responses, strict=True)]
+    talks = [turns for turns in _talks(requests, responses) if last[turns[-1]] <= policy.budget]
+    if not talks:
+        return list(responses)
     order = [index for turns in talks for index in turns]
     likely = [token for index in order for token in responses[index].top_ids]
     scores = policy.score(

@@ -288,5 +288,13 @@ def test_requests_that_come_up_join_and_are_answered_as_if_asked_alone(
     as_if_alone(engine, asked, chosen, made, 1e-5)
 
 
+@pytest.mark.parametrize("budget", [1, 24])
+def test_talks_that_no_update_could_learn_from_are_sampled_all_the_same(
+    engine: InProcess, policy: Policy, monkeypatch: pytest.MonkeyPatch, budget: int
+) -> None:
+    monkeypatch.setattr(policy, "budget", budget)
+    as_if_alone(engine, requests(), sampling(), talks(engine, requests(), sampling()), 1e-5)
+
+
 def test_a_response_is_no_longer_than_its_own_limit(engine: InProcess) -> None:
     limited(engine, PROMPTS)
