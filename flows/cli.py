@@ -58,6 +58,12 @@ def run(
         str | None,
         typer.Option("--from", metavar="RUN[/ROUND]", help="Begin with that policy: demo, demo/round-12."),
     ] = None,
+    accept: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--accept-code", metavar="PLACE", help="Take what other source made: round-03/update, all."
+        ),
+    ] = None,
     push: Annotated[bool, typer.Option("--push", help="Send the run to the remote when it is done.")] = False,
     publish: Annotated[
         bool, typer.Option("--publish", help="Push it, and commit what it made with DVC and git.")
@@ -68,7 +74,7 @@ def run(
     changes = [*(settings or []), *([f"engine.name={engine}"] if engine else [])]
     if start_from:
         changes.append(f"sft.policy={policy_path(start_from)}")
-    start(Words(model, task, method, tuple(changes), name), as_json, push, publish)
+    start(Words(model, task, method, tuple(changes), name, tuple(accept or ())), as_json, push, publish)
 
 
 branch_commands.add_to(app)
@@ -182,7 +188,7 @@ def export(
     ] = "base",
 ) -> None:
     """A plain Hugging Face folder of the run's last policy, which vLLM and transformers load."""
-    from flows.commands.inspect import export_merged
+    from flows.commands.export_command import export_merged
 
     with output.logged(workspace(), name):
         said = export_merged(name, merged, dtype)

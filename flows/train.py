@@ -14,6 +14,7 @@ from prefect.context import TaskRunContext
 
 from flows.environment import workspace
 from flows.execution.earlier_run import keep_earlier
+from flows.execution.live_report import LiveReport
 from flows.execution.ray_cluster import RayCluster, require_ray
 from flows.execution.runner import Runner, spelled
 from flows.execution.validation import chosen, run_name
@@ -93,10 +94,13 @@ def _trained(name: str, params: Params, command: str) -> dict[str, Any]:
         watch = watch_of_run()
         if earlier := keep_earlier(root, name, params):
             watch.note(earlier)
-        runner = Runner(root, name, params, context, watch, command)
+        start = local_start()
+        runner = Runner(root, name, params, context, watch, command, start.accept if start else ())
         tasks = {stage.name: stage_task(runner, stages, stage) for stage in stages.stages}
+        live = LiveReport(runner)
         for node in stages:
             settle(runner, node, tasks[node.stage.name])
+            live.after(node)
         runner.finish()
         track(runner.directory, params.trackers)
         return report(runner)

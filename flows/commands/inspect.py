@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -20,8 +19,6 @@ from tasks.artefacts.artefact import Artefact, Damaged, replace_file
 from tasks.artefacts.record import Record, Step
 from tasks.artefacts.store import Store
 from tasks.artefacts.tables import read_table
-from tasks.core.context import Context
-from tasks.core.stage import Job
 from tasks.report.format import count
 from tasks.rollout.transcripts import as_records, headline, transcript
 
@@ -163,44 +160,6 @@ def _history(store: Store, artefact: Artefact, tree: Tree, seen: set[str]) -> Tr
             continue
         _history(store, below, tree.add(f"{label}, round {below.manifest.round}"), seen)
     return tree
-
-
-def export_merged(name: str, target: Path, dtype: Literal["base", "float32"]) -> str:
-    """Write the last finished policy of a run as a plain folder with merged weights, in the base's type or
-    in float32; what there is to say of it."""
-    import torch
-
-    from tasks.policy.chat import Chat
-    from tasks.policy.job_policy import job_policy
-
-    directory = run_directory(workspace(), name)
-    record = Record.read(directory)
-    if target.exists():
-        raise BadInput(f"--merged {target}: exists already; expected a folder that does not")
-    policies = record.policies()
-    if not policies:
-        raise BadInput(f"{name}: has no finished policy yet; expected at least one round")
-    last, remedy = policies[-1], f"`{record.command}` makes it again"
-    made, base = (Artefact.needed(directory / place, remedy) for place in (last.place, "model"))
-    new = target.with_name(f".{target.name}.part")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    with Context(scratch=new) as context:
-        params = _params(record)
-        trainer = job_policy(Job(params, last.round, {"model": base}, new, context))
-        trainer.restore(made.path)
-        if template := Chat(trainer.tokenizer, params.task.prompt).template:  # what it was trained with
-            trainer.tokenizer.chat_template = template
-        lost = trainer.weights.merge_loss() if dtype == "base" else None
-        trainer.merged(new, torch.float32 if dtype == "float32" else None)
-    new.rename(target)
-    said = f"{target}: the policy after round {last.round} of {name}, merged into its base"
-    if lost is None or lost < 0.01:
-        return said
-    return (
-        f"{said}; {lost:.1%} of the adapted weights are what they were, for the base's type cannot tell so "
-        "small a change (--dtype float32 keeps it)"
-    )
 
 
 def _params(record: Record) -> Params:

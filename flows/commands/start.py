@@ -19,20 +19,25 @@ class Words:
     settings: tuple[str, ...]
     """``KEY=VALUE``, in their order."""
     name: str | None = None
+    accept: tuple[str, ...] = ()
+    """Places whose artefacts may have been made by another state of the source."""
 
 
 def start(words: Words, as_json: bool, push: bool = False, publish: bool = False) -> None:
     """Check everything, then train; a line of verdict at the end, or JSON lines. Raises ``BadInput``."""
+    from flows.execution.accepted_code import check_places
     from flows.execution.validation import chosen, run_name
+    from flows.stage_table.stages import plan
 
     presets = (words.model, words.task, words.method)
     changes = list(words.settings)
     params, name = chosen(*presets, changes), run_name(words.name, *presets)
+    check_places(words.accept, plan(params))
     prepare_prefect(workspace())
     server = own_server()
     from flows.commands.train_command import train_watched
 
-    summary = train_watched(name, params, (*presets, changes), server, as_json, push, publish)
+    summary = train_watched(name, params, (*presets, changes), server, as_json, push, publish, words.accept)
     if as_json:
         print(json.dumps({"event": "finished", **summary}))
     else:

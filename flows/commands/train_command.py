@@ -33,6 +33,7 @@ def train_watched(
     as_json: bool,
     push: bool = False,
     publish: bool = False,
+    accept: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Run the flow and show how it goes: live on a terminal, JSON lines where asked for, else quietly.
 
@@ -43,7 +44,7 @@ def train_watched(
     def go(watch: Watch) -> dict[str, Any]:
         if server:
             server.await_answer()
-        with started_locally(Local(watch, params)):
+        with started_locally(Local(watch, params, accept)):
             return train(name, model, task, method, settings, push=push, publish=publish)
 
     with output.logged(root, name) as shown, _server_lost():

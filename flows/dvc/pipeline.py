@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,21 @@ def pipeline_file(root: Path, params: Params, name: str) -> str:
         "stages": stages,
         "metrics": [f"runs/{name}/metrics.json"],
         "plots": plots(PLOTS, [f"runs/{name}/rounds.csv"]),
+        "artifacts": _artifacts(planned, name),
     }
     return HEADER + yaml.dump(pipeline, Dumper=_Plain, sort_keys=False, width=110)
+
+
+def _artifacts(planned: Plan, name: str) -> dict[str, Any]:
+    """The last policy, for DVC's registry of models: ``dvc artifacts get``, and versions by GTO's tags."""
+    params = planned.params
+    (policy,) = [row for row in planned.stages if row.makes_policies()]
+    called = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    kind = "weights" if params.update.adapter == "full" else "LoRA adapter"
+    about = f"{kind} of {params.model.source} after {params.rounds} rounds of {params.method.objective.name}"
+    labels = sorted({"ostinato", params.update.adapter, params.task.problems.name.rpartition(".")[2]})
+    path = f"runs/{name}/{planned.at(policy.name, params.rounds).place}"
+    return {called: {"path": path, "type": "model", "desc": about, "labels": labels}}
 
 
 PLOTS = {

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from flows.execution.differences import Cause, differences
+from flows.execution.differences import Cause, differences, made_of
 from flows.execution.fingerprint import lasting_facts
 from flows.execution.source import SOURCE, SourceTree
 from flows.stage_table.stage_def import JUDGES, StageDef
 from params.base import Choice
 from params.schema import Params
-from tasks.artefacts.artefact import MANIFEST, Artefact, Damaged
+from tasks.artefacts.artefact import Artefact, Damaged
 from tasks.artefacts.store import Store
 
 PARAMETER = re.compile(r"(task|tasks\.[^.]+|evaluate\.sets\.[^.]+)\.reward(\.|$)")
@@ -39,7 +39,7 @@ def recorded_answers(
         return None
     digests = {name: artefact.digest for name, artefact in inputs.items()}
     sampling: dict[str, Any] | None = None
-    for found in _with_inputs(store, stage.name, set(digests.values())):
+    for found in made_of(store, stage.name, set(digests.values())):
         if found.manifest.round != round:
             continue
         sampling = sampling or lasting_facts(stage, _judged_otherwise(params), source=source)
@@ -50,22 +50,6 @@ def recorded_answers(
                 continue
             return found
     return None
-
-
-def _with_inputs(store: Store, stage: str, digests: set[str]) -> Iterator[Artefact]:
-    """Artefacts of a stage whose manifests speak of all these digests, the newest first. Most are told apart
-    without being parsed."""
-    wanted = [digest.encode() for digest in digests]
-    places = [path for path in store.artefacts.glob(f"{stage}-*") if (path / MANIFEST).is_file()]
-    for path in sorted(places, key=lambda path: (path / MANIFEST).stat().st_mtime, reverse=True):
-        data = (path / MANIFEST).read_bytes()
-        if all(digest in data for digest in wanted):
-            try:
-                artefact = Artefact.open(path, check=False)
-            except Damaged:
-                continue
-            if artefact.manifest.stage == stage:
-                yield artefact
 
 
 def _judged_otherwise(params: Params) -> Params:

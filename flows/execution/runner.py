@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from flows.execution import external, guards
+from flows.execution.accepted_code import ALL, other_code, take_over
 from flows.execution.fingerprint import identity, lasting_facts
 from flows.execution.recorded_answers import recorded_answers
 from flows.execution.remote_cache import RemoteCache
@@ -40,6 +41,8 @@ class Runner:
     context: Context
     watch: Watch = field(default_factory=Watch)
     command: str = ""
+    accept: Sequence[str] = ()
+    """Places whose artefacts may have been made by another state of the source; ``all``."""
     done: dict[str, Artefact] = field(default_factory=dict)
     """What is finished and checked, by place."""
 
@@ -99,6 +102,7 @@ class Runner:
         if found is None:
             with self.store.lock(f"{node.stage.name}-{fingerprint[:20]}"):
                 found = self.find(node, fingerprint) or self._fetch(node, fingerprint)
+                found = found or self._accepted(node, fingerprint)
                 if found is None:
                     found, outcome = self._make(node, fingerprint), "made"
         publish(found, self.directory / node.place)
@@ -163,6 +167,21 @@ class Runner:
         if found is not None:
             self.watch.fetched(node, found)
         return found
+
+    def _accepted(self, node: Node, fingerprint: str) -> Artefact | None:
+        """One that another state of the source has made, where that is accepted."""
+        if not {ALL, node.place} & set(self.accept):
+            return None
+        facts = self._lasting(node)
+        other = other_code(self.store, node.stage.name, node.round, facts, self.inputs(node))
+        if other is None:
+            return None
+        found, modules = other
+        names = ", ".join(sorted(modules))
+        self.watch.note(f"{node.place}: takes over {found.path.name} in spite of changes in {names}")
+        return self.store.make(
+            node.stage.name, fingerprint, lambda out: take_over(found, modules, facts, out)
+        )
 
     def _make(self, node: Node, fingerprint: str) -> Artefact:
         self.watch.begin(node)

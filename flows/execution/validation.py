@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from algorithms.contract import Hooks, Recipe
 from flows.execution import external, guards
 from flows.execution.first_look import look
+from flows.planner.disk_gate import check_disk
 from flows.planner.memory_gate import check_memory
 from flows.stage_table.stages import table_of
 from params.base import BadInput
@@ -169,6 +170,7 @@ def chosen(model: str, task: str, method: str, settings: Sequence[str]) -> Param
     """Presets and settings as a person gave them, checked, with what they name. Raises ``BadInput``."""
     params = settled(compose(model, task, method, settings))
     check_memory(params)
+    check_disk(params)
     look(params)
     return params
 

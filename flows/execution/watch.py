@@ -39,6 +39,8 @@ class Local:
     watch: Watch
     params: Params | None = None
     """Composed and checked from the very arguments that the flow gets."""
+    accept: tuple[str, ...] = ()
+    """Places whose artefacts may have been made by another state of the source."""
 
 
 _local: contextvars.ContextVar[Local | None] = contextvars.ContextVar("local", default=None)

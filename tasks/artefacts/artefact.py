@@ -65,14 +65,17 @@ class Manifest(BaseModel):
     digest: str
     versions: dict[str, str]
     measured: dict[str, float]
+    accepted: dict[str, str] = {}
+    """Modules that have changed since it was made, and whose change a person has accepted: what each was."""
     answers: Source | None = None
     """Whose answers it has, where they were judged anew and not sampled anew."""
 
     def to_bytes(self) -> bytes:
         """The canonical file: a change of any byte of it is noticed, since reading checks both forms."""
         body = self.model_dump(mode="json")
-        if self.answers is None:
-            del body["answers"]
+        for name in ("accepted", "answers"):
+            if not body[name]:
+                del body[name]
         seal = hashlib.sha256(canonical(body)).hexdigest()
         return (json.dumps({**body, "seal": seal}, indent=1, sort_keys=True) + "\n").encode()
 

@@ -202,7 +202,8 @@ def test_export_writes_a_plain_folder(copied: Workspace) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     target = copied.root / "merged"
-    copied.call("export", "it", "--merged", str(target))
+    assert "loaded again" in copied.call("export", "it", "--merged", str(target)).stdout
+    assert (target / "README.md").is_file()
     AutoTokenizer.from_pretrained(target)
     AutoModelForCausalLM.from_pretrained(target)
     exact = copied.root / "exact"

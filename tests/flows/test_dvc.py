@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dvc.repo import Repo
 
 from flows.dvc import pipeline
 from flows.dvc.pipeline import PLOTS, write_pipeline
@@ -26,6 +27,16 @@ from tests.flows.own_data import SMALL
 
 def test_the_pipeline_in_the_repository_has_not_drifted() -> None:
     assert "match" in write_pipeline(ROOT, compose("smollm2-135m", "arithmetic", "grpo"), "demo", check=True)
+
+
+def test_the_last_policy_is_in_dvcs_registry() -> None:
+    with Repo(str(ROOT)) as repo:
+        ((_, found),) = repo.artifacts.read().items()
+        outs = {str(Path(out.fs_path).relative_to(ROOT)) for out in repo.index.outs}
+    policy = found["demo"]
+    assert policy.type == "model"
+    assert policy.path in outs
+    assert "28 rounds of grpo" in policy.desc
 
 
 def test_drift_is_noticed(tmp_path: Path) -> None:

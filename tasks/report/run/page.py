@@ -47,15 +47,16 @@ GROUPS = (
 Two more have the charts of the rewards, where there are several, and of the method's own metrics."""
 
 
-def write(directory: Path) -> Path:
+def write(directory: Path, reload: int = 0) -> Path:
     """Write ``report.html``, ``metrics.json`` and ``rounds.csv`` into a run's directory; the page's path.
 
+    The page loads itself anew every ``reload`` seconds, where that is not 0.
     Raises ``BadInput`` where there is no run, ``Damaged`` where a file is not what its manifest says.
     """
     data = collect(directory)
     write_json(directory / "metrics.json", summary(data))
     replace_file(directory / "rounds.csv", csv_text([COLUMNS, *(row.values() for row in data.rounds)]))
-    replace_file(directory / "report.html", page(data))
+    replace_file(directory / "report.html", page(data, reload))
     return directory / "report.html"
 
 
@@ -81,8 +82,8 @@ def rounds_table(data: RunData) -> list[Row]:
     return data.rounds
 
 
-def page(data: RunData) -> str:
-    """The whole page."""
+def page(data: RunData, reload: int = 0) -> str:
+    """The whole page; see ``write``."""
     of_terms = [figure for figure in term_figures(data) if figure is not None]
     of_rewards = [figure for figure in reward_figures(data) if figure is not None]
     of_sets = [figure for figure in set_figures(data) if figure is not None]
@@ -101,6 +102,7 @@ def page(data: RunData) -> str:
         script=asset("answers.js"),
         data=data,
         record=data.record,
+        reload=reload,
         verdict=words.verdict(data),
         evidence=words.evidence(data),
         setting=words.setting(data),

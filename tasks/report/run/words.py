@@ -67,6 +67,12 @@ def cautions(data: RunData) -> list[str]:
             f"The run is not finished: {data.rounds_done} of {count(data.params.rounds, 'round')} are done."
         )
     found += [f"A guard said: {said}." for said in data.record.warnings]
+    taken = {each.step.place: each.artefact.manifest.accepted for each in data.done if each.artefact}
+    found += [
+        f"{place} was made by another state of {', '.join(sorted(modules))}, and taken over."
+        for place, modules in taken.items()
+        if modules
+    ]
     last = data.last or data.base
     if last is not None:
         found += _about_answers(last)
