@@ -30,7 +30,7 @@ from tasks.artefacts.store import Store
 from tasks.core.context import Context
 from tasks.report.run.page import collect, rounds_table, summary, write
 from tasks.report.run.words import evidence, verdict
-from tasks.report.trackers import track
+from tasks.report.trackers import Trackers
 
 Reference = dict[str, str]
 
@@ -97,12 +97,13 @@ def _trained(name: str, params: Params, command: str) -> dict[str, Any]:
         start = local_start()
         runner = Runner(root, name, params, context, watch, command, start.accept if start else ())
         tasks = {stage.name: stage_task(runner, stages, stage) for stage in stages.stages}
-        live = LiveReport(runner)
-        for node in stages:
-            settle(runner, node, tasks[node.stage.name])
-            live.after(node)
-        runner.finish()
-        track(runner.directory, params.trackers)
+        with Trackers(runner.directory, params.trackers) as trackers:
+            live = LiveReport(runner, trackers)
+            for node in stages:
+                settle(runner, node, tasks[node.stage.name])
+                live.after(node)
+            runner.finish()
+            trackers.tell()
         return report(runner)
 
 

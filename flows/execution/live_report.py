@@ -1,4 +1,4 @@
-"""The report of a run that goes on: written after rounds, and loading itself anew."""
+"""What a run that goes on tells of its rounds: trackers each one, and the report, which loads itself anew."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from flows.execution.runner import Runner
 from flows.stage_table.stages import Node
 from tasks.report.run.page import write
+from tasks.report.trackers import Trackers
 
 EVERY = 20.0
 """Seconds between two pages, at least: writing one takes about half of one."""
@@ -16,10 +17,13 @@ RELOAD = 20
 
 
 class LiveReport:
-    """Writes the page of a run after a round in which something was made, if the last one is old enough."""
+    """Tells trackers of every round in which something was made, and then writes the page of the run, if the
+    last one is old enough."""
 
-    def __init__(self, runner: Runner, clock: Callable[[], float] = time.monotonic) -> None:
-        self._runner, self._clock = runner, clock
+    def __init__(
+        self, runner: Runner, trackers: Trackers, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._runner, self._trackers, self._clock = runner, trackers, clock
         self._written = clock()
         self._round = self._seen = 0
 
@@ -28,6 +32,10 @@ class LiveReport:
         steps = self._runner.record.steps
         ended, self._round = node.round != self._round, node.round
         made = any(step.outcome == "made" for step in steps[self._seen :])
-        if ended and made and self._clock() - self._written >= EVERY:
+        if not (ended and made):
+            return
+        self._seen = len(steps)
+        self._trackers.tell(node.round - 1)
+        if self._clock() - self._written >= EVERY:
             write(self._runner.directory, RELOAD)
-            self._written, self._seen = self._clock(), len(steps)
+            self._written = self._clock()

@@ -1,24 +1,33 @@
 """A run's figures for TensorBoard, Weights & Biases or MLflow, written from what its stages left on disk.
 
-The files stay the source: a tracker is written from them when a run ends, and nothing is read back. Addresses
-and keys are the tracker's own affair (``WANDB_API_KEY``, ``MLFLOW_TRACKING_URI``).
+The files stay the source: a tracker gets each round from them when it has ended; nothing is read back.
+``trackers.json`` in the run's directory says which rounds were told: a run that was interrupted goes on in
+the same tracker's run. Addresses and keys are the tracker's own affair (``WANDB_API_KEY``,
+``MLFLOW_TRACKING_URI``).
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
+import json
+import secrets
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from params.base import BadInput
+from tasks.artefacts.artefact import write_json
 from tasks.artefacts.record import Record
 
 PROJECT = "ostinato"
 MODULES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
 """What a tracker is imported as, and installed as."""
+
+STATE = "trackers.json"
+"""In a run's directory: of each tracker its run, and what it was told."""
 
 Steps = dict[int, dict[str, float]]
 """Figures by name, by round."""
@@ -33,13 +42,64 @@ def check(names: Sequence[str]) -> None:
 
 def track(directory: Path, names: Sequence[str]) -> None:
     """Hand every figure of the run in ``directory`` to these trackers."""
-    if not names:
-        return
-    check(names)
-    record = Record.read(directory)
-    steps = figures(directory)
-    for name in names:
-        WRITERS[name](directory, record, steps)
+    with Trackers(directory, names) as trackers:
+        trackers.tell()
+
+
+class Trackers:
+    """The trackers of a run, each opened when there is first something to tell."""
+
+    def __init__(self, directory: Path, names: Sequence[str]) -> None:
+        """Raises ``BadInput`` for one that is not installed."""
+        check(names)
+        self._directory, self._names = directory, names
+        self._open: dict[str, Sink] = {}
+
+    def __enter__(self) -> Trackers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for sink in self._open.values():
+            sink.close()
+
+    def tell(self, until: int | None = None) -> None:
+        """Every round that has not been told yet, up to ``until`` or all.
+
+        Where a round that was told has other stages by now, the tracker's run begins anew.
+        """
+        if not self._names:
+            return
+        record = Record.read(self._directory)
+        rounds = {r: v for r, v in figures(self._directory).items() if until is None or r <= until}
+        current = {str(round): _stages(record, round) for round in rounds}
+        states = self._states()
+        for name in self._names:
+            state = states.get(name)
+            if state is None or any(current.get(r, made) != made for r, made in state["told"].items()):
+                self._close(name)
+                state = states[name] = {"run": secrets.token_hex(4), "told": {}, "began": False}
+            new = {round: values for round, values in rounds.items() if str(round) not in state["told"]}
+            if new:
+                if name not in self._open:
+                    self._open[name] = SINKS[name](self._directory, record, state)
+                for round, values in new.items():
+                    self._open[name].log(round, values)
+                state["told"] |= {str(round): current[str(round)] for round in new}
+                write_json(self._directory / STATE, states)
+
+    def _states(self) -> dict[str, Any]:
+        path = self._directory / STATE
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+    def _close(self, name: str) -> None:
+        if name in self._open:
+            self._open.pop(name).close()
+
+
+def _stages(record: Record, round: int) -> str:
+    """What was made in a round, as one digest."""
+    made = sorted(step.fingerprint for step in record.steps if step.round == round)
+    return hashlib.sha256("".join(made).encode()).hexdigest()[:16]
 
 
 def figures(directory: Path) -> Steps:
@@ -55,41 +115,89 @@ def figures(directory: Path) -> Steps:
     return dict(sorted(found.items()))
 
 
-def _tensorboard(directory: Path, record: Record, steps: Steps) -> None:
-    """Event files in ``DIRECTORY/tensorboard``, in place of what was there."""
-    board: Any = importlib.import_module("tensorboardX")
-    place = directory / "tensorboard"
-    shutil.rmtree(place, ignore_errors=True)
-    with board.SummaryWriter(logdir=str(place), write_to_disk=True) as writer:
-        writer.add_text("command", f"`{record.command}`", 0)
-        for round, values in steps.items():
-            for name, value in values.items():
-                writer.add_scalar(name, value, round)
+class Sink(Protocol):
+    """One tracker's run."""
+
+    def log(self, round: int, values: dict[str, float]) -> None:
+        """The figures of a round."""
+
+    def close(self) -> None:
+        """Nothing more is told by this process."""
 
 
-def _wandb(directory: Path, record: Record, steps: Steps) -> None:
-    """A run of the project ``ostinato``."""
-    wandb: Any = importlib.import_module("wandb")
-    with wandb.init(
-        project=PROJECT, name=record.name, config=record.params, dir=str(directory), reinit="finish_previous"
-    ) as run:
-        for round, values in steps.items():
-            run.log(values, step=round)
+class TensorBoard:
+    """Event files in ``DIRECTORY/tensorboard``; a run that begins anew takes the place of what was there."""
+
+    def __init__(self, directory: Path, record: Record, state: dict[str, Any]) -> None:
+        board: Any = importlib.import_module("tensorboardX")
+        place = directory / "tensorboard"
+        if not state["began"]:
+            shutil.rmtree(place, ignore_errors=True)
+        self._writer = board.SummaryWriter(logdir=str(place), write_to_disk=True)
+        if not state["began"]:
+            self._writer.add_text("command", f"`{record.command}`", 0)
+        state["began"] = True
+
+    def log(self, round: int, values: dict[str, float]) -> None:
+        """A scalar for each figure."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, round)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._writer.close()
 
 
-def _mlflow(directory: Path, record: Record, steps: Steps) -> None:
-    """A run of the experiment ``ostinato``."""
-    mlflow: Any = importlib.import_module("mlflow")
-    mlflow.set_experiment(PROJECT)
-    with mlflow.start_run(run_name=record.name):
-        mlflow.set_tag("command", record.command)
-        for round, values in steps.items():
-            safe = {name.replace("@", "_at_"): value for name, value in values.items()}  # it takes no @
-            mlflow.log_metrics(safe, step=round)
+class WandB:
+    """A run of the project ``ostinato``, gone on with by its id."""
+
+    def __init__(self, directory: Path, record: Record, state: dict[str, Any]) -> None:
+        wandb: Any = importlib.import_module("wandb")
+        self._run = wandb.init(
+            project=PROJECT,
+            id=state["run"],
+            resume="allow",
+            name=record.name,
+            config=record.params,
+            dir=str(directory),
+            reinit="create_new",
+        )
+
+    def log(self, round: int, values: dict[str, float]) -> None:
+        """All at once; a step that it has already is left as it is."""
+        self._run.log(values, step=round)
+
+    def close(self) -> None:
+        """What is left is sent."""
+        self._run.finish()
 
 
-WRITERS: dict[str, Callable[[Path, Record, Steps], None]] = {
-    "tensorboard": _tensorboard,
-    "wandb": _wandb,
-    "mlflow": _mlflow,
+class MLflow:
+    """A run of the experiment ``ostinato``, gone on with by the id that MLflow gave it."""
+
+    def __init__(self, directory: Path, record: Record, state: dict[str, Any]) -> None:
+        self._mlflow: Any = importlib.import_module("mlflow")
+        client = self._mlflow.MlflowClient()
+        if not state["began"]:
+            experiment = self._mlflow.set_experiment(PROJECT).experiment_id
+            run = client.create_run(experiment, run_name=record.name, tags={"command": record.command})
+            state |= {"run": run.info.run_id, "began": True}
+        client.update_run(state["run"], status="RUNNING")
+        self._client, self._run = client, state["run"]
+
+    def log(self, round: int, values: dict[str, float]) -> None:
+        """A metric for each figure; it takes no @."""
+        for name, value in values.items():
+            self._client.log_metric(self._run, name.replace("@", "_at_"), value, step=round)
+
+    def close(self) -> None:
+        """It is over; a later process that goes on ends it again."""
+        self._client.set_terminated(self._run)
+
+
+SINKS: dict[str, Callable[[Path, Record, dict[str, Any]], Sink]] = {
+    "tensorboard": TensorBoard,
+    "wandb": WandB,
+    "mlflow": MLflow,
 }

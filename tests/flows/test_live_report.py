@@ -12,6 +12,7 @@ import pytest
 from flows.execution.live_report import EVERY, RELOAD, LiveReport
 from flows.execution.runner import Runner
 from flows.stage_table.stages import Node
+from tasks.report.trackers import Trackers
 from tests.tasks.report.synthetic_run import SyntheticRun
 
 
@@ -22,9 +23,11 @@ class Going:
         self.directory = SyntheticRun(root / "runs" / "it", rounds=3).write()
         self.now = 0.0
         self.steps: list[Any] = []
+        self.told: list[int] = []
         record = SimpleNamespace(steps=self.steps)
         runner = cast(Runner, SimpleNamespace(record=record, directory=self.directory))
-        self._live = LiveReport(runner, lambda: self.now)
+        trackers = cast(Trackers, SimpleNamespace(tell=self.told.append))
+        self._live = LiveReport(runner, trackers, lambda: self.now)
 
     def done(self, round: int, outcome: str = "made") -> bool:
         """A stage of that round is done; whether a page was written for it."""
@@ -53,8 +56,10 @@ def test_not_before_its_time_and_not_within_a_round(going: Going) -> None:
     assert not going.done(1)
     going.now = 2 * EVERY
     assert [going.done(round) for round in (1, 1, 2, 2, 3)] == [False, False, True, False, False]
+    assert going.told == [0, 1, 2]  # trackers hear of every round
 
 
 def test_what_is_found_in_the_cache_writes_none(going: Going) -> None:
     going.now = EVERY
     assert not any(going.done(round, "cached") for round in (1, 2, 3))
+    assert not going.told
