@@ -19,6 +19,7 @@ from tests.tasks.rollout_rows import parameters
 FILE = '''
 import os
 import pathlib
+import threading
 import time
 
 from tasks.environments.base import Turn
@@ -73,6 +74,23 @@ class Patient(Echo):
             self.second.touch()
         while self.problem.question.startswith("last") and not self.second.exists():
             time.sleep(0.01)
+        return turn
+
+
+class Stillborn(Echo):
+    def start(self, problem):
+        raise KeyError("no such thing")
+
+
+class Fleeting(Echo):
+    """Dies between its first turn and its second."""
+
+    def step(self, said):
+        turn = super().step(said)
+        if self.count == 1:
+            threading.Timer(0.02, os._exit, (7,)).start()
+        else:
+            time.sleep(2)
         return turn
 
 

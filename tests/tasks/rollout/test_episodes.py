@@ -247,6 +247,23 @@ def test_an_environment_that_misbehaves_ends_its_own_episode_alone(
     assert max(len(each["content"]) for each in said if each["role"] == "user") < 40
 
 
+@pytest.mark.parametrize(("name", "turns", "word"), [("Stillborn", 1, "KeyError"), ("Fleeting", 2, "code 7")])
+def test_an_environment_that_is_gone_before_it_is_asked_ends_its_episode(
+    run_stage: RunStage, tiny_model: Artefact, tmp_path: Path, name: str, turns: int, word: str
+) -> None:
+    params = settings(f"mine.py:{name}", episode={"turn_tokens": 60}, max_response_tokens=150)
+    params = params.model_copy(update={"model": params.model.model_copy(update={"context": 256})})
+    made = rows(sampled(run_stage, tiny_model, params, problems(tmp_path / "problems")))
+    failed = [row for row in made if row["reward_error"]]
+    assert failed
+    for row in failed:
+        assert (row["finish_reason"], row["reward"]) == ("environment", None)
+        assert word in row["reward_error"]
+    assert max(len(row["turn_rewards"]) for row in failed) == turns
+    rest = [row for row in made if not row["reward_error"]]
+    assert all(row["finish_reason"] == "turn_length" for row in rest)
+
+
 @pytest.mark.parametrize(
     ("name", "word"),
     [
