@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from flows.commands.options import JsonOption, ModelOption, SetOption, TaskOption, WorkersOption
+from params.base import BadInput
 
 
 def add_to(app: typer.Typer) -> None:
@@ -34,7 +35,12 @@ def lab(
 
 
 def compare(
-    methods: Annotated[str, typer.Option("--methods", help="With commas between: grpo,drpo,dyjr.")],
+    methods: Annotated[
+        str | None, typer.Option("--methods", help="With commas between: grpo,drpo,dyjr.")
+    ] = None,
+    runs: Annotated[
+        str | None, typer.Option("--runs", help="Finished runs side by side, instead: demo,demo-strict.")
+    ] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each method.")] = 3,
     task: TaskOption = "sums",
     model: ModelOption = "nano",
@@ -55,6 +61,13 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Which method helps at equal cost: methods × seeds, one page. Run it again and it resumes."""
+    if runs is not None:
+        from flows.experiments.existing_runs import names_of, side_by_side
+
+        print(f"Report: {side_by_side(names_of(runs), name, baseline) / 'report.html'}")
+        return
+    if methods is None:
+        raise BadInput("--methods: nothing to compare; expected methods, or --runs")
     from flows.experiments.comparison import make, make_one, work_of_methods
     from flows.experiments.worker_pool import workers_here
     from params.compare_options import CompareOptions, methods_of

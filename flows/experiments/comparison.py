@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from flows.environment import workspace
 from flows.execution.first_look import look
@@ -157,8 +158,7 @@ def _checked(chosen: Sequence[Trial]) -> list[Trial]:
 
 def write(root: Path, work: Work, runs: Sequence[Run], seconds: float) -> Path:
     """Write the runs that came to their end as an artefact, whole or not at all; its place."""
-    from tasks.report.comparison import page  # what draws it is not needed before
-    from tasks.report.comparison.data import Outcome
+    from tasks.report.comparison.data import Outcome  # what draws it is not needed before
 
     outcomes = []
     for run in runs:
@@ -168,8 +168,17 @@ def write(root: Path, work: Work, runs: Sequence[Run], seconds: float) -> Path:
             outcomes.append(
                 Outcome(run.trial.arm, run.trial.seed, directory, rounds, run.outcome == "diverged")
             )
-    comparison = work.comparison.model_copy(update={"rounds": max(outcome.rounds for outcome in outcomes)})
     facts = {"name": work.name, "command": work.command, "runs": [run.facts() for run in runs]}
+    return write_outcomes(root, work.comparison, outcomes, facts, seconds)
+
+
+def write_outcomes(
+    root: Path, comparison: Comparison, outcomes: Sequence[Any], facts: dict[str, Any], seconds: float
+) -> Path:
+    """The same of outcomes; ``facts``: its ``name``, ``command`` and what is told of each of its ``runs``."""
+    from tasks.report.comparison import page
+
+    comparison = comparison.model_copy(update={"rounds": max(outcome.rounds for outcome in outcomes)})
     params, inputs = comparison.model_dump(mode="json"), _inputs([each.directory for each in outcomes])
     code = SOURCE.digests(SOURCE.closure((WRITER,)))
     identity = {"stage": "comparison", "params": params, "inputs": {k: v.digest for k, v in inputs.items()}}
@@ -190,7 +199,7 @@ def write(root: Path, work: Work, runs: Sequence[Run], seconds: float) -> Path:
             measured={"seconds": seconds, "runs": float(len(outcomes))},
         )
 
-    place = root / FOLDER / work.name
+    place = root / FOLDER / str(facts["name"])
     Store(root).put(place, build)
     return place
 

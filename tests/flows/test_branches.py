@@ -31,6 +31,13 @@ def test_rescore_what_if_and_from_make_branches_of_a_run(copied: Workspace) -> N
     rollout = [copied.root / "runs" / run / "round-02/rollout/rollouts.parquet" for run in ("it", "it-dyjr")]
     assert rollout[0].read_bytes() == rollout[1].read_bytes()
 
+    page = copied.call("compare", "--runs", "it,it-similarity", "--baseline", "it-similarity").stdout
+    place = copied.root / "comparisons" / "it-and-it-similarity"
+    assert str(place / "report.html") in page
+    assert "| task.reward.name | similarity | math |" in (place / "summary.md").read_text()
+    refused = copied.call("compare", "--runs", "it,it-none", code=2)
+    assert "no such run" in refused.stderr
+
     copied.call("run", "--from", "it/round-01", "--name", "on", *NANO, "--set", "rounds=1")
     start = json.loads((copied.root / "runs" / "on" / "sft" / "manifest.json").read_text())["inputs"][
         "policy"
@@ -46,6 +53,8 @@ def test_rescore_what_if_and_from_make_branches_of_a_run(copied: Workspace) -> N
         (["what-if", "nowhere", "--method", "drpo"], "no such run"),
         (["run", "--from", "nowhere/round-01"], "no such run"),
         (["run", "--set", "rollout.recorded=nowhere"], "run nowhere has the rollouts of 0 rounds"),
+        (["compare", "--runs", "one"], "--runs one: expected two runs at least"),
+        (["compare"], "--methods: nothing to compare; expected methods, or --runs"),
     ],
 )
 def test_a_branch_of_what_is_not_there(
