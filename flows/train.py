@@ -20,6 +20,7 @@ from flows.execution.runner import Runner, spelled
 from flows.execution.validation import chosen, run_name
 from flows.execution.watch import Watch, local_start
 from flows.prefect_hooks import Keeping, RunName, Setting, gpu_slot, tell_failure
+from flows.prefect_progress import Progress, artifact_key
 from flows.process import interrupts
 from flows.stage_table.stage_def import StageDef
 from flows.stage_table.stages import Node, Plan, plan
@@ -98,12 +99,17 @@ def _trained(name: str, params: Params, command: str) -> dict[str, Any]:
         runner = Runner(root, name, params, context, watch, command, start.accept if start else ())
         tasks = {stage.name: stage_task(runner, stages, stage) for stage in stages.stages}
         with Trackers(runner.directory, params.trackers) as trackers:
-            live = LiveReport(runner, trackers)
+            progress = Progress(runner)
+            live = LiveReport(runner, (trackers.tell, progress.round_ended))
             for node in stages:
-                settle(runner, node, tasks[node.stage.name])
+                try:
+                    settle(runner, node, tasks[node.stage.name])
+                finally:
+                    progress.guards()
                 live.after(node)
             runner.finish()
             trackers.tell()
+            progress.round_ended(params.rounds)
         return report(runner)
 
 
@@ -150,7 +156,7 @@ def report(runner: Runner) -> dict[str, Any]:
     """Write the page and leave a table of rounds and a link to the page in Prefect's UI."""
     page = _write_report(str(runner.directory))
     data = collect(runner.directory)
-    key = "".join(c if c.isalnum() else "-" for c in runner.name)
+    key = artifact_key(runner.name)
     when = datetime.now(UTC).isoformat(timespec="minutes")
     create_table_artifact(rounds_table(data), key=f"{key}-rounds", description=f"Rounds of {runner.name}")
     create_link_artifact(f"file://{page}", "Report", key=f"{key}-report", description=f"Written {when}")

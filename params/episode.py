@@ -31,9 +31,6 @@ class Episode(Config):
     """Largest file that it may write."""
     observation_characters: PositiveInt = 2000
     """Of a longer text from the environment only so many first characters are read."""
-    waves: PositiveInt = 1
-    """Episodes take their turns in so many waves: while one is sampled the environments of the others work.
-    More than 1 is for slow environments."""
     calls: Literal["auto", "template", "fenced"] = "auto"
     """How tools are called: as the chat template says it (``template``); or by a fenced block with the tool's
     name and its argument (``fenced``), for models that learnt neither. ``auto``: by the template where it

@@ -40,6 +40,9 @@ class Prompt(Config):
     chat_template: Text | None = None
     """What writes the messages: ``plain`` (``Question: ... Answer:``), or a file that holds a Jinja template;
     null: the model's own, and of a base model that has none, the plain one."""
+    template_patch: Text | None = None
+    """How that template is changed so that it only appends when a talk goes on, by the name of a family of
+    models: ``qwen3``, ``deepseek-r1``; null: not at all."""
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Variables of that template, such as ``enable_thinking: false``."""
     stop: tuple[Text, ...] | None = None

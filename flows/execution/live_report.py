@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from flows.execution.runner import Runner
 from flows.stage_table.stages import Node
 from tasks.report.run.page import write
-from tasks.report.trackers import Trackers
 
 EVERY = 20.0
 """Seconds between two pages, at least: writing one takes about half of one."""
@@ -17,13 +16,16 @@ RELOAD = 20
 
 
 class LiveReport:
-    """Tells trackers of every round in which something was made, and then writes the page of the run, if the
-    last one is old enough."""
+    """Tells trackers and the like of every round in which something was made, and then writes the page of the
+    run, if the last one is old enough."""
 
     def __init__(
-        self, runner: Runner, trackers: Trackers, clock: Callable[[], float] = time.monotonic
+        self,
+        runner: Runner,
+        told: Sequence[Callable[[int], None]] = (),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._runner, self._trackers, self._clock = runner, trackers, clock
+        self._runner, self._told, self._clock = runner, told, clock
         self._written = clock()
         self._round = self._seen = 0
 
@@ -35,7 +37,8 @@ class LiveReport:
         if not (ended and made):
             return
         self._seen = len(steps)
-        self._trackers.tell(node.round - 1)
+        for tell in self._told:
+            tell(node.round - 1)
         if self._clock() - self._written >= EVERY:
             write(self._runner.directory, RELOAD)
             self._written = self._clock()

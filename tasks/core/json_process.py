@@ -117,6 +117,18 @@ class JsonProcess:
             except BrokenPipeError:
                 raise self.death() from None
 
+    def ready(self, seconds: float) -> bool:
+        """Whether ``receive`` has something to say within ``seconds``: a message, or how it ended."""
+        deadline = time.monotonic() + seconds
+        while b"\n" not in self._received:
+            if not self._readable.poll(_left(deadline)):
+                return False
+            piece = os.read(self._stdout.fileno(), 1 << 16)
+            if not piece:
+                return True
+            self._received += piece
+        return True
+
     def receive(self, seconds: float = math.inf) -> Any:
         """The next message; raises ``ProcessFailure`` where none comes in ``seconds`` or the process ends."""
         deadline, searched = time.monotonic() + seconds, 0

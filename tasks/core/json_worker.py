@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import sys
+import select
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -21,11 +21,27 @@ class Parent:
         die_with(pid)
         self._out = os.fdopen(os.dup(1), "w", buffering=1)
         os.dup2(2, 1)
+        self._received = bytearray()
 
     def send(self, message: Mapping[str, Any]) -> None:
         """One message."""
         self._out.write(json.dumps(message) + "\n")
 
+    def ready(self) -> bool:
+        """Whether ``receive`` has something to say at once."""
+        return b"\n" in self._received or bool(select.select([0], [], [], 0.0)[0])
+
+    def receive(self) -> Any:
+        """The next message; None where the parent sends no more."""
+        while (end := self._received.find(b"\n")) < 0:
+            piece = os.read(0, 1 << 16)
+            if not piece:
+                return None
+            self._received += piece
+        line = bytes(self._received[:end])
+        del self._received[: end + 1]
+        return json.loads(line)
+
     def __iter__(self) -> Iterator[Any]:
         """The messages that come in, until the parent sends no more."""
-        return map(json.loads, sys.stdin)
+        return iter(self.receive, None)

@@ -26,6 +26,9 @@ class Request:
     """Of this response alone; equal requests with equal seeds give equal responses."""
     max_tokens: int | None = None
     """None: as many as ``Sampling`` allows."""
+    follows: int | None = None
+    """The request, by its index, whose prompt and response this one's prompt begins with: what was computed
+    for it is used again where it is still at hand."""
 
     def most(self, sampling: Sampling) -> int:
         """Tokens of its response at most."""
@@ -51,6 +54,11 @@ class Sampling:
     ends: Callable[[Sequence[int]], bool] | None = None
     """Whether a response is at its end with the last of these tokens, which are all it has or its last ones.
     An engine that cannot ask samples on: whoever asked cuts the response there."""
+
+    @property
+    def truncates(self) -> bool:
+        """Whether some tokens are never drawn."""
+        return self.temperature > 0.0 and (self.top_k > 0 or self.top_p < 1.0)
 
 
 @dataclass(frozen=True)
@@ -78,8 +86,20 @@ class Response:
         return tokens > 0 and tokens == len(self.logp) and likely and spread
 
 
+More = Callable[[float], Sequence[Request] | None]
+"""``more(seconds)``: the requests that have come up meanwhile, waited for at most so long; None: the end."""
+POLL_SECONDS = 0.01
+"""Between two looks for further requests, while responses are under way."""
+IDLE_SECONDS = 0.2
+"""Of waiting for further requests at a time, while none are."""
+
+
 def ignore(*told: object) -> None:
     """What nobody waits for."""
+
+
+def no_more(seconds: float) -> None:
+    """No further request comes up."""
 
 
 def identity(policy: Path | None, rounded: bool = False) -> str:
@@ -105,11 +125,13 @@ class Engine(Protocol):
         sampling: Sampling,
         tell: Callable[[int, int], None] = ignore,
         finished: Callable[[int, Response], None] = ignore,
+        more: More = no_more,
     ) -> list[Response]:
         """The response to each request, in the same order; ``tell(responses done, tokens so far)``.
 
-        ``finished(index, response)`` hears of each as soon as it is whole, in any order. Both are called by
-        the thread that called ``generate``. Raises ``EngineFailure``.
+        ``finished(index, response)`` hears of each as soon as it is whole, in any order. ``more`` is asked
+        for further requests, which join those under way and have the next indices, until it says that none
+        come. All are called by the thread that called ``generate``. Raises ``EngineFailure``.
         """
 
     def sleep(self) -> None:

@@ -1,13 +1,15 @@
 """Work spread over servers, some of which fail: what a lost one held goes to the others.
 
 Work comes in groups, the samples of one problem, that stay together on one server, which computes their
-prompt once. The server with the least work under way is given the next group. A lost one costs the pieces
-that it held; it is tried again after a while, with its policy. What was received is kept.
+prompt once. The server with the least work under way is given the next group; a piece that follows another
+goes to the server that did that one. A lost one costs the pieces that it held; it is tried again after a
+while, with its policy. What was received is kept.
 """
 
 from __future__ import annotations
 
 import collections
+import itertools
 import logging
 import queue
 import threading
@@ -21,13 +23,14 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from tasks.engines.base import EngineFailure, Response
+from tasks.engines.base import POLL_SECONDS, EngineFailure, Response
 from tasks.engines.http import Lost
 from tasks.engines.vllm_http import ServerClient
 from tasks.engines.vllm_launch import LocalServer
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+Further = Callable[[], Sequence[tuple[int, int | None]] | None]
 
 
 @dataclass(frozen=True)
@@ -108,16 +111,23 @@ class Dispatch:
         reconnect: Callable[[ServerState], None],
         finished: Callable[[int, Response], None],
         patience: Patience,
+        more: Further | None = None,
     ) -> None:
         """``work(client, index)`` does one piece, or raises ``Lost`` or ``EngineFailure``.
 
         ``reconnect(state)`` tries a lost server again and notes in its state what came of it, and
         ``finished(index, response)`` hears of each piece. A server with ``capacity`` pieces under way is
-        given no further group.
+        given no further group. ``more()`` tells of pieces that have come up, with those that they follow,
+        until it says that none come.
         """
         self._states = states
         self._waiting = collections.deque(enumerate(map(list, groups)))
+        self._groups = itertools.count(len(self._waiting))
         self._count = sum(len(group) for _, group in self._waiting)
+        self._more = more
+        self._earlier: dict[int, int | None] = {}
+        """What each piece that came up follows."""
+        self._did: dict[int, ServerState] = {}
         self._capacity = capacity
         self._work = work
         self._reconnect = reconnect
@@ -138,7 +148,8 @@ class Dispatch:
         for state in self._states:
             threading.Thread(target=self._watch, args=(state,), daemon=True).start()
         try:
-            while len(self._done) < self._count:
+            while self._more or len(self._done) < self._count:
+                self._come_up()
                 self._assign(pools)
                 self._reconnect_due(reconnects)
                 try:
@@ -158,15 +169,26 @@ class Dispatch:
         """Seconds until a lost server is to be tried again, or its health checked."""
         now = time.monotonic()
         due = [state.again - now for state in self._states if self._may_reconnect(state)]
-        return max(0.0, min([self._patience.watch, *due]))
+        return max(0.0, min([POLL_SECONDS if self._more else self._patience.watch, *due]))
+
+    def _come_up(self) -> None:
+        found = self._more() if self._more else ()
+        if found is None:
+            self._more = None
+        for index, earlier in found or ():
+            self._earlier[index] = earlier
+            self._waiting.append((next(self._groups), [index]))
+            self._count += 1
 
     def _assign(self, pools: Mapping[ServerState, ThreadPoolExecutor]) -> None:
         while self._waiting:
             ready = [state for state in self._states if state.up and len(state.held) < self._capacity]
             if not ready:
                 return
-            state = min(ready, key=lambda state: len(state.held))
             group, members = self._waiting.popleft()
+            earlier = self._earlier.get(members[0])
+            before = None if earlier is None else self._did.get(earlier)
+            state = before if before in ready else min(ready, key=lambda state: len(state.held))
             for index in members:
                 state.held[index] = group
                 future = pools[state].submit(self._try, state, state.epoch, index)
@@ -193,7 +215,7 @@ class Dispatch:
         made = future.result()  # raises what else went wrong
         if made is None or index in self._done:
             return
-        self._done[index] = made
+        self._done[index], self._did[index] = made, state
         if epoch == state.epoch:
             state.held.pop(index, None)
             state.failures = 0

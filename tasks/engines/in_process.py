@@ -2,7 +2,8 @@
 for ``engine.dtype: float8``, which rounds a copy.
 
 The library seeds the global generator and draws for whichever responses share a batch. Here every token is
-drawn with a number that belongs to (the response's seed, position): its company does not matter.
+drawn with a number that belongs to (the response's seed, position): its company does not matter. Only the
+last digits of its log-probability tell of it; they are computed anew where timing had a say.
 """
 
 from __future__ import annotations
@@ -16,24 +17,35 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedModel
 from transformers.generation.continuous_batching.requests import GenerationOutput
 
 from params.base import BadInput
 from params.schema import Params
-from tasks.core.seeds import seed
 from tasks.engines import float8
-from tasks.engines.base import EngineFailure, Request, Response, Sampling, identity, ignore
+from tasks.engines.base import (
+    IDLE_SECONDS,
+    POLL_SECONDS,
+    EngineFailure,
+    More,
+    Request,
+    Response,
+    Sampling,
+    identity,
+    ignore,
+    no_more,
+)
+from tasks.engines.drawing import Drawing
+from tasks.engines.rescoring import rescored
+from tasks.engines.turn_cache import TurnCache
 from tasks.policy.policy import Policy
 
 PAGE = 32
 BATCH_TOKENS = 512
 CPU_SIDE_BY_SIDE = 32
 """Responses in a batch at most: for want of a kernel for ragged batches, each attends to all keys, masked."""
-
-_Told = tuple[list[int], list[float], list[float]]
-"""Ids and log-probabilities of the likeliest tokens, and entropies, position after position."""
+WAITING = 4
+"""Turns whose keys and values are kept for the next one at most, as a multiple of those in a batch."""
 
 
 class InProcess:
@@ -61,29 +73,46 @@ class InProcess:
         sampling: Sampling,
         tell: Callable[[int, int], None] = ignore,
         finished: Callable[[int, Response], None] = ignore,
+        more: More = no_more,
     ) -> list[Response]:
-        """See ``Engine``."""
-        done: dict[int, Response] = {}
+        """See ``Engine``. Where further requests came up, log-probabilities in float32 are the trainer's own,
+        of one pass over all: those of a batch are rounded as its company has it, which timing decides."""
         if not requests:
             return []
-        config, families = self._plan(requests, sampling.max_tokens)
-        drawing = _Drawing(requests, families, sampling)
+        asked, done, going = list(requests), dict[int, Response](), more is not no_more
+        config, families = self._plan(requests, sampling, going)
+        drawing = Drawing(requests, families, sampling)
         with self._running(config, sampling, drawing) as manager:
+            kept = TurnCache(manager.batch_processor) if going else None
+            manager.start()
             tokens, since = 0, time.monotonic()
-            while len(done) < len(requests):
-                output = manager.get_result(timeout=0.5)
+            while going or len(done) < len(asked):
+                if going:
+                    idle = len(done) == len(asked)
+                    further = more(IDLE_SECONDS if idle else 0.0)
+                    going = further is not None
+                    for request in further or ():
+                        assert kept is not None
+                        self._join(manager, kept, drawing, len(asked), request)
+                        asked.append(request)
+                    if idle:
+                        since = time.monotonic()
+                        continue
+                output = manager.get_result(timeout=POLL_SECONDS if going else 0.5)
                 if output is not None:
                     index = drawing.index[output.request_id]
                     done[index] = _response(output, sampling, drawing)
                     finished(index, done[index])
                 elif not manager.is_running():
-                    raise EngineFailure(f"transformers: ended after {len(done)} of {len(requests)} responses")
+                    raise EngineFailure(f"transformers: ended after {len(done)} of {len(asked)} responses")
                 if drawing.tokens > tokens:
                     tokens, since = drawing.tokens, time.monotonic()
                     tell(len(done), tokens)
                 elif time.monotonic() - since > self._params.reply_timeout:
                     raise EngineFailure(f"transformers: no token in {self._params.reply_timeout} s")
-        return [done[index] for index in range(len(requests))]
+        made = [done[index] for index in range(len(asked))]
+        exact = self._network.dtype == torch.float32 and not sampling.truncates
+        return rescored(self._policy, asked, made, sampling) if exact and len(asked) > len(requests) else made
 
     def sleep(self) -> None:
         """Nothing to do: its cache lives as long as a call of ``generate``."""
@@ -96,11 +125,26 @@ class InProcess:
     def _network(self) -> PreTrainedModel:
         return self._policy.network if self._rounded is None else self._rounded.network
 
+    def _join(self, manager: Any, kept: TurnCache, drawing: Drawing, index: int, request: Request) -> None:
+        """Add a request to those under way."""
+        name = drawing.add(index, request)
+        if request.follows is not None:
+            kept.follow(name, drawing.names[request.follows])
+        manager.num_return_sequences = 1
+        manager.add_request(
+            list(request.prompt_ids), request_id=name, max_new_tokens=request.most(drawing.sampling)
+        )
+
     def _plan(
-        self, requests: Sequence[Request], max_tokens: int
+        self, requests: Sequence[Request], sampling: Sampling, going: bool
     ) -> tuple[ContinuousBatchingConfig, list[list[int]]]:
-        """How batches are cut, and which requests form a family: one prompt, run once for all of them."""
-        longest = max(len(r.prompt_ids) + (r.max_tokens or max_tokens) for r in requests)
+        """How batches are cut, and which requests form a family: one prompt, run once for all of them.
+
+        ``going``: what follows a request fits with it into what ``sampling`` allows.
+        """
+        longest = max(
+            len(r.prompt_ids) + (sampling.max_tokens if going else r.most(sampling)) for r in requests
+        )
         pages = math.ceil(longest / PAGE)
         affordable = max(1, self._memory() // (pages * PAGE * self._bytes_per_token()))
         side_by_side = min(len(requests), self._params.max_sequences, affordable)
@@ -109,9 +153,12 @@ class InProcess:
         families = _families(requests)
         if len(requests) > affordable:  # a family's responses are in memory from its first token on
             families = [[index] for index in range(len(requests))]
+        held = len(requests) if len(families) < len(requests) else side_by_side
+        if going:
+            held = max(held, min(len(requests), affordable, WAITING * side_by_side))
         return ContinuousBatchingConfig(
             page_size=PAGE,
-            num_blocks=pages * (len(requests) if len(families) < len(requests) else side_by_side),
+            num_blocks=pages * held,
             max_requests_per_batch=side_by_side,
             max_batch_tokens=max(BATCH_TOKENS, side_by_side),
             safety_margin=0.0,
@@ -138,9 +185,9 @@ class InProcess:
 
     @contextmanager
     def _running(
-        self, config: ContinuousBatchingConfig, sampling: Sampling, drawing: _Drawing
+        self, config: ContinuousBatchingConfig, sampling: Sampling, drawing: Drawing
     ) -> Iterator[Any]:
-        """A manager at work on all requests. It has them before it starts: no batch depends on timing."""
+        """A manager that has all requests before it is started: no batch of theirs depends on timing."""
         network = self._network
         devices = [network.device] if network.device.type == "cuda" else []
         # The model's own would bring top-k, temperature and a length.
@@ -160,7 +207,6 @@ class InProcess:
         drawing.batch, runner._sample = runner.inputs_and_outputs, drawing.sample
         for name, prompt, most in drawing.prompts:
             manager.add_request(list(prompt), request_id=name, max_new_tokens=most)
-        manager.start()
         try:
             yield manager
         finally:
@@ -170,77 +216,6 @@ class InProcess:
                 manager.destroy()
             finally:
                 gc.unfreeze()
-
-
-class _Drawing:
-    """Draws tokens: u in [0, 1) is of (seed, position), the token is where the cumulated p passes u."""
-
-    batch: Any
-    """The library's account of which requests the rows of a step belong to."""
-
-    def __init__(self, requests: Sequence[Request], families: list[list[int]], sampling: Sampling) -> None:
-        self.family_size = len(families[0])
-        firsts = [requests[members[0]] for members in families]
-        self.prompts = [(str(f), r.prompt_ids, r.most(sampling)) for f, r in enumerate(firsts)]
-        self.index: dict[str, int] = {}
-        for f, members in enumerate(families):
-            names = [str(f), *(f"{f}__child#{child}" for child in range(len(members) - 1))]
-            self.index.update(zip(names, members, strict=True))
-        self.tokens = 0
-        self.ended: set[str] = set()
-        self.told: dict[str, _Told] = {name: ([], [], []) for name in self.index}
-        self._seeds = {name: requests[index].seed for name, index in self.index.items()}
-        self._sampling = sampling
-
-    def sample(self, scores: Tensor, out: Tensor) -> None:
-        """A token for each row of ``scores`` [1, n, V]; ``out`` [2, n] takes ids and log-probabilities."""
-        states = [future.state for future in self.batch.requests_in_batch if future.has_new_token]
-        if not states:  # prompts alone
-            return
-        count, temperature, top = len(states), self._sampling.temperature, self._sampling.top
-        logs = torch.log_softmax(scores[0, :count].float() / (temperature or 1.0), dim=-1)
-        if temperature and (self._sampling.top_k or self._sampling.top_p < 1.0):
-            logs = _truncated(logs, self._sampling)
-        if temperature == 0.0:
-            chosen = logs.argmax(dim=-1, keepdim=True)
-        else:
-            draws = [seed(self._seeds[state.request_id], "token", state.position_offset) for state in states]
-            u = torch.tensor([[(draw >> 10) / 2**53] for draw in draws], dtype=torch.float64)
-            mass = logs.double().exp_().cumsum_(dim=-1)
-            chosen = torch.searchsorted(mass, u.to(mass.device) * mass[:, -1:], right=True)
-            chosen.clamp_(max=mass.shape[1] - 1)
-        out[0, :count] = chosen.squeeze(1)
-        out[1, :count] = logs.gather(1, chosen).squeeze(1).view(torch.int32)
-        if top:
-            likely = logs.topk(top, dim=-1)
-            rows = zip(states, likely.indices.tolist(), likely.values.tolist(), strict=True)
-            for state, ids, logp in rows:
-                self.told[state.request_id][0].extend(ids)
-                self.told[state.request_id][1].extend(logp)
-        if self._sampling.ends:
-            self._end(states, chosen.squeeze(1).tolist(), self._sampling.ends)
-        if self._sampling.entropy:
-            spread = -torch.linalg.vecdot(logs.exp(), logs)
-            for state, value in zip(states, spread.tolist(), strict=True):
-                self.told[state.request_id][2].append(value)
-        self.tokens += count
-
-    def _end(self, states: list[Any], chosen: list[int], ends: Callable[[Sequence[int]], bool]) -> None:
-        """Have the library take the tokens that complete a response for its end tokens."""
-        for state, token in zip(states, chosen, strict=True):
-            if ends([*state.generated_tokens, token]):
-                state._eos_token_ids = {*state._eos_token_ids, token}
-                self.ended.add(state.request_id)
-
-
-def _truncated(logs: Tensor, sampling: Sampling) -> Tensor:
-    """Log-probabilities [n, V] with all but the likeliest tokens at -inf, and the rest made to sum to 1."""
-    falling, ids = logs.sort(dim=-1, descending=True, stable=True)
-    if sampling.top_k:
-        falling[:, sampling.top_k :] = -math.inf
-    mass = falling.softmax(-1)
-    falling[mass.cumsum(-1) - mass >= sampling.top_p] = -math.inf  # what is before it reaches top-p already
-    return torch.empty_like(logs).scatter_(1, ids, falling.log_softmax(-1))
 
 
 def _families(requests: Sequence[Request]) -> list[list[int]]:
@@ -254,7 +229,7 @@ def _families(requests: Sequence[Request]) -> list[list[int]]:
     return [[index] for index in range(len(requests))]
 
 
-def _response(output: GenerationOutput, sampling: Sampling, drawing: _Drawing) -> Response:
+def _response(output: GenerationOutput, sampling: Sampling, drawing: Drawing) -> Response:
     told, ended = drawing.told.pop(output.request_id), output.request_id in drawing.ended
     if output.error is not None:
         raise EngineFailure(f"transformers: {output.error}")

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,19 @@ from params.schema import Params
 from tasks.core.device import start_timeout
 from tasks.core.json_process import JsonProcess, ProcessFailure
 from tasks.engines import float8, probe, vllm_options
-from tasks.engines.base import BASE, EngineFailure, Request, Response, Sampling, identity, ignore
+from tasks.engines.base import (
+    BASE,
+    IDLE_SECONDS,
+    POLL_SECONDS,
+    EngineFailure,
+    More,
+    Request,
+    Response,
+    Sampling,
+    identity,
+    ignore,
+    no_more,
+)
 from tasks.engines.vllm_build import on_gpu
 from tasks.policy.policy import Policy, release_gpu
 
@@ -77,35 +90,46 @@ class Vllm:
         sampling: Sampling,
         tell: Callable[[int, int], None] = ignore,
         finished: Callable[[int, Response], None] = ignore,
+        more: More = no_more,
     ) -> list[Response]:
         """See ``Engine``."""
-        prompts = {prompt: i for i, prompt in enumerate(dict.fromkeys(r.prompt_ids for r in requests))}
-        self._send(
-            {
-                "do": "generate",
-                "prompts": list(prompts),
-                "requests": [[prompts[r.prompt_ids], r.seed, r.most(sampling)] for r in requests],
-                "temperature": sampling.temperature,
-                "stop_ids": sampling.stop_ids,
-                "top": sampling.top,
-                "entropy": sampling.entropy,
-                "top_p": sampling.top_p,
-                "top_k": sampling.top_k,
-            },
-            self._params.engine.reply_timeout,
-        )
+        going, patience = more is not no_more, self._params.engine.reply_timeout
+        asking = {
+            "do": "generate",
+            "temperature": sampling.temperature,
+            "stop_ids": sampling.stop_ids,
+            "top": sampling.top,
+            "entropy": sampling.entropy,
+            "top_p": sampling.top_p,
+            "top_k": sampling.top_k,
+            "more": going,
+        }
+        self._send({**asking, **_lines(requests, sampling)}, patience)
         done: dict[int, Response] = {}
-        while "ok" not in (message := self._receive(self._params.engine.reply_timeout)):
+        count, heard = len(requests), time.monotonic()
+        while True:
+            if going:
+                idle = len(done) == count
+                further = more(IDLE_SECONDS if idle else 0.0)
+                going, count = further is not None, count + len(further or ())
+                if further or not going:
+                    self._send({**_lines(further or (), sampling), "last": not going}, patience)
+                heard = time.monotonic() if idle else heard
+                if time.monotonic() - heard < patience and not self._process.ready(POLL_SECONDS):
+                    continue
+            message, heard = self._receive(patience), time.monotonic()
+            if "ok" in message:
+                break
             if "index" in message:
                 index = message["index"]
                 done[index] = _response(message, sampling)
                 finished(index, done[index])
             else:
                 tell(len(done), message["tokens"])
-        if len(done) != len(requests):
-            raise EngineFailure(f"vllm: {len(done)} of {len(requests)} responses came back")
+        if len(done) != count:
+            raise EngineFailure(f"vllm: {len(done)} of {count} responses came back")
         tell(len(done), sum(len(response.token_ids) for response in done.values()))
-        return [done[index] for index in range(len(requests))]
+        return [done[index] for index in range(count)]
 
     def sleep(self) -> None:
         """See ``Engine``. Where whole weights are handed over they are dropped, since others come; the base
@@ -203,6 +227,13 @@ class Vllm:
             return self._process.receive(seconds)
         except ProcessFailure as failure:
             raise EngineFailure(str(failure)) from None
+
+
+def _lines(requests: Sequence[Request], sampling: Sampling) -> dict[str, Any]:
+    """Requests as the process takes them, each prompt once."""
+    prompts = {prompt: i for i, prompt in enumerate(dict.fromkeys(r.prompt_ids for r in requests))}
+    asked = [[prompts[r.prompt_ids], r.seed, r.most(sampling)] for r in requests]
+    return {"prompts": list(prompts), "requests": asked}
 
 
 def _response(message: dict[str, Any], sampling: Sampling) -> Response:

@@ -18,7 +18,17 @@ from torch import Tensor
 
 from params.schema import Params
 from tasks.engines import float8, probe, vllm_options
-from tasks.engines.base import BASE, EngineFailure, Request, Response, Sampling, identity, ignore
+from tasks.engines.base import (
+    BASE,
+    EngineFailure,
+    More,
+    Request,
+    Response,
+    Sampling,
+    identity,
+    ignore,
+    no_more,
+)
 from tasks.engines.dispatch import Dispatch, Patience, ServerState, none_left
 from tasks.engines.http import Client, Lost
 from tasks.engines.vllm_build import on_gpu
@@ -100,11 +110,17 @@ class Servers:
         sampling: Sampling,
         tell: Callable[[int, int], None] = ignore,
         finished: Callable[[int, Response], None] = ignore,
+        more: More = no_more,
     ) -> list[Response]:
         """See ``Engine``. Fails only when no server is left."""
         if sampling.entropy:
             raise EngineFailure("server: tells of no entropies")
-        done, tokens, told = 0, 0, time.monotonic()
+        asked, done, tokens, told = list(requests), 0, 0, time.monotonic()
+
+        def further() -> list[tuple[int, int | None]] | None:
+            found, count = more(0.0), len(asked)
+            asked.extend(found or ())
+            return None if found is None else [(count + i, r.follows) for i, r in enumerate(found)]
 
         def heard(index: int, response: Response) -> None:
             nonlocal done, tokens, told
@@ -122,14 +138,15 @@ class Servers:
             self._states,
             groups(requests, len(self._states)),
             self._params.engine.max_sequences,
-            lambda client, index: client.sample(requests[index], sampling, wanted.name),
+            lambda client, index: client.sample(asked[index], sampling, wanted.name),
             self._connect,
             heard,
             self._patience,
+            None if more is no_more else further,
         )
         made = dispatch.run()
         tell(done, tokens)
-        return [made[index] for index in range(len(requests))]
+        return [made[index] for index in range(len(asked))]
 
     def sleep(self) -> None:
         """Nothing to do: servers stay as they are."""

@@ -1,8 +1,9 @@
 """vLLM in a process of its own: ``python -m tasks.engines.vllm_worker PARENT``, JSON lines in and out.
 
-A line in is ``{"do": METHOD, ...arguments}``. A line out is progress, ``{"tokens": ...}``, a finished
-response, ``{"index": ...}``, or the reply, ``{"ok": ...}``, which ends the exchange. Whatever else is printed
-goes to the log. An error ends the process; its last words stand in the log.
+A line in is ``{"do": METHOD, ...arguments}``, or what comes up while others are sampled, ``{"prompts",
+"requests", "last"}``. A line out is progress, ``{"tokens": ...}``, a finished response, ``{"index": ...}``,
+or the reply, ``{"ok": ...}``, which ends the exchange. Whatever else is printed goes to the log. An error
+ends the process; its last words stand in the log.
 """
 
 from __future__ import annotations
@@ -103,45 +104,56 @@ class Worker:
         entropy: bool,
         top_p: float,
         top_k: int,
+        more: bool,
     ) -> int:
         """Sample a response for each ``[prompt's position, seed, tokens at most]``; says each as it is
         finished, with the ``top`` likeliest tokens of each position, and with ``entropy`` the
-        distribution's. How many."""
+        distribution's. With ``more`` further ones come up, and join, until the last are said. How many."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
         from tasks.engines import vllm_entropy
 
         self._forget()  # what was sampled before decides which blocks are at hand, and so how this one rounds
-        engine = self._llm.llm_engine
-        for index, (prompt, seed, max_tokens) in enumerate(requests):
-            asked = SamplingParams(
-                temperature=temperature,
-                top_p=top_p,
-                top_k=top_k,
-                max_tokens=max_tokens,
-                seed=seed,
-                stop_token_ids=stop_ids,
-                ignore_eos=True,  # the stop tokens are the caller's
-                logprobs=top,  # the sampled token's comes in any case
-                detokenize=False,
-                output_kind=RequestOutputKind.FINAL_ONLY,
-                extra_args={vllm_entropy.NAME: index} if entropy else None,
-            )
-            ids = {"prompt_token_ids": prompts[prompt]}
-            engine.add_request(str(index), ids, asked, lora_request=self._adapter)
-        tokens, done, told = 0, 0, time.monotonic()
-        while engine.has_unfinished_requests():
+        engine, asked = self._llm.llm_engine, 0
+
+        def add(prompts: list[list[int]], requests: list[list[int]]) -> None:
+            nonlocal asked
+            for prompt, seed, max_tokens in requests:
+                how = SamplingParams(
+                    temperature=temperature,
+                    top_p=top_p,
+                    top_k=top_k,
+                    max_tokens=max_tokens,
+                    seed=seed,
+                    stop_token_ids=stop_ids,
+                    ignore_eos=True,  # the stop tokens are the caller's
+                    logprobs=top,  # the sampled token's comes in any case
+                    detokenize=False,
+                    output_kind=RequestOutputKind.FINAL_ONLY,
+                    extra_args={vllm_entropy.NAME: asked} if entropy else None,
+                )
+                ids = {"prompt_token_ids": prompts[prompt]}
+                engine.add_request(str(asked), ids, how, lora_request=self._adapter)
+                asked += 1
+
+        add(prompts, requests)
+        tokens, told = 0, time.monotonic()
+        while more or engine.has_unfinished_requests():
+            if more and (self._parent.ready() or not engine.has_unfinished_requests()):
+                further = self._parent.receive()
+                add(further["prompts"], further["requests"])
+                more = not further["last"]
+                continue
             tokens += engine.get_num_unfinished_requests()
             for output in engine.step():
                 if output.finished:
                     spread = vllm_entropy.take(int(output.request_id)) if entropy else []
                     self._parent.send(_finished(output, top, spread))
-                    done += 1
             if time.monotonic() - told > PROGRESS_SECONDS:
                 told = time.monotonic()
                 self._parent.send({"tokens": tokens})
-        return done
+        return asked
 
     def _load(self, weights: str) -> None:
         self._llm.collective_rpc("reload_weights", kwargs={"weights_path": weights})

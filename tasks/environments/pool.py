@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
+import time
 from dataclasses import asdict
 from typing import Any
 
@@ -62,10 +64,14 @@ class Pool:
         """Let an episode's environment go; there is no answer."""
         self._send({"id": name, "do": "end"})
 
-    def answer(self) -> tuple[int, dict[str, Any]]:
-        """The next answer, and whose it is; ``failed``, ``time`` or ``environment``, and ``why`` for one that
-        failed. Raises ``StageFailure`` where all are gone."""
-        said = self._receive(self._limits.call_seconds + SPARE_SECONDS)
+    def answer(self, seconds: float = math.inf) -> tuple[int, dict[str, Any]] | None:
+        """The next answer, and whose it is, or None where none comes in ``seconds``; ``failed``, ``time`` or
+        ``environment``, and ``why`` for one that failed. Asked only while answers are due. Raises
+        ``StageFailure`` where all are gone."""
+        patience = self._limits.call_seconds + SPARE_SECONDS
+        if not self._process.ready(min(seconds, patience)) and time.monotonic() - self._heard < patience:
+            return None
+        said = self._receive(SPARE_SECONDS)
         return said.pop("id"), said
 
     def close(self) -> None:
@@ -73,6 +79,7 @@ class Pool:
         self._process.close(0.0)
 
     def _send(self, message: dict[str, Any]) -> None:
+        self._heard = time.monotonic()
         try:
             self._process.send(message, SPARE_SECONDS)
         except ProcessFailure as failure:
@@ -83,4 +90,5 @@ class Pool:
             said: dict[str, Any] = self._process.receive(seconds)
         except ProcessFailure as failure:
             raise StageFailure(str(failure)) from None
+        self._heard = time.monotonic()
         return said

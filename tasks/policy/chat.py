@@ -11,6 +11,7 @@ from jinja2.exceptions import TemplateError
 
 from params.base import BadInput
 from params.prompt import PLAIN, Prompt
+from tasks.policy.template_patches import patched
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}"
@@ -31,7 +32,7 @@ class Chat:
     ``BadInput``."""
 
     def __init__(self, tokenizer: Any, prompt: Prompt, tools: Sequence[dict[str, Any]] = ()) -> None:
-        self.tokenizer = tokenizer
+        self.tokenizer, self._prompt = tokenizer, prompt
         self._tools = list(tools)
         chosen = prompt.chat_template
         self.plain = chosen == PLAIN or (chosen is None and not tokenizer.chat_template)
@@ -43,6 +44,10 @@ class Chat:
             self._template, self.named = PLAIN_TEMPLATE, "the plain chat template"
         elif chosen is not None:
             self._template, self.named = _read(Path(chosen)), chosen
+        if prompt.template_patch is not None:
+            text = self._template or str(tokenizer.chat_template)
+            self._template = patched(prompt.template_patch, text, self.named)
+            self.named += f", patched for {prompt.template_patch},"
         self._variables = prompt.chat_template_kwargs
         text = self._template or str(tokenizer.chat_template)
         self.reads_tools = bool(re.search(r"\btools\b", text))
@@ -57,6 +62,11 @@ class Chat:
         given = PLAIN_STOP if self.plain and prompt.stop is None else prompt.stop
         self.stop: tuple[str, ...] = given or ()
         """Texts that end a response."""
+
+    def patched(self, name: str) -> Chat:
+        """The same with a patch of ``template_patches.PATCHES``. Raises ``BadInput`` where there is no place
+        for it."""
+        return Chat(self.tokenizer, self._prompt.model_copy(update={"template_patch": name}), self._tools)
 
     @property
     def template(self) -> str | None:

@@ -12,11 +12,16 @@ from typing import Any
 
 from params.base import BadInput
 from tasks.policy.chat import Chat
+from tasks.policy.template_patches import PATCHES
 
 Message = dict[str, Any]
 _ASKED = {"role": "user", "content": "1 + 1"}
 _SAID = "OSTINATO"
 _THOUGHT = "PONDERED"
+_EXPECTED = (
+    "one that only appends, such as task.prompt.chat_template names, or, where it leaves out thinking alone, "
+    "task.episode.keep_thinking: true (tokens are never taken back: the model reads its thinking again)"
+)
 
 
 class Turns:
@@ -27,7 +32,10 @@ class Turns:
         history, or takes no such message."""
         self._chat, self._stop_ids = chat, frozenset(stop_ids)
         said = {"role": "tool", "name": "f", "content": "2"} if tools else {**_ASKED, "content": "2"}
-        self._check([said], keep_thinking)
+        if complaint := _complaint(chat, [said], keep_thinking):
+            helps = [name for name in PATCHES if _mends(name, chat, [said], keep_thinking)]
+            expected = f"--set task.prompt.template_patch={helps[0]}" if helps else _EXPECTED
+            raise BadInput(f"{chat.named} {complaint}; expected {expected}")
 
     def between(self, messages: Sequence[Message], last: int) -> list[int]:
         """The tokens between a turn that ended with the token ``last`` and the next, which reads the
@@ -50,29 +58,31 @@ class Turns:
         talk = [_ASKED, {"role": "assistant", "content": _SAID}, *map(_whole, messages)]
         return self._chat.text(talk).partition(_SAID)[2]
 
-    def _check(self, said: list[Message], keep_thinking: bool) -> None:
-        chat, asked = self._chat, _ASKED
-        own = {"role": "assistant", "content": _SAID}
-        more = list(map(_whole, said))
-        first, one = chat.text([asked]), chat.text([asked, own, *more])
-        two = chat.text([asked, own, *more, own, *more])
-        head, _, suffix = one.partition(_SAID)
-        goes_on = head.rstrip() == first.rstrip() or (keep_thinking and first.startswith(head.rstrip()))
-        repeats = two.startswith(head + _SAID) and two.rpartition(_SAID)[2] == suffix
-        if not (goes_on and repeats and suffix):
-            raise BadInput(
-                f"{chat.named} rewrites what it wrote before when the talk goes on; expected one that only "
-                "appends, such as task.prompt.chat_template names (task.episode.keep_thinking: true takes "
-                "one that leaves out thinking alone)"
-            )
-        tags = chat.thinking
-        if tags and not keep_thinking:
-            thought = {"role": "assistant", "content": f"{tags[0]}\n{_THOUGHT}\n{tags[1]}\n\n{_SAID}"}
-            if _THOUGHT not in chat.text([asked, thought, *more]):
-                raise BadInput(
-                    f"{chat.named} leaves out the thinking of earlier turns; expected one that keeps it, or "
-                    "task.episode.keep_thinking: true (tokens are never taken back: the model reads it again)"
-                )
+
+def _complaint(chat: Chat, said: list[Message], keep_thinking: bool) -> str:
+    """What a template does to what it wrote before, where it does not only append."""
+    asked, own, more = _ASKED, {"role": "assistant", "content": _SAID}, [*map(_whole, said)]
+    first, one = chat.text([asked]), chat.text([asked, own, *more])
+    two = chat.text([asked, own, *more, own, *more])
+    head, _, suffix = one.partition(_SAID)
+    goes_on = head.rstrip() == first.rstrip() or (keep_thinking and first.startswith(head.rstrip()))
+    repeats = two.startswith(head + _SAID) and two.rpartition(_SAID)[2] == suffix
+    if not (goes_on and repeats and suffix):
+        return "rewrites what it wrote before when the talk goes on"
+    if chat.thinking and not keep_thinking:
+        opens, closes = chat.thinking
+        thought = {"role": "assistant", "content": f"{opens}\n{_THOUGHT}\n{closes}\n\n{_SAID}"}
+        if _THOUGHT not in chat.text([asked, thought, *more]):
+            return "leaves out the thinking of earlier turns"
+    return ""
+
+
+def _mends(name: str, chat: Chat, said: list[Message], keep_thinking: bool) -> bool:
+    """Whether a patch leaves nothing to complain about."""
+    try:
+        return not _complaint(chat.patched(name), said, keep_thinking)
+    except BadInput:
+        return False
 
 
 def _whole(message: Message) -> Message:

@@ -1,15 +1,16 @@
 """Episodes: several turns of the model, each answered by its environment, with tokens that are never re-made.
 
-A call of the engine takes the next turn of every episode of a wave that goes on; environments work while
-others still sample, and while another wave does. What one episode becomes depends on its seeds and its
-environment alone: on no other's, and on no order in which they come back. The seed of a turn is of (run,
-stage, round, problem, sample, turn); the first turn's is that of an answer of one turn.
+One call of the engine samples all of them: an episode's next turn joins those under way as soon as its
+environment has answered. What one episode becomes depends on its seeds and its environment alone: on no
+other's, and on no order in which they come back. The seed of a turn is of (run, stage, round, problem,
+sample, turn); the first turn's is that of an answer of one turn.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,7 +39,8 @@ class _Episode:
     trace: list[Message]
     ids: list[int] = field(default_factory=list)
     sampled: list[bool] = field(default_factory=list)
-    turns: list[Response] = field(default_factory=list)
+    turns: list[int] = field(default_factory=list)
+    """The requests of its turns, by their indices."""
     rewards: list[float | None] = field(default_factory=list)
     thinking: int | None = None
     last: str = ""
@@ -49,7 +51,7 @@ class _Episode:
     rewarded: bool = False
     """Whether its environment was asked for a reward."""
     failure: Mapping[str, Any] | None = None
-    """What came of a beginning that failed: one turn is sampled, and is the last."""
+    """How its environment failed before it was asked: the turn under way, or the first, is the last."""
 
 
 class Episodes:
@@ -67,11 +69,16 @@ class Episodes:
         self._sampling, self._limits = sampling, job.params.task.episode
         self._prompts, self._around = job_prompts(job), job_surroundings(job)
         self._first = self._around.episodes
-        self._around.episodes += len(rows) * samples
-        self._early: dict[int, dict[str, Any]] = {}
-        """Answers that came before they were asked for, by episode."""
-        self._samples, self._count = samples, len(rows) * samples
+        self._count = len(rows) * samples
+        self._around.episodes += self._count
         self._all = self._begun(rows, samples)
+        self._asked: list[int] = []
+        """Whose each request is."""
+        self._due: set[int] = set()
+        """The episodes whose environments are to answer."""
+        self._over = 0
+        """How many episodes have ended."""
+        self._ended: Ended = ignore
 
     def __len__(self) -> int:
         return len(self._all)
@@ -80,20 +87,20 @@ class Episodes:
         self, engine: Engine, tell: Callable[[int, int], None] = ignore, ended: Ended = ignore
     ) -> list[Answered]:
         """Every episode to its end, in the order of problems and samples; ``tell(episodes done, tokens)``."""
-        waves = self._waves()
-        turned: list[list[int]] = [[] for _ in waves]
+        self._ended = ended
         try:
-            while any(waves):
-                for place, wave in enumerate(waves):
-                    self._hear(turned[place], ended)
-                    waves[place] = going = [i for i in wave if not self._all[i].reason]
-                    if going:
-                        self._turn(engine, going, tell)
-                    turned[place] = going
+            made = engine.generate(
+                [self._request(index) for index in range(len(self._all))],
+                self._sampling,
+                lambda _, tokens: tell(self._over, tokens),
+                lambda place, response: self._spoke(self._asked[place], response),
+                self._more,
+            )
         finally:
             for index in range(len(self._all)):
                 self._around.pool.end(self._first + index)
-        return [self._answered(each) for each in self._all]
+        turns = [self._prompts.reader.cut(response) for response in made]
+        return [self._answered(each, [turns[place] for place in each.turns]) for each in self._all]
 
     def _begun(self, rows: Sequence[Mapping[str, Any]], samples: int) -> list[_Episode]:
         pool, job = self._around.pool, self._job
@@ -107,7 +114,9 @@ class Episodes:
                 problem = Problem(row["question"], row["answer"], chance, columns, folder)
                 pool.start(self._first + len(made), problem)
                 made.append(_Episode(item, (), []))
-        said = self._answers(range(len(made)))
+        said: dict[int, dict[str, Any]] = {}
+        while len(said) < len(made):
+            said.update(filter(None, [self._heard(math.inf)]))
         talks = [self._prompts.talk(rows[i // samples], said[i].get("said")) for i in range(len(made))]
         encoded: dict[str, tuple[int, ...]] = {}
         for index, (each, talk) in enumerate(zip(made, talks, strict=True)):
@@ -123,60 +132,60 @@ class Episodes:
                 )
         return made
 
-    def _waves(self) -> list[list[int]]:
-        """The episodes that take their turns together, whole problems each."""
-        problems = range(0, len(self._all), self._samples)
-        count = max(1, min(self._limits.waves, len(problems)))
-        firsts = [problems[place::count] for place in range(count)]
-        return [[first + i for first in wave for i in range(self._samples)] for wave in firsts]
-
-    def _answers(self, asked: Iterable[int]) -> dict[int, dict[str, Any]]:
-        """What the environments of these episodes answer; others' answers are kept."""
-        wanted = set(asked)
-        while wanted - self._early.keys():
-            name, said = self._around.pool.answer()
-            if 0 <= name - self._first < self._count:  # not left over from a call that broke off
-                self._early[name - self._first] = said
-        return {index: self._early.pop(index) for index in sorted(wanted)}
+    def _heard(self, seconds: float) -> tuple[int, dict[str, Any]] | None:
+        """The next answer of an environment, and of which episode; None where none comes in time."""
+        while answer := self._around.pool.answer(seconds):
+            if 0 <= answer[0] - self._first < self._count:  # not left over from a call that broke off
+                return answer[0] - self._first, answer[1]
+        return None
 
     def _room(self, episode: _Episode) -> int:
         """How many more tokens it may have."""
         whole = min(self._sampling.max_tokens, self._job.params.model.context - len(episode.prompt))
         return whole - len(episode.ids)
 
-    def _turn(self, engine: Engine, going: Sequence[int], tell: Callable[[int, int], None]) -> None:
-        """One more turn of those that go on, whose environments begin to answer."""
-        pool, done = self._around.pool, sum(each.reason is not None for each in self._all)
-        before = sum(len(turn.token_ids) for each in self._all for turn in each.turns)
-
-        def finished(place: int, response: Response) -> None:
-            index = going[place]
-            episode = self._all[index]
-            said, raw = self._said(episode, response)
-            if episode.failure is not None:
-                _fail(episode, {**episode.failure, "failed": "environment"})
-                return
-            pool.step(self._first + index, said, raw)
-
-        requests = [self._request(self._all[index]) for index in going]
-        engine.generate(requests, self._sampling, lambda _, tokens: tell(done, before + tokens), finished)
-
-    def _hear(self, turned: Sequence[int], ended: Ended) -> None:
-        """Wait for the answers to a turn of these, and end those that do not go on."""
-        asked = [i for i in turned if self._all[i].failure is None]
-        for index, said in self._answers(asked).items():
-            self._heard(self._all[index], said)
-        self._finish([i for i in turned if self._all[i].reason and not self._all[i].rewarded])
-        for index in turned:
-            if self._all[index].reason:
-                self._end(index, ended)
-
-    def _request(self, episode: _Episode) -> Request:
-        turn, job = len(episode.turns), self._job
+    def _request(self, index: int) -> Request:
+        """For its next turn."""
+        episode, job = self._all[index], self._job
+        turn = len(episode.turns)
+        before = episode.turns[-1] if turn else None
         item = episode.item if not turn else (*episode.item, "turn", turn)
         most = min(self._room(episode), self._limits.turn_tokens or self._sampling.max_tokens)
         ids = (*episode.prompt, *episode.ids)
-        return Request(ids, seed(job.params.seed, self._stage, job.round, *item), most)
+        episode.turns.append(len(self._asked))
+        self._asked.append(index)
+        return Request(ids, seed(job.params.seed, self._stage, job.round, *item), most, before)
+
+    def _spoke(self, index: int, response: Response) -> None:
+        """A turn is whole: its environment hears of it."""
+        episode = self._all[index]
+        said, raw = self._said(episode, response)
+        if episode.failure is None:
+            self._around.pool.step(self._first + index, said, raw)
+            self._due.add(index)
+        else:
+            _fail(episode, {**episode.failure, "failed": "environment"})
+            self._end(index)
+
+    def _more(self, seconds: float) -> list[Request] | None:
+        """The turns that environments have answered for; see ``engines.base.More``."""
+        found: list[Request] = []
+        while self._due and (heard := self._heard(0.0 if found else seconds)):
+            index, said = heard
+            episode = self._all[index]
+            if index not in self._due:  # its environment has died while it speaks
+                episode.failure = said
+                continue
+            self._take(episode, said)
+            if not episode.reason or episode.rewarded:
+                self._due.remove(index)
+            if not episode.reason:
+                found.append(self._request(index))
+            elif episode.rewarded:
+                self._end(index)
+            else:  # it ended at a limit after its environment had answered
+                self._around.pool.finish(self._first + index)
+        return None if self._over == len(self._all) else found
 
     def _said(self, episode: _Episode, response: Response) -> tuple[str, str]:
         """Take a turn in; what it says, without its thinking, and the same with its special tokens."""
@@ -187,7 +196,6 @@ class Episodes:
         read = reader.read(ids, opened)
         if read.thinking_tokens is not None:
             episode.thinking = (episode.thinking or 0) + read.thinking_tokens
-        episode.turns.append(response)
         episode.ids += ids
         episode.sampled += [True] * len(ids)
         episode.last = read.answer
@@ -197,13 +205,15 @@ class Episodes:
             episode.reason = "length" if self._room(episode) < 1 else "turn_length"
         return read.answer, str(tokenizer.decode(ids[read.thinking_tokens or 0 :]))
 
-    def _heard(self, episode: _Episode, said: Mapping[str, Any]) -> None:
-        """Take in what the environment answers to a turn."""
+    def _take(self, episode: _Episode, said: Mapping[str, Any]) -> None:
+        """Take in what the environment answers to a turn, or to be asked for a reward."""
         if "failed" in said:
             _fail(episode, said)
             return
         if "total" in said:
             episode.verdict, episode.rewarded = _verdict(said["total"]), True
+        if "messages" not in said:
+            return
         episode.rewards.append(said["reward"])
         messages = [{**each, "content": self._harmless(each["content"])} for each in said["messages"]]
         episode.trace += messages
@@ -224,27 +234,18 @@ class Episodes:
     def _harmless(self, text: str) -> str:
         return self._around.turns.harmless(text)
 
-    def _finish(self, ended: Sequence[int]) -> None:
-        """Ask for the rewards of those that ended at a limit after their environment had answered."""
-        for index in ended:
-            self._around.pool.finish(self._first + index)
-        for index, said in self._answers(ended).items():
-            if "failed" in said:
-                _fail(self._all[index], said)
-            else:
-                self._all[index].verdict = _verdict(said["total"])
-
-    def _end(self, index: int, ended: Ended) -> None:
+    def _end(self, index: int) -> None:
         self._around.pool.end(self._first + index)
+        self._over += 1
         episode = self._all[index]
         whole = None
         if len(episode.turns) > 1:
             whole = "\n".join(f"{each['role']}: {each['content']}" for each in episode.trace)
         answer = Answer(episode.last, tuple(episode.ids), whole)
-        ended(index, answer if episode.verdict is None else None)
+        self._ended(index, answer if episode.verdict is None else None)
 
-    def _answered(self, episode: _Episode) -> Answered:
-        turns, job = episode.turns, self._job
+    def _answered(self, episode: _Episode, turns: Sequence[Response]) -> Answered:
+        job = self._job
         joined = Response(
             token_ids=tuple(token for turn in turns for token in turn.token_ids),
             logp=tuple(value for turn in turns for value in turn.logp),

@@ -86,7 +86,7 @@ def sample(
     if params.task.environment is None:
         answered = _single(job, stage, rows, samples, sampling, engine, tell, submit)
     else:
-        answered = Episodes(job, stage, rows, samples, sampling).run(engine, tell, submit)
+        answered = Episodes(job, stage, rows, samples, sampling).run(selection.kept(job), tell, submit)
     sampled = time.perf_counter()
     judged = [verdict for arriving in judged_by for verdict in arriving.verdicts()]
     verdicts = [a.verdict or v for a, v in zip(answered, judged, strict=True)]
@@ -113,7 +113,7 @@ def _single(
     rows: Sequence[Mapping[str, Any]],
     samples: int,
     sampling: Sampling,
-    engine: Engine,
+    engine: Engine | Recorded,
     tell: Callable[[int, int], None],
     submit: Callable[[int, Answer | None], None],
 ) -> list[Answered]:

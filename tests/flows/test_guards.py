@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from flows.execution.guards import Stopped
@@ -18,6 +20,7 @@ from params.schema import Params
 from tasks.artefacts.record import Record
 from tasks.core.context import Context
 from tasks.report.run.page import write
+from tests.flows.conftest import Workspace
 
 STOP = "{figure: update.tokens, below: 9999, rounds: 2, then: stop}"
 WARN = "{figure: rollout.reward_mean, above: -1}"
@@ -106,3 +109,24 @@ def test_what_is_no_rule_is_told_before_anything_runs(guard: str, said: str) -> 
 def test_a_figure_that_a_stage_does_not_tell_breaks_no_rule_and_is_said(tmp_path: Path) -> None:
     [said] = run(tmp_path, parameters("{figure: rollout.reward_men, below: 1, then: stop}")).notes
     assert said.startswith("guards.0.figure: rollout does not always tell 'rollout.reward_men'; did you mean")
+
+
+@pytest.mark.long
+@pytest.mark.ci
+def test_prefects_server_hears_of_a_guard_and_of_progress(copied: Workspace) -> None:
+    copied.run("--set", f"guards=[{WARN}]")
+    server = copied.environment["PREFECT_API_URL"]
+
+    def asked(what: str, body: dict[str, Any]) -> Any:
+        return httpx.post(f"{server}/{what}/filter", json=body, timeout=30).raise_for_status().json()
+
+    (shown,) = asked("artifacts/latest", {"artifacts": {"key": {"any_": ["it-progress"]}}})
+    assert float(shown["data"]) == 100
+    for _ in range(100):  # the server writes events down a little later
+        heard = asked("events", {"filter": {"event": {"name": ["ostinato.guard"]}}})["events"]
+        if heard:
+            break
+        time.sleep(0.3)
+    assert {event["resource"]["prefect.resource.id"] for event in heard} == {"ostinato.run.it"}
+    said = {event["payload"]["said"] for event in heard}
+    assert said == set(Record.read(copied.root / "runs" / "it").warnings) != set()

@@ -12,7 +12,6 @@ import pytest
 from flows.execution.live_report import EVERY, RELOAD, LiveReport
 from flows.execution.runner import Runner
 from flows.stage_table.stages import Node
-from tasks.report.trackers import Trackers
 from tests.tasks.report.synthetic_run import SyntheticRun
 
 
@@ -26,8 +25,7 @@ class Going:
         self.told: list[int] = []
         record = SimpleNamespace(steps=self.steps)
         runner = cast(Runner, SimpleNamespace(record=record, directory=self.directory))
-        trackers = cast(Trackers, SimpleNamespace(tell=self.told.append))
-        self._live = LiveReport(runner, trackers, lambda: self.now)
+        self._live = LiveReport(runner, (self.told.append,), lambda: self.now)
 
     def done(self, round: int, outcome: str = "made") -> bool:
         """A stage of that round is done; whether a page was written for it."""

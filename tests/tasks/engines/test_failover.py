@@ -21,6 +21,7 @@ from tasks.engines.vllm_pool import Servers, groups
 from tasks.policy.policy import Policy
 from tests.conftest import as_artefact
 from tests.tasks.engines.protocol_server import Server
+from tests.tasks.engines.talks import FURTHER, talks
 from tests.tasks.rollout_rows import parameters
 
 GENERATE = "/inference/v1/generate"
@@ -131,6 +132,31 @@ def test_a_lost_server_costs_only_what_it_held(
         expected(engine, asked)(engine.generate(asked, SAMPLING))
     assert f"lost {bad.address}" in caplog.text
     assert len(good.prompts) + len(bad.prompts) < len(asked) + 8  # two groups at most were under way
+
+
+def test_what_follows_goes_to_the_server_that_knows_its_beginning(world: World) -> None:
+    engine = world.start(3, max_sequences=32)
+    engine.load(None)
+    asked = requests()
+    made = talks(engine, asked, SAMPLING)
+    seen = [set(server.prompts) for server in world.servers]
+    assert all(seen)
+    for number, request in enumerate(asked):
+        ids = (*request.prompt_ids, *made[number].token_ids, *FURTHER)
+        assert [request.prompt_ids in own for own in seen] == [ids in own for own in seen]
+
+
+def test_a_server_that_is_lost_amid_talks_costs_only_what_it_held(world: World) -> None:
+    engine = world.start(2)
+    engine.load(world.policy().path)
+    asked = requests()
+    undisturbed = talks(engine, asked, SAMPLING)
+    bad = world.servers[1]
+    bad.fault = after(GENERATE, bad.asked[GENERATE] + len(asked), "reset")
+    disturbed = talks(engine, asked, SAMPLING)
+    assert [r.token_ids for r in disturbed] == [r.token_ids for r in undisturbed]
+    assert [r.logp for r in disturbed] == [pytest.approx(r.logp, abs=1e-5) for r in undisturbed]
+    assert engine._states[1].epoch > 0
 
 
 def test_a_server_that_says_nothing_of_its_health_is_left(world: World) -> None:

@@ -15,9 +15,11 @@ from params.schema import Params
 from tasks.artefacts.artefact import Artefact
 from tasks.engines.base import EngineFailure, Request, Response, Sampling
 from tasks.engines.in_process import InProcess
+from tasks.engines.turn_cache import TurnCache
 from tasks.policy.policy import Policy
 from tests.conftest import as_artefact
 from tests.tasks.engines.likeliest import drawn_from_the_likeliest
+from tests.tasks.engines.talks import as_if_alone, limited, talks
 from tests.tasks.rollout_rows import parameters
 
 PROMPTS = ((1, 10, 11, 12, 13), (1, 20, 21), (1, 30, 31, 32, 33, 34, 35), (1, 40))
@@ -267,3 +269,32 @@ def test_float8_samples_from_rounded_weights_and_leaves_the_trainers_alone(
         assert precise.generate(asked, sampling()) != responses
         seen.append(responses)
     assert seen[0] == seen[2] != seen[1]
+
+
+@pytest.mark.parametrize("top", [0, 3])
+def test_requests_that_come_up_join_and_are_answered_as_if_asked_alone(
+    engine: InProcess, policy: Policy, params: Params, monkeypatch: pytest.MonkeyPatch, top: int
+) -> None:
+    """With room for what was computed, and with so little that it is dropped."""
+    taken: list[int] = []
+    take = TurnCache._taken_over
+    monkeypatch.setattr(TurnCache, "_taken_over", lambda *a: (taken.append(take(*a)), taken[-1])[1])
+    chosen, asked = dataclasses.replace(sampling(top=top), entropy=bool(top)), requests()
+    made = talks(engine, asked, chosen)
+    assert sum(taken) > 0
+    assert talks(engine, asked, chosen) == made
+    poor = talks(with_options(policy, params, kv_cache_gib=1e-4, max_sequences=2), asked, chosen)
+    assert poor == made
+    as_if_alone(engine, asked, chosen, made, 1e-5)
+
+
+@pytest.mark.parametrize("budget", [1, 24])
+def test_talks_that_no_update_could_learn_from_are_sampled_all_the_same(
+    engine: InProcess, policy: Policy, monkeypatch: pytest.MonkeyPatch, budget: int
+) -> None:
+    monkeypatch.setattr(policy, "budget", budget)
+    as_if_alone(engine, requests(), sampling(), talks(engine, requests(), sampling()), 1e-5)
+
+
+def test_a_response_is_no_longer_than_its_own_limit(engine: InProcess) -> None:
+    limited(engine, PROMPTS)

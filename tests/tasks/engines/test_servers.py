@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
 import signal
@@ -20,6 +21,7 @@ from tasks.engines.vllm_pool import Servers
 from tasks.policy.policy import Policy
 from tasks.prepare import nano
 from tests.conftest import as_artefact
+from tests.tasks.engines.talks import as_if_alone, limited, talks
 from tests.tasks.rollout_rows import parameters
 
 pytestmark = [
@@ -133,6 +135,17 @@ def test_a_server_that_comes_back_gets_the_policy_first(engine: Servers, tmp_pat
             os.kill(state.local._process.pid, signal.SIGKILL)
     same(engine.generate(requests(), SAMPLING), first)
     assert any(state.up for state in engine._states)
+
+
+def test_requests_that_come_up_join_and_are_answered_as_if_asked_alone(engine: Servers) -> None:
+    engine.load(None)
+    chosen = dataclasses.replace(SAMPLING, max_tokens=12)
+    as_if_alone(engine, requests(), chosen, talks(engine, requests(), chosen), 1e-4)
+
+
+def test_a_response_is_no_longer_than_its_own_limit(engine: Servers) -> None:
+    engine.load(None)
+    limited(engine, [request.prompt_ids for request in requests()[::SAMPLES]])
 
 
 def test_what_a_server_refuses_is_one_line(engine: Servers) -> None:

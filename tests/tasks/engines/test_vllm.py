@@ -25,6 +25,7 @@ from tasks.prepare import nano
 from tasks.rollout.thinking import Reader
 from tests.conftest import as_artefact
 from tests.tasks.engines.likeliest import drawn_from_the_likeliest
+from tests.tasks.engines.talks import as_if_alone, limited, talks
 from tests.tasks.rollout_rows import parameters
 
 pytestmark = [
@@ -107,6 +108,19 @@ def test_sampling(engine: Vllm) -> None:
         assert response.finish_reason == ("stop" if stopped else "length")
         assert not set(response.token_ids[:-1]) & set(SAMPLING.stop_ids)
         assert stopped or len(response.token_ids) == SAMPLING.max_tokens
+
+
+@pytest.mark.ci
+def test_requests_that_come_up_join_and_are_answered_as_if_asked_alone(engine: Vllm) -> None:
+    engine.load(None)
+    chosen, asked = dataclasses.replace(SAMPLING, top=2, entropy=True), requests()
+    as_if_alone(engine, asked, chosen, talks(engine, asked, chosen), 1e-4)
+
+
+@pytest.mark.ci
+def test_a_response_is_no_longer_than_its_own_limit(engine: Vllm) -> None:
+    engine.load(None)
+    limited(engine, PROMPTS)
 
 
 def test_the_entropy_of_every_position(engine: Vllm) -> None:

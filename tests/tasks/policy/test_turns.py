@@ -40,6 +40,7 @@ TEMPLATES = {
     ),
     "nano": (nano.CHAT_TEMPLATE, "<eos>"),
 }
+FAMILIES = tuple(TEMPLATES)
 MARKS = ["<|im_start|>", "<|im_end|>", "<|start|>", "<|end|>", "<|eot|>", "<start_of_turn>", "<end_of_turn>"]
 MARKS += ["[INST]", "[/INST]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]"]
 WORDS = st.text("abc 0123?\n", min_size=1, max_size=12).map(lambda text: f"a{text}z")
@@ -52,7 +53,7 @@ def chat(template: str, **options: Any) -> tuple[Chat, int]:
     return Chat(words, Prompt(**options)), words.convert_tokens_to_ids(end)
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("name", FAMILIES)
 @given(said=st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=3), first=WORDS)
 def test_appended_turns_are_the_whole_talk(name: str, said: list[tuple[str, str]], first: str) -> None:
     made, end = chat(name)
@@ -77,7 +78,7 @@ def test_what_a_tool_says_is_written_as_the_template_has_it(name: str) -> None:
     assert any(word in text for word in ("tool", "ipython", "[TOOL_RESULTS]"))
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_what_is_said_to_the_model_holds_no_marks_of_the_template(name: str) -> None:
     made, end = chat(name)
     turns = Turns(made, [end], tools=False, keep_thinking=False)
@@ -111,3 +112,70 @@ def test_a_template_that_drops_thinking_is_refused_unless_asked_for() -> None:
     with pytest.raises(BadInput, match="leaves out the thinking"):
         Turns(made, [end], tools=False, keep_thinking=False)
     Turns(made, [end], tools=False, keep_thinking=True)
+
+
+STRIPPED = {
+    "qwen3": (
+        "{%- set ns = namespace(last_query_index=0) %}{%- for message in messages %}"
+        "{%- if message.role == 'user' %}{%- set ns.last_query_index = loop.index0 %}{%- endif %}"
+        "{%- endfor %}{%- for message in messages %}"
+        "{%- set content = message.content %}{%- if message.role == 'assistant' %}"
+        "{%- set thought = '' %}{%- if '</think>' in content %}"
+        "{%- set thought = content.split('</think>')[0].split('<think>')[-1].strip('\\n') %}"
+        "{%- set content = content.split('</think>')[-1].lstrip('\\n') %}{%- endif %}"
+        "{%- if loop.index0 > ns.last_query_index and thought %}"
+        "{{- '<|im_start|>' + message.role + '\\n<think>\\n' + thought + '\\n</think>\\n\\n' + content }}"
+        "{%- else %}{{- '<|im_start|>' + message.role + '\\n' + content }}{%- endif %}{{- '<|im_end|>\\n' }}"
+        "{%- else %}{{- '<|im_start|>' + message.role + '\\n' + content + '<|im_end|>' + '\\n' }}{%- endif %}"
+        "{%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}"
+        "{%- if enable_thinking is defined and enable_thinking is false %}"
+        "{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}{%- endif %}",
+        "<|im_end|>",
+    ),
+    "deepseek-r1": (
+        "{{ '<bos>' }}{% for message in messages %}{% if message['role'] == 'assistant' %}"
+        "{% set content = message['content'] %}{% if '</think>' in content %}"
+        "{% set content = content.split('</think>')[-1] %}{% endif %}"
+        "{{ '<｜Assistant｜>' + content + '<eos>' }}"
+        "{% else %}{{ '<｜User｜>' + message['content'] }}{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<｜Assistant｜><think>\\n' }}{% endif %}",
+        "<eos>",
+    ),
+}
+TEMPLATES |= STRIPPED
+CASES = [("qwen3", {}), ("qwen3", {"chat_template_kwargs": {"enable_thinking": False}}), ("deepseek-r1", {})]
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+@given(
+    said=st.lists(st.tuples(WORDS, WORDS, WORDS, st.booleans()), min_size=1, max_size=3),
+    system=st.one_of(st.none(), WORDS),
+)
+def test_a_patched_template_appends_to_thinking(
+    name: str, options: dict[str, Any], said: list[tuple[str, str, str, bool]], system: str | None
+) -> None:
+    """Refused without, with the patch that mends it; with it, what is appended is the whole talk."""
+    refused, end = chat(name, **options)
+    with pytest.raises(BadInput, match=f"expected --set task.prompt.template_patch={name}$"):
+        Turns(refused, [end], tools=False, keep_thinking=False)
+    made, _ = chat(name, template_patch=name, **options)
+    turns = Turns(made, [end], tools=False, keep_thinking=False)
+    talk = [{"role": "system", "content": system}] if system else []
+    talk += [{"role": "user", "content": "1 + 1"}]
+    assert made.ids([talk]) == refused.ids([talk])
+    known = list(made.ids([talk])[0])
+    for thought, answer, observation, thinks in said:
+        whole = f"<think>\n{thought}\n</think>\n\n{answer}" if thinks else answer
+        known += [*made.tokenizer.encode(whole, add_special_tokens=False), end]
+        message = {"role": "user", "content": observation}
+        known += turns.between([message], end)
+        talk += [{"role": "assistant", "content": whole}, message]
+    assert known == list(made.ids([talk])[0])
+    assert made.template
+
+
+def test_a_patch_that_does_not_fit_is_one_line() -> None:
+    with pytest.raises(BadInput, match="did you mean 'qwen3'"):
+        chat("qwen3", template_patch="qwen")
+    with pytest.raises(BadInput, match="does not look for </think>"):
+        chat("chatml", template_patch="qwen3")

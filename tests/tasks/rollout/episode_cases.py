@@ -18,6 +18,8 @@ from tests.tasks.rollout_rows import parameters
 
 FILE = '''
 import os
+import pathlib
+import threading
 import time
 
 from tasks.environments.base import Turn
@@ -49,6 +51,47 @@ class Silent(Echo):
     def step(self, said):
         turn = super().step(said)
         return Turn(turn.said, done=turn.done)
+
+
+class Late(Echo):
+    """Answers after a while that no seed tells."""
+
+    def step(self, said):
+        time.sleep(os.urandom(1)[0] / 2000)
+        return super().step(said)
+
+
+class Patient(Echo):
+    """The last one waits for another's second turn."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.second = pathlib.Path(folder) / "second"
+
+    def step(self, said):
+        turn = super().step(said)
+        if self.count > 1:
+            self.second.touch()
+        while self.problem.question.startswith("last") and not self.second.exists():
+            time.sleep(0.01)
+        return turn
+
+
+class Stillborn(Echo):
+    def start(self, problem):
+        raise KeyError("no such thing")
+
+
+class Fleeting(Echo):
+    """Dies between its first turn and its second."""
+
+    def step(self, said):
+        turn = super().step(said)
+        if self.count == 1:
+            threading.Timer(0.02, os._exit, (7,)).start()
+        else:
+            time.sleep(2)
+        return turn
 
 
 class Hostile(Echo):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,17 +13,29 @@ import pytest
 import torch
 
 from params.base import BadInput
+from params.engine import Engine
+from params.prompt import Prompt
 from params.schema import Params
-from tasks.artefacts.artefact import Artefact
+from tasks.artefacts.artefact import MANIFEST, Artefact
 from tasks.artefacts.tables import read_table
-from tasks.core.segments import known, responses_of
-from tasks.engines.base import Request
+from tasks.core.segments import Segmented, known, responses_of
+from tasks.engines.base import More, Request, Sampling
 from tasks.engines.in_process import InProcess
 from tasks.policy.policy import Policy
+from tasks.prepare import nano
 from tasks.rollout.rollout import rollout
 from tasks.update.update import update
-from tests.conftest import RunStage
+from tests.conftest import RunStage, as_artefact
 from tests.tasks.rollout.episode_cases import problems, settings, write_file
+
+STRIPPING = (
+    "{{ '<bos>' }}{% for message in messages %}{% set content = message.content %}"
+    "{% if message.role == 'assistant' %}{% if '</think>' in content %}"
+    "{% set content = content.split('</think>')[-1].split('<think>')[-1] %}{% endif %}"
+    "{{ 'A: ' + content + '<eos>' }}{% else %}{{ 'Q: ' + content + '\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'A: ' }}{% endif %}"
+)
+"""Nano's, without the thinking of earlier turns."""
 
 
 @pytest.fixture(autouse=True)
@@ -38,21 +52,28 @@ def rows(artefact: Artefact) -> list[dict[str, Any]]:
     return list(read_table(artefact.file("rollouts.parquet")).to_pylist())
 
 
-def test_the_ids_that_the_engine_saw_are_those_that_are_kept_and_scored(
-    run_stage: RunStage, tiny_model: Artefact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def faithful(
+    run: RunStage, model: Artefact, params: Params, given: Artefact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[Sequence[Request]] = []
+    """The ids that the engine saw are those that are kept and scored; some episodes have several turns."""
+    seen: list[Request] = []
     generate = InProcess.generate
 
-    def watched(self: InProcess, requests: Sequence[Request], *more: Any) -> Any:
-        seen.append(requests)
-        return generate(self, requests, *more)
+    def watched(
+        self: InProcess, requests: Sequence[Request], sampling: Sampling, tell: Any, finished: Any, more: More
+    ) -> Any:
+        def heard(seconds: float) -> Sequence[Request] | None:
+            found = more(seconds)
+            seen.extend(found or ())
+            return found
+
+        seen.extend(requests)
+        return generate(self, requests, sampling, tell, finished, heard)
 
     monkeypatch.setattr(InProcess, "generate", watched)
-    params = settings()
-    made = sampled(run_stage, tiny_model, params, problems(tmp_path / "problems"))
+    made = sampled(run, model, params, given)
     table = read_table(made.file("rollouts.parquet"))
-    prompts = {(request.prompt_ids, request.seed) for call in seen for request in call}
+    prompts = {(request.prompt_ids, request.seed) for request in seen}
     several = 0
     for row in table.to_pylist():
         mask = row["sampled"] or [True] * len(row["response_ids"])
@@ -67,19 +88,89 @@ def test_the_ids_that_the_engine_saw_are_those_that_are_kept_and_scored(
         said = [each["role"] for each in json.loads(row["trace"])]
         assert said[:2] == ["user", "assistant"]
     assert several
-    policy = Policy.open(tiny_model.path, params)
+    policy = Policy.open(model.path, params)
     scores = policy.score(table["prompt_ids"].to_pylist(), responses_of(table), params.rollout.temperature)
     kept = torch.tensor([value for part in table["behaviour_logp"].to_pylist() for value in known(part)])
     assert torch.allclose(scores.logp, kept, atol=1e-4)
 
 
-@pytest.mark.parametrize("waves", [1, 3])
-def test_equal_jobs_make_equal_bytes(
-    run_stage: RunStage, tiny_model: Artefact, tmp_path: Path, waves: int
+def test_the_ids_that_the_engine_saw_are_those_that_are_kept_and_scored(
+    run_stage: RunStage, tiny_model: Artefact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given, params = problems(tmp_path / "problems"), settings(episode={"waves": waves})
-    one, two = (sampled(run_stage, tiny_model, params, given) for _ in range(2))
-    assert one.manifest.files["rollouts.parquet"] == two.manifest.files["rollouts.parquet"]
+    faithful(run_stage, tiny_model, settings(), problems(tmp_path / "problems"), monkeypatch)
+
+
+def test_a_template_that_strips_thinking_is_taken_once_it_is_patched(
+    run_stage: RunStage, tiny_model: Artefact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, given = tmp_path / "stripping", problems(tmp_path / "problems")
+    shutil.copytree(tiny_model.path, folder)
+    (folder / MANIFEST).unlink()
+    (folder / "chat_template.jinja").write_text(STRIPPING)
+    model, params = as_artefact(folder, "model"), settings()
+    with pytest.raises(BadInput, match=r"leaves out the thinking.*--set task.prompt.template_patch=qwen3"):
+        sampled(run_stage, model, params, given)
+    prompt = Prompt(template_patch="qwen3")
+    params = params.model_copy(update={"task": params.task.model_copy(update={"prompt": prompt})})
+    faithful(run_stage, model, params, given, monkeypatch)
+
+
+def test_no_order_in_which_environments_answer_changes_a_byte(
+    run_stage: RunStage, tiny_model: Artefact, tmp_path: Path
+) -> None:
+    given = problems(tmp_path / "problems")
+    names = ("mine.py:Echo", "mine.py:Late", "mine.py:Late")
+    prompt, *late = (sampled(run_stage, tiny_model, settings(name), given) for name in names)
+    for each in late:
+        assert each.manifest.files["rollouts.parquet"] == prompt.manifest.files["rollouts.parquet"]
+
+
+@pytest.mark.long
+@pytest.mark.ci
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
+def test_vllm_makes_the_same_episodes_whenever_environments_answer(
+    run_stage: RunStage, tmp_path: Path
+) -> None:
+    folder, given = tmp_path / "model", problems(tmp_path / "problems")
+    nano.save(nano.create(seed=0, hidden=64, layers=2, heads=2), folder)
+    model, engine = as_artefact(folder, "model"), Engine(name="vllm", kv_cache_gib=0.05, start_timeout=240)
+    limits = {"turn_tokens": 40, "call_seconds": 30.0}
+    prompt, late = (
+        settings(name, episode=limits).model_copy(update={"engine": engine})
+        for name in ("mine.py:Echo", "mine.py:Late")
+    )
+    ours, theirs = (rows(sampled(run_stage, model, each, given)) for each in (prompt, late))
+    assert "turn_length" in {row["finish_reason"] for row in ours}
+    assert max(len(row["turn_rewards"]) for row in ours) > 1
+    for one, two in zip(ours, theirs, strict=True):
+        for name in ("response_ids", "sampled", "finish_reason", "turn_rewards", "trace", "seed"):
+            assert one[name] == two[name]
+        assert known(one["behaviour_logp"]) == pytest.approx(known(two["behaviour_logp"]), abs=1e-4)
+    ids = [
+        Segmented(row["response_ids"], row["sampled"] or [True] * len(row["response_ids"])) for row in ours
+    ]
+    policy = Policy.open(model.path, prompt)
+    scores = policy.score([row["prompt_ids"] for row in ours], ids, prompt.rollout.temperature)
+    kept = torch.tensor([value for row in ours for value in known(row["behaviour_logp"])])
+    torch.testing.assert_close(kept, scores.logp, atol=1e-3, rtol=0.0)
+
+
+def test_an_environment_that_takes_its_time_holds_up_nobody_else(
+    run_stage: RunStage, tiny_model: Artefact, tmp_path: Path
+) -> None:
+    """One does not answer to its first turn before another has heard a second one."""
+    given = problems(tmp_path / "problems", ["last ?", *(f"{i} + 1 = ?" for i in range(1, 8))])
+    limits = {"call_seconds": 30.0, "turn_tokens": 60}
+    params = settings("mine.py:Patient", folder=str(tmp_path), max_response_tokens=150, episode=limits)
+    params = params.model_copy(
+        update={
+            "rollout": params.rollout.model_copy(update={"problems_per_round": 8, "samples_per_problem": 1}),
+            "model": params.model.model_copy(update={"context": 256}),
+        }
+    )
+    made = rows(sampled(run_stage, tiny_model, params, given))
+    assert not [row["reward_error"] for row in made if row["reward_error"]]
+    assert (tmp_path / "second").exists()
 
 
 def test_an_episode_of_one_turn_is_an_answer_and_makes_the_same_update(
@@ -154,6 +245,23 @@ def test_an_environment_that_misbehaves_ends_its_own_episode_alone(
         assert all(row["reward"] is not None for row in by_kind[kind])
     said = [message for row in by_kind["flood"] for message in json.loads(row["trace"])]
     assert max(len(each["content"]) for each in said if each["role"] == "user") < 40
+
+
+@pytest.mark.parametrize(("name", "turns", "word"), [("Stillborn", 1, "KeyError"), ("Fleeting", 2, "code 7")])
+def test_an_environment_that_is_gone_before_it_is_asked_ends_its_episode(
+    run_stage: RunStage, tiny_model: Artefact, tmp_path: Path, name: str, turns: int, word: str
+) -> None:
+    params = settings(f"mine.py:{name}", episode={"turn_tokens": 60}, max_response_tokens=150)
+    params = params.model_copy(update={"model": params.model.model_copy(update={"context": 256})})
+    made = rows(sampled(run_stage, tiny_model, params, problems(tmp_path / "problems")))
+    failed = [row for row in made if row["reward_error"]]
+    assert failed
+    for row in failed:
+        assert (row["finish_reason"], row["reward"]) == ("environment", None)
+        assert word in row["reward_error"]
+    assert max(len(row["turn_rewards"]) for row in failed) == turns
+    rest = [row for row in made if not row["reward_error"]]
+    assert all(row["finish_reason"] == "turn_length" for row in rest)
 
 
 @pytest.mark.parametrize(
