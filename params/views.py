@@ -61,8 +61,9 @@ def of_set(params: Params, name: str) -> Params:
 
 
 def of_audit(params: Params) -> Params:
-    """The second judge in place of the task's."""
-    assert params.audit is not None
+    """The second judge, where there is one, in place of the task's."""
+    if params.audit is None:
+        return params
     return params.model_copy(update={"task": params.task.model_copy(update={"reward": params.audit.reward})})
 
 
