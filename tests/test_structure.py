@@ -36,14 +36,15 @@ TASKS = {
 FLOWS = {
     "environment": set(),
     "stage_table": set(),
-    "planner": set(),
+    "planner": {"environment"},
     "process": {"environment"},
     "execution": {"environment", "planner", "process", "stage_table"},
     "sync": {"environment", "execution"},
     "experiments": {"environment", "execution", "stage_table"},
     "dvc": {"execution", "experiments", "stage_table"},
     "prefect_hooks": {"environment", "execution", "sync"},
-    "train": {"environment", "execution", "prefect_hooks", "process", "stage_table"},
+    "prefect_progress": {"execution"},
+    "train": {"environment", "execution", "prefect_hooks", "prefect_progress", "process", "stage_table"},
     "compare_flow": {"experiments"},
     "evaluate_flow": {"environment", "execution", "prefect_hooks", "stage_table", "sync", "train"},
     "commands": {
