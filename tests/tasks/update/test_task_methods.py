@@ -142,6 +142,19 @@ def _kept() -> list[int]:
     return [place for place, reward in enumerate(r for group in REWARDS for r in group) if reward is not None]
 
 
+def test_a_tasks_correction_and_terms_are_of_its_own_tokens(
+    run_stage: RunStage, tiny_model: Artefact, rollouts: Artefact
+) -> None:
+    own = "{correction: {high: 1.0}, terms: [{name: entropy_bonus, coefficient: 0.1}]}"
+    params = parameters(f"tasks.countdown.method={own}", "update.measure_terms=true")
+    told = run_stage(update, params, model=tiny_model, rollout=rollouts).json("metrics.json")
+    assert told["correction_weight"] == told["countdown.correction_weight"] < 1.0
+    assert told["correction_cut"] == told["countdown.correction_cut"] > 0.0
+    assert told["entropy_bonus.entropy"] == told["countdown.entropy_bonus.entropy"] > 0.0
+    assert told["entropy_bonus.grad_norm"] > 0.0
+    assert not {"main.correction_weight", "main.entropy_bonus.entropy"} & set(told)
+
+
 def test_a_tasks_method_makes_the_updates_again_and_nothing_else() -> None:
     def identities(params: Params) -> dict[str, str]:
         return {name: fingerprint(row, 1, params, {}) for name, row in plan(params).table.items()}
