@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import shutil
@@ -158,13 +159,24 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[st
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with (home / "server.log").open("w") as log:
         server = subprocess.Popen(
-            command, env=environment, stdout=log, stderr=log, start_new_session=True, text=True
+            command,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            text=True,
+            preexec_fn=_die_with_the_tests,
         )
     try:
         _wait_for(f"http://127.0.0.1:{port}/api/health", server)
         yield {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
     finally:
         kill_tree(server)
+
+
+def _die_with_the_tests() -> None:
+    """In the server, before it is one: whatever kills the tests ends it too (Linux's PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def _wait_for(address: str, server: subprocess.Popen[str], patience: float = 120) -> None:
