@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import threading
 import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -111,22 +116,76 @@ def test_a_figure_that_a_stage_does_not_tell_breaks_no_rule_and_is_said(tmp_path
     assert said.startswith("guards.0.figure: rollout does not always tell 'rollout.reward_men'; did you mean")
 
 
+GUARDED = """
+name: guards
+trigger:
+  type: event
+  posture: Reactive
+  expect: [ostinato.guard]
+  threshold: 1
+actions:
+  - type: call-webhook
+    block_document_id: {block}
+    payload: "{{{{ event.payload.said }}}}"
+"""
+"""As docs/deploy.md has it, with a webhook for the notification."""
+BLOCK = """
+from prefect.blocks.webhook import Webhook
+print(Webhook(url='{url}').save('guards', overwrite=True))
+"""
+
+
+@pytest.fixture
+def hook() -> Iterator[tuple[str, list[str]]]:
+    """Where a server of our own listens, and what it has heard."""
+    heard: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            heard.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            """Nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/", heard
+    server.shutdown()
+
+
 @pytest.mark.long
 @pytest.mark.ci
-def test_prefects_server_hears_of_a_guard_and_of_progress(copied: Workspace) -> None:
-    copied.run("--set", f"guards=[{WARN}]")
+def test_prefects_server_hears_of_guards_and_progress_and_its_automation_tells_others(
+    copied: Workspace, hook: tuple[str, list[str]]
+) -> None:
+    url, told = hook
     server = copied.environment["PREFECT_API_URL"]
+
+    def do(*command: str) -> str:
+        words = [sys.executable, *command]
+        done = subprocess.run(
+            words, env=copied.environment, cwd=copied.root, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    (copied.root / "guards.yaml").write_text(GUARDED.format(block=do("-c", BLOCK.format(url=url))))
+    do("-m", "prefect", "automation", "create", "--from-file", "guards.yaml")
+    copied.run("--set", f"guards=[{WARN}]")
 
     def asked(what: str, body: dict[str, Any]) -> Any:
         return httpx.post(f"{server}/{what}/filter", json=body, timeout=30).raise_for_status().json()
 
     (shown,) = asked("artifacts/latest", {"artifacts": {"key": {"any_": ["it-progress"]}}})
     assert float(shown["data"]) == 100
-    for _ in range(100):  # the server writes events down a little later
-        heard = asked("events", {"filter": {"event": {"name": ["ostinato.guard"]}}})["events"]
-        if heard:
+    said = set(Record.read(copied.root / "runs" / "it").warnings)
+    assert said
+    for _ in range(200):  # the server looks at events a little later
+        if len(told) >= len(said):
             break
         time.sleep(0.3)
-    assert {event["resource"]["prefect.resource.id"] for event in heard} == {"ostinato.run.it"}
-    said = {event["payload"]["said"] for event in heard}
-    assert said == set(Record.read(copied.root / "runs" / "it").warnings) != set()
+    events = asked("events", {"filter": {"event": {"name": ["ostinato.guard"]}}})["events"]
+    assert {event["resource"]["prefect.resource.id"] for event in events} == {"ostinato.run.it"}
+    assert {event["payload"]["said"] for event in events} == said
+    assert {text.strip('"') for text in told} == said
