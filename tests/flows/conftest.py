@@ -215,7 +215,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, prefect_server: dict[str,
 @pytest.fixture
 def copied(finished: Workspace, tmp_path: Path, prefect_server: dict[str, str]) -> Workspace:
     """A copy of the finished workspace that may be harmed."""
-    root = tmp_path / "copied"
+    root = tmp_path / "copied \u00e4"  # as people name folders
     shutil.copytree(finished.root, root)
     return Workspace(root, environment_of(root, prefect_server))
 
@@ -223,7 +223,7 @@ def copied(finished: Workspace, tmp_path: Path, prefect_server: dict[str, str]) 
 @pytest.fixture
 def prepared(finished: Workspace, tmp_path: Path, prefect_server: dict[str, str]) -> Workspace:
     """A workspace that has the base model and the problems, and nothing else."""
-    root = tmp_path / "prepared"
+    root = tmp_path / "prepared \u00e4"
     for name in ("model", "problems"):
         for path in (finished.root / "artefacts").glob(f"{name}-*"):
             shutil.copytree(path, root / "artefacts" / path.name)
@@ -233,6 +233,6 @@ def prepared(finished: Workspace, tmp_path: Path, prefect_server: dict[str, str]
 @pytest.fixture
 def empty(tmp_path: Path, prefect_server: dict[str, str]) -> Workspace:
     """A workspace with nothing in it."""
-    root = tmp_path / "empty"
+    root = tmp_path / "empty \u00e4"
     root.mkdir()
     return Workspace(root, environment_of(root, prefect_server))
