@@ -35,7 +35,7 @@ def rescore(
     """A run's answers judged by another reward, and what follows from that (docs/caching.md)."""
     of = words_of(run)
     changes = (*of.settings, f"task.reward={reward}", *(settings or []))
-    _branch(Words(of.model, of.task, of.method, changes, name or f"{run}-{_short(reward)}"), as_json)
+    _branch(Words(of.model, of.task, of.method, changes, name or _named(run, reward)), as_json)
 
 
 def what_if(
@@ -55,7 +55,7 @@ def what_if(
     kept = tuple(each for each in of.settings if not each.startswith(("method.", "rounds=")))
     have = len({step.round for step in record.steps if step.stage == "rollout"})
     said = (f"rollout.recorded={run}", f"rounds={rounds or have}", *(settings or []))
-    branch = Words(of.model, of.task, method, (*kept, *said), name or f"{run}-{_short(method)}")
+    branch = Words(of.model, of.task, method, (*kept, *said), name or _named(run, method))
     _branch(branch, as_json)
     tell_off_policy(str(branch.name), as_json)
 
@@ -83,7 +83,7 @@ def _branch(words: Words, as_json: bool) -> None:
     start(words, as_json)
 
 
-def _short(text: str) -> str:
-    """What of a name or a mapping can stand in the name of a run."""
-    found = re.search(r"name:\s*['\"]?([\w.:-]+)", text)
-    return re.sub(r"[^a-z0-9._-]+", "-", (found[1] if found else text).lower()).strip("-.")[:40]
+def _named(run: str, other: str) -> str:
+    """What a branch is called: by its run, and by the name that stands in ``other``."""
+    found = re.search(r"name:\s*['\"]?([\w.:-]+)", other)
+    return re.sub(r"[^a-z0-9._-]+", "-", f"{run}-{found[1] if found else other}".lower()).strip("-.")[:80]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import typer
@@ -64,7 +65,12 @@ def compare(
     if runs is not None:
         from flows.experiments.existing_runs import names_of, side_by_side
 
-        print(f"Report: {side_by_side(names_of(runs), name, baseline) / 'report.html'}")
+        if methods or only or budget or settings:
+            raise BadInput(
+                "--runs: are finished; expected no methods, budget, settings or --only beside them"
+            )
+        page = side_by_side(names_of(runs), name, baseline) / "report.html"
+        print(json.dumps({"event": "finished", "report": str(page)}) if as_json else f"Report: {page}")
         return
     if methods is None:
         raise BadInput("--methods: nothing to compare; expected methods, or --runs")

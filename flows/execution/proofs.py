@@ -138,9 +138,9 @@ def cache(folder: Path, settings: Sequence[str], seed: int, tell: Callable[[str]
     tell("a run that nothing happens to")
     place.run()
     before = place.made()
-    found = {(place.root / "artefacts" / path.name): path for path in _artefacts(place)}
+    found = _artefacts(place)
     tell(f"a bit is flipped in each of {len(found)} artefacts")
-    for path in found.values():
+    for path in found:
         file = chance.choice([p for p in sorted(path.rglob("*")) if p.is_file() and p.stat().st_size])
         content = bytearray(file.read_bytes())
         content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
@@ -150,15 +150,12 @@ def cache(folder: Path, settings: Sequence[str], seed: int, tell: Callable[[str]
     missed = f"{noticed} of {len(found)} damages were noticed" if noticed != len(found) else ""
     yield _compared(f"a bit flipped in each of {len(found)} artefacts", before, place.made(), missed)
     tell("the same command once more")
-    outcomes = [each["outcome"] for each in place.run() if each["event"] == "stage"]
-    again = outcomes.count("made")
-    yield _compared(
-        "the same command again", before, place.made(), f"made {again} stages anew" if again else ""
-    )
+    again = _made_anew(place.run())
+    yield _compared("the same command again", before, place.made(), again)
 
 
 def drivers(folder: Path, settings: Sequence[str], seed: int, tell: Callable[[str], None]) -> Iterator[Trial]:
-    """Run through Prefect and through DVC, and compare; then each takes over what the other made."""
+    """Run through Prefect and through DVC, and compare; then Prefect takes over what DVC made."""
     prefect, dvc = Place(folder / "prefect", settings), Place(folder / "dvc", settings)
     tell("through Prefect")
     prefect.run()
@@ -166,10 +163,8 @@ def drivers(folder: Path, settings: Sequence[str], seed: int, tell: Callable[[st
     dvc.dvc()
     yield _compared("through DVC, against Prefect", prefect.made(), dvc.made(), "")
     tell("through Prefect, where DVC has run")
-    outcomes = [each["outcome"] for each in dvc.run() if each["event"] == "stage"]
-    again = outcomes.count("made")
-    more = f"made {again} stages anew" if again else ""
-    yield _compared("Prefect takes over what DVC made", prefect.made(), dvc.made(), more)
+    again = _made_anew(dvc.run())
+    yield _compared("Prefect takes over what DVC made", prefect.made(), dvc.made(), again)
 
 
 Proof = Callable[[Path, Sequence[str], int, Callable[[str], None]], Iterator[Trial]]
@@ -180,6 +175,12 @@ def _compared(what: str, before: Mapping[str, Artefact], after: Mapping[str, Art
     places = {*before, *after}
     same = {place for place in {*before} & {*after} if before[place].digest == after[place].digest}
     return Trial(what, len(places), tuple(sorted(places - same)), more)
+
+
+def _made_anew(events: Sequence[Mapping[str, Any]]) -> str:
+    """What is wrong where stages were made that should have been found; empty where none was."""
+    again = sum(each["event"] == "stage" and each["outcome"] == "made" for each in events)
+    return f"made {again} stages anew" if again else ""
 
 
 def _artefacts(place: Place) -> list[Path]:

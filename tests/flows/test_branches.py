@@ -54,6 +54,7 @@ def test_rescore_what_if_and_from_make_branches_of_a_run(copied: Workspace) -> N
         (["run", "--from", "nowhere/round-01"], "no such run"),
         (["run", "--set", "rollout.recorded=nowhere"], "run nowhere has the rollouts of 0 rounds"),
         (["compare", "--runs", "one"], "--runs one: expected two runs at least"),
+        (["compare", "--runs", "a,b", "--methods", "grpo"], "--runs: are finished; expected no methods"),
         (["compare"], "--methods: nothing to compare; expected methods, or --runs"),
     ],
 )
