@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from flows.environment import workspace
 from flows.execution.runner import run_directory
-from params.base import BadInput, validate
+from params.base import BadInput
 from params.schema import Params
 from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.record import Record
@@ -48,7 +48,7 @@ def export_merged(name: str, target: Path, dtype: Literal["base", "float32"]) ->
     new.mkdir(parents=True)
     try:
         with Context(scratch=new) as context:
-            params = validate(Params, record.params, f"{name}: run.json: parameters of an older version")
+            params = record.parameters()
             trainer = job_policy(Job(params, last.round, {"model": base}, new, context))
             trainer.restore(made.path)
             if template := Chat(trainer.tokenizer, params.task.prompt).template:  # what it was trained with

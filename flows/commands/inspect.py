@@ -13,8 +13,7 @@ from rich.tree import Tree
 from flows.environment import workspace
 from flows.execution.runner import run_directory
 from flows.stage_table.stages import Node, plan
-from params.base import BadInput, validate
-from params.schema import Params
+from params.base import BadInput
 from tasks.artefacts.artefact import Artefact, Damaged, replace_file
 from tasks.artefacts.record import Record, Step
 from tasks.artefacts.store import Store
@@ -29,7 +28,7 @@ def status_of(name: str, as_json: bool) -> None:
     """Print the state of every stage of a run, each artefact checked byte by byte."""
     directory = run_directory(workspace(), name)
     record = Record.read(directory)
-    params = _params(record)
+    params = record.parameters()
     stages, known = plan(params), {step.place: step for step in record.steps}
     rows = [_state(directory, node, known.get(node.place)) for node in stages]
     if as_json:
@@ -160,7 +159,3 @@ def _history(store: Store, artefact: Artefact, tree: Tree, seen: set[str]) -> Tr
             continue
         _history(store, below, tree.add(f"{label}, round {below.manifest.round}"), seen)
     return tree
-
-
-def _params(record: Record) -> Params:
-    return validate(Params, record.params, f"{record.name}: run.json: parameters of an older version")

@@ -17,9 +17,8 @@ from flows.execution.explain import Explained, Explaining
 from flows.execution.runner import run_directory
 from flows.execution.validation import settled
 from flows.stage_table.stages import plan
-from params.base import BadInput, nearest, validate
+from params.base import BadInput, nearest
 from params.load import changed
-from params.schema import Params
 from tasks.artefacts.record import Record
 from tasks.artefacts.store import Store
 from tasks.report.format import count
@@ -35,8 +34,7 @@ def why(text: str, settings: Sequence[str], as_json: bool) -> None:
     with these settings. Raises ``BadInput``."""
     name, _, place = text.strip("/").partition("/")
     record = Record.read(run_directory(workspace(), name))
-    before = f"{record.name}: run.json: parameters of an older version"
-    params = settled(changed(validate(Params, record.params, before), settings))
+    params = settled(changed(record.parameters(), settings))
     stages = plan(params)
     if place and place not in stages.nodes:
         raise BadInput(f"{text}: no stage '{place}' in this run{nearest(place, stages.nodes)}")

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from params.base import BadInput
+from params.base import BadInput, validate
+from params.schema import Params
 from tasks.artefacts.artefact import replace_file, write_json
 from tasks.artefacts.role import Role
 
@@ -54,6 +55,10 @@ class Record(BaseModel):
     warnings: list[str] = []
     """What its guards said, in the order of the stages."""
     steps: list[Step] = []
+
+    def parameters(self) -> Params:
+        """What ``params`` says; raises ``BadInput`` that names the run where another version wrote them."""
+        return validate(Params, self.params, f"{self.name}: run.json: parameters of an older version")
 
     def policies(self) -> list[Step]:
         """The steps that made the policy of a round, by round."""

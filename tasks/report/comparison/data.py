@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from params.base import validate
 from params.schema import Params
 from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.record import Record
@@ -117,7 +116,7 @@ def read_runs(outcomes: Sequence[Outcome]) -> list[Compared]:
 
 def _read(outcome: Outcome, order: dict[int, list[str]]) -> Compared:
     record = Record.read(outcome.directory)
-    params = validate(Params, record.params)
+    params = record.parameters()
     run = Compared(outcome.arm, outcome.seed, record, params, outcome.diverged, outcome.rounds)
     run.figures = figures_of(outcome.directory)
     made = 0.0

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from params.base import validate
 from params.schema import Params
 from tasks.artefacts.artefact import Artefact, Damaged, file_digest
 from tasks.artefacts.record import Record, Step
@@ -150,7 +149,7 @@ class RunData:
 def collect(directory: Path) -> RunData:
     """Read a run, finished or not. Raises ``BadInput`` where none is, ``Damaged`` for a changed file."""
     record = Record.read(directory)
-    params = validate(Params, record.params)
+    params = record.parameters()
     done = [Done(step, _artefact(directory / step.place)) for step in record.steps]
     evaluations = [
         Evaluation(
