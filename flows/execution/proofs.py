@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 
 from flows.execution.runner import run_directory
-from tasks.artefacts.artefact import MANIFEST, Artefact
+from tasks.artefacts.artefact import EVERYTHING, MANIFEST, Artefact
 from tasks.artefacts.record import Record
 from tasks.core.errors import StageFailure
 
@@ -86,9 +86,9 @@ class Place:
         self._ended(self._process(sys.executable, "-m", "dvc", "repro"))
 
     def made(self) -> dict[str, Artefact]:
-        """The artefacts of the run by place, each checked byte by byte."""
-        directory = run_directory(self.root, NAME)
-        return {step.place: Artefact.open(directory / step.place) for step in Record.read(directory).steps}
+        """The artefacts of the run by place, each checked byte by byte, as far as ``keep`` left it."""
+        directory, steps = run_directory(self.root, NAME), Record.read(run_directory(self.root, NAME)).steps
+        return {step.place: Artefact.open(directory / step.place, lacking=EVERYTHING) for step in steps}
 
     def _process(self, *command: str) -> subprocess.Popen[str]:
         pipe = subprocess.PIPE
@@ -173,8 +173,12 @@ PROOFS: Mapping[str, Proof] = {"resume": resume, "cache": cache, "drivers": driv
 
 def _compared(what: str, before: Mapping[str, Artefact], after: Mapping[str, Artefact], more: str) -> Trial:
     places = {*before, *after}
-    same = {place for place in {*before} & {*after} if before[place].digest == after[place].digest}
+    same = {place for place in {*before} & {*after} if _same(before[place], after[place])}
     return Trial(what, len(places), tuple(sorted(places - same)), more)
+
+
+def _same(before: Artefact, after: Artefact) -> bool:
+    return (before.digest, before.dropped) == (after.digest, after.dropped)
 
 
 def _made_anew(events: Sequence[Mapping[str, Any]]) -> str:

@@ -28,7 +28,7 @@ from tasks.artefacts.artefact import (
     Manifest,
     Source,
     file_digest,
-    sync_directory,
+    write_manifest,
 )
 from tasks.artefacts.record import Record, Step
 from tasks.artefacts.store import Store
@@ -213,11 +213,7 @@ def _place(store: Store, manifest: Manifest, downloads: Path) -> None:
                 raise  # another process took the same file and cleaned up
             except OSError:
                 shutil.copyfile(downloads / file.sha256, path)
-        with (new / MANIFEST).open("wb") as handle:
-            handle.write(manifest.to_bytes())
-            handle.flush()
-            os.fsync(handle.fileno())
-        sync_directory(new)
+        write_manifest(new, manifest)
         Artefact.open(new)
 
     store.put(store.path(manifest.stage, manifest.fingerprint), build)
