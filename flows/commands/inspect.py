@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
@@ -34,7 +35,7 @@ def status_of(name: str, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"name": name, "finished": record.finished, "stages": rows}))
         return
-    table = Table(title=f"{name}: {record.command}", title_justify="left", box=None, pad_edge=False)
+    table = Table(title=escape(f"{name}: {record.command}"), title_justify="left", box=None, pad_edge=False)
     for heading in ("stage", "state", "last", "seconds", "fingerprint", "what"):
         table.add_column(heading, justify="right" if heading == "seconds" else "left")
     for row in rows:

@@ -34,7 +34,7 @@ def whole_inputs(runner: Runner, node: Node) -> Iterator[None]:
     """Inside, the inputs of the stage are whole, and no process drops any of them."""
     wanted = read_by(node)
     while True:
-        restore(runner, wanted, node.place)
+        restore(runner, wanted)
         with runner.store.reading(runner.done[place].path.name for place in wanted) as held:
             if held and all(_whole(runner.done[place], lacking) for place, lacking in wanted.items()):
                 yield
@@ -42,7 +42,7 @@ def whole_inputs(runner: Runner, node: Node) -> Iterator[None]:
         time.sleep(PAUSE)
 
 
-def restore(runner: Runner, wanted: Wanted, reader: str) -> None:
+def restore(runner: Runner, wanted: Wanted) -> None:
     """Make these artefacts of a run whole: from its own directory or the remote, or anew, with whatever that
     takes. What was made on the way alone is thinned again as soon as nothing reads it.
 
@@ -50,10 +50,9 @@ def restore(runner: Runner, wanted: Wanted, reader: str) -> None:
     """
     making = _to_make(runner, wanted)
     if making:
-        runner.watch.note(
-            f"{reader}: reads {', '.join(making[-1:])}, which was dropped as keep says; making it again"
-            + (f", and on the way {len(making) - 1} more" if len(making) > 1 else "")
-        )
+        asked = [place for place in making if place in wanted]
+        more = f", and {len(making) - len(asked)} more on the way" if len(making) > len(asked) else ""
+        runner.watch.note(f"making {', '.join(asked)} again, which was dropped as keep says{more}")
     again: dict[str, Thinning] = {}
     for number, place in enumerate(making):
         if was := runner.done[place].thinned:

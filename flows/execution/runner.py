@@ -162,7 +162,7 @@ class Runner:
 
     def show_whole(self, place: str, lacking: Collection[str] = ()) -> None:
         """See to it that an artefact of the run is whole, in the cache and at the run's path."""
-        restore(self, {place: lacking}, self.name)
+        restore(self, {place: lacking})
         publish(self.done[place], self.directory / place)
 
     def finish(self) -> None:

@@ -32,6 +32,7 @@ class Thinning:
     def __init__(self, store: Store, directory: Path, note: Callable[[str], None]) -> None:
         self._store, self._directory, self._note = store, directory, note
         self._dropped: dict[str, Parts] = {}
+        self._nodes: dict[int, list[Node]] = {}
         self._told = False
 
     def forget(self, place: str) -> None:
@@ -42,7 +43,9 @@ class Thinning:
         """Drop what can go of a run with these steps."""
         if params.keep == Keep():
             return
-        found = unneeded(self._store, record.steps, params)
+        if params.rounds not in self._nodes:
+            self._nodes = {params.rounds: readers(params)}
+        found = unneeded(self._store, record.steps, params.keep, self._nodes[params.rounds])
         found = {place: parts for place, parts in found.items() if parts - self._dropped.get(place, set())}
         if not found:
             return
@@ -76,11 +79,10 @@ class Thinning:
         return True
 
 
-def unneeded(store: Store, steps: Sequence[Step], params: Params) -> dict[str, Parts]:
-    """What a run with these steps can do without, by place."""
-    nodes = [*plan(params), *_onwards(params)]
+def unneeded(store: Store, steps: Sequence[Step], keep: Keep, nodes: Sequence[Node]) -> dict[str, Parts]:
+    """What a run with these steps can do without, by place; ``nodes`` are its stages and further ones."""
     needed = still_read(nodes, {step.place for step in steps})
-    return going(params.keep, steps, scores(store, steps), needed)
+    return going(keep, steps, scores(store, steps), needed)
 
 
 def scores(store: Store, steps: Sequence[Step]) -> dict[int, float]:
@@ -107,9 +109,10 @@ def claimed(store: Store, but: str) -> dict[str, Parts]:
         without: dict[str, Parts] = {}
         with suppress(BadInput):  # of another version, or with stages that are not here: it keeps all
             params = record.parameters()
-            for name in _read_elsewhere(store, params):
+            nodes = readers(params)
+            for name in _read_elsewhere(store, nodes):
                 found[name] = EVERY_PART
-            without = unneeded(store, record.steps, params)
+            without = unneeded(store, record.steps, params.keep, nodes)
         for step in record.steps:
             name = name_of(store, step)
             found[name] = found.get(name, frozenset()) | EVERY_PART - without.get(step.place, frozenset())
@@ -121,19 +124,19 @@ def name_of(store: Store, step: Step) -> str:
     return store.path(step.stage, step.fingerprint).name
 
 
-def _onwards(params: Params) -> list[Node]:
-    """The stages of further rounds that could read of the run's rounds, were there more."""
-    back = 1
-    for node in plan(params):
-        rounds = [int(place[6:].partition("/")[0]) for place in node.inputs.values() if place[:6] == "round-"]
+def readers(params: Params) -> list[Node]:
+    """The stages of a run, and those of further rounds that would read of its own, were there more."""
+    own, back = plan(params), 1
+    for node in own:
+        rounds = [own[place].round for place in node.inputs.values() if own[place].round]
         back = max([back, *(node.round - round for round in rounds)])
-    more = params.model_copy(update={"rounds": params.rounds + back})
-    return [node for node in plan(more) if node.round > params.rounds]
+    more = plan(params.model_copy(update={"rounds": params.rounds + back}))
+    return [*own, *(node for node in more if node.round > params.rounds)]
 
 
-def _read_elsewhere(store: Store, params: Params) -> list[str]:
-    """The artefacts of other runs that a run reads, by the names of their directories."""
-    texts = {text for node in plan(params) for text in node.outside.values()}
+def _read_elsewhere(store: Store, nodes: Sequence[Node]) -> list[str]:
+    """The artefacts of other runs that these stages read, by the names of their directories."""
+    texts = {text for node in nodes for text in node.outside.values()}
     found = []
     for text in texts:
         with suppress(BadInput, Damaged, FileNotFoundError, NotADirectoryError):
