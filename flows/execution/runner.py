@@ -6,6 +6,7 @@ import os
 import shlex
 import time
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -158,6 +159,9 @@ class Runner:
         """Make a thinned artefact again, in its place in the cache."""
         was = self.done[node.place]
         with self.store.lock(was.path.name):
+            with suppress(Damaged):  # it may be whole by now, through another process
+                if found := self.store.find(node.stage.name, was.fingerprint):
+                    return found
             return self._make(node, was.fingerprint, was)
 
     def show_whole(self, place: str, lacking: Collection[str] = ()) -> None:
@@ -168,7 +172,7 @@ class Runner:
     def finish(self) -> None:
         """Every stage is done."""
         policies = {step.round: step.place for step in self.record.policies() if step.place in self.nodes}
-        for round in {max(policies, default=0), best_round(scores(self.store, self.record.steps)) or 0}:
+        for round in {max(policies, default=0), best_round(scores(self.directory, self.record.steps)) or 0}:
             if round in policies:  # another run, or this one with other rounds, may have dropped it
                 self.show_whole(policies[round], (MOMENTS,))
         self.thinning.drop(self.record, self.params)

@@ -18,12 +18,16 @@ from params.base import BadInput
 from params.keep import Keep
 from params.schema import Params
 from tasks.artefacts.artefact import Artefact, Damaged
-from tasks.artefacts.record import Record, Step
+from tasks.artefacts.record import STEPS, Record, Step
 from tasks.artefacts.store import Store
 from tasks.artefacts.tables import read_table
 from tasks.artefacts.thinned import thin
 
 ANSWERS = "rollouts.parquet"
+Claims = dict[str, Parts]
+"""What must stay, by the name of the artefact's directory in the cache."""
+Stamp = tuple[int, ...]
+"""When a run's record was written."""
 
 
 class Thinning:
@@ -33,6 +37,7 @@ class Thinning:
         self._store, self._directory, self._note = store, directory, note
         self._dropped: dict[str, Parts] = {}
         self._nodes: dict[int, list[Node]] = {}
+        self._claims: dict[Path, tuple[Stamp, Claims]] = {}
         self._told = False
 
     def forget(self, place: str) -> None:
@@ -45,14 +50,14 @@ class Thinning:
             return
         if params.rounds not in self._nodes:
             self._nodes = {params.rounds: readers(params)}
-        found = unneeded(self._store, record.steps, params.keep, self._nodes[params.rounds])
+        found = unneeded(self._directory, record.steps, params.keep, self._nodes[params.rounds])
         found = {place: parts for place, parts in found.items() if parts - self._dropped.get(place, set())}
         if not found:
             return
         try:
             if pipeline := in_pipeline(self._store.root, record.name):
                 raise BadInput(f"{pipeline} names this run, and DVC needs its outputs whole")
-            claims = claimed(self._store, record.name)
+            claims = self._claimed(record.name)
         except BadInput as reason:
             if not self._told:
                 self._note(f"keep: nothing is dropped: {reason}")
@@ -62,6 +67,20 @@ class Thinning:
             parts = found.get(step.place, frozenset()) - claims.get(name_of(self._store, step), frozenset())
             if parts and self._thin(step, parts, params):
                 self._dropped[step.place] = parts
+
+    def _claimed(self, but: str) -> Claims:
+        """What the other runs keep or read. Raises ``BadInput`` for a record that cannot be read: what it
+        names cannot be known."""
+        found: Claims = {}
+        for path in records(self._store.root):
+            if path.parent.name == but:
+                continue
+            stamp = tuple(file.stat().st_mtime_ns for file in (path, path.with_name(STEPS)) if file.exists())
+            if self._claims.get(path, ((), {}))[0] != stamp:
+                self._claims[path] = stamp, claims_of(self._store, path.parent)
+            for name, parts in self._claims[path][1].items():
+                found[name] = found.get(name, frozenset()) | parts
+        return found
 
     def _thin(self, step: Step, parts: Parts, params: Params) -> bool:
         """Drop parts of a step's artefact, in the cache and in the run; False where a process reads it."""
@@ -79,43 +98,38 @@ class Thinning:
         return True
 
 
-def unneeded(store: Store, steps: Sequence[Step], keep: Keep, nodes: Sequence[Node]) -> dict[str, Parts]:
-    """What a run with these steps can do without, by place; ``nodes`` are its stages and further ones."""
+def unneeded(directory: Path, steps: Sequence[Step], keep: Keep, nodes: Sequence[Node]) -> dict[str, Parts]:
+    """What a run there with these steps can do without, by place; ``nodes`` are its stages and further
+    ones."""
     needed = still_read(nodes, {step.place for step in steps})
-    return going(keep, steps, scores(store, steps), needed)
+    return going(keep, steps, scores(directory, steps), needed)
 
 
-def scores(store: Store, steps: Sequence[Step]) -> dict[int, float]:
-    """The held-out scores, mean@n, of a run's policies by round, as far as they are at hand."""
+def scores(directory: Path, steps: Sequence[Step]) -> dict[int, float]:
+    """The held-out scores, mean@n, of the policies of a run there by round, as far as they are at hand."""
     found: dict[int, float] = {}
     for step in steps:
         if step.stage == "evaluate" and step.round:
-            with suppress(Damaged, FileNotFoundError):
-                made = Artefact.open(store.path(step.stage, step.fingerprint), check=False)
+            with suppress(Damaged, FileNotFoundError, NotADirectoryError):
+                made = Artefact.open(directory / step.place, check=False)
                 value = made.json("scores.json")["mean_at_n"]["value"]
                 if value is not None:
                     found[step.round] = value
     return found
 
 
-def claimed(store: Store, but: str) -> dict[str, Parts]:
-    """What the other runs keep, or read of another, by the name of the artefact's directory. Raises
-    ``BadInput`` for a record that cannot be read: what it names cannot be known."""
-    found: dict[str, Parts] = {}
-    for path in records(store.root):
-        if path.parent.name == but:
-            continue
-        record = Record.read(path.parent)
-        without: dict[str, Parts] = {}
-        with suppress(BadInput):  # of another version, or with stages that are not here: it keeps all
-            params = record.parameters()
-            nodes = readers(params)
-            for name in _read_elsewhere(store, nodes):
-                found[name] = EVERY_PART
-            without = unneeded(store, record.steps, params.keep, nodes)
-        for step in record.steps:
-            name = name_of(store, step)
-            found[name] = found.get(name, frozenset()) | EVERY_PART - without.get(step.place, frozenset())
+def claims_of(store: Store, directory: Path) -> Claims:
+    """What a run keeps by its rules, or reads of another. Raises ``BadInput`` where it cannot be read."""
+    record = Record.read(directory)
+    found, without = dict[str, Parts](), dict[str, Parts]()
+    with suppress(BadInput):  # of another version, or with stages that are not here: it keeps all
+        params = record.parameters()
+        nodes = readers(params)
+        found = dict.fromkeys(_read_elsewhere(store, nodes), EVERY_PART)
+        without = unneeded(directory, record.steps, params.keep, nodes)
+    for step in record.steps:
+        name = name_of(store, step)
+        found[name] = found.get(name, frozenset()) | EVERY_PART - without.get(step.place, frozenset())
     return found
 
 

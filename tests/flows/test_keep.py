@@ -348,7 +348,7 @@ def test_a_thinned_run_ends_as_a_whole_one_and_answers(prepared: Workspace, fini
 def test_a_thinned_run_goes_on_and_is_changed_and_made_whole(prepared: Workspace) -> None:
     first = ["run", "--name", "it", "--json", *NANO, "--set", LEAST]
     prepared.call(*first, "--set", "rounds=4")
-    assert prepared.call("why", "it").stdout.startswith("it: 17 of 17 stages are in the cache")
+    assert prepared.call("why", "it").stdout.startswith("it: 16 of 16 stages are in the cache")
     before = size(prepared)
     assert set(outcomes(prepared.run("--set", LEAST, "--set", "rounds=4")).values()) == {"cached"}
     longer = outcomes(prepared.run("--set", LEAST, "--set", "rounds=5"))
@@ -364,6 +364,9 @@ def test_a_thinned_run_goes_on_and_is_changed_and_made_whole(prepared: Workspace
     assert "making round-01/rollout again, which was dropped as keep says" in notes
     assert whole.digest == Artefact.open(prepared.root / "runs" / "it~1" / "round-03" / "update").digest
     assert "it-and-it-1" in prepared.call("compare", "--runs", "it,it~1").stdout
+    again = prepared.run("--set", "rounds=2", "--set", "update.learning_rate=1e-3")  # no other run, all kept
+    assert set(outcomes(again).values()) == {"cached"}
+    assert not (prepared.root / "runs" / "it~2").exists()
     assert before < size(prepared)
     assert json.loads(prepared.call("du", "--json").stdout)["bytes"] > 0
 
