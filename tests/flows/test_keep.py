@@ -30,6 +30,7 @@ from tasks.artefacts.artefact import EVERYTHING, MOMENTS, THINNED, Artefact, Thi
 from tasks.artefacts.record import Record, Step
 from tasks.artefacts.store import Store
 from tasks.core.context import Context
+from tasks.core.errors import StageFailure
 from tasks.remote.progress import silent
 from tests.buckets import Bucket
 from tests.flows.conftest import NANO, Workspace, outcomes
@@ -51,6 +52,8 @@ class Pretending(Runner):
     """A real runner whose stages write small files, called as the real ones, and look at what they read."""
 
     scores: tuple[float, ...] = (0.5,)
+    salt = ""
+    """Makes other files of the same."""
 
     def identify(self, node: Node) -> str:
         digests = {name: artefact.digest for name, artefact in self.inputs(node).items()}
@@ -65,7 +68,7 @@ class Pretending(Runner):
             score = {"mean_at_n": {"value": self.scores[node.round % len(self.scores)]}}
             (out / "scores.json").write_text(json.dumps(score))
         for name in (MOMENTS, "weights.safetensors") if role.makes_policy else ("a.parquet", "a.safetensors"):
-            (out / name).write_text(f"{node.place} {name}")
+            (out / name).write_text(f"{node.place} {name}{self.salt}")
         facts = {"role": role, "round": node.round, "seed": 0, "params": {}, "code": {}, "versions": {}}
         return {**facts, "measured": {}, "inputs": {name: source_of(each) for name, each in inputs.items()}}
 
@@ -86,10 +89,10 @@ def place() -> Iterator[Path]:
         shutil.rmtree(root)
 
 
-def run(root: Path, name: str, params: Params, scores: list[float]) -> Pretending:
+def run(root: Path, name: str, params: Params, scores: list[float], salt: str = "") -> Pretending:
     with Context(scratch=root / "scratch") as context:
         runner = Pretending(root, name, params, context)
-        runner.scores = tuple(scores)
+        runner.scores, runner.salt = tuple(scores), salt
         return runner.whole_run()
 
 
@@ -279,6 +282,44 @@ def test_what_another_run_keeps_or_reads_stays(tmp_path: Path, monkeypatch: pyte
     thinned.thinning.drop(thinned.record, thinned.params)
     policies = {step.round: lost(thinned, step) for step in thinned.record.policies()}
     assert [round for round, gone in policies.items() if not gone] == [2, 4]
+
+
+def restored(root: Path, params: Params, place: str, salt: str = "") -> Pretending:
+    with Context(scratch=root / "scratch") as context:
+        runner = Pretending(root, "it", params, context)
+        runner.salt = salt
+        for node in plan(params):
+            runner.take(node)
+        runner.show_whole(place)
+    return runner
+
+
+def test_what_is_made_on_the_way_to_a_restored_policy_goes_again(tmp_path: Path) -> None:
+    params = compose("nano", "sums", "grpo", ["rounds=4", LEAST])
+    before = run(tmp_path, "it", params, [0.5])
+    thinned = files(tmp_path)
+    runner = restored(tmp_path, params, "round-02/update")
+    gone = {step.place: lost(before, step) for step in before.record.steps}
+    assert not gone["round-02/update"]
+    assert {place for place, names in gone.items() if names} == {
+        "round-01/rollout", "round-01/replay", "round-01/update", "round-02/replay",
+        "round-02/rollout", "round-03/rollout", "round-03/replay", "round-03/update",
+    }  # fmt: skip
+    assert runner.done["round-02/update"].digest == before.done["round-02/update"].digest
+    run(tmp_path, "it", params, [0.5])
+    assert files(tmp_path) == thinned
+
+
+def test_a_run_goes_on_from_files_that_come_out_otherwise(tmp_path: Path) -> None:
+    params = compose("nano", "sums", "grpo", ["rounds=3", LEAST])
+    run(tmp_path, "it", params, [0.5])
+    with pytest.raises(StageFailure, match=r"round-01/rollout: was dropped .*, and other files come out now"):
+        restored(tmp_path, params, "round-02/update", "!")
+    again = run(tmp_path, "it", params, [0.5], "!")
+    made = [step.place for step in again.record.steps if step.outcome == "made"]
+    assert made[0] == "round-01/replay"
+    assert "round-01/rollout" not in made
+    assert "round-03/update" in made
 
 
 def test_what_dvc_names_stays_and_it_is_said(tmp_path: Path) -> None:
