@@ -127,9 +127,11 @@ def resume(folder: Path, settings: Sequence[str], seed: int, tell: Callable[[str
     tell("the run goes on to its end")
     killed.run()
     left = list((killed.root / ".ostinato" / "building").iterdir())
-    yield _compared(
-        "; ".join(told), whole.made(), killed.made(), "half-made artefacts are left" if left else ""
-    )
+    wrong = "half-made artefacts are left" if left else ""
+    before, after = whole.made(), killed.made()
+    if any(before[place].dropped != after[place].dropped for place in before.keys() & after.keys()):
+        wrong = "keep has dropped other files"
+    yield _compared("; ".join(told), before, after, wrong)
 
 
 def cache(folder: Path, settings: Sequence[str], seed: int, tell: Callable[[str], None]) -> Iterator[Trial]:
@@ -173,12 +175,8 @@ PROOFS: Mapping[str, Proof] = {"resume": resume, "cache": cache, "drivers": driv
 
 def _compared(what: str, before: Mapping[str, Artefact], after: Mapping[str, Artefact], more: str) -> Trial:
     places = {*before, *after}
-    same = {place for place in {*before} & {*after} if _same(before[place], after[place])}
+    same = {place for place in {*before} & {*after} if before[place].digest == after[place].digest}
     return Trial(what, len(places), tuple(sorted(places - same)), more)
-
-
-def _same(before: Artefact, after: Artefact) -> bool:
-    return (before.digest, before.dropped) == (after.digest, after.dropped)
 
 
 def _made_anew(events: Sequence[Mapping[str, Any]]) -> str:

@@ -284,6 +284,16 @@ def test_what_another_run_keeps_or_reads_stays(tmp_path: Path, monkeypatch: pyte
     assert [round for round, gone in policies.items() if not gone] == [2, 4]
 
 
+def test_a_finished_run_is_thinned_by_its_command_with_a_keep(tmp_path: Path) -> None:
+    few = ["rounds=4", "evaluate.every=2"]
+    least = compose("nano", "sums", "grpo", [*few, LEAST])
+    run(tmp_path / "whole", "it", compose("nano", "sums", "grpo", few), [0.5, 0.0])
+    later = run(tmp_path / "whole", "it", least, [0.5, 0.0])
+    run(tmp_path / "least", "it", least, [0.5, 0.0])
+    assert {step.outcome for step in later.record.steps} == {"cached"}
+    assert files(tmp_path / "whole") == files(tmp_path / "least")
+
+
 def restored(root: Path, params: Params, place: str, salt: str = "") -> Pretending:
     with Context(scratch=root / "scratch") as context:
         runner = Pretending(root, "it", params, context)
