@@ -104,7 +104,8 @@ class Runner:
                 self.watch.note(f"{damage}; making it again")
             self._reported.add(str(damage))
             return None
-        return found or self.store.adopt(node.stage.name, fingerprint, self.directory / node.place)
+        found = found or self.store.adopt(node.stage.name, fingerprint, self.directory / node.place)
+        return None if self.whole and found and found.dropped else found
 
     def settle(self, node: Node, fingerprint: str, found: Artefact | None = None) -> Artefact:
         """The artefact: the one that was ``found``, or found now, here or in the remote, or made. Afterwards

@@ -368,6 +368,35 @@ def test_a_thinned_run_goes_through_a_bucket_and_on_and_whole_copies_there_stay(
     assert files(here) == files(tmp_path / "whole")
 
 
+def test_what_a_process_reads_stays_until_it_has_read_it(tmp_path: Path) -> None:
+    few = ["rounds=3", "evaluate.every=3"]
+    kept = run(tmp_path, "it", compose("nano", "sums", "grpo", few), [0.5])
+    least = compose("nano", "sums", "grpo", [*few, LEAST])
+    read = next(step for step in kept.record.steps if step.place == "round-01/update")
+    with kept.store.reading([kept.done[read.place].path.name]) as held:
+        assert held
+        kept.thinning.drop(kept.record, least)
+        assert not lost(kept, read)
+        assert all(lost(kept, step) for step in kept.record.steps if step.place == "round-02/update")
+    with kept.store.lock("x"), kept.store.reading(["y", "x"]) as held:
+        assert not held
+    kept.thinning.drop(kept.record, least)
+    assert lost(kept, read)
+
+
+def test_to_dvc_a_thinned_artefact_is_none(tmp_path: Path) -> None:
+    params = compose("nano", "sums", "grpo", ["rounds=3", LEAST])
+    before = run(tmp_path, "it", params, [0.5])
+    node, made = before.nodes["round-01/update"], before.done["round-01/update"]
+    assert before.find(node, made.fingerprint)
+    with Context(scratch=tmp_path / "scratch") as context:
+        whole = Pretending(tmp_path, "it", params, context, whole=True)
+        assert whole.find(node, made.fingerprint) is None
+        shutil.rmtree(made.path)  # the run still shows what is left
+        assert whole.find(node, made.fingerprint) is None
+    assert before.find(node, made.fingerprint)
+
+
 @pytest.mark.parametrize("given", ["last", "[newest]", "[every 0]", "[]", "7"])
 def test_a_rule_that_is_none_is_one_line(given: str) -> None:
     with pytest.raises(BadInput, match=r"keep.policies: .*expected all, or a list of last, best and every N"):
