@@ -130,7 +130,7 @@ def check_kept(runner: Pretending) -> None:
             assert keep.teachers == "last" or "a.safetensors" not in gone
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.data())
 def test_whatever_is_kept_nothing_goes_that_is_needed_or_is_to_stay(data: st.DataObject) -> None:
     """Two runs by any rules that share their first rounds, the first then with more rounds."""
