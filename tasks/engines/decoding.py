@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from tasks.engines.base import EngineFailure, Request, Response, Sampling
 from tasks.engines.cascade import CascadeCache
 from tasks.engines.drawing import Drawn, draw
+from tasks.engines.packed_layers import product
 from tasks.policy.hidden_states import hidden_states
 from tasks.policy.load import head_weight
 from tasks.policy.prefix_attention import Kernel, use_kernel
@@ -63,6 +64,7 @@ class Decoding:
         self, network: PreTrainedModel, families: Sequence[Family], sampling: Sampling, room: Room
     ) -> None:
         self._network, self._sampling = network, sampling
+        self._product = product(head_weight(network).detach())
         prompt = max(len(family[0][1].prompt_ids) for family in families)
         most = max(request.most(sampling) for family in families for _, request in family)
         self._members = max(1, min(max(map(len, families)), room.rows, (room.tokens - prompt) // most))
@@ -111,7 +113,7 @@ class Decoding:
             torch.tensor([row.slot for row in rows]), torch.tensor([len(row.drawn) - 1 for row in rows])
         )
         ids, places = [row.drawn[-1].token for row in rows], [row.place[1] - 1 for row in rows]
-        return self._head(self._states(ids, places, self._cache.decode))
+        return self._product(self._states(ids, places, self._cache.decode))
 
     def _begin(self) -> tuple[Tensor, list[_Row]]:
         """Take prompts for which there is room, one at least."""
@@ -128,7 +130,7 @@ class Decoding:
         ids = [token for prompt in prompts for token in prompt]
         places = [place for length in lengths for place in range(length)]
         last = torch.tensor(lengths).cumsum(0) - 1
-        scores = self._head(self._states(ids, places, self._cache.prefill)[last])
+        scores = self._product(self._states(ids, places, self._cache.prefill)[last])
         rows = [
             _Row(index, request, place * self._members + member)
             for place, family in begun
@@ -144,9 +146,6 @@ class Decoding:
                 self._network, input_ids=torch.tensor([ids]), position_ids=torch.tensor([places])
             )
         return found[0]
-
-    def _head(self, states: Tensor) -> Tensor:
-        return states @ head_weight(self._network).T
 
     def _ended(self, row: _Row) -> str | None:
         sampling, tokens = self._sampling, [each.token for each in row.drawn]

@@ -38,7 +38,10 @@ def draw(scores: Tensor, places: Sequence[tuple[int, int]], sampling: Sampling) 
 
 
 def _draw(scores: Tensor, places: Sequence[tuple[int, int]], sampling: Sampling) -> list[Drawn]:
-    logs = torch.log_softmax(scores.float() / (sampling.temperature or 1.0), dim=-1)
+    scores = scores.float()
+    if sampling.temperature not in (0.0, 1.0):
+        scores = scores / sampling.temperature
+    logs = torch.log_softmax(scores, dim=-1)
     if sampling.truncates:
         logs = _truncated(logs, sampling)
     if sampling.temperature == 0.0:
@@ -46,7 +49,7 @@ def _draw(scores: Tensor, places: Sequence[tuple[int, int]], sampling: Sampling)
     else:
         draws = [seed(own, "token", position) for own, position in places]
         u = torch.tensor([[(number >> 10) / 2**53] for number in draws], dtype=torch.float64)
-        mass = logs.double().exp_().cumsum_(dim=-1)
+        mass = logs.exp().cumsum(dim=-1, dtype=torch.float64)
         chosen = torch.searchsorted(mass, u.to(mass.device) * mass[:, -1:], right=True)
         chosen.clamp_(max=mass.shape[1] - 1)
     count = len(places)

@@ -1,8 +1,8 @@
 """Linear layers as sampling on a CPU wants them: for the time of a block, layers that read the same input are
-one product, their adapters one, and 16-bit weights lie as oneDNN's products read them.
+one product, their adapters' first products another, and 16-bit weights lie as oneDNN reads them.
 
-The layers' own weights stay as they are; the copies, as large as the layers, go with the block. Products and
-roundings are the trainer's: y = round(W x), then round(y + (alpha / r) B A x).
+The layers' own weights stay as they are; the copies, as large as the layers, go with the block. An adapter is
+not merged: y = [W, (alpha / r) B] [x, A x], rounded once where the trainer rounds W x and the sum.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from tasks.policy.hidden_states import hidden_states
 from tasks.policy.load import head_weight
 
 PROBE = (1, 2, 3)
-Product = Callable[[Tensor, Tensor | None], Tensor]
-"""x [n, in] and what is added to it [n, out], if anything, to [n, out]."""
+Product = Callable[[Tensor], Tensor]
+"""x [n, in] to [n, out]."""
 
 
 def sharing_input(network: PreTrainedModel) -> list[list[nn.Module]]:
@@ -86,12 +86,15 @@ class _Joint:
         weights = [each.weight for each in plain]
         kind = weights[0].dtype
         self._sizes = [len(weight) for weight in weights]
-        self._base = _product(torch.cat(weights), _bias([each.bias for each in plain], weights))
-        self._down = self._up = None
+        bias = _bias([each.bias for each in plain], weights)
+        self._down: Product | None = None
+        joint = torch.cat(weights)
         if len(adapted) == len(layers) and not any(each.disable_adapters for each in adapted):
             down = torch.cat([each.parts()[1] for each in adapted])
             up = torch.block_diag(*(each.parts()[2] * each.scale() for each in adapted))
-            self._down, self._up = _product(down.to(kind)), _product(up.to(kind))
+            self._down = product(down.to(kind))
+            joint = torch.cat([joint, up.to(kind)], 1)
+        self._joint = product(joint, bias)
         self._last = _Last()
 
     def of(self, place: int) -> Callable[..., Tensor]:
@@ -106,9 +109,7 @@ class _Joint:
 
     def _all(self, x: Tensor) -> tuple[Tensor, ...]:
         flat = x.reshape(-1, x.shape[-1])
-        out = self._base(flat, None)
-        if self._down is not None and self._up is not None:
-            out = self._up(self._down(flat, None), out)
+        out = self._joint(flat if self._down is None else torch.cat([flat, self._down(flat)], 1))
         parts: tuple[Tensor, ...] = out.view(*x.shape[:-1], -1).split(self._sizes, -1)
         return parts
 
@@ -120,20 +121,15 @@ def _bias(each: Sequence[Tensor | None], weights: Sequence[Tensor]) -> Tensor | 
     return torch.cat([zero if bias is None else bias for bias, zero in zip(each, zeros, strict=True)])
 
 
-def _product(weight: Tensor, bias: Tensor | None = None) -> Product:
+def product(weight: Tensor, bias: Tensor | None = None) -> Product:
+    """The product with a weight [out, in] as it is now."""
     if weight.dtype != torch.bfloat16 or not torch.backends.mkldnn.is_available():
-        return lambda x, added: (
-            functional.linear(x, weight, bias) if added is None else torch.addmm(added, x, weight.T)
-        )
+        return lambda x: functional.linear(x, weight, bias)
     one: Any = torch.ops.mkldnn  # what torch.compile makes of a linear layer
     packed = one._reorder_linear_weight(weight.contiguous(), None)
 
-    def product(x: Tensor, added: Tensor | None) -> Tensor:
-        found: Tensor = (
-            one._linear_pointwise(x, packed, bias, "none", [], "")
-            if added is None
-            else one._linear_pointwise.binary(x, added, packed, bias, "add")
-        )
+    def multiplied(x: Tensor) -> Tensor:
+        found: Tensor = one._linear_pointwise(x, packed, bias, "none", [], "")
         return found
 
-    return product
+    return multiplied
