@@ -115,8 +115,8 @@ class InProcess:
 
 @contextmanager
 def _threads(network: PreTrainedModel) -> Iterator[None]:
-    """Inside the block, one thread for a narrow model, whatever the machine does at the time: what two gain on
-    its small products is lost many times over wherever one of them has to wait for its core."""
+    """Inside the block, one thread for a narrow model: what two gain on its small products is lost many
+    times over where one of them has to wait for its core."""
     before = torch.get_num_threads()
     if network.config.get_text_config().hidden_size < NARROW:
         torch.set_num_threads(1)
