@@ -102,11 +102,11 @@ def _trained(name: str, params: Params, command: str) -> dict[str, Any]:
             progress = Progress(runner)
             live = LiveReport(runner, (trackers.tell, progress.round_ended))
             for node in stages:
-                try:
-                    settle(runner, node, tasks[node.stage.name])
-                finally:
-                    progress.guards()
-                live.after(node)
+                with live.told_of(node):
+                    try:
+                        settle(runner, node, tasks[node.stage.name])
+                    finally:
+                        progress.guards()
             runner.finish()
             trackers.tell()
             progress.round_ended(params.rounds)

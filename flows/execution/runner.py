@@ -22,7 +22,7 @@ from flows.stage_table.stages import Node
 from params.schema import Params
 from params.views import told_of
 from tasks.artefacts.artefact import Artefact, Damaged, source_of
-from tasks.artefacts.record import Record, Step
+from tasks.artefacts.record import Record, Step, Stop
 from tasks.artefacts.store import Store, publish
 from tasks.core.context import Context
 from tasks.core.errors import memory_errors
@@ -138,6 +138,13 @@ class Runner:
         self.record.finished = True
         self.record.seconds = time.monotonic() - self._began
         self.record.write_head(self.directory)
+
+    def stop(self, place: str, said: str) -> None:
+        """This process ends at ``place``, before the run is finished; ``said`` is one line."""
+        if self._recording:
+            when = datetime.now(UTC).isoformat(timespec="seconds")
+            self.record.stopped = Stop(place=place, said=said, when=when)
+            self.record.write_head(self.directory)
 
     def _guard(self, node: Node, made: Artefact) -> None:
         """Hold the stage against the run's guards; what they say is recorded before a run stops."""
