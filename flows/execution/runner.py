@@ -45,6 +45,8 @@ class Runner:
     """Places whose artefacts may have been made by another state of the source; ``all``."""
     done: dict[str, Artefact] = field(default_factory=dict)
     """What is finished and checked, by place."""
+    halt: guards.Stopped | None = None
+    """The guard that stops the run."""
 
     def __post_init__(self) -> None:
         self.store = Store(self.root)
@@ -150,11 +152,15 @@ class Runner:
         """Hold the stage against the run's guards; what they say is recorded before a run stops."""
         if not self.params.guards:
             return
-        for said in guards.look(self.params.guards, self.directory, node.place, made):
-            if said not in self.record.warnings:
-                self.watch.note(said)
-                self.record.warnings = [*self.record.warnings, said]
-                self.record.write_head(self.directory)
+        try:
+            for said in guards.look(self.params.guards, self.directory, node.place, made):
+                if said not in self.record.warnings:
+                    self.watch.note(said)
+                    self.record.warnings = [*self.record.warnings, said]
+                    self.record.write_head(self.directory)
+        except guards.Stopped as stop:
+            self.halt = stop
+            raise
 
     def _lasting(self, node: Node) -> dict[str, Any]:
         name = node.stage.name
