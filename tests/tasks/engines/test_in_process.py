@@ -223,7 +223,8 @@ def test_a_library_that_fails_is_an_engine_failure(
     def burst(*args: object, **more: object) -> None:
         raise RuntimeError("burst")
 
-    monkeypatch.setattr(policy.network, "forward", burst)
+    engine.generate(requests(), sampling())  # what it looks at once
+    monkeypatch.setattr(policy.network.base_model, "forward", burst)
     with pytest.raises(EngineFailure, match="burst"):
         engine.generate(requests(), sampling())
 

@@ -1,0 +1,139 @@
+"""Linear layers as sampling on a CPU wants them: for the time of a block, layers that read the same input are
+one product, their adapters one, and 16-bit weights lie as oneDNN's products read them.
+
+The layers' own weights stay as they are; the copies, as large as the layers, go with the block. Products and
+roundings are the trainer's: y = round(W x), then round(y + (alpha / r) B A x).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from tasks.policy.adapter import FusedLinear
+from tasks.policy.hidden_states import hidden_states
+from tasks.policy.load import head_weight
+
+PROBE = (1, 2, 3)
+Product = Callable[[Tensor, Tensor | None], Tensor]
+"""x [n, in] and what is added to it [n, out], if anything, to [n, out]."""
+
+
+def sharing_input(network: PreTrainedModel) -> list[list[nn.Module]]:
+    """The linear layers of a model but its head, together where one input goes to several: by trying."""
+    adapted = [module for module in network.modules() if isinstance(module, FusedLinear)]
+    inner = {id(part) for module in adapted for part in module.modules()}
+    head = head_weight(network)
+    plain = [
+        module
+        for module in network.modules()
+        if isinstance(module, nn.Linear) and id(module) not in inner and module.weight is not head
+    ]
+    read: list[tuple[nn.Module, Tensor]] = []
+    with ExitStack() as stack:
+        for module in (*adapted, *plain):
+            hook = module.register_forward_pre_hook(lambda module, given: read.append((module, given[0])))
+            stack.callback(hook.remove)
+        with torch.inference_mode():
+            hidden_states(network, input_ids=torch.tensor([PROBE]))
+    groups: list[tuple[Tensor, list[nn.Module]]] = []
+    for module, given in read:
+        if groups and groups[-1][0] is given and module not in groups[-1][1]:
+            groups[-1][1].append(module)
+        else:
+            groups.append((given, [module]))
+    modules = [module for _, group in groups for module in group]
+    once = {id(module) for module in modules if modules.count(module) == 1}
+    return [kept for _, group in groups if (kept := [each for each in group if id(each) in once])]
+
+
+@contextmanager
+def packed_layers(network: PreTrainedModel, groups: Sequence[Sequence[nn.Module]]) -> Iterator[None]:
+    """Inside the block the layers of ``groups`` compute by copies of their weights of now; for inference."""
+    changed: list[Any] = []
+    try:
+        for group in groups:
+            in_4_bits = any(hasattr(getattr(each, "base_layer", each), "packed") for each in group)
+            if not in_4_bits:
+                joint = _Joint(group)
+                for place, module in enumerate(group):
+                    changed.append(module)
+                    module.forward = joint.of(place)
+        yield
+    finally:
+        for module in changed:
+            del module.forward  # which leaves its class's
+
+
+class _Last(threading.local):
+    given: Tensor | None = None
+    parts: tuple[Tensor, ...] = ()
+
+
+class _Joint:
+    """Several layers as one."""
+
+    def __init__(self, layers: Sequence[Any]) -> None:
+        adapted = [each for each in layers if isinstance(each, FusedLinear)]
+        plain = [getattr(each, "base_layer", each) for each in layers]
+        weights = [each.weight for each in plain]
+        kind = weights[0].dtype
+        self._sizes = [len(weight) for weight in weights]
+        self._base = _product(torch.cat(weights), _bias([each.bias for each in plain], weights))
+        self._down = self._up = None
+        if len(adapted) == len(layers) and not any(each.disable_adapters for each in adapted):
+            down = torch.cat([each.parts()[1] for each in adapted])
+            up = torch.block_diag(*(each.parts()[2] * each.scale() for each in adapted))
+            self._down, self._up = _product(down.to(kind)), _product(up.to(kind))
+        self._last = _Last()
+
+    def of(self, place: int) -> Callable[..., Tensor]:
+        """What the layer at this place computes."""
+
+        def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            if self._last.given is not x:
+                self._last.given, self._last.parts = x, self._all(x)
+            return self._last.parts[place]
+
+        return forward
+
+    def _all(self, x: Tensor) -> tuple[Tensor, ...]:
+        flat = x.reshape(-1, x.shape[-1])
+        out = self._base(flat, None)
+        if self._down is not None and self._up is not None:
+            out = self._up(self._down(flat, None), out)
+        parts: tuple[Tensor, ...] = out.view(*x.shape[:-1], -1).split(self._sizes, -1)
+        return parts
+
+
+def _bias(each: Sequence[Tensor | None], weights: Sequence[Tensor]) -> Tensor | None:
+    if all(bias is None for bias in each):
+        return None
+    zeros = (weight.new_zeros(len(weight)) for weight in weights)
+    return torch.cat([zero if bias is None else bias for bias, zero in zip(each, zeros, strict=True)])
+
+
+def _product(weight: Tensor, bias: Tensor | None = None) -> Product:
+    if weight.dtype != torch.bfloat16 or not torch.backends.mkldnn.is_available():
+        return lambda x, added: (
+            functional.linear(x, weight, bias) if added is None else torch.addmm(added, x, weight.T)
+        )
+    one: Any = torch.ops.mkldnn  # what torch.compile makes of a linear layer
+    packed = one._reorder_linear_weight(weight.contiguous(), None)
+
+    def product(x: Tensor, added: Tensor | None) -> Tensor:
+        found: Tensor = (
+            one._linear_pointwise(x, packed, bias, "none", [], "")
+            if added is None
+            else one._linear_pointwise.binary(x, added, packed, bias, "add")
+        )
+        return found
+
+    return product
