@@ -3,7 +3,7 @@
 # No postponed annotations here: a served flow travels by cloudpickle, which carries what annotations are and
 # not what their text would name.
 
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ def train(
     require_ray(params)
     name = run_name(name, model, task, method)
     keeping = Keeping(params, push, publish)
-    with gpu_slot(), interrupts.heard() if start else nullcontext():  # a runner has signals of its own
+    with gpu_slot(), interrupts.heard() if start else interrupts.unwound():
         made = _trained(
             name, params, spelled(["run", *_arguments(name, model, task, method, settings or [])])
         )

@@ -50,7 +50,9 @@ FLOWS = {
         "stage_table",
     },
     "compare_flow": {"experiments"},
-    "evaluate_flow": {"environment", "execution", "prefect_hooks", "stage_table", "sync", "train"},
+    "evaluate_flow": {
+        *("environment", "execution", "prefect_hooks", "process", "stage_table", "sync", "train"),
+    },
     "commands": {
         *("environment", "execution", "experiments", "planner", "process", "stage_table", "sync", "train"),
     },

@@ -72,6 +72,7 @@ def test_a_cancelled_run_leaves_nothing_and_the_next_takes_over(
         ended = until(lambda: ended_run(prepared, first))
         assert ended["state_type"] == "CANCELLED", (ended["state"], log.read_text()[-3000:])
         until(lambda: not set(living(prepared)) - before, patience=60)
+        assert "exited with status code: -9" not in log.read_text()  # it had thirty seconds to end by itself
         assert slots(prepared) == 0
         told = json.loads(prepared.call("status", "it", "--json").stdout)
         assert (told["running"], told["finished"]) == (False, False)
