@@ -61,7 +61,9 @@ def write_report(name: str) -> Path:
     """Write the page of a run; it loads itself anew while a process is making the run."""
     from tasks.report.run.page import write
 
-    return write(run_directory(workspace(), name), Store(workspace()).holder(f"run-{name}"))
+    directory = run_directory(workspace(), name)
+    finished = Record.read(directory).finished
+    return write(directory, None if finished else Store(workspace()).holder(f"run-{name}"))
 
 
 def list_runs(as_json: bool) -> None:

@@ -59,7 +59,7 @@ class LiveReport:
 
     def _stopped(self, node: Node, error: BaseException) -> None:
         """Say so; the page's figures are brought up to date too, unless an interrupt leaves no time."""
-        self._runner.stop(node.place, _line(error))
+        self._runner.stop(node.place, _line(error).removeprefix(f"{node.place}: "))
         rewrite_state(self._runner.directory)
         if isinstance(error, Exception):
             write(self._runner.directory)

@@ -130,7 +130,7 @@ def test_a_guards_stop_and_a_killed_process_are_told(shown: Workspace) -> None:
     stopped = shown.call("run", "--name", "it", *NANO, "--set", guard, code=3)
     word, line, reloads = said(directory)
     assert (word, reloads) == ("stopped", False)
-    message = stopped.stderr.splitlines()[-1].removeprefix("ostinato: ")
+    message = stopped.stderr.splitlines()[-1].removeprefix("ostinato: round-01/rollout: ")
     assert line.startswith("Stopped at round-01/rollout, ")
     assert line.endswith(message)
     assert line.rpartition(" UTC: ")[2] in shown.call("status", "it").stdout
