@@ -20,7 +20,7 @@ from params.base import BadInput, validate
 from params.layers import merge
 from params.load import read_setting
 from params.schema import Params
-from tasks.artefacts.artefact import Artefact
+from tasks.artefacts.artefact import MOMENTS, Artefact
 from tasks.artefacts.record import RECORD, Record
 from tasks.artefacts.store import Store
 from tasks.core.context import Context
@@ -64,7 +64,8 @@ def evaluate(
             if place == "problems":  # other settings may want others
                 runner.settle(stages[place], runner.identify(stages[place]))
             else:
-                runner.done[place] = Artefact.needed(run_directory(root, run) / place, f"run {run} again")
+                there = run_directory(root, run) / place
+                runner.done[place] = Artefact.needed(there, f"run {run} again", lacking=(MOMENTS,))
         scores = runner.settle(wanted, runner.identify(wanted)).json("scores.json")
         runner.finish()
     lines = [f"- {key}: {value}" for key, value in scores.items() if not isinstance(value, list)]

@@ -17,6 +17,7 @@ from params.distil import Distil
 from params.engine import Engine
 from params.evaluation import Evaluate, SetName
 from params.guards import Guard
+from params.keep import Keep
 from params.method import Method, changed_method
 from params.mixture import MAIN, MixedTask, largest_quota, with_task_presets
 from params.reward import combined
@@ -167,6 +168,8 @@ class Params(Config):
     evaluate: Evaluate = Evaluate()
     audit: Audit | None = None
     """A second judge over every round's answers, of which nothing is learned; null: none."""
+    keep: Annotated[Keep, Speed] = Keep()
+    """Which large files of earlier rounds stay on disk."""
     store: StoreSettings = StoreSettings()
 
     @field_validator("tasks", mode="before")

@@ -13,6 +13,7 @@ from rich.table import Table
 from flows.commands.options import JsonOption
 from flows.environment import workspace
 from flows.execution.disk import busy, collect, freed, garbage, total, uses
+from flows.process import output
 from params.base import BadInput
 from tasks.artefacts.store import Store
 from tasks.report.format import count
@@ -26,7 +27,7 @@ DropOption = Annotated[
 
 def add_to(app: typer.Typer) -> None:
     """Make these commands of the program."""
-    for command in (du, gc):
+    for command in (du, gc, restore):
         app.command()(command)
 
 
@@ -80,6 +81,20 @@ def gc(
     )
     done = "freed" if yes else "would be freed"
     print(f"{_size(gained)} {done}; {stays}{'' if yes else '; --yes does it'}")
+
+
+def restore(
+    artefact: Annotated[
+        str, typer.Argument(metavar="RUN/PLACE", help="Such as demo/round-03/update, as in `status`.")
+    ],
+) -> None:
+    """Make an artefact whole again of which a run's keep has dropped files, with whatever that takes."""
+    from flows.execution.restored import restore_artefact
+
+    run, _, place = artefact.strip("/").partition("/")
+    with output.logged(workspace(), run) as terminal:
+        made = restore_artefact(run, place, lambda text: print(text, file=terminal.err, flush=True))
+    print(f"{made.path}: whole")
 
 
 def _size(bytes: int) -> str:

@@ -10,7 +10,7 @@ from flows.environment import workspace
 from flows.execution.runner import run_directory
 from params.base import BadInput
 from params.schema import Params
-from tasks.artefacts.artefact import Artefact
+from tasks.artefacts.artefact import MOMENTS, Artefact
 from tasks.artefacts.record import Record
 from tasks.core.context import Context
 from tasks.core.errors import StageFailure
@@ -42,7 +42,8 @@ def export_merged(name: str, target: Path, dtype: Literal["base", "float32"]) ->
     if not policies:
         raise BadInput(f"{name}: has no finished policy yet; expected at least one round")
     last, remedy = policies[-1], f"`{record.command}` makes it again"
-    made, base = (Artefact.needed(directory / place, remedy) for place in (last.place, "model"))
+    made = Artefact.needed(directory / last.place, remedy, lacking=(MOMENTS,))
+    base = Artefact.needed(directory / "model", remedy)
     new = target.with_name(f".{target.name}.part")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
@@ -14,7 +15,7 @@ from flows.environment import workspace
 from flows.execution.runner import run_directory
 from flows.stage_table.stages import Node, plan
 from params.base import BadInput
-from tasks.artefacts.artefact import Artefact, Damaged, replace_file
+from tasks.artefacts.artefact import EVERYTHING, Artefact, Damaged, replace_file
 from tasks.artefacts.record import Record, Step
 from tasks.artefacts.store import Store
 from tasks.artefacts.tables import read_table
@@ -42,7 +43,7 @@ def status_of(name: str, as_json: bool) -> None:
         told = {"name": name, "finished": record.finished, "running": running, "stopped": why}
         print(json.dumps({**told, "stages": rows}))
         return
-    table = Table(title=f"{name}: {record.command}", title_justify="left", box=None, pad_edge=False)
+    table = Table(title=escape(f"{name}: {record.command}"), title_justify="left", box=None, pad_edge=False)
     for heading in ("stage", "state", "last", "seconds", "fingerprint", "what"):
         table.add_column(heading, justify="right" if heading == "seconds" else "left")
     for row in rows:
@@ -94,7 +95,9 @@ def list_runs(as_json: bool) -> None:
 def _state(directory: Path, node: Node, known: Step | None) -> dict[str, Any]:
     state, why = "done", ""
     try:
-        artefact = Artefact.open(directory / node.place)
+        artefact = Artefact.open(directory / node.place, lacking=EVERYTHING)
+        if gone := [artefact.manifest.files[name].bytes for name in artefact.dropped]:
+            why = f"{count(len(gone), 'file')} dropped, as keep says ({sum(gone) / 2**20:,.1f} MiB)"
         if known is None or artefact.fingerprint != known.fingerprint:
             state, why = "stale", "of an earlier run with other parameters"
     except (FileNotFoundError, NotADirectoryError):
@@ -119,7 +122,7 @@ def _artefact(text: str) -> Artefact:
         raise BadInput(
             f"{text}: no such artefact; expected a path, or RUN/PLACE such as demo/round-01/update"
         )
-    return Artefact.needed(path, "run the command that made it again, and it is made again")
+    return Artefact.needed(path, "run the command that made it again, and it is made again", EVERYTHING)
 
 
 def show_episodes(text: str, first: int, out: Path | None) -> None:
@@ -154,7 +157,8 @@ def show_artefact(text: str, as_json: bool) -> None:
     for heading in ("file", "bytes", "sha256"):
         files.add_column(heading, justify="right" if heading == "bytes" else "left")
     for name, file in manifest.files.items():
-        files.add_row(name, f"{file.bytes:,}", file.sha256[:16])
+        gone = " (dropped)" if name in artefact.dropped else ""
+        files.add_row(name + gone, f"{file.bytes:,}", file.sha256[:16])
     console.print(files)
     console.print("measured:", ", ".join(f"{k} {v:,.4g}" for k, v in sorted(manifest.measured.items())))
     console.print("versions:", ", ".join(f"{k} {v}" for k, v in sorted(manifest.versions.items())))

@@ -48,7 +48,7 @@ class Use:
 
 def busy(store: Store) -> list[str]:
     """The runs that a process is at."""
-    return [path.parent.name for path in _records(store.root) if store.held(f"run-{path.parent.name}")]
+    return [path.parent.name for path in records(store.root) if store.held(f"run-{path.parent.name}")]
 
 
 def garbage(store: Store, dropped: Sequence[str] = ()) -> list[Garbage]:
@@ -56,7 +56,7 @@ def garbage(store: Store, dropped: Sequence[str] = ()) -> list[Garbage]:
 
     Raises ``BadInput`` where one of those cannot go, or where what a run names cannot be known.
     """
-    runs = {path.parent.name: path.parent for path in _records(store.root)}
+    runs = {path.parent.name: path.parent for path in records(store.root)}
     for name in dropped:
         _check_dropped(store.root, name, runs)
     kept = [path for name, path in runs.items() if name not in dropped]
@@ -74,9 +74,15 @@ def garbage(store: Store, dropped: Sequence[str] = ()) -> list[Garbage]:
 def _check_dropped(root: Path, name: str, runs: Collection[str]) -> None:
     if name not in runs:
         raise BadInput(f"--drop {name}: no such run{nearest(name, runs)}")
-    pipeline = root / "dvc.yaml"
-    if pipeline.is_file() and f"runs/{name}/" in pipeline.read_text(encoding="utf-8"):
+    if pipeline := in_pipeline(root, name):
         raise BadInput(f"--drop {name}: {pipeline} names it; `ostinato dvc` for another run comes first")
+
+
+def in_pipeline(root: Path, name: str) -> Path | None:
+    """The workspace's ``dvc.yaml``, where that names a run."""
+    pipeline = root / "dvc.yaml"
+    named = pipeline.is_file() and f"runs/{name}/" in pipeline.read_text(encoding="utf-8")
+    return pipeline if named else None
 
 
 def collect(store: Store, found: Iterable[Garbage]) -> None:
@@ -93,7 +99,7 @@ def freed(found: Sequence[Garbage]) -> int:
 
 def uses(store: Store) -> list[Use]:
     """What each run takes, the largest first, and what no run shows."""
-    by_run = {path.parent.name: list(_files(path.parent)) for path in _records(store.root)}
+    by_run = {path.parent.name: list(_files(path.parent)) for path in records(store.root)}
     shown = {_inode(file) for files in by_run.values() for file in files}
     rest = [file for file in _files(store.artefacts) if _inode(file) not in shown]
     found = [_use(name, files, store.root / "runs" / name) for name, files in by_run.items()]
@@ -107,7 +113,8 @@ def total(store: Store) -> int:
     return _bytes(file for place in places for file in _files(place))
 
 
-def _records(root: Path) -> list[Path]:
+def records(root: Path) -> list[Path]:
+    """The record of each run of a workspace."""
     return sorted((root / "runs").glob(f"*/{RECORD}"))
 
 

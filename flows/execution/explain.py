@@ -13,7 +13,7 @@ from flows.execution.fingerprint import identity, lasting_facts
 from flows.execution.recorded_answers import recorded_answers
 from flows.execution.source import SOURCE, SourceTree
 from flows.stage_table.stages import Node, Plan
-from tasks.artefacts.artefact import MANIFEST, Artefact, Damaged
+from tasks.artefacts.artefact import EVERYTHING, MANIFEST, Artefact, Damaged
 from tasks.artefacts.store import Store
 
 
@@ -78,7 +78,7 @@ class Explaining:
             for name, text in node.outside.items():
                 inputs[name] = external.find(name, text, f"{node.stage.name}: {name}")
             try:
-                found = self.store.find(name, identity(facts, node.round, inputs))
+                found = self.store.find(name, identity(facts, node.round, inputs), EVERYTHING)
             except Damaged as damaged:
                 found, damage = None, [Cause("damaged", str(damaged))]
             if found is not None:

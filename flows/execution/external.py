@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flows.environment import workspace
 from params.base import BadInput
-from tasks.artefacts.artefact import MANIFEST, Artefact
+from tasks.artefacts.artefact import MANIFEST, MOMENTS, THINNED, Artefact
 from tasks.artefacts.record import RECORD, Record
 from tasks.artefacts.store import Store
 
@@ -15,12 +15,14 @@ POLICY = "policy"
 
 
 def policy(text: str, where: str) -> Artefact:
-    """The last policy of the finished run called ``text``, or the policy artefact at that path, checked.
+    """The last policy of the finished run called ``text``, or the policy artefact at that path, checked; its
+    optimiser's moments may be lacking.
 
     Raises ``BadInput`` that names ``where``.
     """
-    path = _place(text, where)
-    found = Artefact.needed(path, f"{where} needs a policy there (run {text} again)")
+    path = place_of(text, where)
+    remedy = f"{where} needs a policy there (run {text} again)"
+    found = Artefact.needed(path, remedy, lacking=(MOMENTS,))
     if not found.manifest.role.makes_policy:
         raise BadInput(
             f"{where}: {path} is of stage {found.manifest.stage}, and no policy; expected a policy"
@@ -50,6 +52,13 @@ def find(name: str, text: str, where: str) -> Artefact:
 def check_recorded(run: str, rounds: int) -> None:
     """Raises ``BadInput`` where a run has no rollouts of so many rounds."""
     directory = workspace() / "runs" / run
+    for round in range(1, rounds + 1):
+        if (directory / f"round-{round:02d}" / "rollout" / THINNED).is_file():
+            raise BadInput(
+                f"rollout.recorded: run {run} has dropped its rollouts of round {round}, as its keep says; "
+                f"expected all, which keep.rollouts=all leaves (`ostinato restore {run}/round-{round:02d}/"
+                "rollout` makes one again)"
+            )
     have = 0
     while (directory / f"round-{have + 1:02d}" / "rollout" / MANIFEST).is_file():
         have += 1
@@ -79,7 +88,9 @@ def _is_run(text: str) -> bool:
     return (workspace() / "runs" / text / RECORD).is_file()
 
 
-def _place(text: str, where: str) -> Path:
+def place_of(text: str, where: str) -> Path:
+    """Where what a person called ``text`` lies: a finished run's last policy, or the path. Raises
+    ``BadInput``."""
     root = workspace()
     directory = root / "runs" / text
     if not _is_run(text):

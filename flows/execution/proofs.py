@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 
 from flows.execution.runner import run_directory
-from tasks.artefacts.artefact import MANIFEST, Artefact
+from tasks.artefacts.artefact import EVERYTHING, MANIFEST, Artefact
 from tasks.artefacts.record import Record
 from tasks.core.errors import StageFailure
 
@@ -86,9 +86,9 @@ class Place:
         self._ended(self._process(sys.executable, "-m", "dvc", "repro"))
 
     def made(self) -> dict[str, Artefact]:
-        """The artefacts of the run by place, each checked byte by byte."""
-        directory = run_directory(self.root, NAME)
-        return {step.place: Artefact.open(directory / step.place) for step in Record.read(directory).steps}
+        """The artefacts of the run by place, each checked byte by byte, as far as ``keep`` left it."""
+        directory, steps = run_directory(self.root, NAME), Record.read(run_directory(self.root, NAME)).steps
+        return {step.place: Artefact.open(directory / step.place, lacking=EVERYTHING) for step in steps}
 
     def _process(self, *command: str) -> subprocess.Popen[str]:
         pipe = subprocess.PIPE
@@ -127,9 +127,11 @@ def resume(folder: Path, settings: Sequence[str], seed: int, tell: Callable[[str
     tell("the run goes on to its end")
     killed.run()
     left = list((killed.root / ".ostinato" / "building").iterdir())
-    yield _compared(
-        "; ".join(told), whole.made(), killed.made(), "half-made artefacts are left" if left else ""
-    )
+    wrong = "half-made artefacts are left" if left else ""
+    before, after = whole.made(), killed.made()
+    if any(before[place].dropped != after[place].dropped for place in before.keys() & after.keys()):
+        wrong = "keep has dropped other files"
+    yield _compared("; ".join(told), before, after, wrong)
 
 
 def cache(folder: Path, settings: Sequence[str], seed: int, tell: Callable[[str], None]) -> Iterator[Trial]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,11 +18,15 @@ from flows.execution.fingerprint import identity, lasting_facts
 from flows.execution.recorded_answers import recorded_answers
 from flows.execution.remote_cache import RemoteCache
 from flows.execution.remote_inputs import RemoteInputs
+from flows.execution.restoring import restore, whole_inputs
+from flows.execution.retention import best_round
+from flows.execution.thinning import Thinning, scores
 from flows.execution.watch import Watch
 from flows.stage_table.stages import Node
+from params.base import BadInput
 from params.schema import Params
 from params.views import told_of
-from tasks.artefacts.artefact import Artefact, Damaged, source_of
+from tasks.artefacts.artefact import EVERYTHING, MOMENTS, Artefact, Damaged, source_of
 from tasks.artefacts.record import Record, Step, Stop
 from tasks.artefacts.store import Store, publish
 from tasks.core.context import Context
@@ -43,16 +48,22 @@ class Runner:
     command: str = ""
     accept: Sequence[str] = ()
     """Places whose artefacts may have been made by another state of the source; ``all``."""
+    whole: bool = False
+    """Whether nothing may be lacking of an artefact: DVC keeps directories as they are."""
     done: dict[str, Artefact] = field(default_factory=dict)
     """What is finished and checked, by place."""
     halt: guards.Stopped | None = None
     """The guard that stops the run."""
+    nodes: dict[str, Node] = field(default_factory=dict)
+    """The stages that were settled, by place, in their order."""
 
     def __post_init__(self) -> None:
         self.store = Store(self.root)
         self.directory = run_directory(self.root, self.name)
         self._remote_inputs = RemoteInputs(self.root, self.params, self.context)
         self._remote_cache = RemoteCache(self.store, self.params.store, self.context, self.watch.note)
+        self.thinning = Thinning(self.store, self.directory, self.watch.note)
+        self._round = 0
         self._began = time.monotonic()
         self._facts: dict[str, dict[str, Any]] = {}
         self._reported: set[str] = set()
@@ -86,29 +97,32 @@ class Runner:
         return identity(self._lasting(node), node.round, self.inputs(node))
 
     def find(self, node: Node, fingerprint: str) -> Artefact | None:
-        """The artefact if it is in the cache, or at the run's path, and whole; a damaged one is reported."""
+        """The artefact if it is in the cache, or at the run's path, whole or thinned; a damaged one is
+        reported."""
         try:
-            found = self.store.find(node.stage.name, fingerprint)
+            found = self.store.find(node.stage.name, fingerprint, () if self.whole else EVERYTHING)
         except Damaged as damage:
             if str(damage) not in self._reported:
                 self.watch.note(f"{damage}; making it again")
             self._reported.add(str(damage))
             return None
-        return found or self.store.adopt(node.stage.name, fingerprint, self.directory / node.place)
+        found = found or self.store.adopt(node.stage.name, fingerprint, self.directory / node.place)
+        return None if self.whole and found and found.dropped else found
 
     def settle(self, node: Node, fingerprint: str, found: Artefact | None = None) -> Artefact:
         """The artefact: the one that was ``found``, or found now, here or in the remote, or made. Afterwards
         it is shown at the run's path and recorded."""
         began = time.monotonic()
+        self._end_round(node.round)
         outcome: Literal["made", "cached"] = "cached"
         if found is None:
-            with self.store.lock(f"{node.stage.name}-{fingerprint[:20]}"):
-                found = self.find(node, fingerprint) or self._fetch(node, fingerprint)
+            with self.store.lock(self.store.path(node.stage.name, fingerprint).name):
+                found = self.find(node, fingerprint) or self.fetch(node, fingerprint)
                 found = found or self._accepted(node, fingerprint)
                 if found is None:
                     found, outcome = self._make(node, fingerprint), "made"
         publish(found, self.directory / node.place)
-        self.done[node.place] = found
+        self.done[node.place], self.nodes[node.place] = found, node
         now = time.monotonic()
         step = Step(
             place=node.place,
@@ -123,7 +137,8 @@ class Runner:
         )
         self._record(step)
         self.watch.end(node, step, found)
-        node.stage.look_at(found, self.params)
+        if not found.dropped:  # what is thinned was looked at before
+            node.stage.look_at(found, self.params)
         self._guard(node, found)
         return found
 
@@ -135,8 +150,35 @@ class Runner:
         if self._recording:
             self.record.write_head(self.directory)
 
+    def take(self, node: Node) -> None:
+        """Know a stage's artefact without recording it. Raises ``BadInput`` where it is not in the cache."""
+        fingerprint = self.identify(node)
+        found = self.find(node, fingerprint) or self.fetch(node, fingerprint)
+        if found is None:
+            raise BadInput(f"{node.place}: not in the cache; `{self.record.command}` makes it")
+        self.done[node.place], self.nodes[node.place] = found, node
+
+    def remake(self, node: Node) -> Artefact:
+        """Make a thinned artefact again, in its place in the cache."""
+        was = self.done[node.place]
+        with self.store.lock(was.path.name):
+            with suppress(Damaged):  # it may be whole by now, through another process
+                if found := self.store.find(node.stage.name, was.fingerprint):
+                    return found
+            return self._make(node, was.fingerprint, was)
+
+    def show_whole(self, place: str, lacking: Collection[str] = ()) -> None:
+        """See to it that an artefact of the run is whole, in the cache and at the run's path."""
+        restore(self, {place: lacking})
+        publish(self.done[place], self.directory / place)
+
     def finish(self) -> None:
         """Every stage is done."""
+        policies = {step.round: step.place for step in self.record.policies() if step.place in self.nodes}
+        for round in {max(policies, default=0), best_round(scores(self.directory, self.record.steps)) or 0}:
+            if round in policies:  # another run, or this one with other rounds, may have dropped it
+                self.show_whole(policies[round], (MOMENTS,))
+        self.thinning.drop(self.record, self.params)
         self.record.finished = True
         self.record.seconds = time.monotonic() - self._began
         self.record.write_head(self.directory)
@@ -147,6 +189,12 @@ class Runner:
             when = datetime.now(UTC).isoformat(timespec="seconds")
             self.record.stopped = Stop(place=place, said=said, when=when)
             self.record.write_head(self.directory)
+
+    def _end_round(self, round: int) -> None:
+        """Before the first stage of another round: what nothing reads any more goes, as ``keep`` says."""
+        if round > self._round:
+            self.thinning.drop(self.record, self.params)
+        self._round = max(self._round, round)
 
     def _guard(self, node: Node, made: Artefact) -> None:
         """Hold the stage against the run's guards; what they say is recorded before a run stops."""
@@ -175,7 +223,8 @@ class Runner:
             self._recording = True
         self.record.append(self.directory, step)
 
-    def _fetch(self, node: Node, fingerprint: str) -> Artefact | None:
+    def fetch(self, node: Node, fingerprint: str) -> Artefact | None:
+        """The artefact from the remote, brought into the cache; None where it cannot be had there."""
         found = self._remote_cache.fetch(node.stage.name, fingerprint, self.watch.tell)
         if found is not None:
             self.watch.fetched(node, found)
@@ -196,9 +245,13 @@ class Runner:
             node.stage.name, fingerprint, lambda out: take_over(found, modules, facts, out)
         )
 
-    def _make(self, node: Node, fingerprint: str) -> Artefact:
-        self.watch.begin(node)
-        made = self.store.make(node.stage.name, fingerprint, lambda out: self._fill(node, fingerprint, out))
+    def _make(self, node: Node, fingerprint: str, again: Artefact | None = None) -> Artefact:
+        if again is None:
+            self.watch.begin(node)
+        with whole_inputs(self, node):
+            made = self.store.make(
+                node.stage.name, fingerprint, lambda out: self._fill(node, fingerprint, out), again
+            )
         self.context.whole()
         give_back()
         return made

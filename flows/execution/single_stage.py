@@ -9,6 +9,7 @@ from flows.environment import workspace
 from flows.execution.runner import Runner, spelled
 from flows.execution.validation import settled
 from flows.stage_table.stages import Plan, plan
+from params.keep import Keep
 from params.load import read_params
 from tasks.artefacts.artefact import Artefact, Damaged
 from tasks.artefacts.record import RECORD, Record, Step
@@ -18,7 +19,8 @@ from tasks.core.context import Context
 
 def run_stage(name: str, run: str, round: int, params_file: Path) -> Step:
     """Make or find the artefact of one stage from what lies in ``runs/RUN``. Raises ``BadInput``."""
-    stages = plan(settled(read_params(params_file)))
+    params = settled(read_params(params_file)).model_copy(update={"keep": Keep()})  # DVC keeps all
+    stages = plan(params)
     this = stages.at(name, round)
     root = workspace()
     store = Store(root)
@@ -26,7 +28,7 @@ def run_stage(name: str, run: str, round: int, params_file: Path) -> Step:
     lock = f"run-{run}-{this.place.replace('/', '-')}"
     with store.lock(lock, busy), Context(scratch=store.scratch(lock)) as context:
         command = spelled(["stage", name, "--run", run, "--round", str(round), "--params", str(params_file)])
-        runner = Runner(root, run, stages.params, context, command=command)
+        runner = Runner(root, run, stages.params, context, command=command, whole=True)
         if (runner.directory / RECORD).is_file():
             before = Record.read(runner.directory)
             if before.params != runner.record.params:

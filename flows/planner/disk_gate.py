@@ -6,12 +6,15 @@ from flows.environment import workspace
 from flows.planner import capacity
 from flows.planner.memory_gate import known_shape
 from params.base import BadInput
+from params.keep import Keep
 from params.schema import Params
 from tasks.artefacts.store import SPARE, free_bytes
 
 MASTER = 4
 """Bytes of a trained weight on disk, in float32."""
 SMOLLM2 = "SmolLM2-135M"
+LEAST = Keep(policies=("last", "best"), optimiser="last")
+"""What a run can do with."""
 
 
 def check_disk(params: Params) -> None:
@@ -23,23 +26,50 @@ def check_disk(params: Params) -> None:
     room, taken = free_bytes(workspace()) - SPARE, _policies_there()
     needed = forecast(params, shape)
     if needed > room + taken:
-        least = int((room + taken) // (needed / params.rounds))
         raise BadInput(
             f"rounds: the policies of {params.rounds} rounds with their optimisers take "
             f"{needed / 1e9:.0f} GB, and {workspace()} has {room / 1e9:.0f}; expected room for them, "
-            f"{'fewer rounds' if least < 1 else f'at most {least} rounds'}"
-            f"{', or update.adapter=lora' if params.update.adapter == 'full' else ''}"
+            f"{_ways_out(params, shape, room + taken)}"
         )
 
 
+def _ways_out(params: Params, shape: capacity.Shape, room: float) -> str:
+    """What would fit into the room, in words."""
+    fitting = (n for n in range(params.rounds, 0, -1) if forecast(_with(params, rounds=n), shape) <= room)
+    most = next(fitting, 0)
+    found = [f"at most {most} rounds" if most else "fewer rounds"]
+    if params.update.adapter == "full":
+        found.append("or update.adapter=lora")
+    least = forecast(_with(params, keep=LEAST), shape)
+    if params.keep != LEAST and least <= room:
+        found.append(f"or keep={{policies: [last, best], optimiser: last}}, {least / 1e9:.0f} GB")
+    return ", ".join(found)
+
+
+def _with(params: Params, **changes: int | Keep) -> Params:
+    return params.model_copy(update=changes)
+
+
 def forecast(params: Params, shape: capacity.Shape) -> float:
-    """Bytes of the policies of all rounds, each with the moments of its optimiser, where that goes on."""
+    """Bytes of policies and moments of optimisers, where those go on, when the run takes most: while the last
+    policy is made."""
     lora = params.update.adapter == "lora"
     trained = shape.adapter(params.update.lora_rank) if lora else shape.parameters
     moments = 2 if params.update.optimiser == "adamw_8bit" else 8
     if params.distil:  # its optimisers end with the round
         moments = 0
-    return float(params.rounds * trained * (MASTER + moments))
+    policies, optimisers = _held(params)
+    return float(trained * (policies * MASTER + optimisers * moments))
+
+
+def _held(params: Params) -> tuple[int, int]:
+    """How many policies and how many optimisers there are at once: those that stay, the best one, those that
+    the round reads, and the one that it makes."""
+    rounds, keep = params.rounds, params.keep
+    read = 1 + max([params.rollout.lag, *(params.distil.rounds_back() if params.distil else ())])
+    stay = sum(keep.wants(round) for round in range(1, rounds + 1))
+    policies = min(rounds, stay + 1 + read + 1)
+    return policies, policies if keep.optimiser == "all" else min(rounds, 2)
 
 
 def _policies_there() -> int:

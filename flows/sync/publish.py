@@ -127,8 +127,9 @@ def _is_pipeline(root: Path, record: Record) -> bool:
         return False
     stages = yaml.safe_load((root / "dvc.yaml").read_text()).get("stages", {})
     report = f"runs/{record.name}/report.html" in stages.get("report", {}).get("outs", ())
-    described = settled(read_params(root / "params.yaml")).model_dump(mode="json", exclude={"store"})
-    return report and described == {key: value for key, value in record.params.items() if key != "store"}
+    elsewhere = {"store", "keep"}
+    described = settled(read_params(root / "params.yaml")).model_dump(mode="json", exclude=elsewhere)
+    return report and described == {k: value for k, value in record.params.items() if k not in elsewhere}
 
 
 def _commit(root: Path, name: str, place: Path) -> str:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import Any
 
 from flows.execution.runner import run_directory
 from params.base import BadInput
 from params.store import StoreSettings
-from tasks.artefacts.artefact import Artefact, Damaged, Manifest, Source
+from tasks.artefacts.artefact import EVERYTHING, Artefact, Damaged, Manifest, Source
 from tasks.artefacts.record import RECORD, Record, Step
 from tasks.artefacts.store import Store, publish
 from tasks.remote.progress import Tell
-from tasks.remote.remote import Remote
+from tasks.remote.remote import Remote, ThinnedManifest
 
 
 def push_run(
@@ -23,7 +23,7 @@ def push_run(
     store, directory = Store(root), run_directory(root, name)
     record = Record.read(directory)
     remedy = f"`{record.command}` makes it again"
-    made = {step.place: Artefact.needed(directory / step.place, remedy) for step in record.steps}
+    made = {step.place: Artefact.needed(directory / step.place, remedy, EVERYTHING) for step in record.steps}
     artefacts = {artefact.digest: artefact for artefact in made.values()}
     notes = []
     waiting = [source for artefact in made.values() for source in artefact.manifest.inputs.values()]
@@ -31,7 +31,7 @@ def push_run(
         source = waiting.pop()
         if source.digest in artefacts:
             continue
-        below = _cached(store, source)
+        below = _cached(store, source, EVERYTHING)
         if below is None:
             notes.append(f"{source.stage} {source.fingerprint[:12]} is not in the cache and stays behind")
         else:
@@ -53,11 +53,12 @@ def pull_run(root: Path, name: str, settings: StoreSettings, tell: Tell) -> dict
             raise BadInput(f"{remote.url}: holds no run '{name}'; `ostinato push {name}` puts one there")
         _same_run(directory, record)
         wanted = {step.digest: _source(step) for step in record.steps}
-        manifests, notes = _closure(remote, wanted)
-        there = {m.digest for m in manifests if _cached(store, _source(m)) is not None}
-        said = remote.pull([m for m in manifests if m.digest not in there], store)
+        whole, thinned, notes = _closure(remote, wanted)
+        missing = [each for each in whole if _cached(store, _source(each)) is None]
+        lacking = [each for each in thinned if _cached(store, _source(each[0]), EVERYTHING) is None]
+        said = remote.pull(missing, store, lacking)
         for step in record.steps:
-            found = _cached(store, wanted[step.digest])
+            found = _cached(store, wanted[step.digest], EVERYTHING)
             if found is None:
                 raise BadInput(f"{remote.url}: {step.place} of {name} is not there; push the run again")
             publish(found, directory / step.place)
@@ -69,27 +70,34 @@ def _source(made: Step | Manifest) -> Source:
     return Source(stage=made.stage, fingerprint=made.fingerprint, digest=made.digest)
 
 
-def _closure(remote: Remote, wanted: dict[str, Source]) -> tuple[list[Manifest], list[str]]:
-    """The manifests of what is wanted and of all that it was made of, each once."""
+def _closure(
+    remote: Remote, wanted: dict[str, Source]
+) -> tuple[list[Manifest], list[ThinnedManifest], list[str]]:
+    """The manifests of what is wanted and of all that it was made of, each once: of what is whole there, and
+    of what is thinned."""
     found: dict[str, Manifest] = {}
+    thinned: list[ThinnedManifest] = []
     notes: list[str] = []
     waiting, seen = list(wanted.values()), set(wanted)
     while waiting:
         for source, manifest in zip(waiting, remote.manifests(waiting), strict=True):
-            if manifest is None:
-                notes.append(f"{source.stage} {source.fingerprint[:12]} is not in {remote.url}")
-            else:
+            if manifest is not None:
                 found[source.digest] = manifest
-        inputs = {s.digest: s for m in found.values() for s in m.inputs.values() if s.digest not in seen}
+            elif (lacking := remote.thinned(source)) is not None:
+                thinned.append(lacking)
+            else:
+                notes.append(f"{source.stage} {source.fingerprint[:12]} is not in {remote.url}")
+        known = [*found.values(), *(manifest for manifest, _ in thinned)]
+        inputs = {s.digest: s for m in known for s in m.inputs.values() if s.digest not in seen}
         seen |= set(inputs)
         waiting = list(inputs.values())
-    return list(found.values()), sorted(set(notes))
+    return list(found.values()), thinned, sorted(set(notes))
 
 
-def _cached(store: Store, source: Source) -> Artefact | None:
-    """The artefact with that very content, if the cache has it whole."""
+def _cached(store: Store, source: Source, lacking: Container[str] = ()) -> Artefact | None:
+    """The artefact with that very content, if the cache has it, whole but for what may be lacking."""
     try:
-        found = store.find(source.stage, source.fingerprint)
+        found = store.find(source.stage, source.fingerprint, lacking)
     except Damaged:
         return None
     return found if found is not None and found.digest == source.digest else None

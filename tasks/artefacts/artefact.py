@@ -3,6 +3,9 @@
 No manifest: it does not exist. A digest that does not match: it is damaged, and ``Damaged`` says where.
 Everything that varies from one making to the next (timings, speeds, memory) stands in the manifest;
 the files themselves hold nothing but what the fingerprint determines.
+
+An artefact may be *thinned*: ``thinned.json`` names files of it that were dropped since it was made, as the
+``keep`` of its run says. Its manifest still says what they were, so that what was made of it still fits it.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +25,28 @@ from params.errors import OstinatoError
 from tasks.artefacts.role import Role
 
 MANIFEST = "manifest.json"
+THINNED = "thinned.json"
+MOMENTS = "optimizer.safetensors"
+"""The file of a policy that nothing but the next update reads."""
+
+
+class _Everything(Container[str]):
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
+EVERYTHING = _Everything()
+"""As ``lacking``: any of its files may have been dropped."""
 
 
 class Damaged(OstinatoError):
     """An artefact is there and is not what its manifest says."""
 
     exit_code = 2
+
+
+class Thinned(Damaged):
+    """A file that is asked for was dropped, as the ``keep`` of a run says."""
 
 
 class File(BaseModel):
@@ -93,6 +113,37 @@ class Manifest(BaseModel):
         return manifest
 
 
+class Thinning(BaseModel):
+    """What was dropped of an artefact."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    digest: str
+    """The artefact's."""
+    dropped: tuple[str, ...]
+    """Names of its files, sorted; after an interruption some of them may still be there."""
+    figures: dict[str, float | int | None] = {}
+    """What a report says of the files that are gone."""
+
+    def to_bytes(self) -> bytes:
+        """As a manifest's."""
+        body = self.model_dump(mode="json")
+        seal = hashlib.sha256(canonical(body)).hexdigest()
+        return (json.dumps({**body, "seal": seal}, indent=1, sort_keys=True) + "\n").encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: Path) -> Thinning:
+        """Parse and check; raises ``Damaged``."""
+        try:
+            body = json.loads(data)
+            body.pop("seal", None)
+            found = cls.model_validate(body)
+        except (ValueError, AttributeError):
+            raise Damaged(f"{where}: does not say what was dropped") from None
+        if found.to_bytes() != data:
+            raise Damaged(f"{where}: its bytes do not match its seal")
+        return found
+
+
 class Artefact:
     """A finished artefact on disk."""
 
@@ -113,10 +164,31 @@ class Artefact:
         """What it is: a digest over the digests of its files."""
         return self.manifest.digest
 
+    @property
+    def thinned(self) -> Thinning | None:
+        """What was dropped of it, as it stands on disk now; None where it is whole. Raises ``Damaged``."""
+        path = self.path / THINNED
+        try:
+            found = Thinning.from_bytes(path.read_bytes(), path)
+        except FileNotFoundError:
+            return None
+        if found.digest != self.digest or not set(found.dropped) <= set(self.manifest.files):
+            raise Damaged(f"{path}: speaks of another artefact")
+        return found
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """The names of the files that were dropped of it."""
+        found = self.thinned
+        return found.dropped if found else ()
+
     def file(self, name: str) -> Path:
-        """The path of one of its files; raises ``Damaged`` for one that it does not list."""
+        """The path of one of its files; raises ``Damaged`` for one that it does not list, ``Thinned`` for one
+        that was dropped."""
         if name not in self.manifest.files:
             raise Damaged(f"{self.path / name}: not part of this artefact; was it made by another version?")
+        if name in self.dropped:
+            raise Thinned(_gone(self.path, [name]))
         return self.path / name
 
     def json(self, name: str) -> Any:
@@ -124,36 +196,59 @@ class Artefact:
         return json.loads(self.file(name).read_text())
 
     @classmethod
-    def open(cls, path: Path, check: bool = True) -> Artefact:
-        """The artefact at ``path``; raises ``FileNotFoundError`` where none is, ``Damaged`` where one was."""
+    def open(cls, path: Path, check: bool = True, lacking: Container[str] = ()) -> Artefact:
+        """The artefact at ``path``; raises ``FileNotFoundError`` where none is, ``Damaged`` where one was,
+        and ``Thinned`` where a file was dropped that is not among those that may be ``lacking``."""
         manifest = Manifest.from_bytes((path / MANIFEST).read_bytes(), path / MANIFEST)
         artefact = cls(path, manifest)
         if check:
-            artefact.check()
+            artefact.check(lacking)
         return artefact
 
     @classmethod
-    def needed(cls, path: Path, remedy: str) -> Artefact:
-        """``open`` for what must be there, whole; raises ``BadInput`` that ends with the ``remedy``."""
+    def needed(cls, path: Path, remedy: str, lacking: Container[str] = ()) -> Artefact:
+        """``open`` for what must be there; raises ``BadInput`` that ends with the ``remedy``."""
         try:
-            return cls.open(path)
+            return cls.open(path, lacking=lacking)
         except (FileNotFoundError, NotADirectoryError):
             raise BadInput(f"{path / MANIFEST}: missing; {remedy}") from None
+        except Thinned as thinned:
+            raise BadInput(str(thinned)) from None
         except Damaged as damage:
             raise BadInput(f"{damage}; {remedy}") from None
 
-    def check(self) -> None:
-        """Compare every file with the manifest; raises ``Damaged`` that names the first difference."""
+    def check(self, lacking: Container[str] = ()) -> None:
+        """Compare every file with the manifest; raises as ``open`` does, for the first difference."""
         present = {p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if p.is_file()}
         listed = set(self.manifest.files)
-        for name in sorted(listed - present):
-            raise Damaged(f"{self.path / name}: missing")
-        for name in sorted(present - listed - {MANIFEST}):
+        for name in sorted(present - listed - {MANIFEST, THINNED}):
             raise Damaged(f"{self.path / name}: not part of this artefact")
+        dropped = set(self.dropped)  # after the listing: what goes meanwhile is named before
+        for name in sorted(listed - present - dropped):
+            raise Damaged(f"{self.path / name}: missing")
         for name, file in self.manifest.files.items():
-            path = self.path / name
-            if path.stat().st_size != file.bytes or file_digest(path) != file.sha256:
-                raise Damaged(f"{path}: its bytes do not match its digest")
+            if name not in dropped and not self._holds(name, file):
+                raise Damaged(f"{self.path / name}: its bytes do not match its digest")
+        if gone := [name for name in self.dropped if name not in lacking]:
+            raise Thinned(_gone(self.path, gone))
+
+    def _holds(self, name: str, file: File) -> bool:
+        """Whether a file is what the manifest says, or was dropped this moment."""
+        path = self.path / name
+        try:
+            return path.stat().st_size == file.bytes and file_digest(path) == file.sha256
+        except FileNotFoundError:
+            return name in self.dropped
+
+
+def _gone(path: Path, names: Sequence[str]) -> str:
+    run, place = ("RUN", "PLACE")
+    if "runs" in path.parts[:-2]:
+        run, *rest = path.parts[len(path.parts) - path.parts[::-1].index("runs") :]
+        place = "/".join(rest)
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    again = f"`ostinato restore {run}/{place}` makes it again"
+    return f"{path / names[0]}: dropped{more}, as the run's keep says; {again}"
 
 
 def source_of(artefact: Artefact) -> Source:
@@ -171,13 +266,17 @@ def seal(directory: Path, **facts: Any) -> Manifest:
         files[name] = File(bytes=path.stat().st_size, sha256=file_digest(path))
     digest = hashlib.sha256(canonical({name: file.sha256 for name, file in files.items()})).hexdigest()
     manifest = Manifest(files=files, digest=digest, **facts)
-    target = directory / MANIFEST
-    with target.open("wb") as handle:
+    write_manifest(directory, manifest)
+    return manifest
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Write it, and push it to the disk."""
+    with (directory / MANIFEST).open("wb") as handle:
         handle.write(manifest.to_bytes())
         handle.flush()
         os.fsync(handle.fileno())
     sync_directory(directory)
-    return manifest
 
 
 def canonical(value: Any) -> bytes:

@@ -6,15 +6,23 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Container, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
 from params.base import BadInput
-from tasks.artefacts.artefact import MANIFEST, Artefact, Damaged, replace_directory, seal
+from tasks.artefacts.artefact import (
+    EVERYTHING,
+    MANIFEST,
+    Artefact,
+    Damaged,
+    replace_directory,
+    seal,
+    write_manifest,
+)
 
 SPARE = 256 * 2**20
 """Bytes that must be free before a stage begins: on a full disk not even its failure could be recorded."""
@@ -35,38 +43,48 @@ class Store:
         """Where the artefact with this fingerprint lies, or would lie."""
         return self.artefacts / f"{stage}-{fingerprint[:20]}"
 
-    def find(self, stage: str, fingerprint: str) -> Artefact | None:
-        """The artefact, checked byte by byte; None where there is none; raises ``Damaged``."""
+    def find(self, stage: str, fingerprint: str, lacking: Container[str] = ()) -> Artefact | None:
+        """The artefact, checked byte by byte; None where there is none; raises ``Damaged``, and ``Thinned``
+        where a file was dropped that is not among those that may be ``lacking``."""
         path = self.path(stage, fingerprint)
         if not path.exists():
             return None
         if not (path / MANIFEST).exists():
             raise Damaged(f"{path / MANIFEST}: missing")
-        artefact = Artefact.open(path)
+        artefact = Artefact.open(path, lacking=lacking)
         if artefact.fingerprint != fingerprint:
             raise Damaged(f"{path}: holds another artefact ({artefact.fingerprint[:12]})")
         return artefact
 
     def adopt(self, stage: str, fingerprint: str, place: Path) -> Artefact | None:
-        """Take in an artefact that lies elsewhere (in a run, brought by DVC) if it is the right one."""
+        """Take in an artefact that lies elsewhere (in a run, brought by DVC) if it is the right one; where it
+        is thinned, as it is."""
         try:
-            found = Artefact.open(place)
+            found = Artefact.open(place, lacking=EVERYTHING)
         except (Damaged, FileNotFoundError, NotADirectoryError):
             return None
         if found.fingerprint != fingerprint:
             return None
         self.put(self.path(stage, fingerprint), lambda new: link_tree(place, new))
-        return self.find(stage, fingerprint)
+        return self.find(stage, fingerprint, EVERYTHING)
 
-    def make(self, stage: str, fingerprint: str, fill: Fill) -> Artefact:
+    def make(self, stage: str, fingerprint: str, fill: Fill, again: Artefact | None = None) -> Artefact:
         """Build the artefact beside its place, seal it, move it in. What stood there before is replaced.
 
-        Raises ``BadInput`` where the disk is nearly full, or becomes full.
+        ``again``: a thinned one that is made again; where the same files come out, its manifest stays, which
+        says how and at what cost they were first made. Raises ``BadInput`` where the disk is nearly full, or
+        becomes full.
         """
         self.need(0, f"make {stage}")
         target = self.path(stage, fingerprint)
+
+        def build(new: Path) -> None:
+            made = seal(new, stage=stage, fingerprint=fingerprint, **fill(new))
+            if again is not None and made.digest == again.digest:
+                write_manifest(new, again.manifest)
+
         try:
-            self.put(target, lambda new: seal(new, stage=stage, fingerprint=fingerprint, **fill(new)))
+            self.put(target, build)
         except (OSError, SafetensorError) as error:
             if not _says_full(error):
                 raise
@@ -94,6 +112,23 @@ class Store:
             handle.write(str(os.getpid()))
             handle.flush()
             yield
+
+    @contextmanager
+    def reading(self, names: Iterable[str]) -> Iterator[bool]:
+        """Hold what several processes may hold at once against ``lock`` of the same names; False, and hold
+        nothing, where a process has one of them: to wait for one while holding another could be for ever."""
+        folder = self._work / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as held:
+            try:
+                for name in names:
+                    handle = held.enter_context((folder / f"{name}.lock").open("a+"))
+                    fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                held.close()
+                yield False
+            else:
+                yield True
 
     def held(self, name: str) -> bool:
         """Whether a process holds ``lock(name)``."""
@@ -141,21 +176,22 @@ class Store:
 
     def discard(self, path: Path) -> None:
         """Remove a directory of the workspace, at once for whoever looks: it is moved aside first."""
-        building = self._work / "building"
-        building.mkdir(parents=True, exist_ok=True)
-        sweep(building)
-        aside = building / f"{path.name}.{os.getpid()}"
-        shutil.rmtree(aside, ignore_errors=True)
+        aside = self.beside(path.name)
         path.rename(aside)
         shutil.rmtree(aside)
 
-    def put(self, target: Path, build: Callable[[Path], object]) -> None:
-        """Let ``build`` fill a directory beside ``target``, and move it there whole."""
+    def beside(self, name: str) -> Path:
+        """Where something is built before it is moved to its place: nothing lies there."""
         building = self._work / "building"
         building.mkdir(parents=True, exist_ok=True)
         sweep(building)
-        new = building / f"{target.name}.{os.getpid()}"
+        new = building / f"{name}.{os.getpid()}"
         shutil.rmtree(new, ignore_errors=True)
+        return new
+
+    def put(self, target: Path, build: Callable[[Path], object]) -> None:
+        """Let ``build`` fill a directory beside ``target``, and move it there whole."""
+        new = self.beside(target.name)
         new.mkdir()
         try:
             build(new)
@@ -174,7 +210,10 @@ def sweep(building: Path) -> None:
     for path in building.iterdir():
         owner = path.name.removesuffix(".old").rpartition(".")[2]
         if owner.isdigit() and not Path(f"/proc/{owner}").exists():
-            shutil.rmtree(path, ignore_errors=True)
+            if path.is_file():
+                path.unlink(missing_ok=True)
+            else:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def link_tree(source: Path, target: Path) -> None:
@@ -190,11 +229,11 @@ def link_tree(source: Path, target: Path) -> None:
 
 
 def publish(artefact: Artefact, place: Path) -> None:
-    """Show an artefact at a run's path, unless it is there already."""
+    """Show an artefact at a run's path, unless it is there already, with what is left of it."""
     with suppress(FileNotFoundError, NotADirectoryError, Damaged):
         found = Artefact.open(place, check=False)
         if found.manifest == artefact.manifest:
-            found.check()
+            found.check(lacking=artefact.dropped)
             return
     new = place.with_name(f".{place.name}.{os.getpid()}")
     shutil.rmtree(new, ignore_errors=True)

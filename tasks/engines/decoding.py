@@ -1,18 +1,15 @@
 """Samples responses on the trainer's own weights, on a CPU: a prompt is computed and held once for all of its
-responses, and the cores share the prompts among them.
+responses.
 
-A lane is what one thread samples: it takes prompts as its room allows, and the next one as soon as all
-responses to an earlier one are whole. What is drawn depends on a response's prompt and seed alone.
+Prompts are taken as room allows, and the next one as soon as all responses to an earlier one are whole. What
+is drawn depends on a response's prompt and seed alone. All in one thread: two side by side take longer, since
+each reads all weights for every token and waits for the interpreter at thousands of small operations.
 """
 
 from __future__ import annotations
 
-import math
-import queue
-import threading
-import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -25,9 +22,7 @@ from tasks.engines.drawing import Drawn, draw
 from tasks.policy.hidden_states import hidden_states
 from tasks.policy.load import head_weight
 from tasks.policy.prefix_attention import Kernel, use_kernel
-from tasks.policy.threads import limited_threads
 
-POLL_SECONDS = 0.5
 PREFILL_TOKENS = 2048
 """Positions of prompts in one pass, unless a single one is longer."""
 
@@ -53,7 +48,7 @@ Family = list[tuple[int, Request]]
 
 @dataclass(frozen=True)
 class Room:
-    """What a lane may hold at once."""
+    """What may be held at once."""
 
     rows: int
     """Responses side by side."""
@@ -61,8 +56,8 @@ class Room:
     """Positions whose keys and values are kept."""
 
 
-class Lane:
-    """Samples some families of requests, one token of every response under way at a time."""
+class Decoding:
+    """Samples families of requests, one token of every response under way at a time."""
 
     def __init__(
         self, network: PreTrainedModel, families: Sequence[Family], sampling: Sampling, room: Room
@@ -71,33 +66,39 @@ class Lane:
         prompt = max(len(family[0][1].prompt_ids) for family in families)
         most = max(request.most(sampling) for family in families for _, request in family)
         self._members = max(1, min(max(map(len, families)), room.rows, (room.tokens - prompt) // most))
-        self._waiting = deque(
-            part for family in families for part in _cut(family, self._members)
-        )  # a lane's own order, whatever the others do
+        self._waiting = deque(part for family in families for part in _cut(family, self._members))
         affordable = min(room.rows // self._members, room.tokens // (prompt + self._members * most))
         self._count = max(1, min(len(self._waiting), affordable))
         self._cache = CascadeCache(self._count, self._members, prompt, most)
         self._free = list(range(self._count))
         self._rows: list[_Row] = []
 
-    @torch.inference_mode()
-    def run(self, tell: Callable[[int, dict[int, Response]], bool]) -> None:
-        """Sample all; ``tell(tokens drawn, responses that are whole)`` says after a step whether to go on."""
-        while self._waiting or self._rows:
-            tokens, done = 0, dict[int, Response]()
-            for scores, rows in self._steps():
-                tokens += len(rows)
-                for row, drawn in zip(
-                    rows, draw(scores, [row.place for row in rows], self._sampling), strict=True
-                ):
-                    row.drawn.append(drawn)
-                    if reason := self._ended(row):
-                        done[row.index] = _response(row, reason)
-            self._drop(done)
-            if not tell(tokens, done):
-                return
+    def steps(self) -> Generator[tuple[int, dict[int, Response]], None, None]:
+        """Sample all: after each step, how many tokens were drawn and which responses are whole.
 
-    def _steps(self) -> list[tuple[Tensor, list[_Row]]]:
+        Raises ``EngineFailure`` for what torch or the model raises.
+        """
+        while self._waiting or self._rows:
+            try:
+                step = self._step()
+            except RuntimeError as error:
+                raise EngineFailure(f"transformers: {error}") from error
+            yield step
+
+    @torch.inference_mode()
+    def _step(self) -> tuple[int, dict[int, Response]]:
+        tokens, done = 0, dict[int, Response]()
+        for scores, rows in self._scored():
+            tokens += len(rows)
+            drawn = draw(scores, [row.place for row in rows], self._sampling)
+            for row, token in zip(rows, drawn, strict=True):
+                row.drawn.append(token)
+                if reason := self._ended(row):
+                    done[row.index] = _response(row, reason)
+        self._drop(done)
+        return tokens, done
+
+    def _scored(self) -> list[tuple[Tensor, list[_Row]]]:
         """Scores [n, V] of rows' next tokens: of those under way, and of those that begin."""
         under_way = list(self._rows)
         steps = [(self._next(under_way), under_way)] if under_way else []
@@ -161,58 +162,12 @@ class Lane:
         self._free = [place for place in range(self._count) if place not in taken]
 
 
-def sampled(lanes: Sequence[Lane], timeout: float) -> Generator[tuple[int, dict[int, Response]], None, None]:
-    """Run the lanes, a thread each: (tokens drawn, responses that are whole) of their steps, as they come.
-
-    Closed early, they end with the step that they are at. Raises ``EngineFailure`` for what torch raises, or
-    where no lane has taken a step for ``timeout`` seconds.
-    """
-    steps: queue.SimpleQueue[tuple[int, dict[int, Response]]] = queue.SimpleQueue()
-    halt = threading.Event()
-
-    def tell(tokens: int, done: dict[int, Response]) -> bool:
-        steps.put((tokens, done))
-        return not halt.is_set()
-
-    with limited_threads(len(lanes)) as pool:
-        running = [pool.submit(lane.run, tell) for lane in lanes]
-        since = time.monotonic()
-        try:
-            while True:
-                over = all(lane.done() for lane in running)  # before a look at what they said
-                for lane in running:
-                    if lane.done() and (error := lane.exception()):
-                        raise EngineFailure(f"transformers: {error}") from error
-                try:
-                    step = steps.get(timeout=0.0 if over else POLL_SECONDS)
-                except queue.Empty:
-                    if over:
-                        return
-                    if time.monotonic() - since > timeout:
-                        raise EngineFailure(f"transformers: no token in {timeout} s") from None
-                    continue
-                since = time.monotonic()
-                yield step
-        finally:
-            halt.set()
-
-
 def families(requests: Sequence[Request]) -> list[Family]:
     """Requests with one prompt together, in the order in which their first ones were asked."""
     found: dict[tuple[int, ...], Family] = {}
     for index, request in enumerate(requests):
         found.setdefault(request.prompt_ids, []).append((index, request))
     return list(found.values())
-
-
-def deal(all_families: Sequence[Family], lanes: int) -> list[list[Family]]:
-    """Families for each lane, about as many responses each; one that is more than a lane's share is cut."""
-    share = math.ceil(sum(map(len, all_families)) / lanes)
-    parts = [part for family in all_families for part in _cut(family, share)]
-    dealt: list[list[Family]] = [[] for _ in range(lanes)]
-    for part in sorted(parts, key=len, reverse=True):
-        min(dealt, key=lambda lane: sum(map(len, lane))).append(part)
-    return [lane for lane in dealt if lane]
 
 
 def _cut(family: Family, most: int) -> list[Family]:

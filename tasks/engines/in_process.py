@@ -8,7 +8,6 @@ continuous batching does the rest: models that cannot share prompts, GPUs, and r
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from pathlib import Path
 
 from torch import nn
@@ -19,7 +18,7 @@ from params.schema import Params
 from tasks.engines import float8
 from tasks.engines.base import More, Request, Response, Sampling, identity, ignore, no_more
 from tasks.engines.continuous_batching import ContinuousBatching, bytes_per_token
-from tasks.engines.decoding import Lane, Room, deal, families, sampled
+from tasks.engines.decoding import Decoding, Room, families
 from tasks.engines.packed_layers import packed_layers, sharing_input
 from tasks.policy import distributed
 from tasks.policy.policy import Policy
@@ -84,21 +83,18 @@ class InProcess:
         tell: Callable[[int, int], None],
         finished: Callable[[int, Response], None],
     ) -> list[Response]:
-        """In lanes side by side, a thread each."""
-        count = min(self._policy.thread_count, len(requests))
         memory = int(self._params.kv_cache_gib * 2**30) // bytes_per_token(self._network)
-        room = Room(max(1, self._params.max_sequences // count), memory // count)
+        room = Room(self._params.max_sequences, memory)
         found: dict[int, Response] = {}
+        tokens = 0
         with packed_layers(self._network, self._sharing()), self._policy.passes(self._network):
-            lanes = [Lane(self._network, each, sampling, room) for each in deal(families(requests), count)]
-            tokens = 0
-            with closing(sampled(lanes, self._params.reply_timeout)) as steps:
-                for added, done in steps:
-                    tokens += added
-                    for index, response in done.items():
-                        found[index] = response
-                        finished(index, response)
-                    tell(len(found), tokens)
+            decoding = Decoding(self._network, families(requests), sampling, room)
+            for added, done in decoding.steps():
+                tokens += added
+                for index, response in done.items():
+                    found[index] = response
+                    finished(index, response)
+                tell(len(found), tokens)
         return [found[index] for index in range(len(requests))]
 
     def _sharing(self) -> list[list[nn.Module]]:

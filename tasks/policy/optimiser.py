@@ -12,13 +12,12 @@ from torch import Tensor
 
 from params.base import BadInput
 from params.update import Update
-from tasks.artefacts.artefact import write_json
+from tasks.artefacts.artefact import MOMENTS, write_json
 from tasks.core.errors import NotFinite
 from tasks.policy import distributed
 from tasks.policy.load import read_tensors
 from tasks.policy.moments import open_moments
 
-MOMENTS = "optimizer.safetensors"
 STATE = "state.json"
 PATIENCE = 3
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -34,24 +33,17 @@ def map_in_order(count: int, jobs: Sequence[Callable[[], T]]) -> Iterator[T]:
     if count < 2:
         yield from (job() for job in jobs)
         return
+    cores = torch.get_num_threads()
+    share = max(cores // count, 1)
     enabled = torch.is_grad_enabled()
 
     def run(job: Callable[[], T]) -> T:
         with torch.set_grad_enabled(enabled):  # which each thread has for itself
             return job()
 
-    with limited_threads(count) as pool:
-        yield from pool.map(run, jobs)
-
-
-@contextmanager
-def limited_threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """So many threads, which share the cores evenly; what has not begun at the end never does."""
-    cores = torch.get_num_threads()
-    share = max(cores // count, 1)
-    pool = ThreadPoolExecutor(count, "lane", initializer=torch.set_num_threads, initargs=(share,))
+    pool = ThreadPoolExecutor(count, "micro-batch", initializer=torch.set_num_threads, initargs=(share,))
     try:
-        yield pool
+        yield from pool.map(run, jobs)
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(cores)  # a thread's setting reaches some libraries of the whole process

@@ -2,15 +2,17 @@
 
     PREFIX/objects/SHA256                         a file, by content
     PREFIX/artefacts/STAGE/FINGERPRINT/DIGEST.json  the manifest, as it lies in the artefact; written last
+    PREFIX/thinned/STAGE/FINGERPRINT/DIGEST.json  the same of one that was sent thinned, and what it lacked
     PREFIX/runs/NAME.json                         the record of a run; written after its artefacts
 
-Every key but a run's is determined by what lies under it, and a manifest is written when all its files are
-there. So two that publish the same artefact write the same bytes, and nobody ever sees half of one, whatever
-the store promises about concurrent writes.
+Every key but the last two kinds is determined by what lies under it, and a manifest is written when all its
+files are there. So two that publish the same artefact write the same bytes, and nobody ever sees half of one,
+whatever the store promises about concurrent writes.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -21,14 +23,17 @@ from pathlib import Path, PurePosixPath
 
 from params.store import StoreSettings, split
 from tasks.artefacts.artefact import (
+    EVERYTHING,
     MANIFEST,
+    THINNED,
     Artefact,
     Damaged,
     File,
     Manifest,
     Source,
+    Thinning,
     file_digest,
-    sync_directory,
+    write_manifest,
 )
 from tasks.artefacts.record import Record, Step
 from tasks.artefacts.store import Store
@@ -37,6 +42,7 @@ from tasks.remote.objects import Bucket
 from tasks.remote.progress import Progress, Tell, silent
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
+ThinnedManifest = tuple[Manifest, Thinning]
 PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
@@ -70,7 +76,7 @@ class Remote:
         files = {
             file.sha256: (artefact.path / name, file)
             for artefact in artefacts
-            for name, file in artefact.manifest.files.items()
+            for name, file in _left(artefact.manifest, artefact.thinned).items()
         }
         held = self._bucket.side_by_side(
             partial(self._bucket.holds, self._object(sha), *found, reread) for sha, found in files.items()
@@ -110,10 +116,7 @@ class Remote:
                 found = Manifest.from_bytes(data, Path(PurePosixPath(key).name))
             except Damaged as damage:
                 raise ValueError(str(damage)) from None
-            if (found.stage, found.fingerprint, found.digest) != (stage, fingerprint, digest):
-                raise ValueError("it is the manifest of another artefact")
-            if not all(_inside(name) and DIGEST.fullmatch(f.sha256) for name, f in found.files.items()):
-                raise ValueError("it lists what no artefact may hold")
+            _check_names(found, (stage, fingerprint, digest))
             return found
 
         return self._bucket.read(key, parse)
@@ -124,12 +127,35 @@ class Remote:
             partial(self.manifest, source.stage, source.fingerprint, source.digest) for source in sources
         )
 
-    def pull(self, manifests: Sequence[Manifest], store: Store) -> dict[str, int]:
-        """Bring artefacts into the cache, each verified and whole. Raises ``RemoteTrouble``.
+    def thinned(self, source: Source) -> ThinnedManifest | None:
+        """The manifest of an artefact that was sent thinned, and what it lacked; None where there is none."""
+        names = (source.stage, source.fingerprint, source.digest)
+        where = Path(f"{source.digest}.json")
+
+        def parse(data: bytes) -> ThinnedManifest:
+            said = json.loads(data)
+            try:
+                found = Manifest.from_bytes(said["manifest"].encode(), where)
+                thinning = Thinning.from_bytes(said["thinned"].encode(), where)
+            except (Damaged, KeyError, AttributeError, TypeError) as damage:
+                raise ValueError(str(damage)) from None
+            _check_names(found, names)
+            if thinning.digest != found.digest:
+                raise ValueError("it speaks of another artefact")
+            return found, thinning
+
+        return self._bucket.read(self._thinned(*names), parse)
+
+    def pull(
+        self, manifests: Sequence[Manifest], store: Store, thinned: Sequence[ThinnedManifest] = ()
+    ) -> dict[str, int]:
+        """Bring artefacts into the cache, each verified, and whole but for what ``thinned`` ones lack. Raises
+        ``RemoteTrouble``.
 
         What broke off is kept and not fetched again.
         """
-        files = {file.sha256: file for manifest in manifests for file in manifest.files.values()}
+        waiting: list[tuple[Manifest, Thinning | None]] = [*((each, None) for each in manifests), *thinned]
+        files = {file.sha256: file for each in waiting for file in _left(*each).values()}
         total = sum(file.bytes for file in files.values())
         store.need(total, "fetch what is wanted")
         downloads, progress = store.downloads(), Progress("fetching", total, self.tell)
@@ -140,17 +166,17 @@ class Remote:
                 good = partial(_has_digest, sha)
                 self._bucket.fetch(self._object(sha), place, file.bytes, good, progress.moved)
 
-        waiting = list(manifests)
+        artefacts = len(waiting)
         while waiting:
             self._bucket.side_by_side(partial(fetch, sha, file) for sha, file in files.items())
             try:
-                _place(store, waiting[-1], downloads)
+                _place(store, *waiting[-1], downloads)
             except FileNotFoundError:
                 continue  # another process took the same file and cleaned up
             waiting.pop()
         for sha in files:
             (downloads / sha).unlink(missing_ok=True)
-        return {"artefacts": len(manifests), "fetched": len(files), "bytes": progress.done}
+        return {"artefacts": artefacts, "fetched": len(files), "bytes": progress.done}
 
     def write_record(self, record: Record) -> None:
         """Publish the record of a run, after its artefacts."""
@@ -180,6 +206,13 @@ class Remote:
         with suppress(RemoteDamaged):
             if self.manifest(*names) is not None:
                 return False
+        if lacking := artefact.thinned:
+            said = {
+                "manifest": (artefact.path / MANIFEST).read_text(),
+                "thinned": lacking.to_bytes().decode(),
+            }
+            self._bucket.write(self._thinned(*names), json.dumps(said).encode())
+            return True
         self._bucket.write(self._manifest(*names), (artefact.path / MANIFEST).read_bytes())
         return True
 
@@ -193,18 +226,36 @@ class Remote:
         ending = f"{digest}.json" if digest else ""
         return self._key(f"artefacts/{stage}/{fingerprint}/{ending}")
 
+    def _thinned(self, stage: str, fingerprint: str, digest: str) -> str:
+        return self._key(f"thinned/{stage}/{fingerprint}/{digest}.json")
+
     def _run(self, name: str) -> str:
         return self._key(f"runs/{name}.json")
 
 
-def _place(store: Store, manifest: Manifest, downloads: Path) -> None:
+def _left(manifest: Manifest, thinning: Thinning | None) -> dict[str, File]:
+    """The files that were not dropped."""
+    dropped = thinning.dropped if thinning else ()
+    return {name: file for name, file in manifest.files.items() if name not in dropped}
+
+
+def _check_names(found: Manifest, names: tuple[str, str, str]) -> None:
+    """Raises ``ValueError`` where it is not the manifest of that stage, fingerprint and digest, or lists what
+    no artefact may hold."""
+    if (found.stage, found.fingerprint, found.digest) != names:
+        raise ValueError("it is the manifest of another artefact")
+    if not all(_inside(name) and DIGEST.fullmatch(f.sha256) for name, f in found.files.items()):
+        raise ValueError("it lists what no artefact may hold")
+
+
+def _place(store: Store, manifest: Manifest, thinning: Thinning | None, downloads: Path) -> None:
     """Build the artefact from files that are called by their digests: whole or not at all, and checked.
 
     Raises ``Damaged``, or ``FileNotFoundError`` for a file that is not among the downloads.
     """
 
     def build(new: Path) -> None:
-        for name, file in manifest.files.items():
+        for name, file in _left(manifest, thinning).items():
             path = new / name
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -213,12 +264,10 @@ def _place(store: Store, manifest: Manifest, downloads: Path) -> None:
                 raise  # another process took the same file and cleaned up
             except OSError:
                 shutil.copyfile(downloads / file.sha256, path)
-        with (new / MANIFEST).open("wb") as handle:
-            handle.write(manifest.to_bytes())
-            handle.flush()
-            os.fsync(handle.fileno())
-        sync_directory(new)
-        Artefact.open(new)
+        if thinning is not None:
+            (new / THINNED).write_bytes(thinning.to_bytes())
+        write_manifest(new, manifest)
+        Artefact.open(new, lacking=EVERYTHING)
 
     store.put(store.path(manifest.stage, manifest.fingerprint), build)
 

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from params.mixture import MAIN
-from tasks.artefacts.artefact import write_json
+from tasks.artefacts.artefact import MOMENTS, write_json
 from tasks.core import seeds
 from tasks.core.numbers import finite
 from tasks.core.segments import counts
 from tasks.core.stage import Job
 from tasks.policy import distributed
 from tasks.policy.job_policy import job_policy
-from tasks.policy.optimiser import MOMENTS, Optimiser
+from tasks.policy.optimiser import Optimiser
 from tasks.policy.policy import Policy
 from tasks.policy.training import Training
 from tasks.update import replay_draw

@@ -37,6 +37,16 @@ def test_all_weights_of_a_7b_in_28_rounds_need_more_than_a_common_disk(room: pyt
     check_disk(of())
 
 
+def test_what_need_not_stay_needs_no_room(room: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadInput, match=r"or keep=\{policies: \[last, best\], optimiser: last\}, 213 GB"):
+        check_disk(of("update.adapter=full"))
+    least = ["keep={policies: [last, best], optimiser: last}"]
+    check_disk(of("update.adapter=full", *least))
+    check_disk(of("update.adapter=full", "rounds=1000", *least))
+    with pytest.raises(BadInput, match=r"at most 12 rounds"):
+        check_disk(of("update.adapter=full", "keep.policies=[every 1]", "keep.optimiser=last"))
+
+
 def test_what_is_there_already_needs_no_room_again(room: pytest.MonkeyPatch, tmp_path: Path) -> None:
     policy = tmp_path / "artefacts" / "update-1"
     policy.mkdir(parents=True)

@@ -2,7 +2,7 @@
 
 ``golden.json`` holds the digests and what they are of: another processor or another torch may round
 differently, and there the test says so and is skipped. A change that is meant to move numbers writes new
-digests (``python tests/flows/test_golden.py``) and tells of it in CHANGELOG.md.
+digests (``python -m tests.flows.test_golden``) and tells of it in CHANGELOG.md.
 """
 
 from __future__ import annotations

@@ -229,9 +229,7 @@ def _rows(done: list[Done], evaluations: list[Evaluation], params: Params) -> li
         if each.artefact is None:
             continue
         if each.step.stage == "rollout":
-            row.update(
-                _rollout_figures(read_rows(each.artefact, "rollouts.parquet"), params, each.step.round)
-            )
+            row.update(_answers_figures(each.artefact, params, each.step.round))
         elif (
             each.step.role.makes_policy and each.step.round and "metrics.json" in each.artefact.manifest.files
         ):
@@ -246,7 +244,15 @@ def _empty(round: int) -> Row:
     return {**dict.fromkeys(COLUMNS), "round": round}
 
 
-def _rollout_figures(rollouts: pa.Table, params: Params, round: int) -> Row:
+def _answers_figures(artefact: Artefact, params: Params, round: int) -> Row:
+    """The same where the answers may have been dropped: then it was noted before."""
+    thinned = artefact.thinned
+    if thinned and "rollouts.parquet" in thinned.dropped:
+        return dict(thinned.figures)
+    return rollout_figures(read_rows(artefact, "rollouts.parquet"), params, round)
+
+
+def rollout_figures(rollouts: pa.Table, params: Params, round: int) -> Row:
     """What the sampled answers of one round say of the policy that gave them."""
     lengths = sampled_lengths(rollouts)
     judged = rollouts.filter(pc.is_valid(rollouts["reward"]))

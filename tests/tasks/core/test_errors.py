@@ -45,9 +45,7 @@ def test_memory_of_a_gpu() -> None:
         raise torch.OutOfMemoryError(text)
 
 
-def test_what_samples_has_settings_of_its_own(
-    tiny_model: Artefact, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_samples_has_settings_of_its_own(tiny_model: Artefact, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cascade, "FIRST_TOKENS", 2**40)
     params = parameters(context=64).model_copy(update={"engine": Engine(kv_cache_gib=2**30)})
     with Context(Path()) as context:
