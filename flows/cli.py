@@ -172,10 +172,9 @@ def show(
 @app.command()
 def report(name: RunArgument) -> None:
     """Write the page of a run, finished or not."""
-    from flows.execution.runner import run_directory
-    from tasks.report.run.page import write
+    from flows.commands.inspect import write_report
 
-    print(write(run_directory(workspace(), name)))
+    print(write_report(name))
 
 
 @app.command()

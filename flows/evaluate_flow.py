@@ -13,6 +13,7 @@ from flows.execution.remote_settings import settings_of
 from flows.execution.runner import Runner, run_directory
 from flows.execution.validation import settled
 from flows.prefect_hooks import RunName, Setting, gpu_slot, tell_failure
+from flows.process import interrupts
 from flows.stage_table.stages import plan
 from flows.train import watch_of_run
 from params.base import BadInput, validate
@@ -51,7 +52,12 @@ def evaluate(
     root, name = workspace(), f"{run}-evaluated"
     store = Store(root)
     busy = f"run {name}: another process is at it; wait for it"
-    with gpu_slot(), store.lock(f"run-{name}", busy), Context(store.scratch(f"run-{name}")) as context:
+    with (
+        gpu_slot(),
+        interrupts.unwound(),
+        store.lock(f"run-{name}", busy),
+        Context(store.scratch(f"run-{name}")) as context,
+    ):
         command = f"prefect deployment run evaluate/on-demand -p run={run}"
         runner = Runner(root, name, params, context, watch_of_run(), command)
         for place in wanted.inputs.values():

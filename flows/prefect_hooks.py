@@ -7,18 +7,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
-from prefect import Flow, State, get_run_logger, task
+from prefect import Flow, State, get_run_logger
+from prefect.assets import Asset
 from prefect.blocks.core import Block
 from prefect.client.schemas.objects import FlowRun
 from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.sync import concurrency
+from prefect.tasks import MaterializingTask
 from pydantic import Field
 
 from flows.environment import workspace
 from flows.execution.remote_settings import ADDRESS, settings_of
+from flows.execution.runner import run_directory
+from flows.prefect_assets import at_path, in_bucket
 from params.base import BadInput
 from params.schema import Params
 from params.store import StoreSettings
+from tasks.artefacts.record import Record
+from tasks.artefacts.store import Store
 from tasks.remote.errors import RemoteTrouble
 
 RunName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="Under runs/.")]
@@ -93,8 +99,18 @@ class Keeping:
         if self._settings is None:
             return {}
         values = self._settings.model_dump(exclude_defaults=True)
-        said = {"pushed": _push(name, values)}
+        said = {"pushed": _push.with_options(**_assets(name, self._settings))(name, values)}
         return {**said, "published": _publish(name, values)} if self._publish else said
+
+
+def _assets(name: str, settings: StoreSettings) -> dict[str, list[Asset]]:
+    """What a push puts into the bucket, and of what: the last policy, as far as Prefect is told."""
+    policies = Record.read(run_directory(workspace(), name)).policies()
+    if not policies:
+        return {}
+    last = policies[-1]
+    here = Store(workspace()).path(last.stage, last.fingerprint)
+    return {"assets": in_bucket(settings, name, last), "asset_deps": at_path(here)}
 
 
 def _network(task: Any, run: Any, state: Any) -> bool:
@@ -103,13 +119,15 @@ def _network(task: Any, run: Any, state: Any) -> bool:
 
 
 def _patiently(function: Callable[..., dict[str, Any]], name: str) -> Any:
-    return task(
+    return MaterializingTask(
+        function,
+        assets=[],
         name=name,
         persist_result=False,
         retries=len(PAUSES),
         retry_delay_seconds=list(PAUSES),
         retry_condition_fn=_network,
-    )(function)
+    )
 
 
 def _pushed(name: str, values: dict[str, Any]) -> dict[str, Any]:

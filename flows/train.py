@@ -3,22 +3,25 @@
 # No postponed annotations here: a served flow travels by cloudpickle, which carries what annotations are and
 # not what their text would name.
 
-from contextlib import nullcontext
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, get_run_logger, task
+from prefect import flow, get_run_logger
 from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.context import TaskRunContext
+from prefect.tasks import MaterializingTask
 
 from flows.environment import workspace
 from flows.execution.earlier_run import keep_earlier
+from flows.execution.guards import Stopped
 from flows.execution.live_report import LiveReport
 from flows.execution.ray_cluster import RayCluster, require_ray
 from flows.execution.runner import Runner, spelled
 from flows.execution.validation import chosen, run_name
 from flows.execution.watch import Watch, local_start
+from flows.prefect_assets import at_path, made_by, read_by
 from flows.prefect_hooks import Keeping, RunName, Setting, gpu_slot, tell_failure
 from flows.prefect_progress import Progress, artifact_key
 from flows.process import interrupts
@@ -30,6 +33,7 @@ from tasks.artefacts.record import Step
 from tasks.artefacts.store import Store
 from tasks.core.context import Context
 from tasks.report.run.page import collect, rounds_table, summary, write
+from tasks.report.run.state import PAGE
 from tasks.report.run.words import evidence, verdict
 from tasks.report.trackers import Trackers
 
@@ -72,7 +76,7 @@ def train(
     require_ray(params)
     name = run_name(name, model, task, method)
     keeping = Keeping(params, push, publish)
-    with gpu_slot(), interrupts.heard() if start else nullcontext():  # a runner has signals of its own
+    with gpu_slot(), interrupts.heard() if start else interrupts.unwound():
         made = _trained(
             name, params, spelled(["run", *_arguments(name, model, task, method, settings or [])])
         )
@@ -102,11 +106,11 @@ def _trained(name: str, params: Params, command: str) -> dict[str, Any]:
             progress = Progress(runner)
             live = LiveReport(runner, (trackers.tell, progress.round_ended))
             for node in stages:
-                try:
-                    settle(runner, node, tasks[node.stage.name])
-                finally:
-                    progress.guards()
-                live.after(node)
+                with live.told_of(node):
+                    try:
+                        settle(runner, node, tasks[node.stage.name])
+                    finally:
+                        progress.guards()
             runner.finish()
             trackers.tell()
             progress.round_ended(params.rounds)
@@ -121,40 +125,53 @@ def settle(runner: Runner, node: Node, run: Any) -> None:
     """
     identity = runner.identify(node)
     found = runner.find(node, identity)
-    run.with_options(refresh_cache=found is None, task_run_name=node.place)(node.place, identity)
+    made = [] if found else made_by(runner, node, identity)
+    options = {"refresh_cache": found is None, "task_run_name": node.place, "assets": made}
+    if made:
+        options["asset_deps"] = read_by(runner, node)
+    run.with_options(**options)(node.place, identity)
     if node.place not in runner.done:  # Prefect had the result and did not call the stage
         runner.settle(node, identity, found)
+    if runner.halt:
+        raise runner.halt
 
 
 def stage_task(runner: Runner, stages: Plan, stage: StageDef) -> Any:
     """The Prefect task of a stage. Its result is a small JSON reference, never the artefact."""
 
     def run(place: str, identity: str) -> Reference:
-        artefact = runner.settle(stages[place], identity)
+        with suppress(Stopped):  # the stage is made all the same; what calls this stops the run
+            runner.settle(stages[place], identity)
+        artefact = runner.done[place]
         path = artefact.path.relative_to(runner.root).as_posix()
         return {"place": place, "path": path, "fingerprint": identity, "digest": artefact.digest}
 
-    return task(
+    return MaterializingTask(
+        run,
+        assets=[],
         name=stage.name,
         description=stage.summary,
         cache_key_fn=_by_identity,
         persist_result=True,
         result_serializer="json",
-    )(run)
+    )
 
 
 def _by_identity(context: TaskRunContext, arguments: dict[str, Any]) -> str:
     return str(arguments["identity"])
 
 
-@task(name="report", persist_result=False)
-def _write_report(directory: str) -> str:
+def _written(directory: str) -> str:
     return str(write(Path(directory)))
+
+
+_write_report = MaterializingTask(_written, assets=[], name="report", persist_result=False)
 
 
 def report(runner: Runner) -> dict[str, Any]:
     """Write the page and leave a table of rounds and a link to the page in Prefect's UI."""
-    page = _write_report(str(runner.directory))
+    shown = at_path(runner.directory / PAGE, f"{runner.name}/report", "The page of the run.")
+    page = _write_report.with_options(assets=shown)(str(runner.directory))
     data = collect(runner.directory)
     key = artifact_key(runner.name)
     when = datetime.now(UTC).isoformat(timespec="minutes")

@@ -138,7 +138,9 @@ class Params(Config):
     """Rounds of rollout, replay and update."""
     threads: Annotated[PositiveInt | None, Speed] = None
     """Threads of the trainer; null: every core."""
-    trackers: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow"], ...], Speed] = ()
+    trackers: Annotated[
+        tuple[Literal["tensorboard", "wandb", "mlflow", "trackio", "dvclive"], ...], Speed
+    ] = ()
     """What a run's figures are handed to when it ends; the files on disk stay the source."""
     guards: Annotated[tuple[Guard, ...], Speed] = ()
     """Rules on figures that warn or stop the run while it goes."""

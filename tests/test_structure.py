@@ -42,11 +42,17 @@ FLOWS = {
     "sync": {"environment", "execution"},
     "experiments": {"environment", "execution", "stage_table"},
     "dvc": {"execution", "experiments", "stage_table"},
-    "prefect_hooks": {"environment", "execution", "sync"},
+    "prefect_assets": {"execution", "stage_table"},
+    "prefect_hooks": {"environment", "execution", "prefect_assets", "sync"},
     "prefect_progress": {"execution"},
-    "train": {"environment", "execution", "prefect_hooks", "prefect_progress", "process", "stage_table"},
+    "train": {
+        *("environment", "execution", "prefect_assets", "prefect_hooks", "prefect_progress", "process"),
+        "stage_table",
+    },
     "compare_flow": {"experiments"},
-    "evaluate_flow": {"environment", "execution", "prefect_hooks", "stage_table", "sync", "train"},
+    "evaluate_flow": {
+        *("environment", "execution", "prefect_hooks", "process", "stage_table", "sync", "train"),
+    },
     "commands": {
         *("environment", "execution", "experiments", "planner", "process", "stage_table", "sync", "train"),
     },

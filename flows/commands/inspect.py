@@ -20,20 +20,28 @@ from tasks.artefacts.record import Record, Step
 from tasks.artefacts.store import Store
 from tasks.artefacts.tables import read_table
 from tasks.report.format import count
+from tasks.report.run.state import rewrite_state, state
 from tasks.rollout.transcripts import as_records, headline, transcript
 
 MARKS = {"done": "green", "stale": "yellow", "damaged": "red", "to do": "dim"}
 
 
 def status_of(name: str, as_json: bool) -> None:
-    """Print the state of every stage of a run, each artefact checked byte by byte."""
+    """Print the state of every stage of a run, each artefact checked byte by byte. The page of a run that no
+    process is making any more is made to say so."""
     directory = run_directory(workspace(), name)
     record = Record.read(directory)
     params = record.parameters()
     stages, known = plan(params), {step.place: step for step in record.steps}
     rows = [_state(directory, node, known.get(node.place)) for node in stages]
+    running = not record.finished and Store(workspace()).held(f"run-{name}")
+    stopped = None if running else record.stopped
+    if not running:
+        rewrite_state(directory)
     if as_json:
-        print(json.dumps({"name": name, "finished": record.finished, "stages": rows}))
+        why = stopped and stopped.model_dump(mode="json")
+        told = {"name": name, "finished": record.finished, "running": running, "stopped": why}
+        print(json.dumps({**told, "stages": rows}))
         return
     table = Table(title=escape(f"{name}: {record.command}"), title_justify="left", box=None, pad_edge=False)
     for heading in ("stage", "state", "last", "seconds", "fingerprint", "what"):
@@ -44,8 +52,19 @@ def status_of(name: str, as_json: bool) -> None:
         cells = (row["place"], f"[{mark}]{row['state']}[/]", row["outcome"], seconds, row["fingerprint"][:12])
         table.add_row(*cells, row["why"] or stages.table[row["stage"]].summary)
     Console().print(table)
+    if stopped:
+        print(state(record).line)
     done = sum(row["state"] == "done" for row in rows)
     print(f"{done} of {len(rows)} stages done; `{record.command}` goes on from here")
+
+
+def write_report(name: str) -> Path:
+    """Write the page of a run; it loads itself anew while a process is making the run."""
+    from tasks.report.run.page import write
+
+    directory = run_directory(workspace(), name)
+    finished = Record.read(directory).finished
+    return write(directory, None if finished else Store(workspace()).holder(f"run-{name}"))
 
 
 def list_runs(as_json: bool) -> None:

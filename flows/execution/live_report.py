@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from flows.execution.runner import Runner
 from flows.stage_table.stages import Node
+from params.errors import OstinatoError
 from tasks.report.run.page import write
+from tasks.report.run.state import rewrite_state
 
 EVERY = 20.0
 """Seconds between two pages, at least: writing one takes about half of one."""
-RELOAD = 20
-"""Seconds after which the page loads itself anew."""
+LONGEST = 400
+"""Characters of a message that the page shows."""
 
 
 class LiveReport:
     """Tells trackers and the like of every round in which something was made, and then writes the page of the
-    run, if the last one is old enough."""
+    run, if the last one is old enough; of a run that ends too early, the page says where and why."""
 
     def __init__(
         self,
@@ -29,8 +33,18 @@ class LiveReport:
         self._written = clock()
         self._round = self._seen = 0
 
-    def after(self, node: Node) -> None:
-        """That stage is done."""
+    @contextmanager
+    def told_of(self, node: Node) -> Iterator[None]:
+        """Around a stage."""
+        try:
+            yield
+            self._done(node)
+        except BaseException as error:
+            with suppress(OstinatoError, OSError):  # a full disk is told of by the error itself
+                self._stopped(node, error)
+            raise
+
+    def _done(self, node: Node) -> None:
         steps = self._runner.record.steps
         ended, self._round = node.round != self._round, node.round
         made = any(step.outcome == "made" for step in steps[self._seen :])
@@ -40,5 +54,22 @@ class LiveReport:
         for tell in self._told:
             tell(node.round - 1)
         if self._clock() - self._written >= EVERY:
-            write(self._runner.directory, RELOAD)
+            write(self._runner.directory, str(os.getpid()))
             self._written = self._clock()
+
+    def _stopped(self, node: Node, error: BaseException) -> None:
+        """Say so; the page's figures are brought up to date too, unless an interrupt leaves no time."""
+        self._runner.stop(node.place, _line(error).removeprefix(f"{node.place}: "))
+        rewrite_state(self._runner.directory)
+        if isinstance(error, Exception):
+            write(self._runner.directory)
+
+
+def _line(error: BaseException) -> str:
+    """What a page says of it. Only our own messages are known to hold nothing secret."""
+    if isinstance(error, OstinatoError):
+        text = " ".join(str(error).split())
+        return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+    if isinstance(error, Exception):
+        return f"{type(error).__name__}; what the command printed has its traceback"
+    return "interrupted"

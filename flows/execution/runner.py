@@ -27,7 +27,7 @@ from params.base import BadInput
 from params.schema import Params
 from params.views import told_of
 from tasks.artefacts.artefact import EVERYTHING, MOMENTS, Artefact, Damaged, source_of
-from tasks.artefacts.record import Record, Step
+from tasks.artefacts.record import Record, Step, Stop
 from tasks.artefacts.store import Store, publish
 from tasks.core.context import Context
 from tasks.core.errors import memory_errors
@@ -52,6 +52,8 @@ class Runner:
     """Whether nothing may be lacking of an artefact: DVC keeps directories as they are."""
     done: dict[str, Artefact] = field(default_factory=dict)
     """What is finished and checked, by place."""
+    halt: guards.Stopped | None = None
+    """The guard that stops the run."""
     nodes: dict[str, Node] = field(default_factory=dict)
     """The stages that were settled, by place, in their order."""
 
@@ -181,6 +183,13 @@ class Runner:
         self.record.seconds = time.monotonic() - self._began
         self.record.write_head(self.directory)
 
+    def stop(self, place: str, said: str) -> None:
+        """This process ends at ``place``, before the run is finished; ``said`` is one line."""
+        if self._recording:
+            when = datetime.now(UTC).isoformat(timespec="seconds")
+            self.record.stopped = Stop(place=place, said=said, when=when)
+            self.record.write_head(self.directory)
+
     def _end_round(self, round: int) -> None:
         """Before the first stage of another round: what nothing reads any more goes, as ``keep`` says."""
         if round > self._round:
@@ -191,11 +200,15 @@ class Runner:
         """Hold the stage against the run's guards; what they say is recorded before a run stops."""
         if not self.params.guards:
             return
-        for said in guards.look(self.params.guards, self.directory, node.place, made):
-            if said not in self.record.warnings:
-                self.watch.note(said)
-                self.record.warnings = [*self.record.warnings, said]
-                self.record.write_head(self.directory)
+        try:
+            for said in guards.look(self.params.guards, self.directory, node.place, made):
+                if said not in self.record.warnings:
+                    self.watch.note(said)
+                    self.record.warnings = [*self.record.warnings, said]
+                    self.record.write_head(self.directory)
+        except guards.Stopped as stop:
+            self.halt = stop
+            raise
 
     def _lasting(self, node: Node) -> dict[str, Any]:
         name = node.stage.name

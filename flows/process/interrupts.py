@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ EXIT_CODE = 130
 """By the shell's convention for an interrupt."""
 GRACE_SECONDS = 3.0
 """For stages to unwind and for Prefect to hear of it; then the process ends all the same."""
+AGAIN_SECONDS = 0.2
+"""Between two times that processes are ended."""
 RESUMED = ("run", "lab", "compare", "evaluate", "stage")
 """Commands that go on where they were ended."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -42,6 +45,31 @@ def heard() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def unwound() -> Iterator[None]:
+    """Inside the block somebody else, such as Prefect, hears signals and raises in the main thread; a SIGTERM
+    then also ends every process that this one talks to, until the block is left: nothing waits for an answer,
+    and whoever asks again gets none. Only in the main thread."""
+    over = threading.Event()
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+
+    def end_processes() -> None:
+        while told := ours.recv(64):
+            while signal.SIGTERM in told and not over.wait(AGAIN_SECONDS):
+                with suppress(RuntimeError):  # another one is just starting
+                    json_process.kill_all()
+
+    before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=end_processes, daemon=True, name="signals").start()
+    try:
+        yield
+    finally:
+        over.set()
+        signal.set_wakeup_fd(before)
+        theirs.close()
 
 
 def left_to_library() -> None:

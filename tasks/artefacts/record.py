@@ -39,6 +39,18 @@ class Step(BaseModel):
     """Wall time of the run when it was done, Prefect's start included."""
 
 
+class Stop(BaseModel):
+    """How a process that was making a run ended before the run was finished."""
+
+    model_config = ConfigDict(extra="forbid")
+    place: str
+    """The stage that it was at."""
+    said: str
+    """One line."""
+    when: str
+    """UTC, ISO 8601."""
+
+
 class Record(BaseModel):
     """A run: its parameters and its steps, in the order in which they were done."""
 
@@ -54,6 +66,8 @@ class Record(BaseModel):
     finished: bool = False
     warnings: list[str] = []
     """What its guards said, in the order of the stages."""
+    stopped: Stop | None = None
+    """Why the last process ended too early; None where it did not, or was killed and could not say."""
     steps: list[Step] = []
 
     def parameters(self) -> Params:

@@ -100,14 +100,13 @@ class Store:
 
         The lock is the operating system's: it ends with the process, however that ends.
         """
-        folder = self._work / "locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / f"{name}.lock").open("a+") as handle:
+        path = self._lock_file(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+") as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
             except BlockingIOError:
-                handle.seek(0)
-                raise BadInput(f"{busy} (process {handle.read().strip() or 'unknown'})") from None
+                raise BadInput(f"{busy} (process {self._said_holder(name)})") from None
             handle.seek(0)
             handle.truncate()
             handle.write(str(os.getpid()))
@@ -138,6 +137,16 @@ class Store:
                 return False
         except BadInput:
             return True
+
+    def holder(self, name: str) -> str | None:
+        """The number of the process that holds ``lock(name)``, if that is known; None where none does."""
+        return self._said_holder(name) if self.held(name) else None
+
+    def _said_holder(self, name: str) -> str:
+        return self._lock_file(name).read_text().strip() or "unknown"
+
+    def _lock_file(self, name: str) -> Path:
+        return self._work / "locks" / f"{name}.lock"
 
     def scratch(self, name: str) -> Path:
         """A fresh directory for what no artefact needs."""

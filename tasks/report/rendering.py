@@ -21,22 +21,31 @@ HERE = Path(__file__).parent
 
 def rendered(template: str, style: str, script: str, **said: Any) -> str:
     """The template with our own style and script; no other script may run."""
-    environment = Environment(
+    return (
+        environment()
+        .get_template(template)
+        .render(
+            style=Markup(style),  # noqa: S704 - our own
+            script=Markup(script),  # noqa: S704 - our own
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            **said,
+        )
+    )
+
+
+def environment() -> Environment:
+    """Where templates are found; whatever they are told is escaped."""
+    made = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
+    made.filters.update(
         percent=percent, number=number, duration=duration, points=points, count=count, saved=saved
     )
-    return environment.get_template(template).render(
-        style=Markup(style),  # noqa: S704 - our own
-        script=Markup(script),  # noqa: S704 - our own
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        **said,
-    )
+    return made
 
 
 def asset(name: str) -> str:

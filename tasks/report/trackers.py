@@ -1,4 +1,4 @@
-"""A run's figures for TensorBoard, Weights & Biases or MLflow, written from what its stages left on disk.
+"""A run's figures for TensorBoard, Weights & Biases, MLflow, Trackio or DVCLive, from what its stages wrote.
 
 The files stay the source: a tracker gets each round from them when it has ended; nothing is read back.
 ``trackers.json`` in the run's directory says which rounds were told: a run that was interrupted goes on in
@@ -23,7 +23,13 @@ from tasks.artefacts.artefact import write_json
 from tasks.artefacts.record import Record
 
 PROJECT = "ostinato"
-MODULES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
+MODULES = {
+    "tensorboard": "tensorboardX",
+    "wandb": "wandb",
+    "mlflow": "mlflow",
+    "trackio": "trackio",
+    "dvclive": "dvclive",
+}
 """What a tracker is imported as, and installed as."""
 
 STATE = "trackers.json"
@@ -34,10 +40,14 @@ Steps = dict[int, dict[str, float]]
 
 
 def check(names: Sequence[str]) -> None:
-    """Raise ``BadInput`` for a tracker that is not installed."""
+    """Raise ``BadInput`` for a tracker that is not installed, or that would change a person's repository."""
     for name in names:
         if importlib.util.find_spec(MODULES[name]) is None:
             raise BadInput(f"trackers: {name} is not installed; `pip install {MODULES[name]}` brings it")
+    here = (Path.cwd(), *Path.cwd().parents)
+    git = next((folder for folder in here if (folder / ".git").exists()), None)
+    if "dvclive" in names and git and not any((folder / ".dvc").exists() for folder in here):
+        raise BadInput(f"trackers: dvclive would begin a DVC repository in {git}; `dvc init` there first")
 
 
 def track(directory: Path, names: Sequence[str]) -> None:
@@ -196,8 +206,72 @@ class MLflow:
         self._client.set_terminated(self._run)
 
 
+class Trackio:
+    """A run of the project ``ostinato``, gone on with by its name. An id stands in it, since Trackio resumes
+    the latest run of a name, whoever made it."""
+
+    def __init__(self, directory: Path, record: Record, state: dict[str, Any]) -> None:
+        trackio: Any = importlib.import_module("trackio")
+        self._run = trackio.init(
+            project=PROJECT,
+            name=f"{record.name}-{state['run']}",
+            group=record.name,
+            resume="allow",
+            config=record.params,
+            embed=False,
+            auto_log_gpu=False,
+            auto_log_cpu=False,
+        )
+
+    def log(self, round: int, values: dict[str, float]) -> None:
+        """All at once."""
+        self._run.log(values, step=round)
+
+    def close(self) -> None:
+        """What is left is written."""
+        self._run.finish()
+
+
+class DVCLive:
+    """Plots, metrics and parameters in ``DIRECTORY/dvclive``, with a ``dvc.yaml`` that names them to DVC.
+
+    A run that begins anew takes the place of what was there. No experiment is saved and no commit made."""
+
+    def __init__(self, directory: Path, record: Record, state: dict[str, Any]) -> None:
+        dvclive: Any = importlib.import_module("dvclive")
+        place = directory / "dvclive"
+        self._yaml = place / "dvc.yaml"
+        if not state["began"]:
+            shutil.rmtree(place, ignore_errors=True)
+        self._live = dvclive.Live(
+            dir=str(place),
+            resume=state["began"],
+            dvcyaml=str(self._yaml),
+            save_dvc_exp=False,
+            exp_name=record.name,
+        )
+        if not state["began"]:
+            self._live.log_params(record.params)
+        state["began"] = True
+
+    def log(self, round: int, values: dict[str, float]) -> None:
+        """A file for each figure, and the latest of all in one."""
+        self._live.step = round
+        for name, value in values.items():
+            self._live.log_metric(name, value)
+        self._yaml.unlink(missing_ok=True)  # DVCLive adds to what lies beside its own files
+        self._live.sync()
+
+    def close(self) -> None:
+        """It is over."""
+        self._yaml.unlink(missing_ok=True)
+        self._live.end()
+
+
 SINKS: dict[str, Callable[[Path, Record, dict[str, Any]], Sink]] = {
     "tensorboard": TensorBoard,
     "wandb": WandB,
     "mlflow": MLflow,
+    "trackio": Trackio,
+    "dvclive": DVCLive,
 }

@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,45 @@ def prefect(workspace: Workspace, *arguments: str) -> str:
     return done.stdout
 
 
+@contextmanager
+def deployed(workspace: Workspace) -> Iterator[subprocess.Popen[str]]:
+    """The deployments of the repository, and a worker that runs them in the workspace; its log is
+    ``worker.log`` there."""
+    workspace.environment |= {
+        "PREFECT_HOME": str(workspace.root / "home"),
+        "PREFECT_LOCAL_STORAGE_PATH": str(workspace.root / "results"),
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+    }
+    prefect(workspace, "work-pool", "create", "ostinato", "--type", "process", "--overwrite")
+    said = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "deploy"],
+        cwd=ROOT,
+        env=workspace.environment,
+        capture_output=True,
+        text=True,
+    )
+    assert "deployed: nightly, weekly, on-demand" in said.stdout, said.stderr
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "prefect", "worker", "start", "--pool", "ostinato", "--type", "process"],
+        cwd=ROOT,
+        env=workspace.environment,
+        stdout=(workspace.root / "worker.log").open("w"),
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        text=True,
+    )
+    try:
+        yield worker
+    finally:
+        kill_tree(worker)
+
+
+def ended_run(workspace: Workspace, run: Any) -> Any:
+    """The flow run as it is now, if it is over."""
+    now = ask(workspace, f"flow_runs/{run['id']}")
+    return now if now["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else None
+
+
 @pytest.mark.long
 @pytest.mark.ci
 @pytest.mark.timeout(600)
@@ -91,48 +131,18 @@ def test_an_evaluation_on_demand_of_a_run_that_only_the_bucket_has(
     """Deployed as written, run by a worker; a run with wrong parameters is refused when it is asked for."""
     use(copied, bucket).call("push", "it")
     use(empty, bucket)
-    home = {
-        "PREFECT_HOME": str(empty.root / "home"),
-        "PREFECT_LOCAL_STORAGE_PATH": str(empty.root / "results"),
-    }
-    empty.environment |= {**home, "PREFECT_WORKER_QUERY_SECONDS": "1"}
-    prefect(empty, "work-pool", "create", "ostinato", "--type", "process", "--overwrite")
-    said = subprocess.run(
-        [sys.executable, "-m", "flows.cli", "deploy"],
-        cwd=ROOT,
-        env=empty.environment,
-        capture_output=True,
-        text=True,
-    )
-    assert "deployed: nightly, weekly, on-demand" in said.stdout, said.stderr
-    found = ask(empty, "deployments/name/evaluate/on-demand")
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        ask(empty, f"deployments/{found['id']}/create_flow_run", {"parameters": {"run": "No Such Name"}})
-    assert refused.value.code == 409
-    for name in ("train/nightly", "compare/weekly"):
-        other = ask(empty, f"deployments/name/{name}")
-        assert other["schedules"]
-        assert other["concurrency_limit"] == 1 or other["global_concurrency_limit"]["limit"] == 1
-    worker = subprocess.Popen(
-        [sys.executable, "-m", "prefect", "worker", "start", "--pool", "ostinato", "--type", "process"],
-        cwd=ROOT,
-        env=empty.environment,
-        stdout=(empty.root / "worker.log").open("w"),
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    try:
+    with deployed(empty):
+        found = ask(empty, "deployments/name/evaluate/on-demand")
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            ask(empty, f"deployments/{found['id']}/create_flow_run", {"parameters": {"run": "No Such Name"}})
+        assert refused.value.code == 409
+        for name in ("train/nightly", "compare/weekly"):
+            other = ask(empty, f"deployments/name/{name}")
+            assert other["schedules"]
+            assert other["concurrency_limit"] == 1 or other["global_concurrency_limit"]["limit"] == 1
         wanted = {"run": "it", "round": 1, "settings": ["evaluate.samples_per_problem=6", "threads=1"]}
         run = ask(empty, f"deployments/{found['id']}/create_flow_run", {"parameters": wanted})
-        ended = until(
-            lambda: (
-                (state := ask(empty, f"flow_runs/{run['id']}"))["state_type"]
-                in ("COMPLETED", "FAILED", "CRASHED")
-                and state
-            )
-        )
-    finally:
-        kill_tree(worker)
+        ended = until(lambda: ended_run(empty, run))
     assert ended["state_type"] == "COMPLETED", (
         ended["state"],
         (empty.root / "worker.log").read_text()[-3000:],

@@ -22,6 +22,7 @@ from tasks.report.run.replay import replay_figures
 from tasks.report.run.rewards import reward_figures
 from tasks.report.run.sets import gains, set_figures
 from tasks.report.run.spans import shown_spans
+from tasks.report.run.state import PAGE, state
 from tasks.report.run.terms import term_figures
 
 __all__ = ["RunData", "collect", "rounds_table", "summary", "write"]
@@ -47,17 +48,17 @@ GROUPS = (
 Two more have the charts of the rewards, where there are several, and of the method's own metrics."""
 
 
-def write(directory: Path, reload: int = 0) -> Path:
+def write(directory: Path, process: str | None = None) -> Path:
     """Write ``report.html``, ``metrics.json`` and ``rounds.csv`` into a run's directory; the page's path.
 
-    The page loads itself anew every ``reload`` seconds, where that is not 0.
+    ``process``: the one that is making the run; the page loads itself anew while it does.
     Raises ``BadInput`` where there is no run, ``Damaged`` where a file is not what its manifest says.
     """
     data = collect(directory)
     write_json(directory / "metrics.json", summary(data))
     replace_file(directory / "rounds.csv", csv_text([COLUMNS, *(row.values() for row in data.rounds)]))
-    replace_file(directory / "report.html", page(data, reload))
-    return directory / "report.html"
+    replace_file(directory / PAGE, page(data, process))
+    return directory / PAGE
 
 
 def summary(data: RunData) -> dict[str, Any]:
@@ -82,7 +83,7 @@ def rounds_table(data: RunData) -> list[Row]:
     return data.rounds
 
 
-def page(data: RunData, reload: int = 0) -> str:
+def page(data: RunData, process: str | None = None) -> str:
     """The whole page; see ``write``."""
     of_terms = [figure for figure in term_figures(data) if figure is not None]
     of_rewards = [figure for figure in reward_figures(data) if figure is not None]
@@ -99,10 +100,10 @@ def page(data: RunData, reload: int = 0) -> str:
     return rendered(
         "run/report.html.j2",
         style=asset("report.css"),
-        script=asset("answers.js"),
+        script=asset("answers.js") + asset("run/reload.js"),
         data=data,
         record=data.record,
-        reload=reload,
+        state=state(data.record, process),
         verdict=words.verdict(data),
         evidence=words.evidence(data),
         setting=words.setting(data),

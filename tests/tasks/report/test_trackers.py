@@ -5,12 +5,18 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import os
+import sqlite3
 import struct
+import subprocess
+import sys
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from tensorboardX.proto.event_pb2 import Event
 
 from flows.execution.fingerprint import parameters_read
@@ -56,9 +62,20 @@ def test_no_tracker_writes_nothing(tmp_path: Path) -> None:
 
 def test_one_that_is_not_installed_is_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    for name, package in (("wandb", "wandb"), ("mlflow", "mlflow"), ("tensorboard", "tensorboardX")):
+    packages = {name: name for name in ("wandb", "mlflow", "trackio", "dvclive")}
+    for name, package in (packages | {"tensorboard": "tensorboardX"}).items():
         with pytest.raises(BadInput, match=f"{name} is not installed; `pip install {package}` brings it"):
             check([name])
+
+
+def test_no_tracker_begins_a_dvc_repository(heard: Heard, tmp_path: Path) -> None:
+    """As DVCLive does by itself, in a git repository that has none."""
+    check(["dvclive"])
+    (tmp_path / ".git").mkdir()
+    with pytest.raises(BadInput, match=rf"dvclive would begin a DVC repository in {tmp_path}; `dvc init`"):
+        check(["wandb", "dvclive"])
+    (tmp_path / ".dvc").mkdir()
+    check(["dvclive"])
 
 
 def test_trackers_are_in_no_fingerprint() -> None:
@@ -88,6 +105,33 @@ class Heard:
 
         return SimpleNamespace(log=log, finish=lambda: None)
 
+    def trackio(self, *, name: str, resume: str, project: str, config: dict[str, Any], **_: Any) -> Any:
+        """As ``trackio.init``, which goes on with the latest run of a name."""
+        assert (resume, project) == ("allow", "ostinato")
+        assert not any(key.startswith("_") for key in config)
+        return self.init(id=name, resume=resume)
+
+    def Live(self, *, dir: str, resume: bool, dvcyaml: str, save_dvc_exp: bool, exp_name: str) -> Any:
+        """As ``dvclive.Live``."""
+        assert not save_dvc_exp
+        assert Path(dvcyaml).parent == Path(dir)
+        name = f"{dir} {len(self.runs) - resume}"
+        assert resume == (name in self.runs)
+        self.opened.append(name)
+        live = SimpleNamespace(step=0, log_params=lambda params: None, end=lambda: None)
+
+        def sync() -> None:
+            assert live.step in self.runs[name]
+
+        def log_metric(figure: str, value: float) -> None:
+            rounds = self.runs[name].setdefault(live.step, {})
+            assert figure not in rounds, "told twice"
+            rounds[figure] = value
+
+        self.runs.setdefault(name, {})
+        live.sync, live.log_metric = sync, log_metric
+        return live
+
     def MlflowClient(self) -> Any:
         """As ``mlflow.MlflowClient``."""
 
@@ -114,16 +158,18 @@ class Heard:
 
 
 @pytest.fixture
-def heard(monkeypatch: pytest.MonkeyPatch) -> Heard:
+def heard(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Heard:
     module = Heard()
     found, load = importlib.util.find_spec, importlib.import_module
-    here = ("wandb", "mlflow")
+    here: dict[str, Any] = dict.fromkeys(("wandb", "mlflow", "dvclive"), module)
+    here["trackio"] = SimpleNamespace(init=module.trackio)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name in here or found(name))
-    monkeypatch.setattr("importlib.import_module", lambda name: module if name in here else load(name))
+    monkeypatch.setattr("importlib.import_module", lambda name: here.get(name) or load(name))
+    monkeypatch.chdir(tmp_path)
     return module
 
 
-@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+@pytest.mark.parametrize("name", ["wandb", "mlflow", "trackio", "dvclive"])
 def test_a_run_that_is_interrupted_goes_on_in_the_same_trackers_run(
     tmp_path: Path, heard: Heard, name: str
 ) -> None:
@@ -144,7 +190,7 @@ def test_a_run_that_is_interrupted_goes_on_in_the_same_trackers_run(
     assert set(rounds[4]) == plain
 
 
-@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+@pytest.mark.parametrize("name", ["wandb", "mlflow", "trackio", "dvclive"])
 def test_rounds_that_were_made_anew_begin_another_run(tmp_path: Path, heard: Heard, name: str) -> None:
     run = SyntheticRun(tmp_path / "it", rounds=2).write()
     track(run, (name,))
@@ -162,3 +208,52 @@ def test_tensorboard_hears_of_each_round_when_it_has_ended(tmp_path: Path) -> No
         for until in (0, 1, 2, 3):
             trackers.tell(until)
             assert max(round for _, round in scalars(run / "tensorboard")) == until
+
+
+def told_in_two_processes(run: Path, name: str) -> None:
+    """Rounds 0 to 2, then the others, then nothing new."""
+    with Trackers(run, (name,)) as trackers:
+        trackers.tell(1)
+        trackers.tell(2)
+    with Trackers(run, (name,)) as trackers:
+        trackers.tell(3)
+        trackers.tell()
+    track(run, (name,))
+
+
+def test_trackio_itself_holds_every_round_in_one_run(tmp_path: Path) -> None:
+    pytest.importorskip("trackio")
+    script = (
+        "from pathlib import Path\nfrom tests.tasks.report.test_trackers import told_in_two_processes\n"
+        f"told_in_two_processes(Path({str(tmp_path / 'it')!r}), 'trackio')\n"
+    )
+    run = SyntheticRun(tmp_path / "it", rounds=4).write()
+    place = {"TRACKIO_DIR": str(tmp_path / "trackio"), "HF_HUB_OFFLINE": "1"}
+    subprocess.run([sys.executable, "-c", script], env={**os.environ, **place}, check=True)
+    with closing(sqlite3.connect(tmp_path / "trackio" / "ostinato.db")) as database:
+        rows = database.execute("select run_id, step, metrics from metrics").fetchall()
+    assert len({id for id, _, _ in rows}) == 1
+    assert {step: json.loads(values) for _, step, values in rows} == figures(run)
+    assert len(rows) == 5
+
+
+def test_dvclive_itself_writes_what_dvc_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("dvclive")
+    monkeypatch.chdir(tmp_path)
+    run = SyntheticRun(tmp_path / "it", rounds=4).write()
+    told_in_two_processes(run, "dvclive")
+    place, known = run / "dvclive", figures(run)
+    metrics = place / "plots" / "metrics"
+    for path in metrics.rglob("*.tsv"):
+        name = path.relative_to(metrics).as_posix().removesuffix(".tsv")
+        _, *rows = (line.split("\t") for line in path.read_text().splitlines())
+        assert {int(round): float(value) for round, value in rows} == {
+            round: values[name] for round, values in known.items() if name in values
+        }
+        assert len(rows) == len({round for round, _ in rows})
+    assert yaml.safe_load((place / "dvc.yaml").read_text()) == {
+        "params": ["params.yaml"],
+        "metrics": ["metrics.json"],
+        "plots": [{"plots/metrics": {"x": "step"}}],
+    }
+    assert json.loads((place / "metrics.json").read_text())["step"] == 4
