@@ -34,6 +34,7 @@ def read_by(runner: Runner, node: Node) -> list[Asset]:
 
 def at_path(path: Path, name: str | None = None, description: str | None = None) -> list[Asset]:
     """A file or a folder on this machine."""
+    path = path.absolute()
     return _asset(f"file://{path}", name, path.as_uri(), description)
 
 

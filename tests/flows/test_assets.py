@@ -109,3 +109,8 @@ def test_keys_are_what_prefect_takes_and_the_url_is_exact() -> None:
     assert strange.properties.url == "file:///a%20folder/50%25/%7Bx%7D"
     assert not REFUSED & set(strange.key)
     assert at_path(Path("/" + 600 * "x")) == []
+
+
+def test_a_path_from_here_is_an_address_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert [each.key for each in at_path(Path("runs/it"))] == [f"file://{tmp_path}/runs/it"]
