@@ -86,7 +86,6 @@ def test_another_method_runs_alone(compared: tuple[Workspace, list[dict[str, Any
 
 
 @pytest.mark.long
-@pytest.mark.ci
 def test_a_budget_of_tokens_is_spent_and_not_much_more(
     compared: tuple[Workspace, list[dict[str, Any]]],
 ) -> None:

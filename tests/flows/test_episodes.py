@@ -16,7 +16,6 @@ GUESS = [*NANO, "--task", "guess", "--set", "rollout.max_response_tokens=24", "-
 
 
 @pytest.mark.long
-@pytest.mark.ci
 def test_the_page(empty: Workspace) -> None:
     assert followed("episodes.md", empty) <= 30
     lines = (empty.root / "episodes.jsonl").read_text().splitlines()

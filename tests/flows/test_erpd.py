@@ -117,7 +117,6 @@ def made_by(workspace: Workspace, *settings: str) -> set[str]:
 
 
 @pytest.mark.long
-@pytest.mark.ci
 @pytest.mark.timeout(900)
 def test_an_option_runs_what_follows_it_and_a_kill_changes_nothing(prepared: Workspace) -> None:
     first = prepared.run(*SHORT)

@@ -103,7 +103,6 @@ def test_a_task_has_a_method_and_a_curriculum_of_its_own(empty: Workspace) -> No
 
 
 @pytest.mark.long
-@pytest.mark.ci
 @pytest.mark.timeout(600)
 def test_a_curriculum_that_follows_the_policy_resumes_to_the_same_bytes(
     empty: Workspace, tmp_path: Path, prefect_server: dict[str, str]

@@ -262,7 +262,6 @@ def test_a_pool_of_another_base_is_refused(go: Go) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.ci
 def test_killed_in_replay_and_in_update_it_loses_nothing(prepared: Workspace, copied: Workspace) -> None:
     arguments = ("--method", "dyjr", "--set", "replay.admit=all")
     for place in ("round-01/replay", "round-01/update", "round-02/replay", "round-02/update"):

@@ -79,7 +79,6 @@ def test_what_is_wrong_is_said_before_anything_runs(
 
 
 @pytest.mark.long
-@pytest.mark.ci
 @pytest.mark.timeout(600)
 def test_a_run_killed_in_its_warm_start_ends_with_the_same_bytes(empty: Workspace) -> None:
     kill_inside(empty.start("run", "--name", "it", "--json", *NANO, *WARM), "sft", 0.2)
@@ -100,7 +99,6 @@ def test_a_run_killed_in_its_warm_start_ends_with_the_same_bytes(empty: Workspac
 
 
 @pytest.mark.long
-@pytest.mark.ci
 @pytest.mark.timeout(900)
 def test_the_methods_on_demonstrations_are_compared_by_one_command(empty: Workspace) -> None:
     methods = ("grpo", "luffy", "uft", "echorl", "echorl-luffy")

@@ -71,9 +71,8 @@ def _begun(process: subprocess.Popen[str], stage: str) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.ci
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("engine", ["transformers", "vllm"])
+@pytest.mark.parametrize("engine", [pytest.param("transformers", marks=pytest.mark.ci), "vllm"])
 def test_in_every_stage_either_signal_ends_the_run_in_one_line(served: Workspace, engine: str) -> None:
     if engine == "vllm":
         pytest.importorskip("vllm")
