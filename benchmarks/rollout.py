@@ -1,4 +1,4 @@
-"""Sampling: vLLM and transformers' continuous batching, as stages use them, against padded `model.generate`.
+"""Sampling: vLLM and the transformers engine, as stages use them, against padded `model.generate`.
 
     python benchmarks/rollout.py                                 SmolLM2-135M in bf16, 64 x 64 tokens
     python benchmarks/rollout.py --model nano --dtype float32    a million parameters
