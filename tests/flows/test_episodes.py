@@ -28,7 +28,6 @@ def test_the_page(empty: Workspace) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.ci
 @pytest.mark.timeout(600)
 def test_a_killed_run_of_episodes_ends_with_the_same_bytes(
     empty: Workspace, tmp_path: Path, prefect_server: dict[str, str]

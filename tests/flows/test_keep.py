@@ -456,7 +456,6 @@ def size(workspace: Workspace) -> int:
 
 
 @pytest.mark.long
-@pytest.mark.ci
 @pytest.mark.timeout(900)
 def test_a_run_that_thins_is_killed_in_each_stage_and_ends_in_the_same_bytes(empty: Workspace) -> None:
     quick = ["--set", "model.warm_start_steps=2", "--set", "task.reward=similarity", "--set", "rounds=3"]
