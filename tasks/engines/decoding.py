@@ -148,10 +148,12 @@ class Decoding:
         return found[0]
 
     def _ended(self, row: _Row) -> str | None:
-        sampling, tokens = self._sampling, [each.token for each in row.drawn]
-        if tokens[-1] in sampling.stop_ids or (sampling.ends is not None and sampling.ends(tokens)):
+        sampling, ends = self._sampling, self._sampling.ends
+        if row.drawn[-1].token in sampling.stop_ids:
             return "stop"
-        return "length" if len(tokens) >= row.request.most(sampling) else None
+        if ends is not None and ends([each.token for each in row.drawn]):
+            return "stop"
+        return "length" if len(row.drawn) >= row.request.most(sampling) else None
 
     def _drop(self, done: dict[int, Response]) -> None:
         if not done:

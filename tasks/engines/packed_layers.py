@@ -7,7 +7,6 @@ not merged: y = [W, (alpha / r) B] [x, A x], rounded once where the trainer roun
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -56,7 +55,8 @@ def sharing_input(network: PreTrainedModel) -> list[list[nn.Module]]:
 
 @contextmanager
 def packed_layers(network: PreTrainedModel, groups: Sequence[Sequence[nn.Module]]) -> Iterator[None]:
-    """Inside the block the layers of ``groups`` compute by copies of their weights of now; for inference."""
+    """Inside the block the layers of ``groups`` compute by copies of their weights of now; for inference, and
+    in one thread."""
     changed: list[Any] = []
     try:
         for group in groups:
@@ -70,11 +70,6 @@ def packed_layers(network: PreTrainedModel, groups: Sequence[Sequence[nn.Module]
     finally:
         for module in changed:
             del module.forward  # which leaves its class's
-
-
-class _Last(threading.local):
-    given: Tensor | None = None
-    parts: tuple[Tensor, ...] = ()
 
 
 class _Joint:
@@ -95,15 +90,16 @@ class _Joint:
             self._down = product(down.to(kind))
             joint = torch.cat([joint, up.to(kind)], 1)
         self._joint = product(joint, bias)
-        self._last = _Last()
+        self._given: Tensor | None = None
+        self._parts: tuple[Tensor, ...] = ()
 
     def of(self, place: int) -> Callable[..., Tensor]:
         """What the layer at this place computes."""
 
         def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            if self._last.given is not x:
-                self._last.given, self._last.parts = x, self._all(x)
-            return self._last.parts[place]
+            if self._given is not x:
+                self._given, self._parts = x, self._all(x)
+            return self._parts[place]
 
         return forward
 
