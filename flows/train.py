@@ -17,11 +17,13 @@ from flows.environment import workspace
 from flows.execution.earlier_run import keep_earlier
 from flows.execution.guards import Stopped
 from flows.execution.live_report import LiveReport
+from flows.execution.overlap import overlaps
 from flows.execution.ray_cluster import RayCluster, require_ray
 from flows.execution.runner import Runner, spelled
 from flows.execution.validation import chosen, run_name
 from flows.execution.watch import Watch, local_start
-from flows.prefect_assets import at_path, made_by, read_by
+from flows.overlapped import settle, settle_overlapped
+from flows.prefect_assets import at_path
 from flows.prefect_hooks import Keeping, RunName, Setting, gpu_slot, tell_failure
 from flows.prefect_progress import Progress, artifact_key
 from flows.process import interrupts
@@ -104,36 +106,20 @@ def _trained(name: str, params: Params, command: str) -> dict[str, Any]:
         tasks = {stage.name: stage_task(runner, stages, stage) for stage in stages.stages}
         with Trackers(runner.directory, params.trackers) as trackers:
             progress = Progress(runner)
-            live = LiveReport(runner, (trackers.tell, progress.round_ended))
-            for node in stages:
-                with live.told_of(node):
-                    try:
-                        settle(runner, node, tasks[node.stage.name])
-                    finally:
-                        progress.guards()
+            live = LiveReport(runner, stages, (trackers.tell, progress.round_ended))
+            if overlaps(params):
+                settle_overlapped(runner, stages, tasks, live, progress)
+            else:
+                for node in stages:
+                    with live.told_of(node):
+                        try:
+                            settle(runner, node, tasks[node.stage.name])
+                        finally:
+                            progress.guards()
             runner.finish()
             trackers.tell()
             progress.round_ended(params.rounds)
         return report(runner)
-
-
-def settle(runner: Runner, node: Node, run: Any) -> None:
-    """One stage through Prefect: cached by fingerprint, and the hit verified against the manifest.
-
-    Prefect knows only that it has a result for the key; whether the artefact is there and whole, we look
-    ourselves, and refresh Prefect's record when it is not.
-    """
-    identity = runner.identify(node)
-    found = runner.find(node, identity)
-    made = [] if found else made_by(runner, node, identity)
-    options = {"refresh_cache": found is None, "task_run_name": node.place, "assets": made}
-    if made:
-        options["asset_deps"] = read_by(runner, node)
-    run.with_options(**options)(node.place, identity)
-    if node.place not in runner.done:  # Prefect had the result and did not call the stage
-        runner.settle(node, identity, found)
-    if runner.halt:
-        raise runner.halt
 
 
 def stage_task(runner: Runner, stages: Plan, stage: StageDef) -> Any:

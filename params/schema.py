@@ -123,10 +123,23 @@ class Rollout(Config):
     """Keep the policy's entropy at each token beside the log-probability, for terms that choose by it."""
     lag: Annotated[int, Field(ge=0)] = 0
     """Rounds by which the policy that samples is behind the one that learns."""
+    overlap: Annotated[bool | None, Speed] = None
+    """Sample the next round in a process of its own while this one is learned from; null: where a ``lag``
+    lets it and the two do not share a GPU."""
     recorded: str | None = None
     """The name of a run whose rollouts are learned from, round by round, in place of new ones."""
     shards: Annotated[PositiveInt, Speed] = 1
     """Ray workers over which the flow splits a round's problems, each with an engine of its own."""
+
+    @model_validator(mode="after")
+    def _can_overlap(self) -> Rollout:
+        if self.overlap and not self.lag:
+            raise ValueError(
+                "rollout.overlap: a round waits for the one before; expected rollout.lag above 0"
+            )
+        if self.overlap and self.shards > 1:
+            raise ValueError("rollout.overlap: shards have processes of their own; expected rollout.shards=1")
+        return self
 
 
 class Params(Config):

@@ -34,16 +34,18 @@ class Terminal(Watch):
         self._headings = (*(stage.name for stage in shown), *columns)
         self._rows: dict[int, dict[str, str]] = {}
         self._finished = 0
-        self._made_seconds: list[float] = []
+        self._made = 0
         self._began = time.monotonic()
-        self._round_began = self._began
+        self._first = self._began
+        """When a stage was first made."""
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             TaskProgressColumn(),
             TextColumn("{task.fields[facts]}"),
         )
-        self._task = self._progress.add_task("starting", total=None, facts="")
+        self._bars = {"": self._progress.add_task("starting", total=None, facts="")}
+        """By place: one for each stage that is being made."""
         self._live = Live(self._picture(), console=console, refresh_per_second=4)
 
     def __enter__(self) -> Terminal:
@@ -56,13 +58,18 @@ class Terminal(Watch):
 
     def begin(self, node: Node) -> None:
         """Show the stage's name."""
-        self._progress.reset(self._task, total=None, description=node.place, facts="")
+        self._remove("")
+        self._remove(node.place)
+        self._bars[node.place] = self._progress.add_task(node.place, total=None, facts="")
+        if not self._made and not node.stage.once:
+            self._first = time.monotonic()
         self._live.update(self._picture())
 
-    def tell(self, activity: str, done: int, total: int, facts: dict[str, float]) -> None:
-        """Move the bar."""
-        words = "  ".join(f"{name.replace('_', ' ')} {value:,.4g}" for name, value in facts.items())
-        self._progress.update(self._task, completed=done, total=total or None, facts=words)
+    def tell(self, place: str, activity: str, done: int, total: int, facts: dict[str, float]) -> None:
+        """Move the stage's bar."""
+        if place in self._bars:
+            words = "  ".join(f"{name.replace('_', ' ')} {value:,.4g}" for name, value in facts.items())
+            self._progress.update(self._bars[place], completed=done, total=total or None, facts=words)
 
     def end(self, node: Node, step: Step, artefact: Artefact) -> None:
         """Fill the round's row."""
@@ -74,18 +81,24 @@ class Terminal(Watch):
             if value is not None:
                 row[column.heading] = column.form.format(value)
         if step.outcome == "made" and not node.stage.once:
-            self._made_seconds.append(step.seconds)
+            self._made += 1
+        self._remove(node.place)
         self._live.update(self._picture())
 
     def note(self, text: str) -> None:
         """A line above the table."""
         self._live.console.print(Text(text, style="yellow"))
 
+    def _remove(self, place: str) -> None:
+        bar = self._bars.pop(place, None)
+        if bar is not None:
+            self._progress.remove_task(bar)
+
     def _picture(self) -> Group:
         spent = time.monotonic() - self._began
         left = ""
-        if self._made_seconds:
-            each = sum(self._made_seconds) / len(self._made_seconds)
+        if self._made:
+            each = (time.monotonic() - self._first) / self._made
             left = f", about {_clock(each * (self._total - self._finished))} left"
         foot = Text(f"{self._finished} of {self._total} stages, {_clock(spent)}{left}", style="dim")
         return Group(self._table(), self._progress, foot)
@@ -126,7 +139,8 @@ class Lines(Watch):
         self._say({"event": "note", "text": text})
 
     def _say(self, event: dict[str, Any]) -> None:
-        print(json.dumps(event), file=self._out, flush=True)
+        self._out.write(json.dumps(event) + "\n")  # whole lines: stages may be made side by side
+        self._out.flush()
 
 
 class Quiet(Watch):

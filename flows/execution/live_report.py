@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from flows.execution.runner import Runner
@@ -26,11 +27,14 @@ class LiveReport:
     def __init__(
         self,
         runner: Runner,
+        nodes: Iterable[Node],
         told: Sequence[Callable[[int], None]] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """``nodes``: every stage of the run; ``told``: called with each round that has ended."""
         self._runner, self._told, self._clock = runner, told, clock
         self._written = clock()
+        self._left = Counter(node.round for node in nodes)
         self._round = self._seen = 0
 
     @contextmanager
@@ -38,31 +42,38 @@ class LiveReport:
         """Around a stage."""
         try:
             yield
-            self._done(node)
+            self.done(node)
         except BaseException as error:
-            with suppress(OstinatoError, OSError):  # a full disk is told of by the error itself
-                self._stopped(node, error)
+            self.stopped(node, error)
             raise
 
-    def _done(self, node: Node) -> None:
+    def done(self, node: Node) -> None:
+        """That stage is done."""
         steps = self._runner.record.steps
-        ended, self._round = node.round != self._round, node.round
+        self._left[node.round] -= 1
+        ended = self._round
+        while self._left and not self._left.get(self._round, 0):
+            self._left.pop(self._round, None)
+            self._round += 1
         made = any(step.outcome == "made" for step in steps[self._seen :])
-        if not (ended and made):
+        if self._round == ended or not made:
             return
         self._seen = len(steps)
-        for tell in self._told:
-            tell(node.round - 1)
+        for round in range(ended, self._round):
+            for tell in self._told:
+                tell(round)
         if self._clock() - self._written >= EVERY:
             write(self._runner.directory, str(os.getpid()))
             self._written = self._clock()
 
-    def _stopped(self, node: Node, error: BaseException) -> None:
-        """Say so; the page's figures are brought up to date too, unless an interrupt leaves no time."""
-        self._runner.stop(node.place, _line(error).removeprefix(f"{node.place}: "))
-        rewrite_state(self._runner.directory)
-        if isinstance(error, Exception):
-            write(self._runner.directory)
+    def stopped(self, node: Node, error: BaseException) -> None:
+        """The run ends at that stage. The page's figures are brought up to date too, unless an interrupt
+        leaves no time."""
+        with suppress(OstinatoError, OSError):  # a full disk is told of by the error itself
+            self._runner.stop(node.place, _line(error).removeprefix(f"{node.place}: "))
+            rewrite_state(self._runner.directory)
+            if isinstance(error, Exception):
+                write(self._runner.directory)
 
 
 def _line(error: BaseException) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import functools
 import shlex
+import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from typing import Any, Literal
 from flows.execution import external, guards
 from flows.execution.accepted_code import ALL, other_code, take_over
 from flows.execution.fingerprint import identity, lasting_facts
-from flows.execution.recorded_answers import recorded_answers
+from flows.execution.making import Makers
 from flows.execution.remote_cache import RemoteCache
 from flows.execution.remote_inputs import RemoteInputs
 from flows.execution.restoring import restore, whole_inputs
@@ -25,14 +26,12 @@ from flows.execution.watch import Watch
 from flows.stage_table.stages import Node
 from params.base import BadInput
 from params.schema import Params
-from params.views import told_of
-from tasks.artefacts.artefact import EVERYTHING, MOMENTS, Artefact, Damaged, source_of
+from tasks.artefacts.artefact import EVERYTHING, MOMENTS, Artefact, Damaged
 from tasks.artefacts.record import Record, Step, Stop
 from tasks.artefacts.store import Store, publish
 from tasks.core.context import Context
-from tasks.core.errors import memory_errors
-from tasks.core.memory import give_back
-from tasks.core.stage import Job
+
+Outcome = Literal["made", "cached"]
 
 
 @dataclass
@@ -56,6 +55,9 @@ class Runner:
     """The guard that stops the run."""
     nodes: dict[str, Node] = field(default_factory=dict)
     """The stages that were settled, by place, in their order."""
+    waited: dict[str, tuple[float, str | None]] = field(default_factory=dict)
+    """Where stages overlap: for how many seconds a stage was ready before it began, and which place had its
+    resource meanwhile."""
 
     def __post_init__(self) -> None:
         self.store = Store(self.root)
@@ -63,6 +65,8 @@ class Runner:
         self._remote_inputs = RemoteInputs(self.root, self.params, self.context)
         self._remote_cache = RemoteCache(self.store, self.params.store, self.context, self.watch.note)
         self.thinning = Thinning(self.store, self.directory, self.watch.note)
+        self.makers = Makers(self.context, self.params.threads)
+        self._books = threading.RLock()  # stages that overlap are settled in threads of their own
         self._round = 0
         self._began = time.monotonic()
         self._facts: dict[str, dict[str, Any]] = {}
@@ -94,7 +98,7 @@ class Runner:
 
     def identify(self, node: Node) -> str:
         """The fingerprint of what the stage is to make; its inputs must be done."""
-        return identity(self._lasting(node), node.round, self.inputs(node))
+        return identity(self.lasting(node), node.round, self.inputs(node))
 
     def find(self, node: Node, fingerprint: str) -> Artefact | None:
         """The artefact if it is in the cache, or at the run's path, whole or thinned; a damaged one is
@@ -113,34 +117,42 @@ class Runner:
         """The artefact: the one that was ``found``, or found now, here or in the remote, or made. Afterwards
         it is shown at the run's path and recorded."""
         began = time.monotonic()
-        self._end_round(node.round)
-        outcome: Literal["made", "cached"] = "cached"
+        with self._books:
+            self._end_round(node.round)
+        outcome: Outcome = "cached"
         if found is None:
             with self.store.lock(self.store.path(node.stage.name, fingerprint).name):
                 found = self.find(node, fingerprint) or self.fetch(node, fingerprint)
                 found = found or self._accepted(node, fingerprint)
                 if found is None:
                     found, outcome = self._make(node, fingerprint), "made"
+        with self._books:
+            self._settled(node, found, outcome, began)
+        return found
+
+    def _settled(self, node: Node, found: Artefact, outcome: Outcome, began: float) -> None:
         publish(found, self.directory / node.place)
         self.done[node.place], self.nodes[node.place] = found, node
         now = time.monotonic()
+        waited, waited_for = self.waited.get(node.place, (0.0, None))
         step = Step(
             place=node.place,
             stage=node.stage.name,
             role=node.stage.role,
             round=node.round,
-            fingerprint=fingerprint,
+            fingerprint=found.fingerprint,
             digest=found.digest,
             outcome=outcome,
             seconds=now - began,
             elapsed=now - self._began,
+            waited=waited,
+            waited_for=waited_for,
         )
         self._record(step)
         self.watch.end(node, step, found)
         if not found.dropped:  # what is thinned was looked at before
             node.stage.look_at(found, self.params)
         self._guard(node, found)
-        return found
 
     def plan_for(self, rounds: int) -> None:
         """The run has so many rounds: a number that no stage reads."""
@@ -210,7 +222,8 @@ class Runner:
             self.halt = stop
             raise
 
-    def _lasting(self, node: Node) -> dict[str, Any]:
+    def lasting(self, node: Node) -> dict[str, Any]:
+        """What the stage depends on in every round, its inputs apart."""
         name = node.stage.name
         if name not in self._facts:
             remote = self._remote_inputs.identities(name)
@@ -225,16 +238,23 @@ class Runner:
 
     def fetch(self, node: Node, fingerprint: str) -> Artefact | None:
         """The artefact from the remote, brought into the cache; None where it cannot be had there."""
-        found = self._remote_cache.fetch(node.stage.name, fingerprint, self.watch.tell)
+        found = self._remote_cache.fetch(node.stage.name, fingerprint, self._tell_of(node))
         if found is not None:
             self.watch.fetched(node, found)
         return found
+
+    def local_params(self, node: Node) -> Params:
+        """The parameters with local places instead of addresses, fetched. Raises ``RemoteTrouble``."""
+        return self._remote_inputs.local(node.stage.name, self._tell_of(node))
+
+    def _tell_of(self, node: Node) -> Callable[[str, int, int, dict[str, float]], None]:
+        return functools.partial(self.watch.tell, node.place)
 
     def _accepted(self, node: Node, fingerprint: str) -> Artefact | None:
         """One that another state of the source has made, where that is accepted."""
         if not {ALL, node.place} & set(self.accept):
             return None
-        facts = self._lasting(node)
+        facts = self.lasting(node)
         other = other_code(self.store, node.stage.name, node.round, facts, self.inputs(node))
         if other is None:
             return None
@@ -250,46 +270,13 @@ class Runner:
             self.watch.begin(node)
         with whole_inputs(self, node):
             made = self.store.make(
-                node.stage.name, fingerprint, lambda out: self._fill(node, fingerprint, out), again
+                node.stage.name,
+                fingerprint,
+                lambda out: self.makers.make(self, node, fingerprint, out),
+                again,
             )
-        self.context.whole()
-        give_back()
+        self.makers.whole(node)
         return made
-
-    def _fill(self, node: Node, fingerprint: str, out: Path) -> dict[str, Any]:
-        """Run the stage; what its manifest says beside the files."""
-        inputs, facts = self.inputs(node), self._lasting(node)
-        self.context.tell, self.context.note = self.watch.tell, self.watch.note
-        self.context.store = self.store
-        began = time.monotonic()
-        self._use_threads(node)
-        params = self._remote_inputs.local(node.stage.name, self.watch.tell)
-        if node.stage.role.kind == "learn":
-            self.context.learning()
-        answers = recorded_answers(self.store, node.stage, node.round, self.params, facts, inputs)
-        if answers is not None:
-            self.watch.note(f"{node.place}: judges the answers of {answers.path.name} anew")
-        job = Job(node.stage.view(params), node.round, inputs, out, self.context, fingerprint, answers)
-        with memory_errors(node.place), told_of(node.stage.task_at):
-            measured = node.stage.load()(job)
-        return {
-            "role": node.stage.role,
-            "round": node.round,
-            "seed": self.params.seed,
-            "params": facts["params"],
-            "inputs": {name: source_of(artefact) for name, artefact in inputs.items()},
-            "answers": answers and source_of(answers),
-            "code": facts["code"],
-            "own_files": facts["files"],
-            "versions": facts["versions"],
-            "measured": {**measured, "stage_seconds": time.monotonic() - began},
-        }
-
-    def _use_threads(self, node: Node) -> None:
-        if "torch" in node.stage.libraries:
-            import torch  # only here: a run that finds everything in the cache needs none of it
-
-            torch.set_num_threads(self.params.threads or os.cpu_count() or 1)
 
 
 def run_directory(root: Path, name: str) -> Path:

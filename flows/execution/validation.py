@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from algorithms.contract import Hooks, Recipe
 from flows.execution import external, guards
 from flows.execution.first_look import look
+from flows.execution.overlap import overlaps
 from flows.planner.disk_gate import check_disk
 from flows.planner.memory_gate import check_memory
 from flows.stage_table.stages import table_of
@@ -58,7 +59,9 @@ def settled(params: Params) -> Params:
     if params.rollout.entropy and params.engine.tensor_parallel > 1:
         raise BadInput("rollout.entropy: an engine over several GPUs tells of none; expected false")
     engine = params.engine.model_copy(update={"name": name})
-    return params.model_copy(update={"engine": engine})
+    decided = params.model_copy(update={"engine": engine})
+    overlaps(decided)
+    return decided
 
 
 def _check_parts(params: Params, method: Method, at: str) -> None:

@@ -19,8 +19,8 @@ class Watch:
     def begin(self, node: Node) -> None:
         """A stage is made from now on; one that is cached only ends."""
 
-    def tell(self, activity: str, done: int, total: int, facts: dict[str, float]) -> None:
-        """How far the stage is."""
+    def tell(self, place: str, activity: str, done: int, total: int, facts: dict[str, float]) -> None:
+        """How far the stage at ``place`` is."""
 
     def fetched(self, node: Node, artefact: Artefact) -> None:
         """The stage's artefact came from the remote."""

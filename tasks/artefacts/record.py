@@ -37,6 +37,10 @@ class Step(BaseModel):
     """Wall time that it took in this run, making or checking."""
     elapsed: float = 0.0
     """Wall time of the run when it was done, Prefect's start included."""
+    waited: float = 0.0
+    """Seconds in which it was ready to begin and did not, where the run's stages overlap."""
+    waited_for: str | None = None
+    """The place that had what it works with meanwhile."""
 
 
 class Stop(BaseModel):
