@@ -3,32 +3,28 @@
 # No postponed annotations here: a served flow travels by cloudpickle, which carries what annotations are and
 # not what their text would name.
 
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_link_artifact, create_table_artifact
-from prefect.context import TaskRunContext
 from prefect.tasks import MaterializingTask
 
 from flows.environment import workspace
 from flows.execution.earlier_run import keep_earlier
-from flows.execution.guards import Stopped
 from flows.execution.live_report import LiveReport
 from flows.execution.overlap import overlaps
 from flows.execution.ray_cluster import RayCluster, require_ray
 from flows.execution.runner import Runner, spelled
 from flows.execution.validation import chosen, run_name
 from flows.execution.watch import Watch, local_start
-from flows.overlapped import settle, settle_overlapped
 from flows.prefect_assets import at_path
 from flows.prefect_hooks import Keeping, RunName, Setting, gpu_slot, tell_failure
 from flows.prefect_progress import Progress, artifact_key
+from flows.prefect_stages import settle, settle_overlapped, stage_task
 from flows.process import interrupts
-from flows.stage_table.stage_def import StageDef
-from flows.stage_table.stages import Node, Plan, plan
+from flows.stage_table.stages import Node, plan
 from params.schema import Params
 from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.record import Step
@@ -38,8 +34,6 @@ from tasks.report.run.page import collect, rounds_table, summary, write
 from tasks.report.run.state import PAGE
 from tasks.report.run.words import evidence, verdict
 from tasks.report.trackers import Trackers
-
-Reference = dict[str, str]
 
 
 class LogWatch(Watch):
@@ -120,31 +114,6 @@ def _trained(name: str, params: Params, command: str) -> dict[str, Any]:
             trackers.tell()
             progress.round_ended(params.rounds)
         return report(runner)
-
-
-def stage_task(runner: Runner, stages: Plan, stage: StageDef) -> Any:
-    """The Prefect task of a stage. Its result is a small JSON reference, never the artefact."""
-
-    def run(place: str, identity: str) -> Reference:
-        with suppress(Stopped):  # the stage is made all the same; what calls this stops the run
-            runner.settle(stages[place], identity)
-        artefact = runner.done[place]
-        path = artefact.path.relative_to(runner.root).as_posix()
-        return {"place": place, "path": path, "fingerprint": identity, "digest": artefact.digest}
-
-    return MaterializingTask(
-        run,
-        assets=[],
-        name=stage.name,
-        description=stage.summary,
-        cache_key_fn=_by_identity,
-        persist_result=True,
-        result_serializer="json",
-    )
-
-
-def _by_identity(context: TaskRunContext, arguments: dict[str, Any]) -> str:
-    return str(arguments["identity"])
 
 
 def _written(directory: str) -> str:

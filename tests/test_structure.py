@@ -45,9 +45,10 @@ FLOWS = {
     "prefect_assets": {"execution", "stage_table"},
     "prefect_hooks": {"environment", "execution", "prefect_assets", "sync"},
     "prefect_progress": {"execution"},
+    "prefect_stages": {"execution", "prefect_assets", "prefect_progress", "stage_table"},
     "train": {
-        *("environment", "execution", "prefect_assets", "prefect_hooks", "prefect_progress", "process"),
-        "stage_table",
+        *("environment", "execution", "prefect_assets", "prefect_hooks", "prefect_progress"),
+        *("prefect_stages", "process", "stage_table"),
     },
     "compare_flow": {"experiments"},
     "evaluate_flow": {

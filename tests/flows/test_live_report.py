@@ -43,7 +43,8 @@ class Going:
         self.told: list[int] = []
         record = SimpleNamespace(steps=self.steps)
         runner = cast(Runner, SimpleNamespace(record=record, directory=self.directory))
-        self._live = LiveReport(runner, (self.told.append,), lambda: self.now)
+        nodes = [cast(Node, SimpleNamespace(round=round)) for round in (0, 0, 1, 1, 2, 2, 3)]
+        self._live = LiveReport(runner, nodes, (self.told.append,), lambda: self.now)
 
     def done(self, round: int, outcome: str = "made") -> bool:
         """A stage of that round is done; whether a page was written for it."""
@@ -62,7 +63,7 @@ def going(tmp_path: Path) -> Going:
 
 def test_a_page_is_written_when_a_round_has_ended_and_loads_itself_anew(going: Going) -> None:
     going.now = EVERY
-    assert [going.done(round) for round in (0, 0, 1)] == [False, False, True]
+    assert [going.done(round) for round in (0, 0)] == [False, True]
     word, line, reloads = said(going.directory)
     assert (word, reloads) == ("going on", True)
     assert re.match(rf"As of [\d-]+ [\d:]+ UTC \(process {os.getpid()}\)", line)
@@ -70,15 +71,24 @@ def test_a_page_is_written_when_a_round_has_ended_and_loads_itself_anew(going: G
 
 def test_not_before_its_time_and_not_within_a_round(going: Going) -> None:
     going.now = EVERY / 2
-    assert not going.done(1)
+    assert not going.done(0)
+    assert not going.done(0)
     going.now = 2 * EVERY
-    assert [going.done(round) for round in (1, 1, 2, 2, 3)] == [False, False, True, False, False]
-    assert going.told == [0, 1, 2]  # trackers hear of every round
+    assert [going.done(round) for round in (1, 1, 2, 2, 3)] == [False, True, False, False, False]
+    assert going.told == [0, 1, 2, 3]  # trackers hear of every round
+
+
+def test_a_round_has_ended_when_all_before_it_have(going: Going) -> None:
+    """Where stages overlap, the first of the next round may be done before the last of this one."""
+    going.now = EVERY
+    assert [going.done(round) for round in (0, 1, 1, 2)] == [False] * 4
+    assert going.done(0)
+    assert going.told == [0, 1]
 
 
 def test_what_is_found_in_the_cache_writes_none(going: Going) -> None:
     going.now = EVERY
-    assert not any(going.done(round, "cached") for round in (1, 2, 3))
+    assert not any(going.done(round, "cached") for round in (0, 0, 1, 1))
     assert not going.told
 
 

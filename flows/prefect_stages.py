@@ -1,13 +1,18 @@
-"""Stages as Prefect tasks: one after the other, or each as soon as its inputs are done."""
+"""A run's stages as Prefect tasks: one after the other, or each as soon as its inputs are done."""
 
 from __future__ import annotations
 
 import queue
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from prefect.context import TaskRunContext
+from prefect.tasks import MaterializingTask
+
+from flows.execution.guards import Stopped
 from flows.execution.lane import Lane
 from flows.execution.live_report import LiveReport
 from flows.execution.overlap import shares
@@ -15,7 +20,7 @@ from flows.execution.runner import Runner
 from flows.execution.schedule import Schedule, Turn
 from flows.prefect_assets import made_by, read_by
 from flows.prefect_progress import Progress
-from flows.stage_table.stage_def import Resource
+from flows.stage_table.stage_def import Resource, StageDef
 from flows.stage_table.stages import Node, Plan
 from params.errors import OstinatoError
 from tasks.artefacts.artefact import Artefact
@@ -23,10 +28,36 @@ from tasks.artefacts.artefact import Artefact
 if TYPE_CHECKING:
     from flows.execution.overlap import Share
 
+Reference = dict[str, str]
 Ended = tuple[Node, Callable[[], object]]
 """A stage that is made, or could not be, which calling the function tells."""
 LANES: tuple[Resource, ...] = ("engine", "judge")
 """Resources whose stages are made in a process of their own; the trainer's are made in the flow's."""
+
+
+def stage_task(runner: Runner, stages: Plan, stage: StageDef) -> Any:
+    """The Prefect task of a stage. Its result is a small JSON reference, never the artefact."""
+
+    def run(place: str, identity: str) -> Reference:
+        with suppress(Stopped):  # the stage is made all the same; what calls this stops the run
+            runner.settle(stages[place], identity)
+        artefact = runner.done[place]
+        path = artefact.path.relative_to(runner.root).as_posix()
+        return {"place": place, "path": path, "fingerprint": identity, "digest": artefact.digest}
+
+    return MaterializingTask(
+        run,
+        assets=[],
+        name=stage.name,
+        description=stage.summary,
+        cache_key_fn=_by_identity,
+        persist_result=True,
+        result_serializer="json",
+    )
+
+
+def _by_identity(context: TaskRunContext, arguments: dict[str, Any]) -> str:
+    return str(arguments["identity"])
 
 
 def settle(runner: Runner, node: Node, run: Any) -> None:
