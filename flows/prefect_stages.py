@@ -20,10 +20,11 @@ from flows.execution.runner import Runner
 from flows.execution.schedule import Schedule, Turn
 from flows.prefect_assets import made_by, read_by
 from flows.prefect_progress import Progress
-from flows.stage_table.stage_def import Resource, StageDef
+from flows.stage_table.stage_def import StageDef
 from flows.stage_table.stages import Node, Plan
 from params.errors import OstinatoError
 from tasks.artefacts.artefact import Artefact
+from tasks.artefacts.role import Resource
 
 if TYPE_CHECKING:
     from flows.execution.overlap import Share

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from flows.execution.lane import GivenUp, Lane
 from flows.execution.recorded_answers import recorded_answers
-from flows.stage_table.stage_def import Resource
 from flows.stage_table.stages import Node
 from params.views import told_of
 from tasks.artefacts.artefact import source_of
+from tasks.artefacts.role import Resource
 from tasks.core.context import Context
 from tasks.core.errors import memory_errors
 from tasks.core.memory import give_back

@@ -10,8 +10,8 @@ import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from flows.stage_table.stage_def import Resource
 from flows.stage_table.stages import Node
+from tasks.artefacts.role import Resource
 
 
 @dataclass(frozen=True)

@@ -6,27 +6,16 @@ import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from params.schema import Params
 from params.views import TASK, told_of
 from tasks.artefacts.artefact import Artefact
-from tasks.artefacts.role import Kind, Role
+from tasks.artefacts.role import Resource, Role
 from tasks.core.stage import Stage
 
 POLICY = "policy"
 """As the stage of an input: the one that makes the policy, whichever that is in a run."""
-
-
-Resource = Literal["engine", "trainer", "judge"]
-"""What a stage works with while it is made; one stage at a time has it."""
-RESOURCES: dict[Kind, Resource] = {
-    "prepare": "trainer",
-    "sample": "engine",
-    "judge": "judge",
-    "learn": "trainer",
-    "measure": "engine",
-}
 
 
 @dataclass(frozen=True)
@@ -103,7 +92,7 @@ class StageDef:
     @property
     def resource(self) -> Resource:
         """What it works with."""
-        return RESOURCES[self.role.kind]
+        return self.role.resource
 
     def makes_policies(self) -> bool:
         """Whether it makes the policy of each round."""

@@ -7,6 +7,15 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 Kind = Literal["prepare", "sample", "judge", "learn", "measure"]
+Resource = Literal["engine", "trainer", "judge"]
+"""What a stage works with while it is made; one stage at a time has it."""
+RESOURCES: dict[Kind, Resource] = {
+    "prepare": "trainer",
+    "sample": "engine",
+    "judge": "judge",
+    "learn": "trainer",
+    "measure": "engine",
+}
 TimeOf = Literal["sampling", "learning", "evaluation"]
 
 
@@ -23,3 +32,8 @@ class Role(BaseModel):
     """What its seconds count as in a run's cost; None: as nothing, since every run begins with it."""
     makes_policy: bool = False
     """Its artefact is the next policy."""
+
+    @property
+    def resource(self) -> Resource:
+        """What it works with."""
+        return RESOURCES[self.kind]

@@ -179,6 +179,27 @@ def stacked(
     return chart
 
 
+def timeline(
+    rows: Sequence[dict[str, Any]], lanes: Sequence[str], stages: Sequence[str], size: Size, unit: str
+) -> Chart:
+    """A bar from ``begin`` to ``end``, in ``unit``, in its ``lane``'s row and its ``stage``'s colour."""
+    colours = [f"var(--stage-{position})" for position in range(len(stages))]
+    low, high = min(row["begin"] for row in rows), max(row["end"] for row in rows)
+    axis = alt.Axis(labelColor="var(--ink)", labelFontSize=12.5)
+    chart: alt.Chart = (
+        alt.Chart(alt.InlineData(values=list(rows)))
+        .mark_bar(stroke="var(--paper)", strokeWidth=0.5)
+        .encode(
+            x=alt.X("begin:Q", title=unit, scale=span(low, high), axis=alt.Axis(tickCount=6)),
+            x2="end:Q",
+            y=alt.Y("lane:N", sort=list(lanes), title=None, axis=axis),
+            color=alt.Color("stage:N", scale=alt.Scale(domain=list(stages), range=colours), legend=None),
+        )
+        .properties(width=size[0], height=alt.Step(34))
+    )
+    return chart
+
+
 def pictures(
     draw: Callable[[Size], Chart], sizes: Sizes, key: str, title: str, description: str
 ) -> tuple[tuple[str, Markup], ...]:

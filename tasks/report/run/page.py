@@ -24,6 +24,7 @@ from tasks.report.run.sets import gains, set_figures
 from tasks.report.run.spans import shown_spans
 from tasks.report.run.state import PAGE, state
 from tasks.report.run.terms import term_figures
+from tasks.report.run.timeline import timeline_figure
 
 __all__ = ["RunData", "collect", "rounds_table", "summary", "write"]
 
@@ -88,7 +89,7 @@ def page(data: RunData, process: str | None = None) -> str:
     of_terms = [figure for figure in term_figures(data) if figure is not None]
     of_rewards = [figure for figure in reward_figures(data) if figure is not None]
     of_sets = [figure for figure in set_figures(data) if figure is not None]
-    others = (*of_sets, *of_terms, *of_rewards, audit_figure(data))
+    others = (*of_sets, *of_terms, *of_rewards, audit_figure(data), timeline_figure(data))
     every = (*figures(data), *mismatch_figures(data), *replay_figures(data), *others)
     drawn = {figure.key: figure for figure in every if figure is not None}
     groups = (
