@@ -6,23 +6,19 @@ import csv
 import json
 import re
 import shutil
-import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 from params.base import BadInput
 from tasks.artefacts.artefact import Damaged
-from tasks.artefacts.record import Stop
 from tasks.report.format import duration, number, percent, points
 from tasks.report.run.data import COLUMNS
 from tasks.report.run.page import collect, rounds_table, summary, write
 from tasks.report.run.words import clear, setting
 from tasks.stats.intervals import Interval
+from tests.tasks.report.page_reader import CHROMIUM, Page, browse, read
 from tests.tasks.report.synthetic_run import HOSTILE, SyntheticRun
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -31,53 +27,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = run.write(cached=4)
     write(directory)
     return directory
-
-
-class Page(HTMLParser):
-    """The elements of a page, in order, each with its attributes and its text."""
-
-    VOID = frozenset({"meta", "link", "input", "br", "img", "hr"})
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None], list[str], bool]] = []
-        self._open: list[int] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        facts = dict(attrs)
-        hidden = "hidden" in facts or any(self.elements[i][3] for i in self._open)
-        self.elements.append((tag, facts, [], hidden))
-        if tag not in self.VOID:
-            self._open.append(len(self.elements) - 1)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs), [], False))
-
-    def handle_endtag(self, tag: str) -> None:
-        while self._open and self.elements[self._open.pop()][0] != tag:
-            pass
-
-    def handle_data(self, data: str) -> None:
-        for position in self._open:
-            self.elements[position][2].append(data)
-
-    def find(self, tag: str, visible: bool = False, **wanted: str) -> list[str]:
-        """Texts of the elements of that tag whose attributes hold the wanted words."""
-        return [
-            " ".join("".join(text).split())
-            for name, facts, text, hidden in self.elements
-            if name == tag
-            and not (visible and hidden)
-            and all(
-                value in (facts.get(key.rstrip("_").replace("_", "-")) or "").split()
-                for key, value in wanted.items()
-            )
-        ]
-
-
-def read(directory: Path) -> Page:
-    return Page((directory / "report.html").read_text())
 
 
 def test_the_buffer_has_its_charts_where_there_is_one(tmp_path: Path, finished: Path) -> None:
@@ -217,79 +166,6 @@ def test_provenance_reaches_the_problems(finished: Path) -> None:
     assert any("14 came from the cache" in text for text in page.find("p"))
 
 
-@pytest.mark.parametrize(
-    ("through", "evaluated", "verdict"),
-    [
-        (None, False, "Nothing has been measured yet."),
-        (0, True, "The base model answers"),
-        (3, False, "Nothing has been measured yet."),
-        (7, True, "Held-out accuracy"),
-    ],
-)
-def test_an_unfinished_run_has_a_page(
-    tmp_path: Path, through: int | None, evaluated: bool, verdict: str
-) -> None:
-    directory = SyntheticRun(tmp_path / "half", rounds=10).write(through=through, evaluated=evaluated)
-    write(directory)
-    assert read(directory).find("h1")[0].startswith(verdict)
-    rows = rounds_table(collect(directory))
-    assert len(rows) == (10 if through is None else through) + evaluated
-
-
-def test_a_run_that_stopped_says_where_and_why(tmp_path: Path) -> None:
-    run = SyntheticRun(tmp_path / "stopped", rounds=10)
-    run.record.stopped = Stop(
-        place="round-04/update", said=f"the file {HOSTILE} is not there", when="2026-03-01T02:11:40+00:00"
-    )
-    write(run.write(through=3))
-    page = read(run.directory)
-    assert page.find("span", id="chip") == ["stopped"]
-    (line,) = page.find("p", id="state")
-    assert line.startswith("Stopped at round-04/update, 2026-03-01 02:11 UTC: the file ")
-    assert line == " ".join(
-        f"Stopped at round-04/update, 2026-03-01 02:11 UTC: {run.record.stopped.said}".split()
-    )
-    assert not any("data-reload" in facts for _, facts, _, _ in page.elements)
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-@pytest.mark.parametrize(("minutes", "word"), [(0, "going on"), (9, "going on"), (11, "no word")])
-def test_a_page_that_is_not_written_any_more_says_so(tmp_path: Path, minutes: int, word: str) -> None:
-    directory = SyntheticRun(tmp_path / "killed", rounds=10).write(through=3)
-    path = write(directory, process="4711")
-    text = path.read_text()
-    (written,) = re.findall(r'data-written="(\d+)"', text)
-    path.write_text(text.replace(written, str(int(written) - 60 * minutes)))
-    dom, log = browse(path, "", tmp_path)
-    page = Page(dom)
-    assert page.find("span", id="chip") == [word]
-    (line,) = page.find("p", id="state")
-    assert "process 4711" in line
-    assert line.startswith("As of" if word == "going on" else "Nothing was written since")
-    assert "CONSOLE" not in log
-
-
-def test_a_long_round_may_be_silent_for_longer(tmp_path: Path) -> None:
-    run = SyntheticRun(tmp_path / "slow", rounds=10)
-    run.write(through=2)
-    silences = []
-    for hours in (0, 4):
-        for step in run.record.steps:
-            step.elapsed = 3600.0 * hours * step.round
-        run.record.write(run.directory)
-        (silence,) = re.findall(r'data-silence="(\d+)"', write(run.directory, process="1").read_text())
-        silences.append(int(silence))
-    assert silences == [600, 3 * 4 * 3600]
-
-
-def test_a_run_of_which_nothing_is_done_has_a_page(tmp_path: Path) -> None:
-    run = SyntheticRun(tmp_path / "new", rounds=3)
-    run.record.write(run.directory)
-    write(run.directory)
-    assert read(run.directory).find("h1") == ["Nothing has been measured yet."]
-    assert summary(collect(run.directory)) == {"rounds": 0, "finished": False}
-
-
 def test_an_artefact_that_is_not_at_hand_is_left_out(tmp_path: Path) -> None:
     directory = SyntheticRun(tmp_path / "gone", rounds=5).write()
     shutil.rmtree(directory / "round-03")
@@ -354,24 +230,3 @@ def test_search_finds_a_question(finished: Path, tmp_path: Path) -> None:
     page = Page(dom)
     assert len(page.find("li", visible=True, class_="problem")) == 1
     assert "in 1 problem" in page.find("output")[0]
-
-
-def browse(page: Path, fragment: str, folder: Path) -> tuple[str, str]:
-    """The page's DOM after its script has run, and what the browser logged."""
-    quiet = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync"
-    offline = "--disable-background-networking --disable-component-update --enable-logging=stderr"
-    done = subprocess.run(
-        [
-            str(CHROMIUM),
-            *quiet.split(),
-            *offline.split(),
-            f"--user-data-dir={folder / 'profile'}",
-            "--dump-dom",
-            f"{page.resolve().as_uri()}{fragment}",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    return done.stdout, done.stderr
