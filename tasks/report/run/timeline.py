@@ -23,6 +23,8 @@ SHORT = 0.05
 def timeline_figure(data: RunData) -> Figure | None:
     """The last rounds that this run made itself; None where no two of their stages ran at the same time."""
     made = [done.step for done in data.done if done.step.outcome == "made" and done.step.round]
+    if not any(step.waited for step in made):  # all in sequence, or of a version that kept no time
+        return None
     last = max((step.round for step in made), default=0)
     steps = sorted((s for s in made if s.round > last - ROUNDS), key=_begin)
     if not any(
