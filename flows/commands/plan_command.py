@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows.commands.options import SetOption
 from params.base import BadInput
 
-USUAL = {"model": "smollm2-135m", "task": "arithmetic", "method": "grpo", "gpus": 0}
+if TYPE_CHECKING:
+    from flows.simulator.options import SimulateOptions
 
 
 def plan_round(
@@ -62,73 +62,35 @@ def plan_round(
 ) -> None:
     """Memory, time and cost of a round on a machine that one may not have; --simulate: a run on paper."""
     from flows.planner.plan import PlanOptions, run_plan
+    from flows.simulator.options import SimulateOptions, numbers
 
-    asked = PlanOptions(model, task, method, settings or [], gpus, gpu, price, prompt, response)
-    more = {
-        "--like": like,
-        "--servers": servers,
-        "--server-speeds": _numbers("--server-speeds", server_speeds),
-        "--tokens-per-second": _positive("--tokens-per-second", tokens_per_second),
-        "--step-seconds": _numbers("--step-seconds", step_seconds, 2, zero=True),
-        "--update-seconds": _positive("--update-seconds", update_seconds),
-        "--learned-tokens-per-second": _positive("--learned-tokens-per-second", learned),
-        "--lengths": _numbers("--lengths", lengths, 2, zero=True),
-        "--losses-per-hour": _positive("--losses-per-hour", losses, zero=True),
-        "--back-after": _positive("--back-after", back_after, zero=True),
-        "--cores": cores,
-        "--seed": seed,
-    }
+    asked = SimulateOptions(
+        PlanOptions(model, task, method, settings or [], gpus, gpu, price, prompt, response),
+        like=like,
+        servers=servers,
+        server_speeds=numbers("--server-speeds", server_speeds),
+        tokens_per_second=tokens_per_second,
+        step_seconds=numbers("--step-seconds", step_seconds, 2),
+        update_seconds=update_seconds,
+        learned_tokens_per_second=learned,
+        lengths=numbers("--lengths", lengths, 2),
+        losses_per_hour=losses,
+        back_after=back_after,
+        cores=cores,
+        seed=seed,
+    )
     if simulate:
-        _told(asked, more, as_json)
+        asked.check()
+        _tell(asked, as_json)
         return
-    usual = {"--losses-per-hour": 0.0, "--back-after": 60.0, "--seed": 0}
-    if given := [name for name, value in more.items() if value not in (usual.get(name), None, ())]:
+    if given := asked.given():
         raise BadInput(f"{given[0]}: says something of a simulation; expected --simulate beside it")
-    raise typer.Exit(run_plan(asked, as_json))
+    raise typer.Exit(run_plan(asked.plan, as_json))
 
 
-def _told(asked: Any, more: dict[str, Any], as_json: bool) -> None:
-    from flows.simulator.ask import SimulateOptions, simulate
+def _tell(asked: SimulateOptions, as_json: bool) -> None:
+    from flows.simulator.ask import simulate
     from flows.simulator.told import told
 
-    like, servers, speeds = more["--like"], more["--servers"], more["--server-speeds"]
-    if like and (other := [name for name, value in USUAL.items() if getattr(asked, name) != value]):
-        raise BadInput(f"--{other[0]}: --like {like} says it; expected one of the two")
-    if asked.price is not None:
-        raise BadInput("--price: a simulation has no cost; expected none with --simulate")
-    if servers and speeds and servers != len(speeds):
-        raise BadInput(f"--servers {servers}: {len(speeds)} are in --server-speeds; expected as many")
-    step = more["--step-seconds"]
-    if step and more["--tokens-per-second"]:
-        raise BadInput("--step-seconds: --tokens-per-second says the same; expected one of the two")
-    if step and not sum(step):
-        raise BadInput("--step-seconds: a step of no time; expected one part above 0")
-    if more["--update-seconds"] and more["--learned-tokens-per-second"]:
-        raise BadInput("--update-seconds: --learned-tokens-per-second says the same; expected one of the two")
-    if more["--lengths"] and more["--lengths"][0] < 1:
-        raise BadInput(f"--lengths: a mean of {more['--lengths'][0]:g} tokens; expected 1 or more")
-    found = simulate(SimulateOptions(asked, *more.values()))
+    found = simulate(asked)
     print(json.dumps(found) if as_json else told(found))
-
-
-def _positive(option: str, value: float | None, zero: bool = False) -> float | None:
-    if value is not None and not (math.isfinite(value) and (value > 0 or (zero and value == 0))):
-        raise BadInput(f"{option} {value:g}: expected a number {'of 0 or more' if zero else 'above 0'}")
-    return value
-
-
-def _numbers(
-    option: str, text: str | None, count: int | None = None, zero: bool = False
-) -> tuple[float, ...]:
-    """Numbers with commas between; none where nothing was said."""
-    if text is None:
-        return ()
-    try:
-        found = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        found = ()
-    if not found or (count and len(found) != count):
-        raise BadInput(f"{option} {text}: expected {count or 'some'} numbers with commas between")
-    for value in found:
-        _positive(option, value, zero)
-    return found

@@ -8,11 +8,12 @@ from typing import Any
 
 from flows.environment import workspace
 from flows.execution.overlap import overlaps
-from flows.planner.plan import PlanOptions, settings_of
+from flows.planner.plan import settings_of
 from flows.simulator import sweep
 from flows.simulator.figured import figured
 from flows.simulator.lengths import Lengths
 from flows.simulator.like import earlier
+from flows.simulator.options import SimulateOptions
 from flows.simulator.pool import Outages, Servers, StepTime
 from flows.simulator.simulate import Setting, Simulation
 from flows.simulator.speeds import Series, Speeds
@@ -27,25 +28,6 @@ FIXED_SHARE = 0.5
 """Of a step with all responses under way, what does not depend on their number; of a speed that is given."""
 CPU_CORES = 2
 """Of the measured machine."""
-
-
-@dataclass(frozen=True)
-class SimulateOptions:
-    """What a person asks about, beside the plan's own options."""
-
-    plan: PlanOptions
-    like: str | None = None
-    servers: int | None = None
-    server_speeds: tuple[float, ...] = ()
-    tokens_per_second: float | None = None
-    step_seconds: tuple[float, float] | None = None
-    update_seconds: float | None = None
-    learned_per_second: float | None = None
-    lengths: tuple[float, float] | None = None
-    losses_per_hour: float = 0.0
-    back_after: float = 60.0
-    cores: int | None = None
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -133,36 +115,42 @@ def _row(known: _Known, choice: sweep.Choice, kept: dict[Any, Any]) -> dict[str,
 
 
 def _known(asked: SimulateOptions) -> _Known:
-    """What is taken from an earlier run, from the planner's figures and from the options, in this order."""
-    plan = asked.plan
-    if asked.like:
-        on_gpu, available = sees_gpu(), len(os.sched_getaffinity(0))
-        cores = available if asked.cores is None and not on_gpu else asked.cores or 0
-        found = earlier(workspace(), asked.like, _servers_of)
-        params, lengths, speeds = changed(found.params, plan.settings), found.lengths, found.speeds
-        servers = _servers_of(params)
-    else:
-        on_gpu, params = plan.gpus > 0, settings_of(plan)
-        cores = CPU_CORES if asked.cores is None and not on_gpu else asked.cores or 0
-        servers = _servers_of(params)
-        engine = params.engine
-        apart = bool(engine.servers or asked.servers or asked.server_speeds or 0 not in (engine.gpus or (0,)))
-        reckoned = figured(plan, params, apart)
-        speeds, lengths = reckoned.speeds, Lengths(reckoned.mean)
-        servers = replace(servers, capacity=min(servers.capacity, reckoned.side_by_side))
-        if len(servers.speeds) == 1 and engine.name not in ("server", "transformers") and not apart:
-            servers = replace(servers, speeds=(1.0,) * reckoned.servers)
+    """What is taken from an earlier run or from the planner's figures, and then from the options."""
+    known = _like(asked, asked.like) if asked.like else _reckoned(asked)
+    params, servers, lengths = known.params, known.servers, known.lengths
+    sources = dict(known.speeds.sources)
     if params.rounds > ROUNDS:
+        sources["rounds"] = f"the first {ROUNDS} of {params.rounds}"
         params = changed(params, [f"rounds={ROUNDS}"])
-    if asked.servers or asked.server_speeds:
-        chosen = asked.server_speeds or (1.0,) * (asked.servers or 1)
-        servers = replace(servers, speeds=chosen, whole_groups=False)
+    if known.apart:
+        usual = (1.0,) * (asked.servers or len(servers.speeds))
+        servers = replace(servers, speeds=asked.server_speeds or usual, whole_groups=False)
     if asked.lengths:
-        lengths = Lengths(*asked.lengths)
-        sources = {**speeds.sources, "lengths": f"log-normal, mean {lengths.mean:g}, sigma {lengths.sigma:g}"}
-        speeds = replace(speeds, sources=sources)
-    speeds = _overridden(asked, params, speeds, servers)
-    return _Known(asked, params, speeds, lengths, servers, cores, on_gpu)
+        lengths = Lengths(asked.lengths[0], asked.lengths[1])
+        sources["lengths"] = f"log-normal, mean {lengths.mean:g}, sigma {lengths.sigma:g}"
+    speeds = _overridden(asked, params, replace(known.speeds, sources=sources), servers)
+    return replace(known, params=params, speeds=speeds, lengths=lengths, servers=servers)
+
+
+def _like(asked: SimulateOptions, run: str) -> _Known:
+    on_gpu, available = sees_gpu(), len(os.sched_getaffinity(0))
+    cores = available if asked.cores is None and not on_gpu else asked.cores or 0
+    found = earlier(workspace(), run, _servers_of)
+    params = changed(found.params, asked.plan.settings)
+    return _Known(asked, params, found.speeds, found.lengths, _servers_of(params), cores, on_gpu)
+
+
+def _reckoned(asked: SimulateOptions) -> _Known:
+    plan = asked.plan
+    on_gpu, params = plan.gpus > 0, settings_of(plan)
+    cores = CPU_CORES if asked.cores is None and not on_gpu else asked.cores or 0
+    engine, servers = params.engine, _servers_of(params)
+    elsewhere = bool(engine.servers or asked.servers or asked.server_speeds)
+    found = figured(plan, params, elsewhere or 0 not in (engine.gpus or (0,)))
+    servers = replace(servers, capacity=min(servers.capacity, found.side_by_side))
+    if engine.name in ("auto", "vllm") and len(servers.speeds) == 1:
+        servers = replace(servers, speeds=(1.0,) * found.servers)
+    return _Known(asked, params, found.speeds, Lengths(found.mean), servers, cores, on_gpu)
 
 
 def _servers_of(params: Params) -> Servers:
@@ -193,9 +181,9 @@ def _overridden(asked: SimulateOptions, params: Params, speeds: Speeds, servers:
             f"--tokens-per-second, of a server with {together} under way; half of a step's time is assumed "
             "to be fixed"
         )
-    if asked.update_seconds or asked.learned_per_second:
+    if asked.update_seconds or asked.learned_tokens_per_second:
         usual = sum(speeds.learned.values()) / len(speeds.learned)
-        seconds = asked.update_seconds or usual / (asked.learned_per_second or 1.0)
+        seconds = asked.update_seconds or usual / (asked.learned_tokens_per_second or 1.0)
         policies = [row.name for row in table_of(params).values() if row.makes_policies()]
         learned = {} if asked.update_seconds else {1: usual}
         rest = {**speeds.rest, **{name: Series({1: seconds}) for name in policies}}

@@ -63,7 +63,9 @@ def earlier(root: Path, name: str, servers_of: Callable[[Params], Servers]) -> E
         around=_around(record.steps, made),
         turn=TURN_SECONDS,
         learned={round: float(sum(group.sum() for group in lengths[round])) for round in rounds},
-        sources=_sources(name, record, rounds),
+        sources=_sources(
+            name, record, rounds, float((everything >= params.rollout.max_response_tokens).mean())
+        ),
     )
     return Earlier(params, speeds, Lengths(float(everything.mean()), measured=lengths))
 
@@ -132,11 +134,11 @@ def _ends_before(steps: Sequence[Step]) -> list[float]:
     return [0.0, *(step.elapsed for step in steps[:-1])]
 
 
-def _sources(name: str, record: Record, rounds: Sequence[int]) -> dict[str, str]:
+def _sources(name: str, record: Record, rounds: Sequence[int], cut: float) -> dict[str, str]:
     overlapped = any(step.waited_for for step in record.steps)
     beside = ", where stages ran beside one another" if overlapped else ""
     return {
         "step": f"fitted to {len(rounds)} rollouts of {name}{beside}",
         "stages": f"measured in {name}{beside}",
-        "lengths": f"those of {name}",
+        "lengths": f"those of {name}, {cut:.0%} of them as long as its limit",
     }
