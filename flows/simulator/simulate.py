@@ -131,7 +131,7 @@ class Simulation:
 
     def _steady(self, seconds: float) -> float:
         """From the first policy to the last, a round."""
-        ends = {each.node.round: each.end for each in self.made if each.node.stage.makes_policies()}
+        ends = {each.node.round: each.settled for each in self.made if each.node.stage.makes_policies()}
         first, last = min(ends), max(ends)
         return (ends[last] - ends[first]) / (last - first) if last > first else seconds
 
