@@ -18,7 +18,7 @@ from flows.commands import (
     prove_command,
     remote_commands,
 )
-from flows.commands.machines import engines, join_ranks, plan_round
+from flows.commands.machines import engines, join_ranks
 from flows.commands.options import (
     EngineOption,
     JsonOption,
@@ -29,6 +29,7 @@ from flows.commands.options import (
     SetOption,
     TaskOption,
 )
+from flows.commands.plan_command import plan_round
 from flows.commands.start import Words, start
 from flows.environment import prepare_prefect, prepare_threads, workspace
 from flows.execution.external import policy_path

@@ -39,6 +39,7 @@ FLOWS = {
     "planner": {"environment"},
     "process": {"environment"},
     "execution": {"environment", "planner", "process", "stage_table"},
+    "simulator": {"environment", "execution", "planner", "stage_table"},
     "sync": {"environment", "execution"},
     "experiments": {"environment", "execution", "stage_table"},
     "dvc": {"execution", "experiments", "stage_table"},
@@ -55,7 +56,8 @@ FLOWS = {
         *("environment", "execution", "prefect_hooks", "process", "stage_table", "sync", "train"),
     },
     "commands": {
-        *("environment", "execution", "experiments", "planner", "process", "stage_table", "sync", "train"),
+        *("environment", "execution", "experiments", "planner", "process", "simulator", "stage_table"),
+        *("sync", "train"),
     },
     "cli": {"commands", "dvc", "environment", "execution", "experiments", "process"},
 }

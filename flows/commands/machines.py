@@ -1,4 +1,4 @@
-"""The commands about machines: what one would take, and a server on one. Heavy imports wait."""
+"""The commands about machines: ranks on another, and a server on one. Heavy imports wait."""
 
 from __future__ import annotations
 
@@ -12,27 +12,6 @@ engines = typer.Typer(help="What samples text, on machines of its own.", no_args
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one parameter; repeatable.")
 ]
-
-
-def plan_round(
-    model: Annotated[str, typer.Option("--model", help="A shape such as 7b, or a folder.")] = "smollm2-135m",
-    gpus: Annotated[int, typer.Option("--gpus", min=0, help="How many; 0: the measured CPU machine.")] = 0,
-    gpu: Annotated[str, typer.Option("--gpu", help="h100, h200, a100 or l40s.")] = "h100",
-    task: Annotated[str, typer.Option("--task", help="A preset or a YAML file.")] = "arithmetic",
-    method: Annotated[str, typer.Option("--method", help="A preset or a YAML file.")] = "grpo",
-    settings: SetOption = None,
-    prompt: Annotated[int | None, typer.Option("--prompt-tokens", min=1, help="Of a prompt.")] = None,
-    response: Annotated[
-        float | None, typer.Option("--response-tokens", min=1, help="Of a response, on average.")
-    ] = None,
-    price: Annotated[float | None, typer.Option("--price", min=0, help="Of a device for an hour.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
-) -> None:
-    """Memory, time and cost of a round on a machine that one may not have."""
-    from flows.planner.plan import PlanOptions, run_plan
-
-    asked = PlanOptions(model, task, method, settings or [], gpus, gpu, price, prompt, response)
-    raise typer.Exit(run_plan(asked, as_json))
 
 
 def join_ranks(

@@ -20,15 +20,16 @@ class Share:
     """Those that its process, and what that starts, keep to; empty: any."""
 
 
-def overlaps(params: Params) -> bool:
+def overlaps(params: Params, on_gpu: bool | None = None) -> bool:
     """Whether stages of several resources run at the same time. ``engine.name`` must be decided.
+    ``on_gpu``: whether the trainer is on one; None: as on this machine.
 
     Raises ``BadInput`` where that is asked for and the engine samples on the trainer's GPU.
     """
     rollout = params.rollout
     if rollout.overlap is False or not rollout.lag or rollout.shards > 1:
         return False
-    if not _shares_gpu(params):
+    if not _shares_gpu(params, sees_gpu() if on_gpu is None else on_gpu):
         return True
     if rollout.overlap:
         raise BadInput(
@@ -38,10 +39,10 @@ def overlaps(params: Params) -> bool:
     return False
 
 
-def _shares_gpu(params: Params) -> bool:
+def _shares_gpu(params: Params, on_gpu: bool) -> bool:
     engine = params.engine
     elsewhere = engine.servers or (engine.gpus and 0 not in engine.gpus)
-    return sees_gpu() and not elsewhere
+    return on_gpu and not elsewhere
 
 
 def shares(params: Params) -> tuple[Share, Share]:
