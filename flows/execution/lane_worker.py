@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from flows.environment import prepare_threads
+from flows.stage_table.stage_def import StageDef
 from flows.stage_table.stages import table_of
 from params.base import BadInput
 from params.errors import OstinatoError
@@ -44,6 +46,7 @@ class Worker:
     def __init__(self, parent: Parent) -> None:
         self._parent = parent
         self._context: Context | None = None
+        self._last: tuple[dict[str, Any], Params, Mapping[str, StageDef]] | None = None
 
     def open(self, root: str, scratch: str, threads: int, cores: list[int]) -> None:
         """The workspace, a folder for what nobody needs later, and this process's part of the machine."""
@@ -72,8 +75,8 @@ class Worker:
         """Make a stage of a run with these parameters from these inputs."""
         assert self._context is not None
         try:
-            whole = Params.model_validate(params)
-            row = table_of(whole)[stage]
+            whole, table = self._known(params)
+            row = table[stage]
             found = {name: Artefact.open(Path(path), check=False) for name, path in inputs.items()}
             judged = Artefact.open(Path(answers), check=False) if answers else None
             job = Job(row.view(whole), round, found, Path(out), self._context, fingerprint, judged)
@@ -86,6 +89,13 @@ class Worker:
         else:
             self._parent.send({"ok": measured})
         give_back()
+
+    def _known(self, given: dict[str, Any]) -> tuple[Params, Mapping[str, StageDef]]:
+        """The parameters and their stages: in a run mostly those of the stage before."""
+        if self._last is None or self._last[0] != given:
+            params = Params.model_validate(given)
+            self._last = given, params, table_of(params)
+        return self._last[1:]
 
     def whole(self) -> None:
         """The artefact of the last stage is whole."""
