@@ -40,7 +40,7 @@ def overlaps(params: Params) -> bool:
 
 def _shares_gpu(params: Params) -> bool:
     engine = params.engine
-    elsewhere = engine.servers or (engine.gpus and 0 not in engine.gpus)
+    elsewhere = engine.servers or engine.servers_file or (engine.gpus and 0 not in engine.gpus)
     return sees_gpu() and not elsewhere
 
 

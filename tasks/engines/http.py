@@ -48,29 +48,32 @@ class Client:
         self._headers = {"Content-Type": "application/json", "Connection": "close"}
         if key:
             self._headers["Authorization"] = f"Bearer {key}"
-        self._open: set[socket.socket] = set()
+        self._open: dict[socket.socket, int | None] = {}
         self._lock = threading.Lock()
 
     def get(self, path: str, seconds: float) -> Any:
         """What is there; raises ``Lost`` or ``Refused``."""
         return self._ask("GET", path, None, seconds)
 
-    def post(self, path: str, body: dict[str, Any], seconds: float) -> Any:
-        """The answer to ``body``; raises ``Lost`` or ``Refused``."""
-        return self._ask("POST", path, json.dumps(body), seconds)
+    def post(self, path: str, body: dict[str, Any], seconds: float, number: int | None = None) -> Any:
+        """The answer to ``body``; raises ``Lost`` or ``Refused``. ``number``: what ``abort`` calls it."""
+        return self._ask("POST", path, json.dumps(body), seconds, number)
 
-    def abort(self) -> None:
-        """End every exchange under way: whoever waits for an answer gets ``Lost``."""
+    def abort(self, number: int | None = None) -> None:
+        """End the exchange of this number, or every one under way: whoever waits for an answer gets
+        ``Lost``."""
         with self._lock:
-            for sock in self._open:
+            for sock in [sock for sock, own in self._open.items() if number in (None, own)]:
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
 
-    def _ask(self, method: str, path: str, body: str | None, seconds: float) -> Any:
+    def _ask(
+        self, method: str, path: str, body: str | None, seconds: float, number: int | None = None
+    ) -> Any:
         connection = self._kind(self._host, self._port, timeout=min(seconds, CONNECT_SECONDS))
         try:
             connection.connect()
-            with self._registered(connection.sock, seconds):
+            with self._registered(connection.sock, seconds, number):
                 connection.request(method, path, body, self._headers)
                 answer = connection.getresponse()
                 return self._content(path, answer.status, answer.read())
@@ -83,19 +86,19 @@ class Client:
             connection.close()
 
     @contextlib.contextmanager
-    def _registered(self, sock: socket.socket, seconds: float) -> Iterator[None]:
+    def _registered(self, sock: socket.socket, seconds: float, number: int | None) -> Iterator[None]:
         sock.settimeout(seconds)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in KEEP_ALIVE:
             if hasattr(socket, option):
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
         with self._lock:
-            self._open.add(sock)
+            self._open[sock] = number
         try:
             yield
         finally:
             with self._lock:
-                self._open.discard(sock)
+                del self._open[sock]
 
     def _content(self, path: str, status: int, data: bytes) -> Any:
         try:

@@ -85,8 +85,10 @@ class ServerClient:
             found += [entry[str(t)]["logprob"] for t, entry in zip(response, entries, strict=True)]
         return found
 
-    def sample(self, request: Request, sampling: Sampling, weights: str) -> Response:
-        """One response, by the weights of this name and no others."""
+    def sample(
+        self, request: Request, sampling: Sampling, weights: str, number: int | None = None
+    ) -> Response:
+        """One response, by the weights of this name and no others. ``number``: what ``abort`` calls it."""
         answer = self._generate(
             request.prompt_ids,
             {
@@ -99,6 +101,7 @@ class ServerClient:
                 "ignore_eos": True,  # the stop tokens are the caller's
                 "logprobs": sampling.top and sampling.top + 1,  # the sampled one takes a place among them
             },
+            number,
         )
         choice = answer["choices"][0]
         self._check_weights(choice["weight_versions"], weights)
@@ -126,17 +129,17 @@ class ServerClient:
             )
         return made
 
-    def abort(self) -> None:
-        """End every exchange under way."""
-        self._client.abort()
+    def abort(self, number: int | None = None) -> None:
+        """End the request of this number, which the server then drops, or every exchange under way."""
+        self._client.abort(number)
 
-    def _generate(self, ids: Sequence[int], sampling: dict[str, Any]) -> Any:
+    def _generate(self, ids: Sequence[int], sampling: dict[str, Any], number: int | None = None) -> Any:
         asked = {"detokenize": False, **sampling}
         body: dict[str, Any] = {"token_ids": list(ids), "stream": False, "sampling_params": asked}
         if self._adapter is not None:
             body["model"] = self._adapter
         try:
-            return self._client.post("/inference/v1/generate", body, self._reply)
+            return self._client.post("/inference/v1/generate", body, self._reply, number)
         except Refused as refusal:
             if refusal.status in (403, 404) and self._adapter is None:
                 raise _unlike(self.address, "/inference/v1/generate", "--enable-scale-out") from refusal
