@@ -48,6 +48,9 @@ class Engine(Config):
     evenly."""
     health_timeout: Annotated[PositiveInt, Speed] = 30
     """Seconds after which a server that says nothing of its health counts as lost."""
+    weights: Annotated[Literal["folder", "http"], Speed] = "folder"
+    """``server`` only: how new weights reach servers; ``folder``: they read them in one that they see too;
+    ``http``: they are sent."""
     weights_folder: Annotated[str | None, Speed] = None
     """A folder that this machine and the servers' see under the same path, for new weights; null: the
     workspace, which is right for servers on this machine."""
@@ -70,6 +73,11 @@ class Engine(Config):
             raise ValueError(
                 "engine.name: transformers samples in the trainer's process; expected vllm, or none of "
                 "engine.sleep, engine.gpus and engine.tensor_parallel"
+            )
+        if self.weights == "http" and (self.name != "server" or self.weights_folder):
+            raise ValueError(
+                "engine.weights: http sends weights to servers; expected engine.name server, and no "
+                "engine.weights_folder"
             )
         if self.sleep and self.name == "server":
             raise ValueError("engine.sleep: servers do not sleep; expected engine.name vllm")

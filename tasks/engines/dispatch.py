@@ -20,7 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Protocol, TypeVar
 
-from tasks.engines.base import POLL_SECONDS, EngineFailure, Response
+from tasks.engines.base import POLL_SECONDS, EngineFailure, Request, Response
 from tasks.engines.http import Lost
 from tasks.engines.server_state import Held, Patience, ServerState
 from tasks.engines.stragglers import Stragglers
@@ -266,3 +266,13 @@ class Dispatch:
                     state.client.healthy()
                 except (Lost, EngineFailure) as error:
                     self._events.put(partial(self._lost, state, epoch, str(error)))
+
+
+def groups(requests: Sequence[Request], servers: int) -> list[list[int]]:
+    """Requests of one prompt together, unless that leaves servers without any."""
+    servers = max(1, servers)
+    found: dict[tuple[int, ...], list[int]] = {}
+    for index, request in enumerate(requests):
+        found.setdefault(request.prompt_ids, []).append(index)
+    most = -(-len(requests) // servers)
+    return [g[first : first + most] for g in found.values() for first in range(0, len(g), most)]

@@ -8,7 +8,7 @@ import json
 import socket
 import threading
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from params.errors import OstinatoError
@@ -18,6 +18,7 @@ CONNECT_SECONDS = 10.0
 KEEP_ALIVE = (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
 """A machine that vanished is noticed after half a minute, however long an answer may take."""
 LONGEST_REASON = 240
+OCTETS = "application/octet-stream"
 PLAIN = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
 """What vLLM answers with a sentence."""
 
@@ -59,6 +60,10 @@ class Client:
         """The answer to ``body``; raises ``Lost`` or ``Refused``. ``number``: what ``abort`` calls it."""
         return self._ask("POST", path, json.dumps(body), seconds, number)
 
+    def send(self, path: str, data: bytes, headers: Mapping[str, str], seconds: float) -> Any:
+        """The answer to ``data`` as it is; raises ``Lost`` or ``Refused``."""
+        return self._ask("POST", path, data, seconds, headers={**headers, "Content-Type": OCTETS})
+
     def abort(self, number: int | None = None) -> None:
         """End the exchange of this number, or every one under way: whoever waits for an answer gets
         ``Lost``."""
@@ -68,13 +73,19 @@ class Client:
                     sock.shutdown(socket.SHUT_RDWR)
 
     def _ask(
-        self, method: str, path: str, body: str | None, seconds: float, number: int | None = None
+        self,
+        method: str,
+        path: str,
+        body: str | bytes | None,
+        seconds: float,
+        number: int | None = None,
+        headers: Mapping[str, str] = {},
     ) -> Any:
         connection = self._kind(self._host, self._port, timeout=min(seconds, CONNECT_SECONDS))
         try:
             connection.connect()
             with self._registered(connection.sock, seconds, number):
-                connection.request(method, path, body, self._headers)
+                connection.request(method, path, body, {**self._headers, **headers})
                 answer = connection.getresponse()
                 return self._content(path, answer.status, answer.read())
         except TimeoutError:

@@ -11,8 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.engines.base import EngineFailure, Request, Response, Sampling
+from tasks.engines import weights_receiver as receiver
+from tasks.engines.base import BASE, EngineFailure, Request, Response, Sampling
 from tasks.engines.http import Client, Lost, Refused
+from tasks.engines.weights_receiver import HELD
+from tasks.engines.weights_sender import Sender
 
 UNNAMED = "default"
 """What vLLM calls weights that nobody named: those it started with."""
@@ -23,7 +26,11 @@ FORGET_SECONDS = 10.0
 class ServerClient:
     """The server at one address. All methods raise ``Lost`` and ``EngineFailure``."""
 
-    def __init__(self, client: Client, health_seconds: float, reply_seconds: float) -> None:
+    def __init__(
+        self, client: Client, health_seconds: float, reply_seconds: float, sender: Sender | None = None
+    ) -> None:
+        """``sender``: of weights, to a server that sees no folder of ours."""
+        self._sender = sender
         self.address = client.address
         self._client = client
         self._health = health_seconds
@@ -49,7 +56,7 @@ class ServerClient:
 
     def take(self, folder: Path, name: str) -> None:
         """Sample from this Hugging Face folder from now on, and call it ``name``."""
-        self._call("ostinato_reload", {"weights": str(folder.absolute())})
+        self._call("ostinato_reload", {"weights": self._brought(folder, name)})
         self._drop_adapter()
         self._named(name)
 
@@ -62,7 +69,7 @@ class ServerClient:
         if adapter is not None:
             self._adapters += 1
             called = f"{name[:24]}-{time.time_ns():x}-{self._adapters}"
-            body = {"lora_name": called, "lora_path": str(adapter.absolute())}
+            body = {"lora_name": called, "lora_path": self._brought(adapter, name)}
             self._development("/v1/load_lora_adapter", body, "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1")
             self._adapter = called
         self._named(name)
@@ -158,6 +165,21 @@ class ServerClient:
                     f"{weights[:24]}: another run gives it weights too"
                 )
 
+    def _brought(self, folder: Path, name: str) -> str:
+        """Where the server finds this folder."""
+        if self._sender is None:
+            return str(folder.absolute())
+        try:
+            if name == BASE:
+                self._client.post(receiver.ROUTE, {"files": []}, self._health)  # whether it has the route
+                return HELD + receiver.BASE
+            return HELD + self._sender.send(self._client, folder, name, self._health)
+        except Refused as refusal:
+            if refusal.status == 404 and refusal.reason == "Not Found":
+                flag = "--middleware tasks.engines.vllm_guard.Guard"
+                raise _unlike(self.address, receiver.ROUTE, flag) from refusal
+            raise
+
     def _named(self, name: str) -> None:
         self._development("/update_weight_version", {"new_version": name})
         self.forget()
@@ -184,7 +206,7 @@ class ServerClient:
                 words = str(lost).partition(" failed: ")[2]
                 raise EngineFailure(
                     f"server {self.address}: {words}; expected a folder that both machines see, such as "
-                    "engine.weights_folder names"
+                    "engine.weights_folder names, or engine.weights=http"
                 ) from lost
             raise
         return said["results"][0]

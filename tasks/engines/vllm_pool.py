@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +29,7 @@ from tasks.engines.base import (
     ignore,
     no_more,
 )
-from tasks.engines.dispatch import Dispatch
+from tasks.engines.dispatch import Dispatch, groups
 from tasks.engines.http import Client, Lost
 from tasks.engines.members import Members
 from tasks.engines.roster import Roster
@@ -39,6 +38,7 @@ from tasks.engines.vllm_build import on_gpu
 from tasks.engines.vllm_guard import KEY
 from tasks.engines.vllm_http import ServerClient
 from tasks.engines.vllm_launch import local_servers
+from tasks.engines.weights_sender import Sender
 from tasks.policy.policy import Policy, release_gpu
 
 log = logging.getLogger(__name__)
@@ -78,6 +78,7 @@ class Servers:
         self._folder = shared / f"weights-{os.getpid()}-{time.time_ns():x}"
         adapted = policy().weights.layer_names() if on_gpu() else []
         release_gpu()
+        self._sender = Sender() if engine.weights == "http" else None
         ours = local_servers(base, params, scratch, adapted)
         seconds = start_timeout(engine, on_gpu())
         self._members = Members(ours, Roster(engine), self._client, seconds)
@@ -166,7 +167,8 @@ class Servers:
 
     def _client(self, address: str) -> ServerClient:
         engine = self._params.engine
-        return ServerClient(Client(address, os.environ.get(KEY)), engine.health_timeout, engine.reply_timeout)
+        client = Client(address, os.environ.get(KEY))
+        return ServerClient(client, engine.health_timeout, engine.reply_timeout, self._sender)
 
     def _made(self, policy: Path | None, name: str) -> Weights:
         """The policy that the trainer holds, where servers can read it."""
@@ -260,7 +262,7 @@ class Servers:
     def _handshake(self, state: ServerState) -> None:
         """Make sure that it is a server of this model, from its base weights on."""
         said = state.client.hello()
-        check_settings(state.client.address, said, self._params)
+        vllm_options.check_server(state.client.address, said, self._params)
         state.adapts = bool(said["lora"])
         state.weights = None
         assert self._plain is not None
@@ -286,28 +288,6 @@ class Servers:
         except EngineFailure as failure:
             raise EngineFailure(f"server {state.client.address}: {failure}") from None
         state.weights, state.before = weights.name, (engine, weights.expected)
-
-
-def groups(requests: Sequence[Request], servers: int) -> list[list[int]]:
-    """Requests of one prompt together, unless that leaves servers without any."""
-    servers = max(1, servers)
-    found: dict[tuple[int, ...], list[int]] = {}
-    for index, request in enumerate(requests):
-        found.setdefault(request.prompt_ids, []).append(index)
-    most = -(-len(requests) // servers)
-    return [g[first : first + most] for g in found.values() for first in range(0, len(g), most)]
-
-
-def check_settings(address: str, said: dict[str, Any], params: Params) -> None:
-    """Raise ``EngineFailure`` unless the server was started for what is asked of it."""
-    exact = {"dtype": vllm_options.dtype(params), "logprobs_mode": "processed_logprobs"}
-    top = params.rollout.top_logprobs
-    least = {"max_model_len": params.model.context, "max_logprobs": top and top + 1}
-    wrong = [(name, value) for name, value in exact.items() if said[name] != value]
-    small = [(name, f"{value} or more") for name, value in least.items() if said[name] < value]
-    for name, wanted in (*wrong, *small):
-        flag = name.replace("_", "-")
-        raise EngineFailure(f"server {address}: runs with {flag} {said[name]}; expected --{flag} {wanted}")
 
 
 open_engine = Servers

@@ -39,8 +39,8 @@ class World:
         self.start_servers(servers, key)
         return self.engine(**settings)
 
-    def start_servers(self, servers: int, key: str | None = None) -> None:
-        self.servers += [Server(self.model.path, self.params, key) for _ in range(servers)]
+    def start_servers(self, servers: int, key: str | None = None, shelf: Path | None = None) -> None:
+        self.servers += [Server(self.model.path, self.params, key, shelf) for _ in range(servers)]
 
     def engine(self, patience: Patience = PATIENCE, **settings: Any) -> Servers:
         told = {"name": "server", "max_sequences": 4, "health_timeout": 30, **settings}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tasks.artefacts.artefact import Artefact
 from tasks.engines.base import EngineFailure, Request, Response
-from tasks.engines.vllm_pool import groups
+from tasks.engines.dispatch import groups
 from tests.tasks.engines.server_world import GENERATE, PROBE, SAMPLING, World, after, expected, requests
 from tests.tasks.engines.talks import FURTHER, talks
 
