@@ -254,7 +254,7 @@ class Dispatch:
     def _back(self, state: ServerState, future: Future[None]) -> None:
         self._reconnecting.discard(state)
         future.result()
-        if state.up:
+        if state.ready:
             log.warning("up: %s", state.client.address)
 
     def _watch(self, state: ServerState) -> None:

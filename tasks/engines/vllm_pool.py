@@ -245,6 +245,8 @@ class Servers:
                     state.weights = None
                 if state.up and state.weights == wanted.name:
                     return
+                if state.up:
+                    state.client.healthy()  # one that hangs would keep all waiting while it takes weights
                 if state.weights is None or not state.up:
                     self._handshake(state)
                 self._give(state, wanted)
