@@ -28,6 +28,7 @@ BODY_BYTES = 1 << 20
 """Of an announcement, or of what names a folder, at most."""
 
 App = Callable[..., Awaitable[None]]
+Receive = Callable[[], Awaitable[Any]]
 Scope = MutableMapping[str, Any]
 
 
@@ -41,7 +42,7 @@ class Receiver:
         self._arguments = list(arguments or sys.argv)
         self._lock = threading.Lock()
 
-    async def __call__(self, scope: Scope, receive: App, send: App) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: App) -> None:
         """Do what is for us, and hand on the rest."""
         path = scope["path"] if scope["type"] == "http" and scope["method"] == "POST" else ""
         try:
@@ -66,7 +67,7 @@ class Receiver:
             self._made = self._made or weights_shelf.opened()
             return self._made
 
-    async def _take(self, path: str, scope: Scope, receive: App) -> Any:
+    async def _take(self, path: str, scope: Scope, receive: Receive) -> Any:
         parts = path.removeprefix(ROUTE).strip("/").split("/")
         if parts == [""]:
             files = weights_shelf.announced(_json(await _body(receive, BODY_BYTES)))
@@ -79,7 +80,7 @@ class Receiver:
         name, file, start = parts[0], parts[1], int(parts[2])
         return {"held": await asyncio.to_thread(lambda: self._shelf().add(name, file, start, data, digest))}
 
-    async def _resolved(self, scope: Scope, receive: App) -> tuple[Scope, App]:
+    async def _resolved(self, scope: Scope, receive: Receive) -> tuple[Scope, Receive]:
         """The request with a folder of ours where it names weights that are held."""
         data = await _body(receive, BODY_BYTES)
         asked = _json(data) if HELD.encode() in data else None
@@ -110,11 +111,11 @@ class Receiver:
         raise Refusal(400, "was started without --model; expected a folder there")
 
 
-async def _body(receive: App, most: int) -> bytes:
+async def _body(receive: Receive, most: int) -> bytes:
     """All of a request's body."""
     parts, size, more = [], 0, True
     while more:
-        message: Any = await receive()
+        message = await receive()
         if message["type"] != "http.request":
             raise Refusal(400, "broke off")
         parts.append(message.get("body", b""))

@@ -82,7 +82,7 @@ def announced(body: Any) -> list[File]:
         name, size, digest = (told.get(key) for key in ("name", "size", "sha256"))
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise Refusal(400, f"{str(name)[:80]!r} is no name of a file; expected a plain one, of weights")
-        if type(size) is not int or size < 1 or not DIGEST.fullmatch(str(digest)):
+        if type(size) is not int or size < 1 or not isinstance(digest, str) or not DIGEST.fullmatch(digest):
             raise Refusal(400, f"{name}: no size and SHA-256; expected both")
         found.append(File(name, size, digest))
     if len({file.name for file in found}) < len(found):
