@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from params.address import addresses
+from params import address
 from params.base import Config
 from params.speed import Probability, Speed
 
@@ -33,16 +33,24 @@ class Engine(Config):
     max_sequences: Annotated[PositiveInt, Speed] = 128
     """Responses decoded side by side."""
     start_timeout: Annotated[PositiveInt | None, Speed] = None
-    """Seconds that an engine may take to start; null: 300, or 900 on a GPU."""
+    """Seconds that an engine may take to start, and that a run waits while no server is listed or up; null:
+    300, or 900 on a GPU."""
     reply_timeout: Annotated[PositiveInt, Speed] = 3600
     """Seconds without any sign of life after which the engine counts as dead."""
-    servers: Annotated[tuple[str, ...], AfterValidator(addresses), Speed] = ()
-    """``server`` only: addresses of vLLM servers, such as ``http://127.0.0.1:8001``."""
+    servers: Annotated[tuple[str, ...], AfterValidator(address.servers), Speed] = ()
+    """``server`` only: addresses of vLLM servers, such as ``http://127.0.0.1:8001``, and names as
+    ``dns://NAME:PORT`` for every address that the name stands for, looked up again and again."""
+    servers_file: Annotated[str | None, Speed] = None
+    """``server`` only: a file with further addresses, one a line, ``#`` before comments; read again and
+    again, so that servers join and leave during a run."""
     start_servers: Annotated[int, Field(ge=0), Speed] = 0
     """``server`` only: servers to start on this machine, which split its cores or GPUs and the memory above
     evenly."""
     health_timeout: Annotated[PositiveInt, Speed] = 30
     """Seconds after which a server that says nothing of its health counts as lost."""
+    weights: Annotated[Literal["folder", "http"], Speed] = "folder"
+    """``server`` only: how new weights reach servers; ``folder``: they read them in one that they see too;
+    ``http``: they are sent."""
     weights_folder: Annotated[str | None, Speed] = None
     """A folder that this machine and the servers' see under the same path, for new weights; null: the
     workspace, which is right for servers on this machine."""
@@ -51,17 +59,25 @@ class Engine(Config):
 
     @model_validator(mode="after")
     def _has_servers(self) -> Engine:
-        told = bool(self.servers or self.start_servers)
+        told = bool(self.servers or self.servers_file or self.start_servers)
         if told and self.name != "server":
             raise ValueError(
                 f"engine.name: {self.name} asks no servers; expected server where some are named"
             )
         if not told and self.name == "server":
-            raise ValueError("engine.servers: no address; expected some, or engine.start_servers above 0")
+            raise ValueError(
+                "engine.servers: no address; expected some, or engine.servers_file, or engine.start_servers "
+                "above 0"
+            )
         if self.name == "transformers" and (self.tensor_parallel > 1 or self.sleep or self.gpus):
             raise ValueError(
                 "engine.name: transformers samples in the trainer's process; expected vllm, or none of "
                 "engine.sleep, engine.gpus and engine.tensor_parallel"
+            )
+        if self.weights == "http" and (self.name != "server" or self.weights_folder):
+            raise ValueError(
+                "engine.weights: http sends weights to servers; expected engine.name server, and no "
+                "engine.weights_folder"
             )
         if self.sleep and self.name == "server":
             raise ValueError("engine.sleep: servers do not sleep; expected engine.name vllm")

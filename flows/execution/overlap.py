@@ -41,7 +41,7 @@ def overlaps(params: Params, on_gpu: bool | None = None) -> bool:
 
 def _shares_gpu(params: Params, on_gpu: bool) -> bool:
     engine = params.engine
-    elsewhere = engine.servers or (engine.gpus and 0 not in engine.gpus)
+    elsewhere = engine.servers or engine.servers_file or (engine.gpus and 0 not in engine.gpus)
     return on_gpu and not elsewhere
 
 

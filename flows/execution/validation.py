@@ -19,7 +19,7 @@ from params.reward import several
 from params.schema import Params
 from tasks.core import few_bits
 from tasks.core.device import check_device, check_placement
-from tasks.engines import selection
+from tasks.engines import roster, selection
 from tasks.problems.contract import find_source
 from tasks.report import trackers
 from tasks.rewards.contract import chosen_reward
@@ -54,6 +54,7 @@ def settled(params: Params) -> Params:
             f"a sequence of model.context; expected at least {longest}"
         )
     name = selection.resolve(params.engine.name, params.engine.start_servers)
+    roster.check(params.engine)
     if name == "server" and params.rollout.entropy:
         raise BadInput("rollout.entropy: servers tell of none; expected false, or engine.name=vllm")
     if params.rollout.entropy and params.engine.tensor_parallel > 1:

@@ -8,7 +8,7 @@ import json
 import socket
 import threading
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from params.errors import OstinatoError
@@ -18,6 +18,7 @@ CONNECT_SECONDS = 10.0
 KEEP_ALIVE = (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
 """A machine that vanished is noticed after half a minute, however long an answer may take."""
 LONGEST_REASON = 240
+OCTETS = "application/octet-stream"
 PLAIN = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
 """What vLLM answers with a sentence."""
 
@@ -48,30 +49,43 @@ class Client:
         self._headers = {"Content-Type": "application/json", "Connection": "close"}
         if key:
             self._headers["Authorization"] = f"Bearer {key}"
-        self._open: set[socket.socket] = set()
+        self._open: dict[socket.socket, int | None] = {}
         self._lock = threading.Lock()
 
     def get(self, path: str, seconds: float) -> Any:
         """What is there; raises ``Lost`` or ``Refused``."""
         return self._ask("GET", path, None, seconds)
 
-    def post(self, path: str, body: dict[str, Any], seconds: float) -> Any:
-        """The answer to ``body``; raises ``Lost`` or ``Refused``."""
-        return self._ask("POST", path, json.dumps(body), seconds)
+    def post(self, path: str, body: dict[str, Any], seconds: float, number: int | None = None) -> Any:
+        """The answer to ``body``; raises ``Lost`` or ``Refused``. ``number``: what ``abort`` calls it."""
+        return self._ask("POST", path, json.dumps(body), seconds, number)
 
-    def abort(self) -> None:
-        """End every exchange under way: whoever waits for an answer gets ``Lost``."""
+    def send(self, path: str, data: bytes, headers: Mapping[str, str], seconds: float) -> Any:
+        """The answer to ``data`` as it is; raises ``Lost`` or ``Refused``."""
+        return self._ask("POST", path, data, seconds, headers={**headers, "Content-Type": OCTETS})
+
+    def abort(self, number: int | None = None) -> None:
+        """End the exchange of this number, or every one under way: whoever waits for an answer gets
+        ``Lost``."""
         with self._lock:
-            for sock in self._open:
+            for sock in [sock for sock, own in self._open.items() if number in (None, own)]:
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
 
-    def _ask(self, method: str, path: str, body: str | None, seconds: float) -> Any:
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        body: str | bytes | None,
+        seconds: float,
+        number: int | None = None,
+        headers: Mapping[str, str] = {},
+    ) -> Any:
         connection = self._kind(self._host, self._port, timeout=min(seconds, CONNECT_SECONDS))
         try:
             connection.connect()
-            with self._registered(connection.sock, seconds):
-                connection.request(method, path, body, self._headers)
+            with self._registered(connection.sock, seconds, number):
+                connection.request(method, path, body, {**self._headers, **headers})
                 answer = connection.getresponse()
                 return self._content(path, answer.status, answer.read())
         except TimeoutError:
@@ -83,19 +97,19 @@ class Client:
             connection.close()
 
     @contextlib.contextmanager
-    def _registered(self, sock: socket.socket, seconds: float) -> Iterator[None]:
+    def _registered(self, sock: socket.socket, seconds: float, number: int | None) -> Iterator[None]:
         sock.settimeout(seconds)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in KEEP_ALIVE:
             if hasattr(socket, option):
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
         with self._lock:
-            self._open.add(sock)
+            self._open[sock] = number
         try:
             yield
         finally:
             with self._lock:
-                self._open.discard(sock)
+                del self._open[sock]
 
     def _content(self, path: str, status: int, data: bytes) -> Any:
         try:

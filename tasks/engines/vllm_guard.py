@@ -9,6 +9,8 @@ import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from tasks.engines.weights_receiver import Receiver
+
 KEY = "OSTINATO_ENGINE_KEY"
 """The environment variable that holds the servers' key, where they are started and where they are used."""
 
@@ -16,10 +18,11 @@ App = Callable[..., Awaitable[None]]
 
 
 class Guard:
-    """ASGI middleware, for ``--middleware``: 401 without the key, if there is one."""
+    """ASGI middleware, for ``--middleware``: 401 without the key, if there is one. Behind it are the routes
+    of ``weights_receiver`` beside the server's."""
 
     def __init__(self, app: App) -> None:
-        self._app = app
+        self._app = Receiver(app)
         key = os.environ.get(KEY)
         self._expected = f"Bearer {key}".encode() if key else None
 

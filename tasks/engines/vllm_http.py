@@ -11,8 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.engines.base import EngineFailure, Request, Response, Sampling
+from tasks.engines import weights_receiver as receiver
+from tasks.engines.base import BASE, EngineFailure, Request, Response, Sampling
 from tasks.engines.http import Client, Lost, Refused
+from tasks.engines.weights_receiver import HELD
+from tasks.engines.weights_sender import Sender
 
 UNNAMED = "default"
 """What vLLM calls weights that nobody named: those it started with."""
@@ -23,7 +26,11 @@ FORGET_SECONDS = 10.0
 class ServerClient:
     """The server at one address. All methods raise ``Lost`` and ``EngineFailure``."""
 
-    def __init__(self, client: Client, health_seconds: float, reply_seconds: float) -> None:
+    def __init__(
+        self, client: Client, health_seconds: float, reply_seconds: float, sender: Sender | None = None
+    ) -> None:
+        """``sender``: of weights, to a server that sees no folder of ours."""
+        self._sender = sender
         self.address = client.address
         self._client = client
         self._health = health_seconds
@@ -49,7 +56,7 @@ class ServerClient:
 
     def take(self, folder: Path, name: str) -> None:
         """Sample from this Hugging Face folder from now on, and call it ``name``."""
-        self._call("ostinato_reload", {"weights": str(folder.absolute())})
+        self._call("ostinato_reload", {"weights": self._brought(folder, name)})
         self._drop_adapter()
         self._named(name)
 
@@ -62,7 +69,7 @@ class ServerClient:
         if adapter is not None:
             self._adapters += 1
             called = f"{name[:24]}-{time.time_ns():x}-{self._adapters}"
-            body = {"lora_name": called, "lora_path": str(adapter.absolute())}
+            body = {"lora_name": called, "lora_path": self._brought(adapter, name)}
             self._development("/v1/load_lora_adapter", body, "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1")
             self._adapter = called
         self._named(name)
@@ -85,8 +92,10 @@ class ServerClient:
             found += [entry[str(t)]["logprob"] for t, entry in zip(response, entries, strict=True)]
         return found
 
-    def sample(self, request: Request, sampling: Sampling, weights: str) -> Response:
-        """One response, by the weights of this name and no others."""
+    def sample(
+        self, request: Request, sampling: Sampling, weights: str, number: int | None = None
+    ) -> Response:
+        """One response, by the weights of this name and no others. ``number``: what ``abort`` calls it."""
         answer = self._generate(
             request.prompt_ids,
             {
@@ -99,6 +108,7 @@ class ServerClient:
                 "ignore_eos": True,  # the stop tokens are the caller's
                 "logprobs": sampling.top and sampling.top + 1,  # the sampled one takes a place among them
             },
+            number,
         )
         choice = answer["choices"][0]
         self._check_weights(choice["weight_versions"], weights)
@@ -126,17 +136,17 @@ class ServerClient:
             )
         return made
 
-    def abort(self) -> None:
-        """End every exchange under way."""
-        self._client.abort()
+    def abort(self, number: int | None = None) -> None:
+        """End the request of this number, which the server then drops, or every exchange under way."""
+        self._client.abort(number)
 
-    def _generate(self, ids: Sequence[int], sampling: dict[str, Any]) -> Any:
+    def _generate(self, ids: Sequence[int], sampling: dict[str, Any], number: int | None = None) -> Any:
         asked = {"detokenize": False, **sampling}
         body: dict[str, Any] = {"token_ids": list(ids), "stream": False, "sampling_params": asked}
         if self._adapter is not None:
             body["model"] = self._adapter
         try:
-            return self._client.post("/inference/v1/generate", body, self._reply)
+            return self._client.post("/inference/v1/generate", body, self._reply, number)
         except Refused as refusal:
             if refusal.status in (403, 404) and self._adapter is None:
                 raise _unlike(self.address, "/inference/v1/generate", "--enable-scale-out") from refusal
@@ -154,6 +164,21 @@ class ServerClient:
                     f"server {self.address}: answers with the weights {span['version'][:24]}; expected "
                     f"{weights[:24]}: another run gives it weights too"
                 )
+
+    def _brought(self, folder: Path, name: str) -> str:
+        """Where the server finds this folder."""
+        if self._sender is None:
+            return str(folder.absolute())
+        try:
+            if name == BASE:
+                self._client.post(receiver.ROUTE, {"files": []}, self._health)  # whether it has the route
+                return HELD + receiver.BASE
+            return HELD + self._sender.send(self._client, folder, name, self._health)
+        except Refused as refusal:
+            if refusal.status == 404 and refusal.reason == "Not Found":
+                flag = "--middleware tasks.engines.vllm_guard.Guard"
+                raise _unlike(self.address, receiver.ROUTE, flag) from refusal
+            raise
 
     def _named(self, name: str) -> None:
         self._development("/update_weight_version", {"new_version": name})
@@ -181,7 +206,7 @@ class ServerClient:
                 words = str(lost).partition(" failed: ")[2]
                 raise EngineFailure(
                     f"server {self.address}: {words}; expected a folder that both machines see, such as "
-                    "engine.weights_folder names"
+                    "engine.weights_folder names, or engine.weights=http"
                 ) from lost
             raise
         return said["results"][0]

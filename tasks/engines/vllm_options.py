@@ -12,6 +12,7 @@ from typing import Any
 from params.schema import Params
 from tasks.core import json_process
 from tasks.core.device import VISIBLE, named_gpus
+from tasks.engines.base import EngineFailure
 from tasks.engines.vllm_build import on_gpu
 
 PREFILL_TOKENS = 4096
@@ -115,3 +116,15 @@ def environment(params: Params) -> dict[str, str]:
         if openmp.is_file():
             settings["LD_PRELOAD"] = ":".join([str(openmp), *filter(None, [os.environ.get("LD_PRELOAD")])])
     return json_process.environment(**settings)
+
+
+def check_server(address: str, said: dict[str, Any], params: Params) -> None:
+    """Raise ``EngineFailure`` unless the server was started for what is asked of it."""
+    exact = {"dtype": dtype(params), "logprobs_mode": "processed_logprobs"}
+    top = params.rollout.top_logprobs
+    least = {"max_model_len": params.model.context, "max_logprobs": top and top + 1}
+    wrong = [(name, value) for name, value in exact.items() if said[name] != value]
+    small = [(name, f"{value} or more") for name, value in least.items() if said[name] < value]
+    for name, wanted in (*wrong, *small):
+        flag = name.replace("_", "-")
+        raise EngineFailure(f"server {address}: runs with {flag} {said[name]}; expected --{flag} {wanted}")

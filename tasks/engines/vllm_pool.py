@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from params.schema import Params
+from tasks.core.device import start_timeout
 from tasks.engines import float8, probe, vllm_options
 from tasks.engines.base import (
     BASE,
@@ -29,12 +29,16 @@ from tasks.engines.base import (
     ignore,
     no_more,
 )
-from tasks.engines.dispatch import Dispatch, Patience, ServerState, none_left
+from tasks.engines.dispatch import Dispatch, groups
 from tasks.engines.http import Client, Lost
+from tasks.engines.members import Members
+from tasks.engines.roster import Roster
+from tasks.engines.server_state import Patience, ServerState
 from tasks.engines.vllm_build import on_gpu
 from tasks.engines.vllm_guard import KEY
 from tasks.engines.vllm_http import ServerClient
 from tasks.engines.vllm_launch import local_servers
+from tasks.engines.weights_sender import Sender
 from tasks.policy.policy import Policy, release_gpu
 
 log = logging.getLogger(__name__)
@@ -74,9 +78,11 @@ class Servers:
         self._folder = shared / f"weights-{os.getpid()}-{time.time_ns():x}"
         adapted = policy().weights.layer_names() if on_gpu() else []
         release_gpu()
-        locals_ = local_servers(base, params, scratch, adapted)
-        self._states = [ServerState(self._client(local.address), local) for local in locals_]
-        self._states += [ServerState(self._client(address), None) for address in engine.servers]
+        self._sender = Sender() if engine.weights == "http" else None
+        ours = local_servers(base, params, scratch, adapted)
+        seconds = start_timeout(engine, on_gpu())
+        self._members = Members(ours, Roster(engine), self._client, seconds)
+        self._states = self._members.states
         try:
             self._policy = policy()
         except BaseException:
@@ -96,6 +102,7 @@ class Servers:
             scores = self._probe.scores(self._policy)
             self._plain = Weights(BASE, self._base, None, scores)
         old = self._wanted
+        self._members.follow(self._members.look())
         self._policy.restore(policy)
         if old is None or name != old.name:
             self._wanted = self._made(policy, name)
@@ -135,10 +142,10 @@ class Servers:
             raise EngineFailure("server: nothing is loaded")
         self._refresh(wanted)
         dispatch = Dispatch(
-            self._states,
+            self._members,
             groups(requests, len(self._states)),
             self._params.engine.max_sequences,
-            lambda client, index: client.sample(asked[index], sampling, wanted.name),
+            lambda client, index: client.sample(asked[index], sampling, wanted.name, index),
             self._connect,
             heard,
             self._patience,
@@ -160,7 +167,8 @@ class Servers:
 
     def _client(self, address: str) -> ServerClient:
         engine = self._params.engine
-        return ServerClient(Client(address, os.environ.get(KEY)), engine.health_timeout, engine.reply_timeout)
+        client = Client(address, os.environ.get(KEY))
+        return ServerClient(client, engine.health_timeout, engine.reply_timeout, self._sender)
 
     def _made(self, policy: Path | None, name: str) -> Weights:
         """The policy that the trainer holds, where servers can read it."""
@@ -179,7 +187,7 @@ class Servers:
             if self._params.engine.weights_folder:
                 adapter = folder.with_name(folder.name + "-adapter")
                 shutil.copytree(policy / "adapter", adapter, dirs_exist_ok=True)
-        if not (takes and all(state.adapts for state in self._states)):
+        if not (takes and self._states and all(state.adapts for state in self._states)):
             (self._rounded or self._policy).merged(folder)
         return Weights(name, folder, adapter, expected)
 
@@ -187,14 +195,20 @@ class Servers:
         """Give the policy to every server, or to those that were up; wait for one where none is."""
         chosen = [state for state in self._states if everyone or state.up]
         while True:
-            with ThreadPoolExecutor(len(self._states)) as pool:
-                list(pool.map(self._connect, chosen))
-            if any(state.up for state in self._states):
+            self._side_by_side(self._connect, chosen)
+            if any(state.ready for state in self._states):
                 return
-            chosen = [s for s in self._states if not s.out and s.failures < self._patience.tries]
-            if not chosen:
-                raise none_left(self._states)
-            time.sleep(max(0.0, min(state.again for state in chosen) - time.monotonic()))
+            failure = self._members.failure(self._patience)
+            if failure:
+                raise failure
+            again = [state.again - time.monotonic() for state in self._states if state.waits]
+            time.sleep(max(0.0, min([self._patience.look, *again])))
+            self._members.follow(self._members.look())
+            chosen = [s for s in self._states if s.waits and s.again <= time.monotonic()]
+
+    def _side_by_side(self, do: Callable[[ServerState], None], chosen: list[ServerState]) -> None:
+        with ThreadPoolExecutor(max(1, len(chosen))) as pool:
+            list(pool.map(do, chosen))
 
     def _sweep(self) -> None:
         """Remove the weights of before, unless a server that comes back is reading them."""
@@ -219,8 +233,7 @@ class Servers:
                 state.lose(str(lost), self._patience)
                 state.again = 0.0
 
-        with ThreadPoolExecutor(len(self._states)) as pool:
-            list(pool.map(look, [state for state in self._states if state.up]))
+        self._side_by_side(look, [state for state in self._states if state.up])
 
     def _connect(self, state: ServerState) -> None:
         """Give one server the policy and verify that it holds it: up, lost or left out afterwards."""
@@ -232,6 +245,8 @@ class Servers:
                     state.weights = None
                 if state.up and state.weights == wanted.name:
                     return
+                if state.up:
+                    state.client.healthy()  # one that hangs would keep all waiting while it takes weights
                 if state.weights is None or not state.up:
                     self._handshake(state)
                 self._give(state, wanted)
@@ -249,7 +264,7 @@ class Servers:
     def _handshake(self, state: ServerState) -> None:
         """Make sure that it is a server of this model, from its base weights on."""
         said = state.client.hello()
-        check_settings(state.client.address, said, self._params)
+        vllm_options.check_server(state.client.address, said, self._params)
         state.adapts = bool(said["lora"])
         state.weights = None
         assert self._plain is not None
@@ -260,6 +275,11 @@ class Servers:
             return
         if state.adapts and (weights.adapter is not None or weights.folder == self._base):
             state.client.adapt(weights.adapter, weights.name)
+        elif not weights.folder.is_dir():  # it joined when all took adapters
+            raise EngineFailure(
+                f"server {state.client.address}: takes no adapters, as the others do; it has to wait for the "
+                "next policy, or expected --enable-lora"
+            )
         else:
             state.client.take(weights.folder, weights.name)
         engine = torch.tensor(state.client.score(self._probe.prompts, self._probe.responses))
@@ -270,27 +290,6 @@ class Servers:
         except EngineFailure as failure:
             raise EngineFailure(f"server {state.client.address}: {failure}") from None
         state.weights, state.before = weights.name, (engine, weights.expected)
-
-
-def groups(requests: Sequence[Request], servers: int) -> list[list[int]]:
-    """Requests of one prompt together, unless that leaves servers without any."""
-    found: dict[tuple[int, ...], list[int]] = {}
-    for index, request in enumerate(requests):
-        found.setdefault(request.prompt_ids, []).append(index)
-    most = -(-len(requests) // servers)
-    return [g[first : first + most] for g in found.values() for first in range(0, len(g), most)]
-
-
-def check_settings(address: str, said: dict[str, Any], params: Params) -> None:
-    """Raise ``EngineFailure`` unless the server was started for what is asked of it."""
-    exact = {"dtype": vllm_options.dtype(params), "logprobs_mode": "processed_logprobs"}
-    top = params.rollout.top_logprobs
-    least = {"max_model_len": params.model.context, "max_logprobs": top and top + 1}
-    wrong = [(name, value) for name, value in exact.items() if said[name] != value]
-    small = [(name, f"{value} or more") for name, value in least.items() if said[name] < value]
-    for name, wanted in (*wrong, *small):
-        flag = name.replace("_", "-")
-        raise EngineFailure(f"server {address}: runs with {flag} {said[name]}; expected --{flag} {wanted}")
 
 
 open_engine = Servers

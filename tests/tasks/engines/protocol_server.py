@@ -6,9 +6,11 @@ tell whether the right policy answered which request.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.server
 import json
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -19,6 +21,8 @@ from typing import Any
 import torch
 
 from params.schema import Params
+from tasks.engines.weights_receiver import Receiver
+from tasks.engines.weights_shelf import Shelf
 from tasks.policy.policy import Policy
 
 _TORCH = threading.Lock()
@@ -28,13 +32,16 @@ LENGTH = 6
 class Server:
     """One server on a free port of 127.0.0.1; ``stop`` and ``start`` are a death and a fresh start."""
 
-    def __init__(self, base: Path, params: Params, key: str | None = None) -> None:
+    def __init__(self, base: Path, params: Params, key: str | None = None, shelf: Path | None = None) -> None:
         self._base, self._params, self.key = base, params, key
         self.asked: Counter[str] = Counter()
         self.prompts: list[tuple[int, ...]] = []
         """Those of the answers that it gave, in order."""
         self.fault: Callable[[str, int], str | None] = lambda path, count: None
-        """``fault(path, how often asked)``: ``reset``, ``hang``, a status such as ``503``, or ``stale``."""
+        """``fault(path, how often asked)``: ``reset``, ``hang``, a status such as ``503``, ``stale``, or
+        ``harm`` for a byte of what was sent."""
+        self.shelf = shelf
+        """A folder for weights that are sent to it; ``None``: it reads those of others."""
         self.adapters: list[str] = []
         """Names of the adapters that it was given, in order."""
         self.hello = {
@@ -55,11 +62,17 @@ class Server:
         self.policy = Policy.open(self._base, self._params)
         self.version = "default"
         self._stopped = threading.Event()
+        self.receives_anew()
         self._http = http.server.ThreadingHTTPServer(("127.0.0.1", self._port), self._handler())
         self._http.daemon_threads = True
         self._http.block_on_close = False
         self._port = self._http.server_address[1]
         threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
+
+    def receives_anew(self) -> None:
+        """Nothing that was sent to it is left."""
+        shelf = Shelf(Path(tempfile.mkdtemp(dir=self.shelf)), 1 << 24) if self.shelf else None
+        self._receiver = shelf and Receiver(self._app, shelf, ["serve", "--model", str(self._base)])
 
     def stop(self) -> None:
         self._stopped.set()
@@ -71,19 +84,19 @@ class Server:
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                server.answer(self, {})
+                server.answer(self, b"")
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 if body:  # nothing comes where the other side has hung up
-                    server.answer(self, json.loads(body))
+                    server.answer(self, body)
 
             def log_message(self, format: str, *arguments: Any) -> None:
                 pass
 
         return Handler
 
-    def answer(self, line: http.server.BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+    def answer(self, line: http.server.BaseHTTPRequestHandler, body: bytes) -> None:
         """Do what is asked, or what the fault says."""
         self.asked[line.path] += 1
         fault = self.fault(line.path, self.asked[line.path])
@@ -98,7 +111,12 @@ class Server:
         if line.path != "/health" and self.key and line.headers["Authorization"] != f"Bearer {self.key}":
             status, content = 401, {"error": "Unauthorized"}
         if not status:
-            status, content = self._serve(line.path, body, fault == "stale")
+            if fault == "harm":
+                body = body[:-1] + bytes([body[-1] ^ 1])
+            if self._receiver and line.command == "POST":
+                status, content = self._receive(line, body)
+            else:
+                status, content = self._serve(line.path, json.loads(body or b"{}"), fault == "stale")
         if self._stopped.is_set():
             return
         data = (content if isinstance(content, str) else json.dumps(content)).encode()
@@ -107,6 +125,28 @@ class Server:
             line.send_header("Content-Length", str(len(data)))
             line.end_headers()
             line.wfile.write(data)
+
+    def _receive(self, line: http.server.BaseHTTPRequestHandler, body: bytes) -> tuple[int, Any]:
+        """As vLLM's server, with our middleware before it."""
+        headers = [(name.lower().encode(), value.encode()) for name, value in line.headers.items()]
+        said: list[Any] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: dict[str, Any]) -> None:
+            said.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": line.path, "headers": headers}
+        asyncio.run(self._receiver(scope, receive, send))  # type: ignore[misc]
+        return said[0]["status"], said[1]["body"].decode()
+
+    async def _app(self, scope: Any, receive: Any, send: Any) -> None:
+        body = json.loads((await receive())["body"])
+        status, content = await asyncio.to_thread(self._serve, scope["path"], body, False)
+        data = content if isinstance(content, str) else json.dumps(content)
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": data.encode()})
 
     def _serve(self, path: str, body: dict[str, Any], stale: bool) -> tuple[int, Any]:
         if path == "/health":
@@ -121,13 +161,14 @@ class Server:
         if path == "/collective_rpc":
             return 200, {"results": [self._call(body["method"], body["kwargs"], stale)]}
         if path == "/v1/load_lora_adapter" and self.hello["lora"]:
-            with _TORCH:
-                self.policy.restore(Path(body["lora_path"]).parent)
+            with _TORCH, tempfile.TemporaryDirectory() as folder:
+                (Path(folder) / "adapter").symlink_to(body["lora_path"])
+                self.policy.weights.read(Path(folder))
             self.adapters.append(body["lora_name"])
             return 200, "Success: LoRA adapter added."
         if path == "/v1/unload_lora_adapter" and self.hello["lora"]:
             with _TORCH:
-                self.policy.restore(None)
+                self.policy.weights.reset()
             return 200, "Success: LoRA adapter removed."
         if path == "/inference/v1/generate":
             if body.get("model") not in (None, *self.adapters[-1:]):

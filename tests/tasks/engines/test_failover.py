@@ -4,104 +4,26 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from params.engine import Engine
 from tasks.artefacts.artefact import Artefact
-from tasks.engines.base import EngineFailure, Request, Response, Sampling
-from tasks.engines.dispatch import Patience
-from tasks.engines.vllm_pool import Servers, groups
-from tasks.policy.policy import Policy
-from tests.conftest import as_artefact
-from tests.tasks.engines.protocol_server import Server
+from tasks.engines.base import EngineFailure, Request, Response
+from tasks.engines.dispatch import groups
+from tests.tasks.engines.server_world import GENERATE, PROBE, SAMPLING, World, after, expected, requests
 from tests.tasks.engines.talks import FURTHER, talks
-from tests.tasks.rollout_rows import parameters
-
-GENERATE = "/inference/v1/generate"
-SAMPLING = Sampling(0.8, 8, (2,))
-PATIENCE = Patience(first=0.05, growth=1.5, tries=3, watch=0.1)
-PROBE = 4 * 2
-"""Questions that the probe asks of a server that is greeted: for the base model, and for the policy."""
-
-
-class World:
-    """Some servers, and the engine over them."""
-
-    def __init__(self, model: Artefact, scratch: Path) -> None:
-        self.model, self.scratch = model, scratch
-        self.params = parameters()
-        self.servers: list[Server] = []
-        self.engines: list[Servers] = []
-
-    def start(self, servers: int = 2, key: str | None = None, **settings: Any) -> Servers:
-        self.servers += [Server(self.model.path, self.params, key) for _ in range(servers)]
-        return self.engine(**settings)
-
-    def engine(self, **settings: Any) -> Servers:
-        told = {"name": "server", "max_sequences": 4, "health_timeout": 30, **settings}
-        engine = Engine(**{"servers": tuple(server.address for server in self.servers), **told})
-        params = self.params.model_copy(update={"engine": engine})
-        made = Servers(
-            self.model.path, lambda: Policy.open(self.model.path, params), params, self.scratch, PATIENCE
-        )
-        self.engines.append(made)
-        return made
-
-    def policy(self, seed: int = 1) -> Artefact:
-        """A policy artefact whose weights are not the base's."""
-        policy = Policy.open(self.model.path, self.params)
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for name, weight in policy.weights.masters.items():
-                if ".lora_A." not in name:
-                    weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
-        policy.stepped()
-        folder = self.scratch / f"policy-{seed}"
-        policy.save(folder)
-        return as_artefact(folder, "update", seed)
 
 
 @pytest.fixture
 def world(tiny_model: Artefact, tmp_path: Path) -> Iterator[World]:
     made = World(tiny_model, tmp_path)
     yield made
-    for engine in made.engines:
-        engine.close()
-    for server in made.servers:
-        server.stop()
-
-
-def requests(problems: int = 6, samples: int = 4) -> list[Request]:
-    prompts = [tuple(range(4 + p, 12 + p)) for p in range(problems)]
-    return [Request(prompt, 1000 * p + s) for p, prompt in enumerate(prompts) for s in range(samples)]
-
-
-def expected(engine: Servers, asked: list[Request]) -> Callable[[list[Response]], None]:
-    """Whether responses are those of the seeds, scored by the policy that the trainer holds."""
-
-    def check(responses: list[Response]) -> None:
-        assert len(responses) == len(asked)
-        for request, response in zip(asked, responses, strict=True):
-            generator = torch.Generator().manual_seed(request.seed)
-            assert list(response.token_ids) == torch.randint(4, 90, (6,), generator=generator).tolist()
-        prompts, ids = [r.prompt_ids for r in asked], [r.token_ids for r in responses]
-        scored = engine._policy.score(prompts, ids, SAMPLING.temperature).logp
-        ours = torch.tensor([logp for response in responses for logp in response.logp])
-        torch.testing.assert_close(ours, scored, atol=1e-5, rtol=0.0)
-
-    return check
-
-
-def after(path: str, count: int, what: str) -> Callable[[str, int], str | None]:
-    """A fault from the ``count``-th request for ``path`` on."""
-    return lambda asked, times: what if asked == path and times >= count else None
+    made.close()
 
 
 def test_the_policy_is_on_all_and_the_work_is_spread_by_groups(world: World) -> None:

@@ -16,7 +16,7 @@ from params.engine import Engine
 from params.schema import Params, Update
 from tasks.artefacts.artefact import Artefact
 from tasks.engines.base import EngineFailure, Request, Response, Sampling
-from tasks.engines.dispatch import Patience
+from tasks.engines.server_state import Patience
 from tasks.engines.vllm_pool import Servers
 from tasks.policy.policy import Policy
 from tasks.prepare import nano
