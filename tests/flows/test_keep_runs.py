@@ -32,7 +32,6 @@ def test_a_thinned_run_ends_as_a_whole_one_and_answers(prepared: Workspace, fini
 
 
 @pytest.mark.long
-@pytest.mark.ci
 def test_a_thinned_run_goes_on_and_is_changed_and_made_whole(prepared: Workspace) -> None:
     first = ["run", "--name", "it", "--json", *NANO, "--set", LEAST]
     prepared.call(*first, "--set", "rounds=4")
