@@ -16,10 +16,14 @@ from tests.flows.conftest import Workspace
 
 
 @pytest.mark.long
-@pytest.mark.ci
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    ("what", "trials"), [("resume", 1), ("cache", 2), ("drivers", 2)], ids=["resume", "cache", "drivers"]
+    ("what", "trials"),
+    [
+        pytest.param("resume", 1, id="resume", marks=pytest.mark.ci),
+        pytest.param("cache", 2, id="cache", marks=pytest.mark.ci),
+        pytest.param("drivers", 2, id="drivers"),
+    ],
 )
 def test_what_is_promised_holds(empty: Workspace, what: str, trials: int) -> None:
     quick = ["--set", "model.warm_start_steps=2", "--set", "task.reward=similarity"]
