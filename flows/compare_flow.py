@@ -13,7 +13,7 @@ from pydantic import Field
 
 from flows.experiments.comparison import make, work_of_methods
 from flows.experiments.display import Display
-from flows.experiments.worker_pool import Event, Run
+from flows.experiments.worker_pool import ELSEWHERE, Event, Run
 from params.compare_options import CompareOptions
 from tasks.core.errors import StageFailure
 
@@ -26,7 +26,7 @@ class Log(Display):
 
     def tell(self, run: Run, event: Event) -> None:
         """One line for each."""
-        if event["event"] == "end":
+        if event["event"] == "end" and event["outcome"] != ELSEWHERE:
             said = (run.trial.name, run.outcome, run.made, run.cached)
             self._logger.info("%s %s: %d stages made, %d cached", *said)
         elif event["event"] == "note":
