@@ -1,4 +1,4 @@
-"""Comparisons and studies as Prefect flows: what ``ostinato compare`` and ``ostinato lab`` do, for deployments.
+"""Comparisons and studies as Prefect flows: what ``ostinato compare`` and ``lab`` do, for deployments.
 
 Flow runs on several workers, each with a workspace of its own, split one comparison where ``store.share`` is
 set: see ``docs/deploy.md``.

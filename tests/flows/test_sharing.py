@@ -24,6 +24,7 @@ from tasks.remote.errors import Elsewhere
 from tests.buckets import Bucket, proxied
 from tests.flows.conftest import Workspace, environment_of, events, kill_tree
 from tests.flows.test_compare_run import TINY
+from tests.flows.test_deploy import ask, deployed, ended_run, until
 from tests.tasks.remote.machines import artefact
 
 ASKED = [
@@ -47,13 +48,16 @@ def made(said: list[dict[str, Any]]) -> int:
     return sum(event["made"] for event in said if event["event"] == "run")
 
 
-def result(workspace: Workspace) -> dict[str, Any]:
+def result(workspace: Workspace) -> Any:
     """The summary without what differs by machine: where stages came from, and how long all took."""
-    summary = json.loads((workspace.root / "comparisons/two/summary.json").read_text())
-    for run in summary["runs"]:
-        del run["made"], run["cached"], run["seconds"]
-    del summary["stages"]
-    return dict(summary)
+    return plain(json.loads((workspace.root / "comparisons/two/summary.json").read_text()))
+
+
+def plain(found: Any) -> Any:
+    own = ("made", "cached", "seconds", "stages", "orchestration")
+    if isinstance(found, dict):
+        return {key: plain(value) for key, value in found.items() if key not in own}
+    return [plain(each) for each in found] if isinstance(found, list) else found
 
 
 def stages(bucket: Bucket) -> list[str]:
@@ -96,6 +100,37 @@ def test_a_machine_that_is_killed_loses_its_claim_and_the_other_goes_on(
     there = len(stages(shared_bucket))
     said = events(other.call(*ASKED, "--set", "store.lease=3").stdout)
     assert made(said) == len(stages(shared_bucket)) - there
+    assert not shared_bucket.keys("some/where/claims/")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_a_worker_that_dies_leaves_its_study_to_the_next(
+    machines: tuple[Workspace, Workspace], shared_bucket: Bucket, prefect_server: dict[str, str]
+) -> None:
+    """The deployment ``pooled``, its flow run killed with its worker, and started anew on another machine."""
+    for machine in machines:
+        machine.environment |= prefect_server
+    settings = ["store.share=true", "store.lease=3", "model.warm_start_steps=2"]
+    wanted = {"parameters": {"study": "smoke", "seeds": 1, "settings": settings, "workers": 1}}
+    with deployed(machines[0]) as worker:
+        found = ask(machines[0], "deployments/name/lab/pooled")
+        first = ask(machines[0], f"deployments/{found['id']}/create_flow_run", wanted)
+        until(lambda: shared_bucket.keys("some/where/claims/") and len(stages(shared_bucket)) > 2)
+        kill_tree(worker)
+    assert ask(machines[0], f"flow_runs/{first['id']}")["state_type"] == "RUNNING", (
+        "nobody can have said more"
+    )
+    crashed = {"state": {"type": "CRASHED", "name": "Crashed"}, "force": True}
+    ask(machines[0], f"flow_runs/{first['id']}/set_state", crashed)
+    there = len(stages(shared_bucket))
+    with deployed(machines[1]):
+        second = ask(machines[1], f"deployments/{found['id']}/create_flow_run", wanted)
+        ended = until(lambda: ended_run(machines[1], second), patience=400)
+    log = (machines[1].root / "worker.log").read_text()
+    assert ended["state_type"] == "COMPLETED", log[-3000:]
+    summary = json.loads((machines[1].root / "comparisons/smoke/summary.json").read_text())
+    assert summary["stages"]["made"] == len(stages(shared_bucket)) - there
     assert not shared_bucket.keys("some/where/claims/")
 
 
