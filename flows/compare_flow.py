@@ -1,4 +1,8 @@
-"""The comparison as a Prefect flow, for a weekly deployment: it runs what ``ostinato compare`` does."""
+"""Comparisons and studies as Prefect flows: what ``ostinato compare`` and ``lab`` do, for deployments.
+
+Flow runs on several workers, each with a workspace of its own, split one comparison where ``store.share`` is
+set: see ``docs/deploy.md``.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +15,9 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from pydantic import Field
 
-from flows.experiments.comparison import make, work_of_methods
+from flows.experiments.comparison import Work, make, work_of_methods, work_of_study
 from flows.experiments.display import Display
-from flows.experiments.worker_pool import Event, Run
+from flows.experiments.worker_pool import ELSEWHERE, Event, Run
 from params.compare_options import CompareOptions
 from tasks.core.errors import StageFailure
 
@@ -26,7 +30,7 @@ class Log(Display):
 
     def tell(self, run: Run, event: Event) -> None:
         """One line for each."""
-        if event["event"] == "end":
+        if event["event"] == "end" and event["outcome"] != ELSEWHERE:
             said = (run.trial.name, run.outcome, run.made, run.cached)
             self._logger.info("%s %s: %d stages made, %d cached", *said)
         elif event["event"] == "note":
@@ -55,7 +59,27 @@ def compare(
     ``StageFailure`` where a run failed.
     """
     options = CompareOptions(methods, seeds, task, model, baseline, budget, settings or [], name, workers)
-    made = make(work_of_methods(options), shown=Log())
+    return _made(work_of_methods(options))
+
+
+@flow(name="lab", flow_run_name="{study}")
+def lab(
+    study: str,
+    seeds: Annotated[int | None, Field(ge=1)] = None,
+    arms: list[str] | None = None,
+    settings: list[str] | None = None,
+    workers: Annotated[int, Field(ge=1)] = 2,
+) -> dict[str, Any]:
+    """A comparison that is kept in a file, of ``params/labs`` or by its path; otherwise as ``compare``.
+
+    The parameters are those of ``ostinato lab``.
+    """
+    return _made(work_of_study(study, seeds, ",".join(arms) if arms else None, settings or [], workers))
+
+
+def _made(work: Work) -> dict[str, Any]:
+    """The comparison, told to Prefect; what the flow returns."""
+    made = make(work, shown=Log())
     if made.place is None:
         raise StageFailure("no run of the comparison came to its end")
     summary = json.loads((made.place / "summary.json").read_text())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
 from params.base import Config
 
@@ -32,6 +32,11 @@ class StoreSettings(Config):
     """MiB that are sent or fetched in one request, and again after it broke."""
     attempts: PositiveInt = 5
     """Attempts at one request, and then at one whole file, with growing pauses between them."""
+    share: bool = False
+    """Whether this machine makes a stage only where no other one does that shares the remote, which it claims
+    there first, and sends what it made at once. The same command on several machines then splits the work."""
+    lease: PositiveFloat = 60.0
+    """Seconds after which the claim of a machine that died may be taken by another."""
 
     @field_validator("url")
     @classmethod

@@ -33,14 +33,37 @@ def s3_server() -> Iterator[str]:
     if given := os.environ.get("OSTINATO_TEST_S3"):
         yield given
         return
+    with moto_server() as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def conditional_server() -> Iterator[str]:
+    """The address of a server that keeps to conditional writes, which the Swift of CI does not."""
+    with moto_server() as address:
+        yield address
+
+
+@contextmanager
+def moto_server() -> Iterator[str]:
+    """A server that keeps all in memory, one write at a time: moto looks at a condition and then writes."""
     from moto.moto_server.threaded_moto_server import ThreadedMotoServer
+    from moto.s3.responses import S3Response
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    lock, put = threading.Lock(), S3Response.put_object
+
+    def one_at_a_time(response: S3Response) -> Any:
+        with lock:
+            return put(response)
+
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(S3Response, "put_object", one_at_a_time)
+        server.start()
+        host, port = server.get_host_and_port()
+        yield f"http://{host}:{port}"
+        server.stop()
 
 
 @dataclass
@@ -110,6 +133,15 @@ def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
     return made
 
 
+@pytest.fixture
+def shared_bucket(conditional_server: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """The same on a server that keeps to conditional writes."""
+    made = new_bucket(conditional_server)
+    for name, value in made.environment.items():
+        monkeypatch.setenv(name, value)
+    return made
+
+
 @dataclass
 class Exchange:
     """One request on its way through the proxy."""
@@ -122,8 +154,8 @@ class Exchange:
 
 
 Harm = Callable[[Exchange], str | tuple[int, str] | None]
-"""``reset``, ``500``, ``truncate``, ``garble answer``, ``garble request``, an answer as status and code, or
-None."""
+"""``reset``, ``500``, ``truncate``, ``garble answer``, ``garble request``, ``lose answer``, ``ignore
+conditions``, an answer as status and code, or None."""
 
 
 @dataclass
@@ -186,10 +218,14 @@ def proxied(target: str, harm: Harm) -> Iterator[Proxy]:
             headers = {k: v for k, v in self.headers.items() if k.lower() not in ("expect", "connection")}
             if done == "garble request":
                 headers = {k: v for k, v in headers.items() if k.lower() != "content-md5"}
+            if done == "ignore conditions":
+                headers = {k: v for k, v in headers.items() if k.lower() not in ("if-match", "if-none-match")}
             onward.request(self.command, self.path, body, headers)
             answer = onward.getresponse()
             content = answer.read()
             onward.close()
+            if done == "lose answer":
+                return self._reset()
             if done == "garble answer" and content:
                 content = content[:-1] + bytes([content[-1] ^ 1])
             self.send_response(answer.status)

@@ -16,9 +16,9 @@ from tasks.artefacts.role import Role
 from tasks.core.context import Context
 from tasks.core.stage import Job, Stage
 from tasks.prepare import nano
-from tests.buckets import bucket, s3_server
+from tests.buckets import bucket, conditional_server, s3_server, shared_bucket
 
-__all__ = ["bucket", "s3_server"]
+__all__ = ["bucket", "conditional_server", "s3_server", "shared_bucket"]
 
 torch.set_num_threads(1)
 

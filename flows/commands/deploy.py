@@ -89,6 +89,11 @@ def _try(flow: str, given: dict[str, Any]) -> None:
         from params.compare_options import CompareOptions
 
         work_of_methods(CompareOptions(**{"settings": [], **given}))
+    if flow == "lab":
+        from flows.experiments.comparison import work_of_study
+
+        arms = ",".join(given.get("arms") or []) or None
+        work_of_study(given["study"], given.get("seeds"), arms, given.get("settings") or [], 1)
 
 
 DEFAULTS = {"model": "smollm2-135m", "task": "arithmetic", "method": "grpo"}

@@ -6,10 +6,11 @@ import os
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.execution.lane import GivenUp, Lane
+from flows.execution.lane import GivenUp, Lane, Tell
 from flows.execution.recorded_answers import recorded_answers
 from flows.stage_table.stages import Node
 from params.views import told_of
@@ -46,6 +47,16 @@ class Makers:
         for lane in self._lanes.values():
             lane.give_up()
 
+    def heeding(self, tell: Tell) -> Tell:
+        """The same ``tell``, which raises ``GivenUp`` once the run is."""
+
+        def heeded(activity: str, done: int, total: int, more: dict[str, float]) -> None:
+            if self._given_up.is_set():
+                raise GivenUp(f"{activity}: given up")
+            tell(activity, done, total, more)
+
+        return heeded
+
     def make(self, runner: Runner, node: Node, fingerprint: str, out: Path) -> dict[str, Any]:
         """Run the stage; what its manifest says beside the files."""
         lane = self._lanes.get(node.stage.resource)
@@ -54,11 +65,7 @@ class Makers:
         if answers is not None:
             runner.watch.note(f"{node.place}: judges the answers of {answers.path.name} anew")
 
-        def tell(activity: str, done: int, total: int, more: dict[str, float]) -> None:
-            if self._given_up.is_set():
-                raise GivenUp(f"{node.place}: given up")
-            runner.watch.tell(node.place, activity, done, total, more)
-
+        tell = self.heeding(partial(runner.watch.tell, node.place))
         # What was thinned is made again by whichever stage needs it, so that two threads may want a resource.
         with self._locks[node.stage.resource if lane else None]:
             params = runner.local_params(node)

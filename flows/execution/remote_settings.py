@@ -24,7 +24,7 @@ def settings_of(
     root: Path, given: StoreSettings | None = None, url: str | None = None
 ) -> StoreSettings | None:
     """What is set, from the strongest: ``url``, ``given`` (``store`` of a run's parameters), the environment,
-    the workspace. None where no address is set. Raises ``BadInput``."""
+    the workspace. None where no address is set. Raises ``BadInput``, also where there is nothing to share."""
     merged = _kept(root)
     if os.environ.get(ADDRESS):
         validate(StoreSettings, {"url": os.environ[ADDRESS]}, ADDRESS)
@@ -32,6 +32,11 @@ def settings_of(
     merged |= given.model_dump(exclude_defaults=True) if given else {}
     merged |= {"url": url} if url else {}
     found = validate(StoreSettings, merged)
+    if found.share and not found.url:
+        raise BadInput(
+            f"store.share: no remote is set; expected `ostinato remote s3://BUCKET/PREFIX`, {ADDRESS} or "
+            "store.url"
+        )
     return found if found.url else None
 
 

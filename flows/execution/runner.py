@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import shlex
 import threading
 import time
@@ -10,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,6 +47,8 @@ class Runner:
     command: str = ""
     accept: Sequence[str] = ()
     """Places whose artefacts may have been made by another state of the source; ``all``."""
+    patience: float | None = None
+    """For how many leases to wait for what another machine makes; None: for as long as it takes."""
     whole: bool = False
     """Whether nothing may be lacking of an artefact: DVC keeps directories as they are."""
     done: dict[str, Artefact] = field(default_factory=dict)
@@ -63,7 +65,8 @@ class Runner:
         self.store = Store(self.root)
         self.directory = run_directory(self.root, self.name)
         self._remote_inputs = RemoteInputs(self.root, self.params, self.context)
-        self._remote_cache = RemoteCache(self.store, self.params.store, self.context, self.watch.note)
+        note, remote = self.watch.note, self.params.store
+        self._remote_cache = RemoteCache(self.store, remote, self.context, note, self.patience)
         self.thinning = Thinning(self.store, self.directory, self.watch.note)
         self.makers = Makers(self.context, self.params.threads)
         self._books = threading.RLock()  # stages that overlap are settled in threads of their own
@@ -115,7 +118,7 @@ class Runner:
 
     def settle(self, node: Node, fingerprint: str, found: Artefact | None = None) -> Artefact:
         """The artefact: the one that was ``found``, or found now, here or in the remote, or made. Afterwards
-        it is shown at the run's path and recorded."""
+        it is shown at the run's path and recorded. Raises ``Elsewhere`` where ``patience`` ends."""
         began = time.monotonic()
         with self._books:
             self._end_round(node.round)
@@ -125,7 +128,7 @@ class Runner:
                 found = self.find(node, fingerprint) or self.fetch(node, fingerprint)
                 found = found or self._accepted(node, fingerprint)
                 if found is None:
-                    found, outcome = self._make(node, fingerprint), "made"
+                    found, outcome = self._make_once(node, fingerprint)
         with self._books:
             self._settled(node, found, outcome, began)
         return found
@@ -243,12 +246,20 @@ class Runner:
             self.watch.fetched(node, found)
         return found
 
+    def _make_once(self, node: Node, fingerprint: str) -> tuple[Artefact, Outcome]:
+        """Make it, unless another machine does: then wait for that."""
+        tell, make = self.makers.heeding(self._tell_of(node)), partial(self._make, node, fingerprint)
+        found, made = self._remote_cache.make_once(node.stage.name, fingerprint, tell, make)
+        if not made:
+            self.watch.fetched(node, found)
+        return found, "made" if made else "cached"
+
     def local_params(self, node: Node) -> Params:
         """The parameters with local places instead of addresses, fetched. Raises ``RemoteTrouble``."""
         return self._remote_inputs.local(node.stage.name, self._tell_of(node))
 
     def _tell_of(self, node: Node) -> Callable[[str, int, int, dict[str, float]], None]:
-        return functools.partial(self.watch.tell, node.place)
+        return partial(self.watch.tell, node.place)
 
     def _accepted(self, node: Node, fingerprint: str) -> Artefact | None:
         """One that another state of the source has made, where that is accepted."""

@@ -10,6 +10,9 @@ short: Prefect adds some 90 ms to each, and some 10 s to each start. What it giv
 artefacts are whole or absent, the cache is on disk, and each artefact is made under a lock of its own, so
 that two workers that need the same one make it once. Arms are handed out one after the other with all their
 seeds: what runs at the same time has different seeds, and hardly ever waits for such a lock.
+
+Where machines share a remote (``store.share``), each begins at a place of its own in that order and leaves
+aside, for a while, a run that another one is at.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from typing import Any
 
 from flows.environment import workspace
 from flows.execution.first_look import look
+from flows.execution.remote_settings import settings_of
 from flows.execution.runner import run_directory, spelled
 from flows.execution.source import SOURCE
 from flows.execution.validation import settled
@@ -135,11 +139,20 @@ def _run(work: Work, runs: Sequence[Run], as_json: bool, given: Display | None =
     """Make these runs of it, with the display that is given or one of its own."""
     with (
         nullcontext(given) if given else display(work.name, runs, work.workers, as_json) as shown,
-        WorkerPool(workspace(), work.name, runs, work.workers) as pool,
+        WorkerPool(workspace(), work.name, _in_turn(runs), work.workers) as pool,
     ):
         for run, event in pool.events():
             shown.tell(run, event)
     return shown
+
+
+def _in_turn(runs: Sequence[Run]) -> Sequence[Run]:
+    """In the order in which this machine takes them: where several share, from a place of its own."""
+    store, settings = Store(workspace()), settings_of(workspace(), runs[0].trial.params.store)
+    if settings is None or not settings.share:
+        return runs
+    first = int(store.identity(), 16) % len(runs)
+    return [*runs[first:], *runs[:first]]
 
 
 def _checked(chosen: Sequence[Trial]) -> list[Trial]:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from flows.experiments.worker_pool import Event, Run
+from flows.experiments.worker_pool import ELSEWHERE, Event, Run
 from flows.stage_table.stages import plan
 from tasks.report.format import count, duration
 
@@ -24,7 +24,7 @@ class Display:
 
     def tell(self, run: Run, event: Event) -> None:
         """Something happened."""
-        if event["event"] == "end":
+        if event["event"] == "end" and event["outcome"] != ELSEWHERE:
             why = f" ({run.why})" if run.why else ""
             stages = f"{run.made} stages made, {run.cached} cached, {duration(run.seconds)}"
             self.line(f"{run.trial.name}: {run.outcome}{why}, {stages}")
@@ -50,7 +50,7 @@ class Json(Display):
 
     def tell(self, run: Run, event: Event) -> None:
         """Runs that end, and notes."""
-        if event["event"] == "end":
+        if event["event"] == "end" and event["outcome"] != ELSEWHERE:
             self.line(json.dumps({"event": "run", **run.facts()}))
         elif event["event"] == "note":
             self.line(json.dumps({"event": "note", "name": run.trial.name, "text": event["text"]}))
@@ -69,7 +69,7 @@ class Terminal(Display):
         self._workers = min(workers, len(runs))
         self._planned = {run.trial.name: len(plan(run.trial.params)) for run in runs if not run.trial.budget}
         self._rounds = sum(run.trial.params.rounds for run in runs if not run.trial.budget)
-        self._rounds_done = 0
+        self._rollouts: set[tuple[str, str]] = set()
         self._seconds: list[float] = []
         self._began = time.monotonic()
         self.live = Live(console=console, get_renderable=self._picture, refresh_per_second=2, transient=True)
@@ -77,7 +77,8 @@ class Terminal(Display):
     def tell(self, run: Run, event: Event) -> None:
         """Count it."""
         if event["event"] == "stage":
-            self._rounds_done += event["stage"] == "rollout"
+            if event["stage"] == "rollout":
+                self._rollouts.add((run.trial.name, event["place"]))
             if event["outcome"] == "made" and "/" in event["place"]:
                 self._seconds.append(event["seconds"])
         super().tell(run, event)
@@ -90,9 +91,9 @@ class Terminal(Display):
         ended = sum(run.outcome not in ("waiting", "running") for run in self._runs)
         spent = duration(time.monotonic() - self._began)
         words = f"{self._name}: {ended} of {count(len(self._runs), 'run')}"
-        rounds = f"{self._rounds_done} of {count(self._rounds, 'round')}"
+        rounds = f"{len(self._rollouts)} of {count(self._rounds, 'round')}"
         if not self._rounds:  # as many as the budget allows
-            rounds = count(self._rounds_done, "round")
+            rounds = count(len(self._rollouts), "round")
         return Text(f"{words}, {rounds}, {spent}{self._left()}", overflow="ellipsis")
 
     def _left(self) -> str:

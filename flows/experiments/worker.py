@@ -26,6 +26,7 @@ from tasks.artefacts.store import Store
 from tasks.core.context import Context
 from tasks.core.errors import NotFinite
 from tasks.core.json_worker import Parent
+from tasks.remote.errors import Elsewhere
 from tasks.report.trackers import track
 
 
@@ -49,11 +50,14 @@ def serve(root: Path, parent: Parent) -> None:
     """Make one run after the other, until there are no more orders.
 
     What a person or a model's numbers can be blamed for ends the run; anything else is a fault of ours and
-    ends the process, with its traceback in the log.
+    ends the process, with its traceback in the log. A run whose next stage another machine makes ends as
+    ``elsewhere``: it can be taken up again later.
     """
     for order in parent:
         try:
             make(root, order, Wire(parent))
+        except Elsewhere as error:
+            parent.send({"event": "end", "outcome": "elsewhere", "why": str(error)})
         except OstinatoError as error:
             parent.send({"event": "end", "outcome": _kind(error), "why": " ".join(str(error).split())})
         else:
@@ -61,8 +65,8 @@ def serve(root: Path, parent: Parent) -> None:
 
 
 def make(root: Path, order: dict[str, Any], watch: Watch) -> None:
-    """One whole run: ``name``, ``params``, a ``budget`` or null, and the ``command`` that makes the same
-    through Prefect.
+    """One whole run: ``name``, ``params``, a ``budget`` or null, the ``command`` that makes the same through
+    Prefect, and the ``patience`` with other machines.
     """
     name, params = order["name"], validate(Params, order["params"])
     store = Store(root)
@@ -70,7 +74,7 @@ def make(root: Path, order: dict[str, Any], watch: Watch) -> None:
     with store.lock(f"run-{name}", busy), Context(scratch=store.scratch(f"run-{name}")) as context:
         if earlier := keep_earlier(root, name, params):
             watch.note(earlier)
-        runner = Runner(root, name, params, context, watch, order["command"])
+        runner = Runner(root, name, params, context, watch, order["command"], patience=order["patience"])
         if order["budget"]:
             spend(runner, validate(Budget, order["budget"]))
         else:

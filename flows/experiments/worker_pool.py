@@ -7,8 +7,9 @@ import queue
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,11 @@ from tasks.core.device import VISIBLE, visible_gpus
 from tasks.core.json_process import JsonProcess, ProcessFailure, environment
 
 Event = dict[str, Any]
+ELSEWHERE = "elsewhere"
+"""How an attempt at a run ends whose next stage another machine makes."""
+PATIENCE = 2.0
+"""For how many leases to wait in such a run, once no other run is left to begin: a machine that died is found
+out after one."""
 COMMAND = (sys.executable, "-m", "flows.experiments.worker")
 
 
@@ -30,29 +36,57 @@ class Run:
     """``waiting``, ``running``, and in the end ``finished``, ``diverged`` or ``failed``."""
     why: str = ""
     """Of one that is not finished, in one line."""
-    made: int = 0
-    """Stages that were made."""
-    cached: int = 0
-    """Stages that were found."""
+    stages: dict[str, str] = field(default_factory=dict)
+    """By place, whether the stage was ``made`` or ``cached``."""
     began: float = 0.0
     seconds: float = 0.0
+
+    @property
+    def made(self) -> int:
+        """Stages that were made."""
+        return list(self.stages.values()).count("made")
+
+    @property
+    def cached(self) -> int:
+        """Stages that were found."""
+        return len(self.stages) - self.made
 
     def take(self, event: Event) -> None:
         """Note what happened."""
         if event["event"] == "begin":
             self.outcome, self.began = "running", time.monotonic()
         elif event["event"] == "stage":
-            made = event["outcome"] == "made"
-            self.made, self.cached = self.made + made, self.cached + (not made)
+            self.stages.setdefault(event["place"], event["outcome"])
         elif event["event"] == "end":
-            self.outcome, self.why = event["outcome"], event["why"]
-            self.seconds = time.monotonic() - self.began
+            away = event["outcome"] == ELSEWHERE
+            self.outcome, self.why = ("waiting", "") if away else (event["outcome"], event["why"])
+            self.seconds += time.monotonic() - self.began
 
     def facts(self) -> dict[str, Any]:
         """As ``summary.json`` and ``--json`` tell it."""
         told = {"name": self.trial.name, "arm": self.trial.arm, "seed": self.trial.seed}
         counts = {"made": self.made, "cached": self.cached, "seconds": round(self.seconds, 2)}
         return {**told, "outcome": self.outcome, "why": self.why, **counts}
+
+
+class Turns:
+    """Which run is next. One that another machine is at comes again when no other is left to begin."""
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self._fresh, self._later = deque(runs), deque[Run]()
+        self._lock = threading.Lock()
+
+    def next(self) -> tuple[Run, float] | None:
+        """A run, and for how many leases to wait for another machine in it; None: there is none left."""
+        with self._lock:
+            if self._fresh:
+                return self._fresh.popleft(), 0.0
+            return (self._later.popleft(), PATIENCE) if self._later else None
+
+    def again(self, run: Run) -> None:
+        """Another machine is at it."""
+        with self._lock:
+            self._later.append(run)
 
 
 class WorkerPool:
@@ -62,9 +96,7 @@ class WorkerPool:
         self._root = root
         self._logs = root / ".ostinato" / "comparisons" / name
         self._logs.mkdir(parents=True, exist_ok=True)
-        self._waiting: queue.SimpleQueue[Run] = queue.SimpleQueue()
-        for run in runs:
-            self._waiting.put(run)
+        self._turns = Turns(runs)
         self._events: queue.SimpleQueue[tuple[Run, Event] | None] = queue.SimpleQueue()
         self._processes: dict[int, JsonProcess] = {}
         self._stopping = False
@@ -100,18 +132,20 @@ class WorkerPool:
     def _serve(self, index: int) -> None:
         """One thread: give its process one run after the other."""
         while not self._stopping:
-            try:
-                run = self._waiting.get_nowait()
-            except queue.Empty:
+            turn = self._turns.next()
+            if turn is None:
                 break
-            for event in self._make(index, run.trial):
+            run, patience = turn
+            for event in self._make(index, run.trial, patience):
                 self._events.put((run, event))
+                if event["event"] == "end" and event["outcome"] == ELSEWHERE:
+                    self._turns.again(run)
         process = self._processes.get(index)
         if process is not None:
             process.close(0.0)
         self._events.put(None)
 
-    def _make(self, index: int, trial: Trial) -> Iterator[Event]:
+    def _make(self, index: int, trial: Trial, patience: float) -> Iterator[Event]:
         process = self._processes.get(index)
         if process is None or not process.alive:
             if process is not None:
@@ -121,7 +155,7 @@ class WorkerPool:
             process.kill()
         yield {"event": "begin"}
         try:
-            process.send(order(trial))
+            process.send(order(trial, patience))
             ended = False
             while not ended:
                 event = process.receive()
@@ -156,8 +190,8 @@ def workers_here() -> int:
     return len(visible_gpus()) or 2
 
 
-def order(trial: Trial) -> dict[str, Any]:
-    """A run as a worker takes it."""
+def order(trial: Trial, patience: float) -> dict[str, Any]:
+    """A run as a worker takes it; ``patience``: for how many leases to wait for another machine."""
     model, task, method = trial.presets
     named = ["--model", model, "--task", task, "--method", method, "--name", trial.name]
     settings = [part for setting in trial.settings for part in ("--set", setting)]
@@ -165,5 +199,6 @@ def order(trial: Trial) -> dict[str, Any]:
         "name": trial.name,
         "params": trial.params.model_dump(mode="json"),
         "budget": trial.budget.model_dump() if trial.budget else None,
+        "patience": patience,
         "command": spelled(["run", *named, *settings]),
     }

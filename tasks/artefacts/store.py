@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -144,6 +145,22 @@ class Store:
 
     def _said_holder(self, name: str) -> str:
         return self._lock_file(name).read_text().strip() or "unknown"
+
+    def identity(self) -> str:
+        """What tells this workspace from every other one, wherever that lies: made by chance, and kept."""
+        path = self._work / "identity"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            new = path.with_name(f"identity.{os.getpid()}")
+            new.write_text(uuid.uuid4().hex)
+            try:
+                os.link(new, path)
+            except FileExistsError:
+                pass  # another process was faster
+            except OSError:  # a file system without links
+                os.replace(new, path)
+            new.unlink(missing_ok=True)
+        return path.read_text().strip()
 
     def _lock_file(self, name: str) -> Path:
         return self._work / "locks" / f"{name}.lock"

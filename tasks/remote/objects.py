@@ -60,7 +60,8 @@ class Bucket:
         self.store, self.bucket = store, bucket
         self._part = store.part_mib * 2**20
         with spoken(self.at("")):
-            self._client = connect(store)
+            self.client = connect(store)
+            """boto3's, for what this class has no method for."""
         # Files wait for their parts, so the two cannot share threads.
         self._files = ThreadPoolExecutor(store.workers, thread_name_prefix="files")
         self._parts = ThreadPoolExecutor(store.workers, thread_name_prefix="parts")
@@ -71,7 +72,7 @@ class Bucket:
         """Wait for what is under way and give the threads back."""
         self._files.shutdown(cancel_futures=True)
         self._parts.shutdown(cancel_futures=True)
-        self._client.close()
+        self.client.close()
 
     def at(self, key: str) -> str:
         """An address for messages."""
@@ -105,7 +106,7 @@ class Bucket:
 
         def get() -> ResultT | None:
             try:
-                data = bytes(self._client.get_object(Bucket=self.bucket, Key=key)["Body"].read())
+                data = bytes(self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read())
             except ClientError as error:
                 if absent(error):
                     return None
@@ -122,7 +123,7 @@ class Bucket:
 
         def put() -> None:
             self._put(key, data)
-            if self._client.get_object(Bucket=self.bucket, Key=key)["Body"].read() != data:
+            if self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read() != data:
                 raise Wrong("what arrived is not what was sent")
 
         self.persist(self.at(key), put)
@@ -131,7 +132,7 @@ class Bucket:
         """The objects whose keys begin with ``prefix``."""
 
         def pages() -> list[Listed]:
-            found = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
+            found = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
             return [
                 Listed(o["Key"], o["Size"], o["ETag"].strip('"'), o["LastModified"].timestamp())
                 for page in found
@@ -142,14 +143,14 @@ class Bucket:
 
     def delete(self, key: str) -> None:
         """Remove an object, if it is there."""
-        self.persist(self.at(key), lambda: self._client.delete_object(Bucket=self.bucket, Key=key))
+        self.persist(self.at(key), lambda: self.client.delete_object(Bucket=self.bucket, Key=key))
 
     def holds(self, key: str, path: Path, file: File, read: bool = False) -> bool:
         """Whether the object is there and is the file. ``read``: do not take the entity tag's word."""
 
         def look() -> bool:
             try:
-                head = self._client.head_object(Bucket=self.bucket, Key=key)
+                head = self.client.head_object(Bucket=self.bucket, Key=key)
             except ClientError as error:
                 if absent(error):
                     return False
@@ -217,7 +218,7 @@ class Bucket:
     def head(self, key: str, **more: Any) -> dict[str, Any]:
         """What the store says of an object."""
         return self.persist(
-            self.at(key), lambda: dict(self._client.head_object(Bucket=self.bucket, Key=key, **more))
+            self.at(key), lambda: dict(self.client.head_object(Bucket=self.bucket, Key=key, **more))
         )
 
     def _range(self, key: str, start: int, stop: int, size: int, tag: str | None) -> bytes:
@@ -227,7 +228,7 @@ class Bucket:
         wanted |= {"IfMatch": f'"{tag}"'} if tag else {}
 
         def get() -> bytes:
-            data = bytes(self._client.get_object(Bucket=self.bucket, Key=key, **wanted)["Body"].read())
+            data = bytes(self.client.get_object(Bucket=self.bucket, Key=key, **wanted)["Body"].read())
             if len(data) != stop - start:
                 raise Wrong(f"{len(data)} bytes came; expected {stop - start}")
             return data
@@ -235,7 +236,7 @@ class Bucket:
         return self.persist(self.at(key), get)
 
     def _put(self, key: str, data: bytes) -> None:
-        self._client.put_object(Bucket=self.bucket, Key=key, Body=data, ContentMD5=_content_md5(data))
+        self.client.put_object(Bucket=self.bucket, Key=key, Body=data, ContentMD5=_content_md5(data))
 
     def _send_parts(self, key: str, path: Path, file: File, moved: Moved) -> None:
         upload, there = self._unfinished(key)
@@ -252,30 +253,28 @@ class Bucket:
             return {"PartNumber": number, "ETag": tag}
 
         listed = run_all(self._parts, [partial(send, number, *part) for number, part in parts])
-        self._client.complete_multipart_upload(
+        self.client.complete_multipart_upload(
             Bucket=self.bucket, Key=key, UploadId=upload, MultipartUpload={"Parts": listed}
         )
 
     def _send_part(self, key: str, upload: str, number: int, data: bytes) -> str:
         where = {"Bucket": self.bucket, "Key": key, "UploadId": upload, "PartNumber": number}
-        return str(self._client.upload_part(**where, Body=data, ContentMD5=_content_md5(data))["ETag"])
+        return str(self.client.upload_part(**where, Body=data, ContentMD5=_content_md5(data))["ETag"])
 
     def _unfinished(self, key: str) -> tuple[str, dict[int, str]]:
         """A multipart upload for the key and the tags of its parts: one that was left, or a new one."""
-        found = self._client.list_multipart_uploads(Bucket=self.bucket, Prefix=key)
+        found = self.client.list_multipart_uploads(Bucket=self.bucket, Prefix=key)
         left = [u for u in found.get("Uploads", ()) if u["Key"] == key]
         if not left:
-            begun = self._client.create_multipart_upload(Bucket=self.bucket, Key=key)
+            begun = self.client.create_multipart_upload(Bucket=self.bucket, Key=key)
             return str(begun["UploadId"]), {}
         upload = max(left, key=lambda u: (u["Initiated"], u["UploadId"]))["UploadId"]
-        pages = self._client.get_paginator("list_parts").paginate(
-            Bucket=self.bucket, Key=key, UploadId=upload
-        )
+        pages = self.client.get_paginator("list_parts").paginate(Bucket=self.bucket, Key=key, UploadId=upload)
         there = [part for page in pages for part in page.get("Parts", ())]
         return upload, {part["PartNumber"]: part["ETag"].strip('"') for part in there}
 
     def _digest(self, key: str) -> str:
-        body = self._client.get_object(Bucket=self.bucket, Key=key)["Body"]
+        body = self.client.get_object(Bucket=self.bucket, Key=key)["Body"]
         return hashlib.file_digest(body, "sha256").hexdigest()
 
     def _part_of(self, size: int) -> int:

@@ -4,8 +4,9 @@
     PREFIX/artefacts/STAGE/FINGERPRINT/DIGEST.json  the manifest, as it lies in the artefact; written last
     PREFIX/thinned/STAGE/FINGERPRINT/DIGEST.json  the same of one that was sent thinned, and what it lacked
     PREFIX/runs/NAME.json                         the record of a run; written after its artefacts
+    PREFIX/claims/STAGE/FINGERPRINT.json          who makes that artefact now, see ``claims``
 
-Every key but the last two kinds is determined by what lies under it, and a manifest is written when all its
+Every key but the last three kinds is determined by what lies under it, and a manifest is written when all its
 files are there. So two that publish the same artefact write the same bytes, and nobody ever sees half of one,
 whatever the store promises about concurrent writes.
 """
@@ -37,6 +38,8 @@ from tasks.artefacts.artefact import (
 )
 from tasks.artefacts.record import Record, Step
 from tasks.artefacts.store import Store
+from tasks.remote.claims import Contest, Owner
+from tasks.remote.conditional import ConditionalObjects
 from tasks.remote.errors import RemoteDamaged
 from tasks.remote.objects import Bucket
 from tasks.remote.progress import Progress, Tell, silent
@@ -177,6 +180,15 @@ class Remote:
         for sha in files:
             (downloads / sha).unlink(missing_ok=True)
         return {"artefacts": artefacts, "fetched": len(files), "bytes": progress.done}
+
+    def contest(self, stage: str, fingerprint: str, workspace: str, lease: float) -> Contest:
+        """The way to the claim on making that artefact; ``workspace``: its identity; ``lease``: seconds."""
+        owner, objects = Owner.here(workspace), ConditionalObjects(self._bucket)
+        return Contest(objects, self._key(f"claims/{stage}/{fingerprint}.json"), owner, lease)
+
+    def knows_claims(self) -> bool:
+        """Whether the store keeps to the conditions that claims need; tried. Raises ``RemoteTrouble``."""
+        return ConditionalObjects(self._bucket).understood(self._key("claims/check-"))
 
     def write_record(self, record: Record) -> None:
         """Publish the record of a run, after its artefacts."""

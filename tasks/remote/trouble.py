@@ -41,6 +41,8 @@ FULL = (
 ABSENT = ("NoSuchKey", "404", "NotFound")
 BROKEN = ("BadDigest", "RequestTimeout", "InternalError", "SlowDown", "ServiceUnavailable", "IncompleteBody")
 """Answers after which the same request may succeed."""
+UNKNOWN = ("NotImplemented", "501", "InvalidArgument", "InvalidRequest", "400")
+"""Answers of a store to a header that it does not know."""
 
 LINE = (
     *(HTTPClientError, ConnectionError, IncompleteReadError, ResponseStreamingError, HTTPError),
@@ -63,7 +65,7 @@ def passing(error: Exception) -> bool:
     """Whether the same request may succeed a moment later."""
     if isinstance(error, ClientError):
         code = _code(error)
-        return code in BROKEN or (_status(error) >= 500 and code not in (*FULL, "NotImplemented", "501"))
+        return code in BROKEN or (_status(error) >= 500 and code not in (*FULL, *UNKNOWN))
     return isinstance(error, LINE) and not isinstance(error, NOBODY)
 
 
@@ -78,7 +80,9 @@ def spoken(where: str) -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        raise RemoteTrouble(f"{where}: {_answer(error)}", lasting=not passing(error)) from None
+        raise RemoteTrouble(
+            f"{where}: {_answer(error)}", not passing(error), unknown=_code(error) in UNKNOWN
+        ) from None
     except (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError, ProfileNotFound) as error:
         raise RemoteTrouble(
             f"{where}: no credentials ({type(error).__name__}); expected them where boto3 looks: "

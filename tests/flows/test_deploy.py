@@ -25,7 +25,7 @@ from tests.flows.test_stores import use
 
 
 def test_the_deployments_of_the_repository_are_right() -> None:
-    assert set(checked(ROOT / "prefect.yaml")) == {"nightly", "weekly", "on-demand"}
+    assert set(checked(ROOT / "prefect.yaml")) == {"nightly", "weekly", "pooled", "on-demand"}
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,17 @@ def test_the_deployments_of_the_repository_are_right() -> None:
         ({"parameters": {"settings": ["update.leraning_rate=1"]}}, "did you mean 'learning_rate'"),
         ({"parameters": {"model": "nanno"}}, "did you mean 'nano'"),
         ({"parameters": {"push": "perhaps"}}, "push: Input should be a valid boolean"),
+        (
+            {"entrypoint": "flows/compare_flow.py:lab", "parameters": {"study": "smok"}},
+            "lab smok: no such study; did you mean 'smoke'",
+        ),
+        (
+            {
+                "entrypoint": "flows/compare_flow.py:lab",
+                "parameters": {"study": "smoke", "settings": ["store.shaer=true"]},
+            },
+            "did you mean 'share'",
+        ),
         ({"entrypoint": "flows/train.py:trian"}, "no flow at its entrypoint"),
         ({"entrypoint": "flows/train.py:STAGES"}, "no flow at its entrypoint"),
         ({"entrypoint": "/../train.py:train"}, "no flow at its entrypoint"),
@@ -100,7 +111,7 @@ def deployed(workspace: Workspace) -> Iterator[subprocess.Popen[str]]:
         capture_output=True,
         text=True,
     )
-    assert "deployed: nightly, weekly, on-demand" in said.stdout, said.stderr
+    assert "deployed: nightly, weekly, pooled, on-demand" in said.stdout, said.stderr
     worker = subprocess.Popen(
         [sys.executable, "-m", "prefect", "worker", "start", "--pool", "ostinato", "--type", "process"],
         cwd=ROOT,
