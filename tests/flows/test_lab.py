@@ -155,6 +155,39 @@ def test_a_process_that_dies_fails_its_run_alone(tmp_path: Path, monkeypatch: py
     assert "smoke: 4 of 4 runs, 4 of 8 rounds" in shown._picture().plain
 
 
+BUSY = """
+import json, sys
+for line in sys.stdin:
+    order = json.loads(line)
+    stage = {"event": "stage", "stage": "rollout", "place": "round-01/rollout", "seconds": 2.0}
+    print(json.dumps({**stage, "outcome": "cached" if order["patience"] else "made"}), flush=True)
+    away = order["name"] == "smoke-slow-s0" and not order["patience"]
+    end = {"outcome": "elsewhere", "why": "another"} if away else {"outcome": "finished", "why": ""}
+    print(json.dumps({"event": "end", **end}), flush=True)
+"""
+
+
+def test_a_run_that_another_machine_is_at_comes_again_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it made the first time it has made, though it finds it in the cache the second time."""
+    monkeypatch.setattr(worker_pool, "COMMAND", (sys.executable, "-c", BUSY))
+    name, study = read_study("smoke")
+    runs = [Run(trial) for trial in trials(name, study)]
+    screen = io.StringIO()
+    shown = Terminal(name, runs, 1, Console(file=screen, width=110))
+    begun = []
+    with WorkerPool(tmp_path, name, runs, 1) as pool:
+        for run, event in pool.events():
+            shown.tell(run, event)
+            begun += [run.trial.name] if event["event"] == "begin" else []
+    assert begun == [*(run.trial.name for run in runs), "smoke-slow-s0"]
+    assert {(run.outcome, run.made, run.cached) for run in runs} == {("finished", 1, 0)}
+    assert screen.getvalue().count("smoke-slow-s0: finished") == 1
+    assert "elsewhere" not in screen.getvalue()
+    assert "smoke: 4 of 4 runs, 4 of 8 rounds" in shown._picture().plain
+
+
 def test_a_run_whose_numbers_end_has_diverged() -> None:
     assert _kind(NotFinite("3 steps in a row")) == "diverged"
     assert _kind(BadInput("x")) == "failed"
