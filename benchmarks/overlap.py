@@ -58,8 +58,9 @@ def main() -> None:
     parser.add_argument("--model", default="nano")
     parser.add_argument("--task", default="sums")
     balanced = [
-        *("engine.name=transformers", "rounds=14", "evaluate.every=14", "task.held_out_count=8"),
-        *("rollout.problems_per_round=64", "rollout.samples_per_problem=16", "update.epochs=1"),
+        *("engine.name=transformers", "rounds=10", "evaluate.every=10", "task.held_out_count=8"),
+        "model.warm_start_steps=100",
+        *("rollout.problems_per_round=128", "rollout.samples_per_problem=16", "update.epochs=2"),
     ]
     parser.add_argument("--settings", nargs="*", default=balanced)
     chosen = shared.arguments(parser, settings=[*shared.TINY, "rounds=4"])
