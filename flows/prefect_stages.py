@@ -89,7 +89,10 @@ def settle_overlapped(
     try:
         while not schedule.finished and not (failed and not schedule.busy):
             for turn in () if failed else schedule.turns(time.monotonic()):
-                _begin(runner, turn, tasks[turn.node.stage.name], ended)
+                try:
+                    _begin(runner, turn, tasks[turn.node.stage.name], ended)
+                except OstinatoError as error:
+                    ended.put((turn.node, partial(_raise, error)))
             node, outcome = ended.get()
             schedule.end(node.place, time.monotonic())
             try:
@@ -132,6 +135,10 @@ def _begin(runner: Runner, turn: Turn, run: Any, ended: queue.SimpleQueue[Ended]
     else:
         future = task.submit(node.place, identity)
         future.add_done_callback(lambda done: ended.put((node, partial(settled, done.result))))
+
+
+def _raise(error: OstinatoError) -> None:
+    raise error
 
 
 def _as_task(runner: Runner, node: Node, run: Any, identity: str, found: Artefact | None) -> Any:
