@@ -41,7 +41,7 @@ def test_serve_without_a_server_says_what_to_do(copied: Workspace) -> None:
 def test_the_file_of_deployments_names_the_flow_and_a_cron_line() -> None:
     content = yaml.safe_load((ROOT / "prefect.yaml").read_text())
     scheduled = {each["name"]: bool(each["schedules"]) for each in content["deployments"]}
-    assert scheduled == {"nightly": True, "weekly": True, "on-demand": False}
+    assert scheduled == {"nightly": True, "weekly": True, "pooled": False, "on-demand": False}
     for deployment in content["deployments"]:
         file, _, name = deployment["entrypoint"].partition(":")
         flow = getattr(importlib.import_module(file.removesuffix(".py").replace("/", ".")), name)
