@@ -198,6 +198,8 @@ def test_one_stage_runs_by_itself_and_is_a_hit(copied: Workspace) -> None:
     assert "update does not run then" in refused.stderr
 
 
+@pytest.mark.long
+@pytest.mark.ci
 def test_export_writes_a_plain_folder(copied: Workspace) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

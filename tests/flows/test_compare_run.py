@@ -72,6 +72,8 @@ def test_methods_begin_from_the_same_rollouts(compared: tuple[Workspace, list[di
     assert wanted <= set(artefact.manifest.files)
 
 
+@pytest.mark.long
+@pytest.mark.ci
 def test_another_method_runs_alone(compared: tuple[Workspace, list[dict[str, Any]]]) -> None:
     workspace, _ = compared
     said = compare(workspace, "grpo,drpo,cispo", "rounds=2")

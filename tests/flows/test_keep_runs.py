@@ -11,6 +11,8 @@ from tests.flows.conftest import NANO, Workspace, outcomes
 from tests.flows.pretended import LEAST, WEIGHTS
 
 
+@pytest.mark.long
+@pytest.mark.ci
 def test_a_thinned_run_ends_as_a_whole_one_and_answers(prepared: Workspace, finished: Workspace) -> None:
     prepared.run("--set", LEAST)
     assert prepared.policy() == finished.policy()

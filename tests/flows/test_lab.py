@@ -96,6 +96,7 @@ def test_a_failed_run_is_one_line_and_the_others_are_compared(
     )
 
 
+@pytest.mark.long
 def test_again_it_makes_nothing(studied: tuple[Workspace, list[dict[str, Any]]]) -> None:
     workspace, _ = studied
     out = workspace.call("lab", "tiny.yaml", "--arms", "fast,slow").stdout

@@ -81,7 +81,12 @@ def test_a_reward_of_ones_own_that_is_edited_judges_them_too(make: Make, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "changed", ["rollout.temperature=0.9", "model.warm_start_steps=31", "seed=1", "engine.dtype=float8"]
+    "changed",
+    [
+        "rollout.temperature=0.9",
+        *(pytest.param(each, marks=pytest.mark.long) for each in ("model.warm_start_steps=31", "seed=1")),
+        pytest.param("engine.dtype=float8", marks=pytest.mark.long),
+    ],
 )
 def test_whatever_changes_answers_has_them_sampled_anew(make: Make, changed: str) -> None:
     make("here")

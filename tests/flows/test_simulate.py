@@ -284,6 +284,8 @@ def test_bad_options_are_one_line(
     refused(["plan", *arguments], said)
 
 
+@pytest.mark.long
+@pytest.mark.ci
 def test_a_run_is_told_from_its_own_parts(
     finished: Workspace, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

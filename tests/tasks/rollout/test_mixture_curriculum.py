@@ -95,6 +95,7 @@ def asked(made: Artefact) -> dict[str, list[str]]:
     return found
 
 
+@pytest.mark.long
 def test_each_task_asks_by_its_own_rates_and_the_base_models_are_estimated_apart(
     run_stage: RunStage, inputs: dict[str, Artefact], tmp_path: Path
 ) -> None:
