@@ -50,7 +50,8 @@ def go(home: Path, monkeypatch: pytest.MonkeyPatch) -> Go:
 
     def run(name: str, method: str, *settings: str) -> Path:
         params = chosen("nano", "sums", method, [*SMALL, *settings])
-        order = {"name": name, "params": params.model_dump(mode="json"), "budget": None, "command": name}
+        given = params.model_dump(mode="json")
+        order = {"name": name, "params": given, "budget": None, "command": name, "patience": None}
         make(home, order, Watch())
         return home / "runs" / name
 
