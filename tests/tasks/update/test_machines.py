@@ -80,7 +80,8 @@ def test_two_machines_give_what_two_ranks_of_one_give(
         made: list[Artefact] = []
         for number, rollout in enumerate(inputs, start=1):
             given = {"model": tiny_model, "rollout": rollout, "policy": made[-1] if made else None}
-            made.append(run_stage(update, settings(**more), number, **given))
+            params = settings(**more).model_copy(update={"threads": 2 // more.get("machines", 1)})
+            made.append(run_stage(update, params, number, **given))  # a thread a rank, here as there
         return made
 
     expected = two_rounds(ranks=2)
