@@ -127,16 +127,16 @@ def new_bucket(endpoint: str, key: str = KEY, secret: str = SECRET) -> Bucket:
 @pytest.fixture
 def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
     """An empty bucket; this process has credentials for it."""
-    made = new_bucket(s3_server)
-    for name, value in made.environment.items():
-        monkeypatch.setenv(name, value)
-    return made
+    return _used(new_bucket(s3_server), monkeypatch)
 
 
 @pytest.fixture
 def shared_bucket(conditional_server: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
     """The same on a server that keeps to conditional writes."""
-    made = new_bucket(conditional_server)
+    return _used(new_bucket(conditional_server), monkeypatch)
+
+
+def _used(made: Bucket, monkeypatch: pytest.MonkeyPatch) -> Bucket:
     for name, value in made.environment.items():
         monkeypatch.setenv(name, value)
     return made
