@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prefect.context import TaskRunContext
 from prefect.tasks import MaterializingTask
@@ -15,7 +15,7 @@ from prefect.tasks import MaterializingTask
 from flows.execution.guards import Stopped
 from flows.execution.lane import Lane
 from flows.execution.live_report import LiveReport
-from flows.execution.overlap import shares
+from flows.execution.overlap import Share, shares
 from flows.execution.runner import Runner
 from flows.execution.schedule import Schedule, Turn
 from flows.prefect_assets import made_by, read_by
@@ -25,9 +25,6 @@ from flows.stage_table.stages import Node, Plan
 from params.errors import OstinatoError
 from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.role import Resource
-
-if TYPE_CHECKING:
-    from flows.execution.overlap import Share
 
 Reference = dict[str, str]
 Ended = tuple[Node, Callable[[], object]]
