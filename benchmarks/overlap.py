@@ -5,47 +5,70 @@
 
 One run with a lag of one, its stages one after the other, and the same run with them side by side: the same
 digests, and rounds an hour of both, without the first two rounds, in which engines start. Each stage has one
-thread, so that the second core is what the overlap adds.
+thread, so that the second core is what the overlap adds. Beside the seconds of the stages stands the
+processor time of all that a round needs, Prefect's server and the judge too: no order of stages makes a
+round shorter than that divided by the cores.
 """
 
 from __future__ import annotations
 
 import json
-import subprocess
+import os
 import sys
 import tempfile
 from pathlib import Path
 
 import shared
+from cpu_times import CpuTimes
 
+from params.base import BadInput
 from tasks.artefacts.record import Record, Step
 from tasks.core.json_process import environment
 
 SKIPPED = 2
 """Rounds at the beginning that are not counted."""
+PARTS = {"lane_worker": "engine", "rewards.worker": "judge", "process.keeper": "prefect_server"}
+"""What a process is called whose command line holds that."""
+REST = "flow"
 
 
-def run(home: Path, chosen: shared.argparse.Namespace, overlap: bool) -> Record:
-    """The record of a run in an empty workspace."""
+def run(home: Path, chosen: shared.argparse.Namespace, overlap: bool) -> tuple[Record, CpuTimes]:
+    """The record of a run in an empty workspace, and what its processes worked by its updates."""
+    directory = home / "runs" / "it"
+    times = CpuTimes(PARTS, REST, lambda: _updates(directory))
     settings = [*chosen.settings, "rollout.lag=1", f"rollout.overlap={str(overlap).lower()}", "threads=1"]
     command = [sys.executable, "-m", "flows.cli", "run", "--name", "it"]
     command += ["--model", chosen.model, "--task", chosen.task]
     command += [part for setting in settings for part in ("--set", setting)]
-    subprocess.run(command, env=environment(OSTINATO_HOME=str(home), OMP_NUM_THREADS="1"), check=True)
-    return Record.read(home / "runs" / "it")
+    times.run(command, environment(OSTINATO_HOME=str(home), OMP_NUM_THREADS="1"))
+    return Record.read(directory), times
 
 
-def figures(record: Record) -> dict[str, float]:
-    """Seconds of a round, and what it is made of."""
+def _updates(directory: Path) -> int:
+    """How many updates the run has recorded."""
+    try:
+        return len(Record.read(directory).policies())
+    except BadInput:  # it has not begun
+        return 0
+
+
+def figures(record: Record, times: CpuTimes) -> dict[str, float]:
+    """Seconds of a round, what it is made of, and the processor time that it takes."""
     rounds = [step for step in record.steps if step.round > SKIPPED]
     updates = sorted(step.elapsed for step in record.policies() if step.round >= SKIPPED)
     each = (updates[-1] - updates[0]) / (len(updates) - 1)
+    policies = len(record.policies())
+    worked = times.between(policies - len(updates) + 1, policies)
+    worked = {name: seconds / (len(updates) - 1) for name, seconds in worked.items()}
     return {
         "rounds": len(updates) - 1,
         "seconds_a_round": each,
         "rounds_an_hour": 3600 / each,
         "engine_seconds_a_round": _mean(rounds, "engine", len(updates) - 1),
         "trainer_seconds_a_round": _mean(rounds, "trainer", len(updates) - 1),
+        **{f"processor_seconds_of_{name}": seconds for name, seconds in worked.items()},
+        "processor_seconds_a_round": sum(worked.values()),
+        "shortest_round_on_these_cores": sum(worked.values()) / len(os.sched_getaffinity(0)),
     }
 
 
@@ -67,9 +90,9 @@ def main() -> None:
     result, digests = dict[str, dict[str, float]](), list[dict[str, str]]()
     with tempfile.TemporaryDirectory() as home:
         for overlap in (False, True):
-            record = run(Path(home) / str(overlap), chosen, overlap)
+            record, times = run(Path(home) / str(overlap), chosen, overlap)
             title = "side by side" if overlap else "one after the other"
-            result[title] = figures(record)
+            result[title] = figures(record, times)
             digests.append({step.place: step.digest for step in record.steps})
             shared.show(title, result[title])
     one, beside = result.values()
