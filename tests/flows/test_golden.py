@@ -1,8 +1,8 @@
 """Golden policies: four short runs end with the bytes that they have always ended with.
 
-``golden.json`` holds digests for each machine that they were recorded on: another processor or another torch
-may round differently, and there the test says so and is skipped. ``python -m tests.flows.test_golden`` records
-those of the machine that it runs on. A change that is meant to move numbers does so, takes the other machines'
+``golden.json`` holds digests for each machine that they were recorded on: another processor or another
+torch may round differently, and there the test says so and is skipped. ``python -m
+tests.flows.test_golden`` records those of the machine that it runs on. A change that is meant to move numbers does so, takes the other machines'
 out (their runs would end otherwise too) and tells of it in CHANGELOG.md.
 """
 
@@ -66,7 +66,8 @@ def expected() -> dict[str, str]:
 
 def test_the_golden_file_names_the_four_runs_of_each_machine_once() -> None:
     machines = [one["machine"] for one in recorded()]
-    assert machines and all(machines.count(one) == 1 for one in machines)
+    assert machines
+    assert all(machines.count(one) == 1 for one in machines)
     for one in recorded():
         assert set(one["policies"]) == {"grpo", "dyjr", "echorl", "erpd"}
         assert set(one["machine"]) == set(machine())
