@@ -1,9 +1,9 @@
 """Golden policies: four short runs end with the bytes that they have always ended with.
 
 ``golden.json`` holds digests for each machine that they were recorded on: another processor or another
-torch may round differently, and there the test says so and is skipped. ``python -m
-tests.flows.test_golden`` records those of the machine that it runs on. A change that is meant to move numbers does so, takes the other machines'
-out (their runs would end otherwise too) and tells of it in CHANGELOG.md.
+torch may round differently, and there the test says so and is skipped. ``-m tests.flows.test_golden``
+records those of the machine that it runs on. A change that is meant to move numbers does so, takes the
+other machines' out (their runs would end otherwise too) and tells of it in CHANGELOG.md.
 """
 
 from __future__ import annotations
