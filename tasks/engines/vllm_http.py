@@ -215,7 +215,7 @@ class ServerClient:
 
     @contextmanager
     def _form(self, path: str) -> Iterator[None]:
-        """Inside the block what does not stand in an answer of the server's, or is no number, is its fault."""
+        """Inside the block what an answer of the server's lacks, or is no number in it, is its fault."""
         try:
             yield
         except (LookupError, TypeError, ValueError) as error:

@@ -211,7 +211,7 @@ def test_what_no_resolver_takes_is_refused(tmp_path: Path, host: str) -> None:
         with pytest.raises(ValueError, match="has no valid host name"):
             Engine(name="server", servers=(address,))
         (tmp_path / "list").write_text(f"{address}\n")
-        with pytest.raises(BadInput, match="list, line 1: .* has no valid host name"):
+        with pytest.raises(BadInput, match=r"list, line 1: .* has no valid host name"):
             roster.check(Engine(name="server", servers_file=str(tmp_path / "list")))
 
 

@@ -1,4 +1,4 @@
-"""Something that answers, and not as vLLM does: it counts as lost, in one line, and the others do its work."""
+"""What answers, but not as vLLM does: it counts as lost, in one line, and the others do its work."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_longer_answer_than_was_asked_for_is_refused(world: World) -> None:
         return content
 
     world.servers[0].lie = longer
-    with pytest.raises(EngineFailure, match="with 12 tokens.* expected at most 8 tokens"):
+    with pytest.raises(EngineFailure, match=r"with 12 tokens.* expected at most 8 tokens"):
         engine.generate(requests(), SAMPLING)
 
 
