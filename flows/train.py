@@ -17,7 +17,7 @@ from flows.execution.live_report import LiveReport
 from flows.execution.overlap import overlaps
 from flows.execution.ray_cluster import RayCluster, require_ray
 from flows.execution.runner import Runner, spelled
-from flows.execution.validation import chosen, run_name
+from flows.execution.validation import busy, chosen, run_name
 from flows.execution.watch import Watch, local_start
 from flows.prefect_assets import at_path
 from flows.prefect_hooks import Keeping, RunName, Setting, gpu_slot, tell_failure
@@ -88,8 +88,7 @@ def watch_of_run() -> Watch:
 def _trained(name: str, params: Params, command: str) -> dict[str, Any]:
     root, shards, stages = workspace(), params.rollout.shards, plan(params)
     store = Store(root)
-    busy = f"run {name}: another process is at it; wait for it, or choose another --name"
-    with store.lock(f"run-{name}", busy), Context(scratch=store.scratch(f"run-{name}")) as context:
+    with store.lock(f"run-{name}", busy(name)), Context(scratch=store.scratch(f"run-{name}")) as context:
         if shards > 1:
             context.cluster = context.keep(("cluster",), lambda: RayCluster(root, shards))
         watch = watch_of_run()

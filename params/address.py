@@ -77,6 +77,10 @@ def _address(given: str, expected: str = "expected http://HOST:PORT") -> str:
     if parts.path.strip("/") or parts.query or parts.fragment:
         raise ValueError(f"{given!r} goes on after the port; {expected}")
     try:
+        parts.hostname.encode("idna")
+    except UnicodeError:  # an empty label, or one of more than 63 letters, which no resolver takes
+        raise ValueError(f"{given!r} has no valid host name; {expected}") from None
+    try:
         port = parts.port
     except ValueError:
         raise ValueError(f"{given!r} has no valid port; {expected}") from None

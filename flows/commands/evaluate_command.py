@@ -15,7 +15,7 @@ from rich.table import Table
 from flows.environment import workspace
 from flows.execution import external
 from flows.execution.runner import Runner, run_directory, spelled
-from flows.execution.validation import run_name, settled
+from flows.execution.validation import busy, run_name, settled
 from flows.execution.watch import Watch
 from flows.process import output
 from flows.stage_table.rows.evaluation_sets import problems_name, scores_name
@@ -148,9 +148,8 @@ def _with_room(params: Params) -> Params:
 def _evaluated(name: str, model: str, params: Params, options: EvaluateOptions, watch: Watch) -> Evaluated:
     root, stages = workspace(), plan(params)
     store = Store(root)
-    busy = f"run {name}: another process is at it; wait for it, or choose another --name"
     command = spelled(["evaluate", "--model", model, "--sets", options.sets, *_spelled(options.settings)])
-    with store.lock(f"run-{name}", busy), Context(scratch=store.scratch(f"run-{name}")) as context:
+    with store.lock(f"run-{name}", busy(name)), Context(scratch=store.scratch(f"run-{name}")) as context:
         runner = Runner(root, name, params, context, watch, command)
         places = [problems_name(each) for each in params.evaluate.sets]  # first: what is wrong there is cheap
         round = 0

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from flows.environment import prepare_prefect, workspace
 from flows.process.own_server import own_server
+from tasks.artefacts.store import Store
 
 
 @dataclass(frozen=True)
@@ -26,13 +27,14 @@ class Words:
 def start(words: Words, as_json: bool, push: bool = False, publish: bool = False) -> None:
     """Check everything, then train; a line of verdict at the end, or JSON lines. Raises ``BadInput``."""
     from flows.execution.accepted_code import check_places
-    from flows.execution.validation import chosen, run_name
+    from flows.execution.validation import check_free, chosen, run_name
     from flows.stage_table.stages import plan
 
     presets = (words.model, words.task, words.method)
     changes = list(words.settings)
     params, name = chosen(*presets, changes), run_name(words.name, *presets)
     check_places(words.accept, plan(params))
+    check_free(Store(workspace()), name)  # before a server is started, and told of a run that failed
     prepare_prefect(workspace())
     server = own_server()
     from flows.commands.train_command import train_watched

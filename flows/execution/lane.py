@@ -58,7 +58,7 @@ class Lane:
         except ProcessFailure as failure:
             if self._given_up.is_set():
                 raise GivenUp(f"{stage}: given up") from None
-            raise StageFailure(str(failure)) from None
+            raise StageFailure(f"{stage} of round {job.round}: {failure}") from None
         measured: dict[str, float] = answer
         return measured
 

@@ -22,7 +22,7 @@ class Turn:
     ready: float
     """When the last of its inputs was done, on the caller's clock."""
     waited_for: str | None = None
-    """The place that had its resource meanwhile; None where it was free."""
+    """Of the places that had its resource meanwhile the one that had it longest; None where it was free."""
 
 
 class Schedule:
@@ -43,7 +43,9 @@ class Schedule:
         self._waiting: dict[Resource, list[int]] = {}
         self._ready: dict[str, float] = {}
         self._holder: dict[Resource, str] = {}
-        self._last: dict[Resource, str] = {}
+        self._began: dict[Resource, float] = {}
+        self._had: dict[Resource, list[tuple[str, float, float]]] = {}
+        """Who had it, from when to when."""
         self._places = list(self._nodes)
         self._left = len(self._nodes)
         self._opened = False
@@ -70,10 +72,9 @@ class Schedule:
             if waiting and resource not in self._holder:
                 place = self._places[heapq.heappop(waiting)]
                 self._holder[resource] = place
+                self._began[resource] = now
                 since = self._ready.pop(place)
-                found.append(
-                    Turn(self._nodes[place], since, self._last.get(resource) if since < now else None)
-                )
+                found.append(Turn(self._nodes[place], since, self._waited_for(resource, since)))
         return sorted(found, key=lambda turn: self._order[turn.node.place])
 
     def end(self, place: str, now: float) -> None:
@@ -82,12 +83,21 @@ class Schedule:
         if self._holder.get(resource) != place:
             raise ValueError(f"{place} has not begun")
         del self._holder[resource]
-        self._last[resource] = place
+        self._had.setdefault(resource, []).append((place, self._began[resource], now))
         self._left -= 1
         for reader in self._readers[place]:
             self._missing[reader].discard(place)
             if not self._missing[reader]:
                 self._wait(reader, now)
+
+    def _waited_for(self, resource: Resource, since: float) -> str | None:
+        longest, found = 0.0, None
+        for place, began, ended in reversed(self._had.get(resource, ())):
+            if ended <= since:
+                break
+            if ended - max(began, since) > longest:
+                longest, found = ended - max(began, since), place
+        return found
 
     def _wait(self, place: str, now: float) -> None:
         heapq.heappush(self._waiting.setdefault(self._nodes[place].stage.resource, []), self._order[place])

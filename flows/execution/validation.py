@@ -17,6 +17,7 @@ from params.load import compose
 from params.method import Method
 from params.reward import several
 from params.schema import Params
+from tasks.artefacts.store import Store
 from tasks.core import few_bits
 from tasks.core.device import check_device, check_placement
 from tasks.engines import roster, selection
@@ -185,6 +186,17 @@ def chosen(model: str, task: str, method: str, settings: Sequence[str]) -> Param
     check_disk(params)
     look(params)
     return params
+
+
+def busy(name: str) -> str:
+    """What is said of a run that another process is at."""
+    return f"run {name}: another process is at it; wait for it, or choose another --name"
+
+
+def check_free(store: Store, name: str) -> None:
+    """Raises ``BadInput`` where another process is at the run of that name."""
+    if holder := store.holder(f"run-{name}"):
+        raise BadInput(f"{busy(name)} (process {holder})")
 
 
 def run_name(name: str | None, model: str, task: str, method: str) -> str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
 
 from flows.planner.plan import PlanOptions
 from params.base import BadInput
 
+LEAST, MOST = 1e-9, 1e9
+"""Between which a number must be, where it is not 0: beyond, sums end in infinities and loops in none."""
+_WITHIN = f", within {LEAST:g} and {MOST:g}"
+MOST_LOSSES = 1e6
+"""Of one server in an hour: each is simulated, through stages that do not sample, too."""
 USUAL = {"model": "smollm2-135m", "task": "arithmetic", "method": "grpo", "gpus": 0}
 """The plan's own options where nothing is said."""
 
@@ -53,6 +57,8 @@ class SimulateOptions:
             raise BadInput("--server-speeds: a server without speed; expected numbers above 0")
         self._once("step_seconds", "tokens_per_second")
         self._once("update_seconds", "learned_tokens_per_second")
+        if self.losses_per_hour > MOST_LOSSES:
+            raise BadInput(f"--losses-per-hour {self.losses_per_hour:g}: expected at most {MOST_LOSSES:g}")
         if self.step_seconds and not sum(self.step_seconds):
             raise BadInput("--step-seconds: a step of no time; expected one part above 0")
         if self.lengths and self.lengths[0] < 1:
@@ -64,10 +70,13 @@ class SimulateOptions:
 
     def _number(self, name: str, above: bool) -> None:
         value = getattr(self, name)
-        if value is not None and not (math.isfinite(value) and (value > 0 if above else value >= 0)):
-            raise BadInput(
-                f"{spelled(name)} {value:g}: expected a number {'above 0' if above else 'of 0 or more'}"
-            )
+        if value is not None and not (_bearable(value) and (value or not above)):
+            kind = "above 0" if above else "of 0 or more"
+            raise BadInput(f"{spelled(name)} {value:g}: expected a number {kind}{_WITHIN}")
+
+
+def _bearable(value: float) -> bool:
+    return value == 0 or LEAST <= value <= MOST
 
 
 def spelled(name: str) -> str:
@@ -83,8 +92,8 @@ def numbers(option: str, text: str | None, count: int | None = None) -> tuple[fl
         found = tuple(float(part) for part in text.split(","))
     except ValueError:
         found = ()
-    if not found or (count and len(found) != count) or not all(0 <= each < math.inf for each in found):
+    if not found or (count and len(found) != count) or not all(map(_bearable, found)):
         raise BadInput(
-            f"{option} {text}: expected {count or 'some'} numbers of 0 or more with commas between"
+            f"{option} {text}: expected {count or 'some'} numbers of 0 or more with commas between{_WITHIN}"
         )
     return found

@@ -6,8 +6,10 @@ it; new weights, the prefix cache and that name go through the routes of vLLM's 
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from tasks.engines.weights_sender import Sender
 
 UNNAMED = "default"
 """What vLLM calls weights that nobody named: those it started with."""
+GENERATE = "/inference/v1/generate"
 HOW = "expected a server as `ostinato engine serve` starts it"
 FORGET_SECONDS = 10.0
 
@@ -44,7 +47,9 @@ class ServerClient:
 
     def holds(self) -> str:
         """The name of the weights that it holds."""
-        return str(self._client.get("/weight_info", self._health)["weight_version"])
+        said = self._client.get("/weight_info", self._health)
+        with self._form("/weight_info"):
+            return str(said["weight_version"])
 
     def hello(self) -> dict[str, Any]:
         """How it was started: ``dtype``, ``logprobs_mode``, ``max_model_len``, ``max_logprobs``, ``lora``."""
@@ -77,7 +82,7 @@ class ServerClient:
     def forget(self) -> None:
         """Drop what the prefix cache holds: it decides how sums are rounded."""
         until = time.monotonic() + FORGET_SECONDS
-        while not self._development("/reset_prefix_cache", {})["success"]:
+        while not self._emptied():
             if time.monotonic() > until:
                 raise Lost(f"{self.address}: busy with somebody else's requests")
             time.sleep(0.1)
@@ -88,8 +93,9 @@ class ServerClient:
         found: list[float] = []
         for prompt, response in zip(prompts, responses, strict=True):
             answer = self._generate([*prompt, *response], {"max_tokens": 1, "prompt_logprobs": 0})
-            entries = answer["prompt_logprobs"][len(prompt) :]
-            found += [entry[str(t)]["logprob"] for t, entry in zip(response, entries, strict=True)]
+            with self._form(GENERATE):
+                entries = answer["prompt_logprobs"][len(prompt) :]
+                found += [float(entry[str(t)]["logprob"]) for t, entry in zip(response, entries, strict=True)]
         return found
 
     def sample(
@@ -110,29 +116,19 @@ class ServerClient:
             },
             number,
         )
-        choice = answer["choices"][0]
-        self._check_weights(choice["weight_versions"], weights)
-        places = choice["logprobs"]["content"]
-        likely = [
-            (entry["token_id"], entry["logprob"])
-            for place in places
-            for entry in sorted(place["top_logprobs"], key=lambda entry: int(entry["rank"]))
-            if entry["rank"] <= sampling.top
-        ]
-        made = Response(
-            token_ids=tuple(choice["token_ids"]),
-            logp=tuple(place["logprob"] for place in places),
-            finish_reason=choice["finish_reason"],
-            top_ids=tuple(token for token, _ in likely),
-            top_logp=tuple(logp for _, logp in likely),
-        )
+        with self._form(GENERATE):
+            choice = answer["choices"][0]
+            self._check_weights(choice["weight_versions"], weights)
+            made = _response(choice, sampling.top)
         if made.finish_reason == "abort":
             raise Lost(f"{self.address}: gave a response up")
-        if made.finish_reason not in ("stop", "length") or not made.complete(sampling):
+        whole = made.complete(sampling) and len(made.token_ids) <= request.most(sampling)
+        if made.finish_reason not in ("stop", "length") or not whole:
             raise EngineFailure(
                 f"server {self.address}: a response ended by {made.finish_reason} with {len(made.token_ids)} "
                 f"tokens, {len(made.logp)} log-probabilities and {len(made.top_ids)} of likely tokens, "
-                f"{sampling.top} a token"
+                f"{sampling.top} a token; expected at most {request.most(sampling)} tokens with as many "
+                "log-probabilities"
             )
         return made
 
@@ -146,10 +142,10 @@ class ServerClient:
         if self._adapter is not None:
             body["model"] = self._adapter
         try:
-            return self._client.post("/inference/v1/generate", body, self._reply, number)
+            return self._client.post(GENERATE, body, self._reply, number)
         except Refused as refusal:
             if refusal.status in (403, 404) and self._adapter is None:
-                raise _unlike(self.address, "/inference/v1/generate", "--enable-scale-out") from refusal
+                raise _unlike(self.address, GENERATE, "--enable-scale-out") from refusal
             raise
 
     def _check_weights(self, spans: list[dict[str, Any]] | None, weights: str) -> None:
@@ -209,7 +205,24 @@ class ServerClient:
                     "engine.weights_folder names, or engine.weights=http"
                 ) from lost
             raise
-        return said["results"][0]
+        with self._form("/collective_rpc"):
+            return said["results"][0]
+
+    def _emptied(self) -> bool:
+        said = self._development("/reset_prefix_cache", {})
+        with self._form("/reset_prefix_cache"):
+            return bool(said["success"])
+
+    @contextmanager
+    def _form(self, path: str) -> Iterator[None]:
+        """Inside the block what an answer of the server's lacks, or is no number in it, is its fault."""
+        try:
+            yield
+        except (LookupError, TypeError, ValueError) as error:
+            raise Lost(
+                f"{self.address}: {path} answered in another form than vLLM's "
+                f"({type(error).__name__}: {error}); {HOW}"
+            ) from None
 
     def _development(
         self,
@@ -228,3 +241,24 @@ class ServerClient:
 
 def _unlike(address: str, what: str, flag: str) -> EngineFailure:
     return EngineFailure(f"server {address}: has no {what}; {HOW}, with {flag}")
+
+
+def _response(choice: dict[str, Any], top: int) -> Response:
+    """One of an answer's choices, with the ``top`` likeliest tokens of each place."""
+    places = choice["logprobs"]["content"]
+    logp = tuple(float(place["logprob"]) for place in places)
+    if not all(map(math.isfinite, logp)):
+        raise ValueError(f"log-probabilities {logp[:4]}, not all of them numbers")
+    likely = [
+        (int(entry["token_id"]), float(entry["logprob"]))
+        for place in places
+        for entry in sorted(place["top_logprobs"], key=lambda entry: int(entry["rank"]))
+        if entry["rank"] <= top
+    ]
+    return Response(
+        token_ids=tuple(map(int, choice["token_ids"])),
+        logp=logp,
+        finish_reason=choice["finish_reason"],
+        top_ids=tuple(token for token, _ in likely),
+        top_logp=tuple(logp for _, logp in likely),
+    )

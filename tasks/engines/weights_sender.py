@@ -44,7 +44,10 @@ class Sender:
         parcel = self._parcel(folder, name)
         for _ in range(TRIES):
             told = [{"name": file.name, "size": file.size, "sha256": file.digest} for file in parcel.files]
-            missing = client.post(ROUTE, {"files": told}, seconds)["missing"]
+            answer = client.post(ROUTE, {"files": told}, seconds)
+            missing = answer.get("missing") if isinstance(answer, dict) else None
+            if not isinstance(missing, dict):
+                raise Lost(f"{client.address}: {ROUTE} answered without the bytes that are missing")
             try:
                 for file in parcel.files:
                     if file.name in missing:

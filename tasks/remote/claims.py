@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 
+from params.store import LONGEST_LEASE
 from tasks.remote.conditional import Conditional
 from tasks.remote.errors import RemoteTrouble
 
@@ -68,9 +69,10 @@ class Said:
         """What was written; None where it is no claim."""
         try:
             found = json.loads(data)
-            return cls(**{**found, "owner": Owner(**found["owner"]), "lease": float(found["lease"])})
+            said = cls(**{**found, "owner": Owner(**found["owner"]), "lease": float(found["lease"])})
         except (ValueError, TypeError, KeyError):
             return None
+        return said if 0 < said.lease <= LONGEST_LEASE else None
 
 
 class Claim:

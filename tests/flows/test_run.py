@@ -57,5 +57,6 @@ def test_two_runs_of_one_name_do_not_collide(copied: Workspace) -> None:
         refused = copied.call("run", "--name", "it", "--model", "nano", "--engine", "transformers", code=2)
         assert "run it: another process is at it" in refused.stderr
         assert str(process.pid) in refused.stderr
+        assert refused.stderr.count("\n") == 1  # nothing was started that has to end, and says so
     finally:
         kill_tree(process)

@@ -74,10 +74,6 @@ def timeline_figure(data: RunData) -> Figure | None:
     )
 
 
-def _beside(step: Step, after: Step) -> bool:
-    return step.role.resource != after.role.resource and _begin(after) < step.elapsed
-
-
 def _begin(step: Step) -> float:
     return step.elapsed - step.seconds
 

@@ -40,6 +40,8 @@ class Server:
         self.fault: Callable[[str, int], str | None] = lambda path, count: None
         """``fault(path, how often asked)``: ``reset``, ``hang``, a status such as ``503``, ``stale``, or
         ``harm`` for a byte of what was sent."""
+        self.lie: Callable[[str, Any], Any] = lambda path, content: content
+        """``lie(path, what is right)``: what it answers instead."""
         self.shelf = shelf
         """A folder for weights that are sent to it; ``None``: it reads those of others."""
         self.adapters: list[str] = []
@@ -119,6 +121,7 @@ class Server:
                 status, content = self._serve(line.path, json.loads(body or b"{}"), fault == "stale")
         if self._stopped.is_set():
             return
+        content = self.lie(line.path, content)
         data = (content if isinstance(content, str) else json.dumps(content)).encode()
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             line.send_response(status)

@@ -205,6 +205,16 @@ def test_a_run_does_not_start_with_a_list_that_cannot_be_read(
     assert caught.value.exit_code == 2
 
 
+@pytest.mark.parametrize("host", ["a..b", "x" * 64 + ".example"])
+def test_what_no_resolver_takes_is_refused(tmp_path: Path, host: str) -> None:
+    for address in (f"http://{host}:80", f"dns://{host}:80"):
+        with pytest.raises(ValueError, match="has no valid host name"):
+            Engine(name="server", servers=(address,))
+        (tmp_path / "list").write_text(f"{address}\n")
+        with pytest.raises(BadInput, match=r"list, line 1: .* has no valid host name"):
+            roster.check(Engine(name="server", servers_file=str(tmp_path / "list")))
+
+
 def test_a_name_stands_for_every_address_that_it_resolves_to(
     world: Listed, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

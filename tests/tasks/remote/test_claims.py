@@ -149,9 +149,13 @@ def test_the_workspace_that_held_it_has_it_again_at_once() -> None:
     assert after.take() is not None
 
 
-def test_what_is_no_claim_lapses_too() -> None:
+ENDLESS = '{"owner": {"host": "h", "pid": 1, "workspace": "x"}, "token": "t", "lease": %s, "beat": 1}'
+
+
+@pytest.mark.parametrize("said", ["[]", ENDLESS % "NaN", ENDLESS % "Infinity", ENDLESS % "1e9"])
+def test_what_is_no_claim_lapses_too(said: str) -> None:
     world = World(random.Random(0))
-    world.create("claim", b"[]")
+    world.create("claim", said.encode())
     contest = Contest(world, "claim", Owner("here", 1, "w"), LEASE, world.clock)
     assert contest.look() == "somebody"
     world.now += LEASE
