@@ -1,0 +1,150 @@
+"""A process's connection to Ray: one that it starts for itself, or the cluster that ``RAY_ADDRESS`` names."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from params.base import BadInput
+from params.reward import several
+from params.schema import Params
+from params.user_code import search_path
+from tasks.core.errors import StageFailure
+from tasks.core.json_process import ROOT, last_words
+from tasks.engines.vllm_guard import KEY
+from tasks.rewards.contract import chosen_reward
+
+ADDRESS = "RAY_ADDRESS"
+
+
+class Gone(StageFailure):
+    """An actor is no more: it was killed, or its node died."""
+
+
+class Session:
+    """Made by ``open_session``."""
+
+    def __init__(self, own: bool, token: dict[str, str], root: Path, env: dict[str, str], log: Path) -> None:
+        self.own = own
+        """Whether it ends with this process: it is on this machine alone."""
+        self._token, self._root, self._env, self._log = token, root, env, log
+        import ray
+
+        self._ray = ray
+        self._gpus = int(bool(ray.cluster_resources().get("GPU")))
+        self.wanted = "a free GPU and CPU" if self._gpus else "a free CPU"
+        """By an actor, in words."""
+
+    def nodes(self) -> int:
+        """How many are alive."""
+        return max(1, sum(node["Alive"] for node in self._ray.nodes()))
+
+    def actor(self, kind: type) -> Any:
+        """One that is placed as far from the others as there are nodes."""
+        options = {"num_cpus": 1, "num_gpus": self._gpus, "scheduling_strategy": "SPREAD"}
+        return self._ray.remote(kind).options(**options).remote()
+
+    def opening(self, handle: Any) -> Any:
+        """What an actor will answer once it is up: see ``ray_actors.Actor.open``."""
+        return handle.open.remote(str(self._root), self._token, self._env)
+
+    def ready(self, asked: Sequence[Any], seconds: float, all: bool = False) -> list[Any]:
+        """What of ``asked`` has an answer within ``seconds``: as soon as there is one, or ``all``."""
+        if not asked:
+            return []
+        wanted = len(asked) if all else 1
+        found, _ = self._ray.wait(list(asked), num_returns=wanted, timeout=seconds)
+        return list(found)
+
+    def result(self, answer: Any) -> Any:
+        """An answer that is there. Raises ``Gone``, and ``StageFailure`` for what has no other word."""
+        errors = self._ray.exceptions
+        try:
+            return self._ray.get(answer)
+        except errors.RayTaskError as error:
+            text = str(error)
+            self._log.parent.mkdir(parents=True, exist_ok=True)
+            with self._log.open("a") as log:
+                log.write(f"{text}\n")
+            raise StageFailure(f"rollout: a shard failed: {last_words(text)} (log: {self._log})") from None
+        except (
+            errors.RayActorError,
+            errors.WorkerCrashedError,
+            errors.NodeDiedError,
+            errors.OutOfMemoryError,
+            errors.ObjectLostError,
+        ) as error:
+            raise Gone(" ".join(str(error).split())[:300]) from None
+        except errors.RayError as error:
+            raise StageFailure(f"Ray: {' '.join(str(error).split())[:300]}") from None
+
+    def kill(self, handle: Any) -> None:
+        """End an actor now."""
+        self._ray.kill(handle)
+
+    def close(self) -> None:
+        """End it, or leave the cluster."""
+        self._ray.shutdown()
+        Path(self._token["path"]).unlink(missing_ok=True)
+
+
+def open_session(params: Params, root: Path, scratch: Path, count: int) -> Session:
+    """Connect. ``root``: the workspace; ``scratch``: a folder in it that is this run's; ``count``: actors that
+    a Ray of the run's own must have room for. Raises ``BadInput`` where no Ray answers."""
+    token = {"path": str(scratch / "ray-token"), "text": secrets.token_hex(16)}
+    Path(token["path"]).write_text(token["text"])
+    log = root / ".ostinato" / "logs" / f"{scratch.name.removeprefix('run-')}.shards.log"
+    own = os.environ.get(ADDRESS, "local") in ("", "local")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    settings: dict[str, Any] = {
+        "include_dashboard": False,
+        "num_cpus": count,
+        "_node_ip_address": "127.0.0.1",
+    }
+    if own:
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # every listener on the loopback
+    import ray
+    from ray.job_config import JobConfig
+
+    path = [str(ROOT), *search_path()]
+    try:
+        with _same_signals():
+            ray.init(
+                "local" if own else os.environ[ADDRESS],
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                job_config=JobConfig(_py_driver_sys_path=path),
+                **settings,
+            )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = "Ray" if own else f"{ADDRESS}={os.environ[ADDRESS]}"
+        raise BadInput(
+            f"{where}: cannot be used ({' '.join(str(error).split())[:200]}); expected a Ray of this version "
+            "with a node on this machine"
+        ) from None
+    env = {**keys(params), "PYTHONPATH": os.pathsep.join(path)}
+    return Session(own, token, root, env, log)
+
+
+def keys(params: Params) -> dict[str, str]:
+    """What a run's actors must know of this process's environment: keys of servers that they talk to."""
+    judged = [params.task.reward, *(task.reward for task in params.tasks.values())]
+    judged += [given.reward for given in params.evaluate.sets.values()]
+    configs = [chosen_reward(choice, "task.reward")[1] for each in judged for choice in several(each)]
+    names = [KEY, *(getattr(config, "key_from", KEY) for config in configs)]
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+@contextmanager
+def _same_signals() -> Iterator[None]:
+    """Ray takes SIGTERM for itself, where it can; who had it before gets it back."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if signal.getsignal(signal.SIGTERM) is not before:
+        signal.signal(signal.SIGTERM, before)
