@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from tasks.engines.vllm_guard import KEY
 from tasks.rewards.contract import chosen_reward
 
 ADDRESS = "RAY_ADDRESS"
+ANSWER_SECONDS = 10.0
 
 
 class Gone(StageFailure):
@@ -95,19 +97,18 @@ class Session:
 
 
 def open_session(params: Params, root: Path, scratch: Path, count: int) -> Session:
-    """Connect. ``root``: the workspace; ``scratch``: a folder in it that is this run's; ``count``: actors that
-    a Ray of the run's own must have room for. Raises ``BadInput`` where no Ray answers."""
+    """Connect. ``root``: the workspace; ``scratch``: a folder in it that is this run's; ``count``: actors
+    that a Ray of the run's own must have room for. Raises ``BadInput`` where no Ray answers."""
     token = {"path": str(scratch / "ray-token"), "text": secrets.token_hex(16)}
     Path(token["path"]).write_text(token["text"])
     log = root / ".ostinato" / "logs" / f"{scratch.name.removeprefix('run-')}.shards.log"
-    own = os.environ.get(ADDRESS, "local") in ("", "local")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    settings: dict[str, Any] = {
-        "include_dashboard": False,
-        "num_cpus": count,
-        "_node_ip_address": "127.0.0.1",
-    }
+    address = os.environ.get(ADDRESS) or "local"
+    own = address == "local"
+    settings: dict[str, Any] = {}
     if own:
+        settings |= {"num_cpus": count, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if own or _answers(address).startswith("127."):
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # every listener on the loopback
     import ray
     from ray.job_config import JobConfig
@@ -116,20 +117,33 @@ def open_session(params: Params, root: Path, scratch: Path, count: int) -> Sessi
     try:
         with _same_signals():
             ray.init(
-                "local" if own else os.environ[ADDRESS],
+                address,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 job_config=JobConfig(_py_driver_sys_path=path),
                 **settings,
             )
     except (ConnectionError, RuntimeError, ValueError) as error:
-        where = "Ray" if own else f"{ADDRESS}={os.environ[ADDRESS]}"
+        where = "Ray" if own else f"{ADDRESS}={address}"
         raise BadInput(
             f"{where}: cannot be used ({' '.join(str(error).split())[:200]}); expected a Ray of this version "
             "with a node on this machine"
         ) from None
     env = {**keys(params), "PYTHONPATH": os.pathsep.join(path)}
     return Session(own, token, root, env, log)
+
+
+def _answers(address: str) -> str:
+    """The IP address of a cluster ``HOST:PORT``, which Ray itself would try for minutes; else nothing. Raises
+    ``BadInput`` where nobody listens there."""
+    host, _, port = address.rpartition(":")
+    if not port.isdigit() or "/" in host:
+        return ""  # such as auto
+    try:
+        with socket.create_connection((host, int(port)), ANSWER_SECONDS) as probe:
+            return str(probe.getpeername()[0])
+    except OSError as error:
+        raise BadInput(f"{ADDRESS}={address}: no Ray answers ({error}); start one, or unset it") from None
 
 
 def keys(params: Params) -> dict[str, str]:

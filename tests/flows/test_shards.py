@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import json
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -33,7 +36,7 @@ def samplers(parent: int) -> list[psutil.Process]:
     """The Ray workers of this run that sample."""
     found = []
     for one in psutil.Process(parent).children(recursive=True):
-        with suppress(psutil.NoSuchProcess):  # they come and go; a zombie counts as gone
+        with contextlib.suppress(psutil.NoSuchProcess):  # they come and go; a zombie counts as gone
             if "ray::ShardActor.make" in " ".join(one.cmdline()):
                 found.append(one)
     return found
@@ -94,6 +97,70 @@ def test_episodes_in_shards_are_the_same(empty: Workspace, tmp_path: Path, short
     alone = rows(empty, "alone")
     assert pc.any(pc.greater(pc.list_value_length(alone["turn_rewards"]), 1)).as_py()
     same(alone, rows(empty, "it"))
+
+
+@contextlib.contextmanager
+def two_nodes(workspace: Workspace, short: str, *more: str) -> Iterator[list[int]]:
+    """Ray nodes with a CPU each, which runs of the workspace join; the processes of their raylets."""
+    pytest.importorskip("ray")
+    workspace.environment |= {"RAY_TMPDIR": short}
+    nodes = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("ray_nodes.py")), *more],
+        env=workspace.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert nodes.stdout is not None
+    try:
+        line = nodes.stdout.readline()
+        if not line:
+            pytest.skip("no such nodes can be made here")
+        said = json.loads(line)
+        workspace.environment |= {"RAY_ADDRESS": said["address"]}
+        yield said["raylets"]
+    finally:
+        kill_tree(nodes)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_a_node_that_dies_costs_time_and_nothing_else(empty: Workspace, tmp_path: Path, short: str) -> None:
+    empty.call("run", "--name", "alone", *NANO, "--set", "rounds=1")
+    for path in (empty.root / "artefacts").glob("rollout-*"):
+        path.rename(tmp_path / path.name)
+    with two_nodes(empty, short) as raylets:
+        process = empty.start("run", "--name", "it", "--json", *NANO, *SHARDS)
+        try:
+            held = wait_for(lambda: [one for one in raylets if samplers(one)], 2, process)
+            os.kill(held[1], signal.SIGKILL)
+            out, err = process.communicate(timeout=400)
+        finally:
+            kill_tree(process)
+    assert process.returncode == 0, err
+    assert outcomes(events(out))["round-01/rollout"] == "made"
+    same(rows(empty, "alone"), rows(empty, "it"))
+    assert not list((empty.root / "artefacts").glob("shard-*"))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_a_node_that_does_not_see_the_workspace_is_named(empty: Workspace, short: str) -> None:
+    with two_nodes(empty, short, "--unshared", str(empty.root)):
+        ended = empty.call("run", "--name", "it", *NANO, *SHARDS, code=2)
+    said = ended.stderr.strip().splitlines()
+    assert len(said) == 1
+    assert "does not see the workspace" in said[0]
+    assert not list((empty.root / "artefacts").glob("shard-*"))
+
+
+def wait_for(found: Callable[[], list[int]], count: int, process: subprocess.Popen[str]) -> list[int]:
+    """What is ``found`` once it is so many; the process still runs."""
+    while len(now := found()) < count:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+    return now
 
 
 def same(alone: pa.Table, sharded: pa.Table) -> None:
