@@ -106,7 +106,7 @@ class RayCluster:
             self._start(session)
 
     def _start(self, session: ray_session.Session) -> None:
-        one = Member(session.actor(ShardActor), self._scratch / f"shard-{next(self._numbers)}")
+        one = Member(session.actor(ShardActor), session.folder / f"shard-{next(self._numbers)}")
         self._starting[session.opening(one.handle)] = one
 
     def _deal(self, index: int, shard: Mapping[str, Any]) -> None:

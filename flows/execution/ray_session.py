@@ -10,6 +10,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 from params.base import BadInput
@@ -32,10 +33,14 @@ class Gone(StageFailure):
 class Session:
     """Made by ``open_session``."""
 
-    def __init__(self, own: bool, token: dict[str, str], root: Path, env: dict[str, str], log: Path) -> None:
+    def __init__(self, own: bool, folder: Path, root: Path, env: dict[str, str], log: Path) -> None:
         self.own = own
         """Whether it ends with this process: it is on this machine alone."""
-        self._token, self._root, self._env, self._log = token, root, env, log
+        self.folder = folder
+        """Of files that nobody needs after it."""
+        self._root, self._env, self._log = root, env, log
+        self._token = {"path": str(folder / "token"), "text": secrets.token_hex(16)}
+        Path(self._token["path"]).write_text(self._token["text"])
         import ray
 
         self._ray = ray
@@ -93,14 +98,11 @@ class Session:
     def close(self) -> None:
         """End it, or leave the cluster."""
         self._ray.shutdown()
-        Path(self._token["path"]).unlink(missing_ok=True)
 
 
 def open_session(params: Params, root: Path, scratch: Path, count: int) -> Session:
     """Connect. ``root``: the workspace; ``scratch``: a folder in it that is this run's; ``count``: actors
     that a Ray of the run's own must have room for. Raises ``BadInput`` where no Ray answers."""
-    token = {"path": str(scratch / "ray-token"), "text": secrets.token_hex(16)}
-    Path(token["path"]).write_text(token["text"])
     log = root / ".ostinato" / "logs" / f"{scratch.name.removeprefix('run-')}.shards.log"
     address = os.environ.get(ADDRESS) or "local"
     own = address == "local"
@@ -130,7 +132,7 @@ def open_session(params: Params, root: Path, scratch: Path, count: int) -> Sessi
             "with a node on this machine"
         ) from None
     env = {**keys(params), "PYTHONPATH": os.pathsep.join(path)}
-    return Session(own, token, root, env, log)
+    return Session(own, Path(mkdtemp(prefix="ray-", dir=scratch)), root, env, log)
 
 
 def _answers(address: str) -> str:

@@ -28,8 +28,9 @@ from tests.flows.conftest import NANO, Workspace, events, kill_tree, outcomes
 SHARDS = ["--set", "rollout.shards=2", "--set", "rounds=1"]
 
 
-def rows(workspace: Workspace, name: str) -> pa.Table:
-    return read_table(workspace.root / "runs" / name / "round-01" / "rollout" / "rollouts.parquet")
+def rows(workspace: Workspace, name: str, round: int = 1) -> pa.Table:
+    place = workspace.root / "runs" / name / f"round-{round:02}" / "rollout"
+    return read_table(place / "rollouts.parquet")
 
 
 def samplers(parent: int) -> list[psutil.Process]:
@@ -97,6 +98,24 @@ def test_episodes_in_shards_are_the_same(empty: Workspace, tmp_path: Path, short
     alone = rows(empty, "alone")
     assert pc.any(pc.greater(pc.list_value_length(alone["turn_rewards"]), 1)).as_py()
     same(alone, rows(empty, "it"))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_shards_of_the_next_round_are_sampled_beside_the_update(
+    empty: Workspace, tmp_path: Path, short: str
+) -> None:
+    pytest.importorskip("ray")
+    empty.environment |= {"RAY_TMPDIR": short}
+    lag = ("--set", "rollout.lag=1")  # so that the base model samples both rounds
+    empty.call("run", "--name", "alone", *NANO, *lag, "--set", "rollout.overlap=false")
+    for path in (empty.root / "artefacts").glob("rollout-*"):
+        path.rename(tmp_path / path.name)
+    said = events(empty.call("run", "--name", "it", "--json", *NANO, *lag, *SHARDS[:2]).stdout)
+    order = [(e["event"], e["place"]) for e in said if e["event"] in ("begin", "stage")]
+    assert order.index(("begin", "round-02/rollout")) < order.index(("stage", "round-01/update"))
+    for number in (1, 2):
+        same(rows(empty, "alone", number), rows(empty, "it", number))
 
 
 @contextlib.contextmanager
