@@ -19,6 +19,7 @@ from params.errors import OstinatoError
 
 if TYPE_CHECKING:
     from tasks.core.context import Context
+    from tasks.core.json_process import JsonProcess
 
 LOOK_SECONDS = 5.0
 """For a file that another node has just written to appear on a shared file system."""
@@ -35,7 +36,7 @@ class Actor:
         node = socket.gethostname()
         if not _sees(Path(token["path"]), token["text"]):
             return {
-                "bad_input": f"rollout.shards: node {node} does not see the workspace {root}; expected the "
+                "bad_input": f"Ray: node {node} does not see the workspace {root}; expected the "
                 "same files under the same path on every node of the Ray cluster"
             }
         return {"ok": node}
@@ -68,6 +69,19 @@ class ShardActor(Actor):
         """Close the engine, the model and the judge."""
         if self._context is not None:
             self._context.close()
+
+
+class RankActor(Actor):
+    """Holds the launcher of a further machine's ranks in updates; it ends with this process."""
+
+    _launcher: JsonProcess | None = None
+
+    def start(self, folder: str, machine: int) -> dict[str, str]:
+        """Start it: ``{"ok": folder}``."""
+        from tasks.update.ranks import join  # torch, after the environment
+
+        self._launcher = join(Path(folder), machine)
+        return {"ok": folder}
 
 
 def _sees(path: Path, text: str) -> bool:

@@ -1,9 +1,10 @@
-"""The shards of a rollout on Ray: an actor for each, over the nodes of a cluster, which stays for the run."""
+"""What a run has on the nodes of Ray: an actor for each shard of a rollout, and ranks of further machines."""
 
 from __future__ import annotations
 
 import importlib.util
 import math
+import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.execution import ray_session
-from flows.execution.ray_actors import ShardActor
+from flows.execution.ray_actors import RankActor, ShardActor
 from params.base import BadInput
 from params.schema import Params
 from tasks.core.errors import StageFailure
@@ -73,6 +74,16 @@ class RayCluster:
                 self._take(session, done, waiting, lost, made)
                 tell(len(made))
         return [made[index] for index in range(len(shards))]
+
+    def meeting(self) -> str:
+        """A free port of this node, by the address that the others know."""
+        host = self._opened().address()
+        with socket.create_server((host, 0)) as free:
+            return f"{host}:{free.getsockname()[1]}"
+
+    def place_ranks(self, folder: Path, machines: int) -> PlacedRanks:
+        """See ``tasks.core.context.Cluster``."""
+        return PlacedRanks(self._opened(), folder, machines - 1)
 
     def close(self) -> None:
         """End the actors, and Ray unless it was there before."""
@@ -148,14 +159,49 @@ class RayCluster:
                 raise StageFailure(text)
 
 
+class PlacedRanks:
+    """Launchers of an update's ranks on other nodes, until it is closed."""
+
+    def __init__(self, session: ray_session.Session, folder: Path, count: int) -> None:
+        """Start one on each of ``count`` nodes, for the update whose launchers meet in ``folder``."""
+        self._session = session
+        self._actors = session.actors_elsewhere(RankActor, count)
+        try:
+            self._all(f"{count} further nodes", [session.opening(one) for one in self._actors])
+            started = [one.start.remote(str(folder), n) for n, one in enumerate(self._actors, start=1)]
+            self._all("the launchers on them", started)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End them, and their ranks."""
+        for one in self._actors:
+            self._session.kill(one)
+
+    def _all(self, what: str, asked: list[Any]) -> None:
+        if len(self._session.ready(asked, START_SECONDS, all=True)) < len(asked):
+            raise StageFailure(f"update.placed_by: ray: {what} did not start within {START_SECONDS:g} s")
+        for answer in map(self._session.result, asked):
+            if "bad_input" in answer:
+                raise BadInput(answer["bad_input"])
+
+
 def require_ray(params: Params) -> None:
-    """Raises ``BadInput`` where the run wants Ray and it is not installed."""
-    if params.rollout.shards > 1 and importlib.util.find_spec("ray") is None:
+    """Raises ``BadInput`` where the run wants Ray and it is not installed, or no cluster where it wants one."""
+    placed = params.update.placed_by == "ray"
+    if params.rollout.shards == 1 and not placed:
+        return
+    if importlib.util.find_spec("ray") is None:
+        setting, usual = ("update.placed_by", "null") if placed else ("rollout.shards", "1")
         raise BadInput(
-            "rollout.shards: Ray is not installed; expected it to be, by pip install -e '.[ray]', or 1"
+            f"{setting}: Ray is not installed; expected it to be, by pip install -e '.[ray]', or {usual}"
         )
+    if placed and ray_session.own():
+        raise BadInput("update.placed_by: ray: a Ray of the run's own has one node; expected RAY_ADDRESS")
 
 
 def cluster_of(params: Params, workspace: Path, scratch: Path) -> RayCluster | None:
     """What a run's stages find as ``Context.cluster``; None where it uses no Ray."""
-    return RayCluster(workspace, scratch, params) if params.rollout.shards > 1 else None
+    wanted = params.rollout.shards > 1 or params.update.placed_by == "ray"
+    return RayCluster(workspace, scratch, params) if wanted else None

@@ -57,6 +57,25 @@ class Session:
         options = {"num_cpus": 1, "num_gpus": self._gpus, "scheduling_strategy": "SPREAD"}
         return self._ray.remote(kind).options(**options).remote()
 
+    def actors_elsewhere(self, kind: type, count: int) -> list[Any]:
+        """One on each of so many other nodes, beside what is there. Raises ``BadInput`` for too many."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        here = self._ray.get_runtime_context().get_node_id()
+        others = [node["NodeID"] for node in self._ray.nodes() if node["Alive"] and node["NodeID"] != here]
+        if len(others) < count:
+            raise BadInput(
+                f"update.machines: {count + 1}, but the Ray cluster has {len(others) + 1} nodes; expected at "
+                "most as many"
+            )
+        places = [NodeAffinitySchedulingStrategy(node, soft=False) for node in others[:count]]
+        make = self._ray.remote(kind).options
+        return [make(num_cpus=0, scheduling_strategy=place).remote() for place in places]
+
+    def address(self) -> str:
+        """Of this node, as the others know it."""
+        return str(self._ray.util.get_node_ip_address())
+
     def opening(self, handle: Any) -> Any:
         """What an actor will answer once it is up: see ``ray_actors.Actor.open``."""
         return handle.open.remote(str(self._root), self._token, self._env)
@@ -104,13 +123,12 @@ def open_session(params: Params, root: Path, scratch: Path, count: int) -> Sessi
     """Connect. ``root``: the workspace; ``scratch``: a folder in it that is this run's; ``count``: actors
     that a Ray of the run's own must have room for. Raises ``BadInput`` where no Ray answers."""
     log = root / ".ostinato" / "logs" / f"{scratch.name.removeprefix('run-')}.shards.log"
-    address = os.environ.get(ADDRESS) or "local"
-    own = address == "local"
+    address, alone = os.environ.get(ADDRESS) or "local", own()
     settings: dict[str, Any] = {}
-    if own:
+    if alone:
         settings |= {"num_cpus": count, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if own or _answers(address).startswith("127."):
+    if alone or _answers(address).startswith("127."):
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # every listener on the loopback
     import ray
     from ray.job_config import JobConfig
@@ -126,13 +144,18 @@ def open_session(params: Params, root: Path, scratch: Path, count: int) -> Sessi
                 **settings,
             )
     except (ConnectionError, RuntimeError, ValueError) as error:
-        where = "Ray" if own else f"{ADDRESS}={address}"
+        where = "Ray" if alone else f"{ADDRESS}={address}"
         raise BadInput(
             f"{where}: cannot be used ({' '.join(str(error).split())[:200]}); expected a Ray of this version "
             "with a node on this machine"
         ) from None
     env = {**keys(params), "PYTHONPATH": os.pathsep.join(path)}
-    return Session(own, Path(mkdtemp(prefix="ray-", dir=scratch)), root, env, log)
+    return Session(alone, Path(mkdtemp(prefix="ray-", dir=scratch)), root, env, log)
+
+
+def own() -> bool:
+    """Whether this process would start a Ray of its own."""
+    return (os.environ.get(ADDRESS) or "local") == "local"
 
 
 def _answers(address: str) -> str:

@@ -26,6 +26,13 @@ class Cluster(Protocol):
         """Sample and judge each shard, side by side; the paths of their artefacts, in their order. ``tell``
         hears how many are done. Raises ``BadInput`` and ``StageFailure``."""
 
+    def meeting(self) -> str:
+        """``HOST:PORT`` of this machine that the others reach."""
+
+    def place_ranks(self, folder: Path, machines: int) -> Closeable:
+        """Have the further ones of so many machines join the update whose launchers meet in ``folder``; to be
+        closed after it. Raises ``BadInput`` and ``StageFailure``."""
+
 
 class Shared(Protocol):
     """The artefacts of the run's workspace."""

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from flows.execution.ray_cluster import require_ray
+from flows.execution.ray_cluster import cluster_of, require_ray
 from params.base import BadInput
 from params.load import compose
 from tasks.artefacts.tables import read_table
@@ -56,6 +57,23 @@ def test_without_ray_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(BadInput, match=r"^rollout\.shards: Ray is not installed; .*-e '\.\[ray\]'"):
         require_ray(params)
     require_ray(compose("nano", "arithmetic", "grpo"))
+
+
+def test_ranks_are_placed_on_a_cluster_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    params = compose("nano", "arithmetic", "grpo", ["update.machines=2", "update.placed_by=ray"])
+    with pytest.raises(BadInput, match=r"^update\.placed_by: ray: .* has one node; expected RAY_ADDRESS"):
+        require_ray(params)
+
+
+def test_a_cluster_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    cluster = cluster_of(compose("nano", "arithmetic", "grpo", ["rollout.shards=2"]), tmp_path, tmp_path)
+    assert cluster is not None
+    with pytest.raises(BadInput, match=rf"^RAY_ADDRESS={address}: no Ray answers"):
+        cluster.each([{}, {}], lambda done: None)
 
 
 @pytest.mark.long
@@ -172,6 +190,23 @@ def test_a_node_that_does_not_see_the_workspace_is_named(empty: Workspace, short
     assert len(said) == 1
     assert "does not see the workspace" in said[0]
     assert not list((empty.root / "artefacts").glob("shard-*"))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_ray_places_the_ranks_of_another_machine(empty: Workspace, tmp_path: Path, short: str) -> None:
+    one = [*NANO, "--set", "rounds=1"]
+    empty.call("run", "--name", "alone", *one, "--set", "update.ranks=2", "--set", "threads=2")
+    made = (empty.root / "runs" / "alone" / "round-01" / "update").resolve()
+    there = made.rename(tmp_path / made.name)
+    placed = ["--set", "update.machines=2", "--set", "update.placed_by=ray"]
+    with two_nodes(empty, short):
+        said = events(empty.call("run", "--name", "it", "--json", *one, *placed).stdout)
+    assert outcomes(said)["round-01/update"] == "made"
+    weights = [path.relative_to(there) for path in there.rglob("*.safetensors")]
+    assert weights
+    for path in weights:
+        assert (there / path).read_bytes() == (made / path).read_bytes()
 
 
 def wait_for(found: Callable[[], list[int]], count: int, process: subprocess.Popen[str]) -> list[int]:
