@@ -188,7 +188,7 @@ class PlacedRanks:
 
 
 def require_ray(params: Params) -> None:
-    """Raises ``BadInput`` where the run wants Ray and it is not installed, or no cluster where it wants one."""
+    """Raises ``BadInput`` where the run wants Ray and it is not installed, or a cluster and there is none."""
     placed = params.update.placed_by == "ray"
     if params.rollout.shards == 1 and not placed:
         return
