@@ -8,7 +8,6 @@ import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -29,7 +28,7 @@ CLOSE_SECONDS = 5.0
 """For an actor's engine to end by itself."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Member:
     """An actor, under way or up."""
 
@@ -37,6 +36,8 @@ class Member:
     """Ray's."""
     scratch: Path
     """A folder of its own."""
+    up: bool = False
+    """Whether it has answered."""
 
 
 class RayCluster:
@@ -52,6 +53,8 @@ class RayCluster:
         self._starting: dict[Any, Member] = {}
         self._idle: list[Member] = []
         self._busy: dict[Any, tuple[Member, int]] = {}
+        self._stillborn = 0
+        """Actors in a row that have ended before they answered."""
 
     def each(self, shards: Sequence[Mapping[str, Any]], tell: Callable[[int], None]) -> list[str]:
         """The paths of the shards' artefacts, in their order; ``tell`` hears how many are done. Raises
@@ -110,6 +113,9 @@ class RayCluster:
 
     def _call_together(self, session: ray_session.Session) -> None:
         """Have as many actors as shards: those that are there, if they still answer, and new ones."""
+        for one, _ in self._busy.values():  # at what an error has left behind
+            session.kill(one.handle)
+        self._busy.clear()
         for one in self._idle:
             self._starting[session.opening(one.handle)] = one
         self._idle.clear()
@@ -138,16 +144,20 @@ class RayCluster:
         try:
             answer = session.result(done)
         except ray_session.Gone as gone:
-            which = -1 if index is None else index
-            lost[which] += 1
-            if lost[which] == ATTEMPTS:
-                raise StageFailure(f"rollout: a shard's process ended {ATTEMPTS} times: {gone}") from None
-            with suppress(ValueError):
-                session.kill(one.handle)
+            session.kill(one.handle)
             if index is not None:
                 waiting.appendleft(index)
+                lost[index] += 1
+                if lost[index] == ATTEMPTS:
+                    raise StageFailure(
+                        f"rollout: the process of a shard ended {ATTEMPTS} times: {gone}"
+                    ) from None
+            self._stillborn += not one.up
+            if self._stillborn == ATTEMPTS * self._count:
+                raise StageFailure(f"rollout.shards: no actor starts on the Ray cluster: {gone}") from None
             self._start(session)
             return
+        one.up, self._stillborn = True, 0
         self._idle.append(one)
         match answer:
             case {"ok": path}:

@@ -50,7 +50,7 @@ class Session:
 
     def nodes(self) -> int:
         """How many are alive."""
-        return max(1, sum(node["Alive"] for node in self._ray.nodes()))
+        return max(1, len([node for node in self._ray.nodes() if node["Alive"]]))
 
     def actor(self, kind: type) -> Any:
         """One that is placed as far from the others as there are nodes."""
@@ -69,7 +69,7 @@ class Session:
                 "most as many"
             )
         places = [NodeAffinitySchedulingStrategy(node, soft=False) for node in others[:count]]
-        make = self._ray.remote(kind).options
+        make: Any = self._ray.remote(kind).options
         return [make(num_cpus=0, scheduling_strategy=place).remote() for place in places]
 
     def address(self) -> str:
@@ -111,7 +111,7 @@ class Session:
             raise StageFailure(f"Ray: {' '.join(str(error).split())[:300]}") from None
 
     def kill(self, handle: Any) -> None:
-        """End an actor now."""
+        """End an actor now, if there is one."""
         self._ray.kill(handle)
 
     def close(self) -> None:
