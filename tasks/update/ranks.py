@@ -74,14 +74,14 @@ class Ranks:
         self._count = update.ranks * update.machines
         threads = max(1, (job.params.threads or os.cpu_count() or 1) // update.ranks)
         cluster = _cluster(job) if update.placed_by else None
-        meeting = update.meeting or (cluster and cluster.meeting())
+        meeting = update.meeting or (cluster.meeting() if cluster else None)
         group = {
             **update.model_dump(include={"ranks", "machines", "rank_timeout"}),
             "meeting": meeting,
             "threads": threads,
         }
         write_json(self._folder / GROUP, group)
-        self._placed = cluster and cluster.place_ranks(self._folder, update.machines)
+        self._placed = cluster.place_ranks(self._folder, update.machines) if cluster else None
         more = {VISIBLE: ",".join(named_gpus(update.gpus, "update.gpus"))} if update.gpus else {}
         command = [sys.executable, "-m", "tasks.update.rank_agent", str(os.getpid()), str(self._folder), "0"]
         env = {**launch_environment(meeting), **more}
