@@ -15,7 +15,7 @@ from flows.environment import workspace
 from flows.execution.earlier_run import keep_earlier
 from flows.execution.live_report import LiveReport
 from flows.execution.overlap import overlaps
-from flows.execution.ray_cluster import RayCluster, require_ray
+from flows.execution.ray_cluster import cluster_of, require_ray
 from flows.execution.runner import Runner, spelled
 from flows.execution.validation import busy, chosen, run_name
 from flows.execution.watch import Watch, local_start
@@ -86,11 +86,11 @@ def watch_of_run() -> Watch:
 
 
 def _trained(name: str, params: Params, command: str) -> dict[str, Any]:
-    root, shards, stages = workspace(), params.rollout.shards, plan(params)
+    root, stages = workspace(), plan(params)
     store = Store(root)
     with store.lock(f"run-{name}", busy(name)), Context(scratch=store.scratch(f"run-{name}")) as context:
-        if shards > 1:
-            context.cluster = context.keep(("cluster",), lambda: RayCluster(root, shards))
+        if cluster := cluster_of(params, root, context.scratch):
+            context.cluster = context.keep(("cluster",), lambda: cluster)
         watch = watch_of_run()
         if earlier := keep_earlier(root, name, params):
             watch.note(earlier)

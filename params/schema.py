@@ -129,7 +129,7 @@ class Rollout(Config):
     recorded: str | None = None
     """The name of a run whose rollouts are learned from, round by round, in place of new ones."""
     shards: Annotated[PositiveInt, Speed] = 1
-    """Ray workers over which the flow splits a round's problems, each with an engine of its own."""
+    """Ray actors over which the flow splits a round's problems, each with an engine of its own."""
 
     @model_validator(mode="after")
     def _can_overlap(self) -> Rollout:
@@ -137,8 +137,6 @@ class Rollout(Config):
             raise ValueError(
                 "rollout.overlap: a round waits for the one before; expected rollout.lag above 0"
             )
-        if self.overlap and self.shards > 1:
-            raise ValueError("rollout.overlap: shards have processes of their own; expected rollout.shards=1")
         return self
 
 

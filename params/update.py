@@ -63,7 +63,11 @@ class Update(Config):
     machines: Annotated[PositiveInt, Speed] = 1
     """Machines that share the update, with so many ranks each; they see the workspace under the same path."""
     meeting: Annotated[str | None, Speed] = None
-    """``HOST:PORT`` of the first machine, where the launchers of several meet; null: one machine."""
+    """``HOST:PORT`` of the first machine, where the launchers of several meet; null: one machine, or a free
+    port where ``placed_by`` says who knows it."""
+    placed_by: Annotated[Literal["ray"] | None, Speed] = None
+    """What starts the ranks of further machines: ``ray``, on other nodes of the cluster that ``RAY_ADDRESS``
+    names; null: a person, by ``ostinato ranks``."""
     gpus: Annotated[tuple[NonNegativeInt, ...], Speed] = ()
     """GPUs of the trainer and its ranks, counted from 0 among those that the process sees; empty: the first
     ones."""
@@ -79,7 +83,12 @@ class Update(Config):
     def _does_alone(self) -> Update:
         if self.optimiser == "adamw_8bit" and self.offload:
             raise ValueError("update.offload keeps moments in float32; expected update.optimiser adamw")
-        if (self.machines > 1) != (self.meeting is not None):
+        if self.placed_by and self.machines == 1:
+            raise ValueError(
+                f"update.placed_by: {self.placed_by} starts the ranks of further machines; expected null, or "
+                "update.machines above 1"
+            )
+        if (self.machines > 1) != (self.meeting is not None) and not self.placed_by:
             raise ValueError(
                 "update.meeting: HOST:PORT of the first machine goes with update.machines above 1"
             )

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 import time
 from pathlib import Path
 
 from flows.environment import workspace
-from params.base import BadInput
 from tasks.artefacts.store import Store
-from tasks.core.json_process import JsonProcess, ProcessFailure
-from tasks.update.ranks import GROUP, launch_environment
+from tasks.core.json_process import ProcessFailure
+from tasks.update.ranks import GROUP, join, machine_log
 
 LOOK_SECONDS = 0.5
 
@@ -30,14 +27,9 @@ def serve_ranks(name: str, machine: int) -> None:
 
 
 def _serve(group: Path, machine: int) -> None:
-    said = json.loads(group.read_text())
-    if machine >= said["machines"]:
-        raise BadInput(f"--machine {machine}: the run is on {said['machines']}; expected a smaller number")
-    folder = group.parent
-    command = [sys.executable, "-m", "tasks.update.rank_agent", str(os.getpid()), str(folder), str(machine)]
-    log = folder / f"machine-{machine}.log"
-    agent = JsonProcess(f"machine {machine}", command, launch_environment(said["meeting"]), log)
-    print(f"{said['ranks']} ranks started (log: {log})", flush=True)
+    agent = join(group.parent, machine)
+    ranks = json.loads(group.read_text())["ranks"]
+    print(f"{ranks} ranks started (log: {machine_log(group.parent, machine)})", flush=True)
     try:
         agent.receive()
     except ProcessFailure as end:

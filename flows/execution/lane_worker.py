@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.environment import prepare_threads
+from flows.execution.ray_cluster import cluster_of
 from flows.stage_table.stage_def import StageDef
 from flows.stage_table.stages import table_of
 from params.base import BadInput
@@ -55,6 +56,7 @@ class Worker:
         import torch
 
         torch.set_num_threads(threads)
+        self._root = Path(root)
         self._context = Context(
             scratch=Path(scratch),
             tell=lambda *progress: self._parent.send({"tell": progress}),
@@ -76,6 +78,7 @@ class Worker:
         assert self._context is not None
         try:
             whole, table = self._known(params)
+            self._use_cluster(whole, self._context)
             row = table[stage]
             found = {name: Artefact.open(Path(path), check=False) for name, path in inputs.items()}
             judged = Artefact.open(Path(answers), check=False) if answers else None
@@ -96,6 +99,11 @@ class Worker:
             params = Params.model_validate(given)
             self._last = given, params, table_of(params)
         return self._last[1:]
+
+    def _use_cluster(self, params: Params, context: Context) -> None:
+        cluster = cluster_of(params, self._root, context.scratch) if context.cluster is None else None
+        if cluster:
+            context.cluster = context.keep(("cluster",), lambda: cluster)
 
     def whole(self) -> None:
         """The artefact of the last stage is whole."""

@@ -27,7 +27,7 @@ def overlaps(params: Params, on_gpu: bool | None = None) -> bool:
     Raises ``BadInput`` where that is asked for and the engine samples on the trainer's GPU.
     """
     rollout = params.rollout
-    if rollout.overlap is False or not rollout.lag or rollout.shards > 1:
+    if rollout.overlap is False or not rollout.lag:
         return False
     if not _shares_gpu(params, sees_gpu() if on_gpu is None else on_gpu):
         return True

@@ -1,83 +1,217 @@
-"""The shards of a rollout on Ray workers, as mapped Prefect tasks."""
+"""What a run has on the nodes of Ray: an actor for each shard of a rollout, and ranks of further machines."""
 
 from __future__ import annotations
 
-import contextvars
 import importlib.util
-import os
-from collections.abc import Mapping, Sequence
+import math
+import socket
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from prefect import task
-
+from flows.execution import ray_session
+from flows.execution.ray_actors import RankActor, ShardActor
 from params.base import BadInput
 from params.schema import Params
-from tasks.core.device import sees_gpu
-from tasks.core.json_process import environment
+from tasks.core.errors import StageFailure
+
+ATTEMPTS = 4
+"""Of a shard, each in another actor: the actors before were killed, or their nodes died."""
+START_SECONDS = 600.0
+"""Without any actor, for a node to have room for one."""
+LOOK_SECONDS = 1.0
+CLOSE_SECONDS = 5.0
+"""For an actor's engine to end by itself."""
+
+
+@dataclass
+class Member:
+    """An actor, under way or up."""
+
+    handle: Any
+    """Ray's."""
+    scratch: Path
+    """A folder of its own."""
+    up: bool = False
+    """Whether it has answered."""
 
 
 class RayCluster:
-    """A Ray of this run's own, or the one that ``RAY_ADDRESS`` names; it starts with the first shards."""
+    """An actor for each shard, on a Ray of this run's own or the one that ``RAY_ADDRESS`` names; they start
+    with the first shards. One that dies is replaced, and its shard goes to whichever is free first."""
 
-    def __init__(self, workspace: Path, count: int) -> None:
-        self.workspace = workspace
-        self._count = count
-        # Here and not in ``each``: inside a stage's task, Prefect would send that to the workers.
-        self._flow = contextvars.copy_context()
-        self._runner: Any = None
+    def __init__(self, workspace: Path, scratch: Path, params: Params) -> None:
+        """``scratch``: a folder in the workspace for the run's files; ``params``: the whole run's."""
+        self.workspace, self._scratch, self._params = workspace, scratch, params
+        self._count = params.rollout.shards
+        self._numbers = count()
+        self._session: ray_session.Session | None = None
+        self._starting: dict[Any, Member] = {}
+        self._idle: list[Member] = []
+        self._busy: dict[Any, tuple[Member, int]] = {}
+        self._stillborn = 0
+        """Actors in a row that have ended before they answered."""
 
-    def each(self, shards: Sequence[Mapping[str, Any]]) -> list[str]:
-        """The paths of the shards' artefacts, in their order."""
-        if self._runner is None:
-            self._runner = self._start()
-        return self._flow.run(self._map, list(shards))
+    def each(self, shards: Sequence[Mapping[str, Any]], tell: Callable[[int], None]) -> list[str]:
+        """The paths of the shards' artefacts, in their order; ``tell`` hears how many are done. Raises
+        ``BadInput`` and ``StageFailure``."""
+        session = self._opened()
+        self._call_together(session)
+        beside = math.ceil(self._count / session.nodes())
+        threads = self._threads(session)
+        waiting, lost, made = deque(range(len(shards))), Counter[int](), dict[int, str]()
+        alone = time.monotonic()  # since when there is no actor
+        tell(0)
+        while len(made) < len(shards):
+            while waiting and self._idle:
+                index = waiting.popleft()
+                self._deal(index, {**shards[index], "threads": threads, "beside": beside})
+            alone = time.monotonic() if self._busy else alone
+            if time.monotonic() > alone + START_SECONDS:
+                raise StageFailure(f"rollout.shards: no node of the Ray cluster has {session.wanted}")
+            for done in session.ready([*self._starting, *self._busy], LOOK_SECONDS):
+                self._take(session, done, waiting, lost, made)
+                tell(len(made))
+        return [made[index] for index in range(len(shards))]
+
+    def meeting(self) -> str:
+        """A free port of this node, by the address that the others know."""
+        host = self._opened().address()
+        with socket.create_server((host, 0)) as free:
+            return f"{host}:{free.getsockname()[1]}"
+
+    def place_ranks(self, folder: Path, machines: int) -> PlacedRanks:
+        """See ``tasks.core.context.Cluster``."""
+        return PlacedRanks(self._opened(), folder, machines - 1)
 
     def close(self) -> None:
-        """End it, unless it was there before."""
-        if self._runner is not None:
-            self._runner.__exit__(None, None, None)
+        """End the actors, and Ray unless it was there before."""
+        if self._session is None:
+            return
+        if not self._busy:  # else it was interrupted, and they would not answer
+            self._session.ready([one.handle.close.remote() for one in self._idle], CLOSE_SECONDS, all=True)
+        for one in (*self._idle, *self._starting.values(), *(member for member, _ in self._busy.values())):
+            self._session.kill(one.handle)
+        self._session.close()
 
-    def _map(self, shards: list[Mapping[str, Any]]) -> list[str]:
-        from prefect_ray.context import remote_options
+    def _opened(self) -> ray_session.Session:
+        if self._session is None:
+            self._session = ray_session.open_session(self._params, self.workspace, self._scratch, self._count)
+        return self._session
 
-        # max_calls: by default a worker with a GPU ends after one task, and its engine with it.
-        with remote_options(num_gpus=1 if sees_gpu() else 0, max_calls=0, max_retries=3):
-            futures = self._runner.map(sample_shard, {"shard": shards})
-        return [str(future.result()) for future in futures]
+    def _threads(self, session: ray_session.Session) -> int | None:
+        """Of a node, for all its actors; None: its cores."""
+        if self._params.threads or not session.own:
+            return self._params.threads
+        import torch
 
-    def _start(self) -> Any:
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # every listener on the loopback
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        from prefect.client.orchestration import get_client
-        from prefect_ray import RayTaskRunner
+        return torch.get_num_threads()  # where the trainer computes beside, its share is left out
 
-        api = str(get_client(sync_client=True).api_url)
-        path = environment()["PYTHONPATH"]
-        known = {name: value for name, value in os.environ.items() if name.startswith(("PREFECT_", "OMP_"))}
-        settings: dict[str, Any] = {
-            "runtime_env": {"env_vars": {**known, "PREFECT_API_URL": api, "PYTHONPATH": path}},
-            "include_dashboard": False,
-            "log_to_driver": False,
-        }
-        if "RAY_ADDRESS" not in os.environ:
-            settings.update(num_cpus=self._count, _node_ip_address="127.0.0.1")
-        return RayTaskRunner(os.environ.get("RAY_ADDRESS"), init_kwargs=settings).__enter__()
+    def _call_together(self, session: ray_session.Session) -> None:
+        """Have as many actors as shards: those that are there, if they still answer, and new ones."""
+        for one, _ in self._busy.values():  # at what an error has left behind
+            session.kill(one.handle)
+        self._busy.clear()
+        for one in self._idle:
+            self._starting[session.opening(one.handle)] = one
+        self._idle.clear()
+        for _ in range(self._count - len(self._starting)):
+            self._start(session)
+
+    def _start(self, session: ray_session.Session) -> None:
+        one = Member(session.actor(ShardActor), session.folder / f"shard-{next(self._numbers)}")
+        self._starting[session.opening(one.handle)] = one
+
+    def _deal(self, index: int, shard: Mapping[str, Any]) -> None:
+        one = self._idle.pop()
+        self._busy[one.handle.make.remote(shard, str(one.scratch))] = one, index
+
+    def _take(
+        self,
+        session: ray_session.Session,
+        done: Any,
+        waiting: deque[int],
+        lost: Counter[int],
+        made: dict[int, str],
+    ) -> None:
+        """What an actor has answered, or that it is gone."""
+        starting = self._starting.pop(done, None)
+        one, index = (starting, None) if starting else self._busy.pop(done)
+        try:
+            answer = session.result(done)
+        except ray_session.Gone as gone:
+            session.kill(one.handle)
+            if index is not None:
+                waiting.appendleft(index)
+                lost[index] += 1
+                if lost[index] == ATTEMPTS:
+                    raise StageFailure(
+                        f"rollout: the process of a shard ended {ATTEMPTS} times: {gone}"
+                    ) from None
+            self._stillborn += not one.up
+            if self._stillborn == ATTEMPTS * self._count:
+                raise StageFailure(f"rollout.shards: no actor starts on the Ray cluster: {gone}") from None
+            self._start(session)
+            return
+        one.up, self._stillborn = True, 0
+        self._idle.append(one)
+        match answer:
+            case {"ok": path}:
+                if index is not None:
+                    made[index] = path
+            case {"bad_input": text}:
+                raise BadInput(text)
+            case {"failed": text}:
+                raise StageFailure(text)
+
+
+class PlacedRanks:
+    """Launchers of an update's ranks on other nodes, until it is closed."""
+
+    def __init__(self, session: ray_session.Session, folder: Path, count: int) -> None:
+        """Start one on each of ``count`` nodes, for the update whose launchers meet in ``folder``."""
+        self._session = session
+        self._actors = session.actors_elsewhere(RankActor, count)
+        try:
+            self._all(f"{count} further nodes", [session.opening(one) for one in self._actors])
+            started = [one.start.remote(str(folder), n) for n, one in enumerate(self._actors, start=1)]
+            self._all("the launchers on them", started)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End them, and their ranks."""
+        for one in self._actors:
+            self._session.kill(one)
+
+    def _all(self, what: str, asked: list[Any]) -> None:
+        if len(self._session.ready(asked, START_SECONDS, all=True)) < len(asked):
+            raise StageFailure(f"update.placed_by: ray: {what} did not start within {START_SECONDS:g} s")
+        for answer in map(self._session.result, asked):
+            if "bad_input" in answer:
+                raise BadInput(answer["bad_input"])
 
 
 def require_ray(params: Params) -> None:
-    """Raises ``BadInput`` where the run wants Ray and it is not installed."""
-    if params.rollout.shards == 1:
+    """Raises ``BadInput`` where the run wants Ray and it is not installed, or a cluster and there is none."""
+    placed = params.update.placed_by == "ray"
+    if params.rollout.shards == 1 and not placed:
         return
-    if importlib.util.find_spec("prefect_ray") is None or importlib.util.find_spec("ray") is None:
+    if importlib.util.find_spec("ray") is None:
+        setting, usual = ("update.placed_by", "null") if placed else ("rollout.shards", "1")
         raise BadInput(
-            "rollout.shards: Ray is not installed; expected it to be, by pip install -e '.[ray]', or 1"
+            f"{setting}: Ray is not installed; expected it to be, by pip install -e '.[ray]', or {usual}"
         )
+    if placed and ray_session.own():
+        raise BadInput("update.placed_by: ray: a Ray of the run's own has one node; expected RAY_ADDRESS")
 
 
-@task(name="rollout-shard", persist_result=False)
-def sample_shard(shard: Mapping[str, Any]) -> str:
-    """The path of a shard's artefact, found or made, in a Ray worker."""
-    from flows.execution.shards import make_shard  # torch: only the workers need it
-
-    return make_shard(shard)
+def cluster_of(params: Params, workspace: Path, scratch: Path) -> RayCluster | None:
+    """What a run's stages find as ``Context.cluster``; None where it uses no Ray."""
+    wanted = params.rollout.shards > 1 or params.update.placed_by == "ray"
+    return RayCluster(workspace, scratch, params) if wanted else None

@@ -1,9 +1,7 @@
-"""One shard of a rollout, sampled in this process: what each process of a cluster runs."""
+"""One shard of a rollout, sampled in this process: what each actor of a cluster runs."""
 
 from __future__ import annotations
 
-import atexit
-import functools
 import hashlib
 import os
 from collections.abc import Mapping
@@ -26,9 +24,10 @@ from tasks.rollout.shards import TABLE
 STAGE = "shard"
 
 
-def make_shard(shard: Mapping[str, Any]) -> str:
-    """The path of a shard's artefact, found or made in this process."""
-    torch.set_num_threads(shard["threads"])
+def make_shard(shard: Mapping[str, Any], context: Context) -> str:
+    """The path of a shard's artefact, found or made in this process. ``context``: what the process keeps from
+    shard to shard."""
+    torch.set_num_threads(max(1, (shard["threads"] or os.cpu_count() or 1) // shard["beside"]))
     store = Store(Path(shard["root"]))
     params = Params.model_validate(shard["params"])
     identity = hashlib.sha256(
@@ -39,7 +38,7 @@ def make_shard(shard: Mapping[str, Any]) -> str:
     problems = pa.Table.from_pylist(shard["problems"], schema=ASKED)
 
     def fill(out: Path) -> dict[str, Any]:
-        job = Job(params, shard["round"], inputs, out, _context(shard["root"]))
+        job = Job(params, shard["round"], inputs, out, context)
         sampled = sample(job, stage, problems, samples, *options)
         write_table(out / TABLE, sampled.answers)
         role = Role(kind="sample", label="shard", time_of="sampling")
@@ -51,10 +50,8 @@ def make_shard(shard: Mapping[str, Any]) -> str:
     return str(found.path)
 
 
-@functools.cache
-def _context(root: str) -> Context:
-    """What this process keeps from shard to shard: its engine, model and judge."""
-    store = Store(Path(root))
-    context = Context(store.scratch(f"shards-{os.getpid()}"), store=store)
-    atexit.register(context.close)
-    return context
+def shard_context(root: str, scratch: str) -> Context:
+    """What a process keeps from shard to shard, its engine, model and judge, with a folder for its files."""
+    folder = Path(scratch)
+    folder.mkdir(parents=True, exist_ok=True)
+    return Context(folder, store=Store(Path(root)))

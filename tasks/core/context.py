@@ -18,12 +18,20 @@ class Closeable(Protocol):
 
 
 class Cluster(Protocol):
-    """Processes, on other machines perhaps, that see the workspace under the same path."""
+    """Actors, on other machines perhaps, that see the workspace under the same path."""
 
     workspace: Path
 
-    def each(self, shards: Sequence[Mapping[str, Any]]) -> list[str]:
-        """Sample and judge each shard, side by side; the paths of their artefacts, in their order."""
+    def each(self, shards: Sequence[Mapping[str, Any]], tell: Callable[[int], None]) -> list[str]:
+        """Sample and judge each shard, side by side; the paths of their artefacts, in their order. ``tell``
+        hears how many are done. Raises ``BadInput`` and ``StageFailure``."""
+
+    def meeting(self) -> str:
+        """``HOST:PORT`` of this machine that the others reach."""
+
+    def place_ranks(self, folder: Path, machines: int) -> Closeable:
+        """Have the further ones of so many machines join the update whose launchers meet in ``folder``; to be
+        closed after it. Raises ``BadInput`` and ``StageFailure``."""
 
 
 class Shared(Protocol):

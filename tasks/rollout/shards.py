@@ -1,13 +1,12 @@
-"""A round's problems split over the processes of a cluster; each shard is an artefact of its own.
+"""A round's problems split over the actors of a cluster; each shard is an artefact of its own.
 
-A shard is sampled and judged by an engine of the process's own. It is found by what it is, so that a run that
+A shard is sampled and judged by an engine of the actor's own. It is found by what it is, so that a run that
 is started again keeps the shards that were finished; they go once the rollout that joins them is whole.
 """
 
 from __future__ import annotations
 
 import functools
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ TABLE = "rollouts.parquet"
 
 
 def sample_in_shards(job: Job, stage: str, problems: pa.Table, samples: int, *options: Any) -> Sampled:
-    """``tasks.rollout.sampling.sample`` by the processes of the job's cluster, with its arguments."""
+    """``tasks.rollout.sampling.sample`` by the actors of the job's cluster, with its arguments."""
     cluster = job.context.cluster
     assert cluster is not None
     count = min(job.params.rollout.shards, problems.num_rows)
@@ -33,13 +32,13 @@ def sample_in_shards(job: Job, stage: str, problems: pa.Table, samples: int, *op
         "params": job.params.model_dump(mode="json"),
         "round": job.round,
         "inputs": {name: str(artefact.path.resolve()) for name, artefact in job.inputs.items()},
-        "threads": max(1, (job.params.threads or os.cpu_count() or 1) // count),
+        "threads": job.params.threads,
         "call": [stage, samples, *options],
         "rollout": job.fingerprint,
     }
     parts = np.array_split(np.arange(problems.num_rows), count)
-    job.context.tell("sampling", 0, count, {})
-    paths = cluster.each([{**asked, "problems": problems.take(part).to_pylist()} for part in parts])
+    shards = [{**asked, "problems": problems.take(part).to_pylist()} for part in parts]
+    paths = cluster.each(shards, lambda done: job.context.tell("sampling", done, count, {}))
     found = [Artefact.open(Path(path)) for path in paths]
     for artefact in found:
         job.context.when_whole(functools.partial(shutil.rmtree, artefact.path, ignore_errors=True))

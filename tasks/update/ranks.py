@@ -21,6 +21,7 @@ import torch
 
 from params.base import BadInput
 from tasks.artefacts.artefact import write_json
+from tasks.core.context import Cluster
 from tasks.core.device import VISIBLE, named_gpus
 from tasks.core.errors import NotFinite, StageFailure
 from tasks.core.json_process import JsonProcess, ProcessFailure, ending, environment
@@ -72,14 +73,18 @@ class Ranks:
         self._jobs = 0
         self._count = update.ranks * update.machines
         threads = max(1, (job.params.threads or os.cpu_count() or 1) // update.ranks)
+        cluster = _cluster(job) if update.placed_by else None
+        meeting = update.meeting or (cluster.meeting() if cluster else None)
         group = {
-            **update.model_dump(include={"ranks", "machines", "meeting", "rank_timeout"}),
+            **update.model_dump(include={"ranks", "machines", "rank_timeout"}),
+            "meeting": meeting,
             "threads": threads,
         }
         write_json(self._folder / GROUP, group)
+        self._placed = cluster.place_ranks(self._folder, update.machines) if cluster else None
         more = {VISIBLE: ",".join(named_gpus(update.gpus, "update.gpus"))} if update.gpus else {}
         command = [sys.executable, "-m", "tasks.update.rank_agent", str(os.getpid()), str(self._folder), "0"]
-        env = {**launch_environment(update.meeting), **more}
+        env = {**launch_environment(meeting), **more}
         self._launcher = JsonProcess("update", command, env, self._folder / LOG)
 
     def train(self, job: Job) -> dict[str, float]:
@@ -103,6 +108,24 @@ class Ranks:
     def close(self) -> None:
         """End them."""
         self._launcher.close(0.0)
+        if self._placed:
+            self._placed.close()
+
+
+def join(folder: Path, machine: int) -> JsonProcess:
+    """Start the launcher of a further machine in the update whose launchers meet in ``folder``. Raises
+    ``BadInput`` for a machine too many."""
+    group = _read(folder / GROUP)
+    if machine >= group["machines"]:
+        raise BadInput(f"--machine {machine}: the run is on {group['machines']}; expected a smaller number")
+    command = [sys.executable, "-m", "tasks.update.rank_agent", str(os.getpid()), str(folder), str(machine)]
+    env = launch_environment(group["meeting"])
+    return JsonProcess(f"machine {machine}", command, env, machine_log(folder, machine))
+
+
+def machine_log(folder: Path, machine: int) -> Path:
+    """What a further machine's ranks print."""
+    return folder / f"machine-{machine}.log"
 
 
 def launch_environment(meeting: str | None) -> dict[str, str]:
@@ -116,6 +139,12 @@ def launch_environment(meeting: str | None) -> dict[str, str]:
     ours = {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback, "OMP_NUM_THREADS": "1"}
     no_store = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # it would listen on every interface
     return {**ours, **environment(**no_store)}
+
+
+def _cluster(job: Job) -> Cluster:
+    if job.context.cluster is None:
+        raise BadInput("update.placed_by: ray: only ostinato run joins a cluster; expected null elsewhere")
+    return job.context.cluster
 
 
 def _interface(meeting: str) -> str:

@@ -128,7 +128,7 @@ def test_a_run_overlaps_where_a_lag_lets_it() -> None:
     assert not overlaps(of())
     assert overlaps(of("rollout.lag=1"))
     assert not overlaps(of("rollout.lag=1", "rollout.overlap=false"))
-    assert not overlaps(of("rollout.lag=1", "rollout.shards=2"))
+    assert overlaps(of("rollout.lag=1", "rollout.shards=2"))
 
 
 def test_on_a_gpu_it_does_where_the_engine_has_another(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +146,6 @@ def test_on_a_gpu_it_does_where_the_engine_has_another(monkeypatch: pytest.Monke
     ("settings", "said"),
     [
         (["rollout.overlap=true"], "rollout.overlap: a round waits for the one before; expected rollout.lag"),
-        (["rollout.overlap=true", "rollout.lag=1", "rollout.shards=2"], "expected rollout.shards=1"),
     ],
 )
 def test_what_cannot_overlap_is_refused(refused: Refused, settings: list[str], said: str) -> None:

@@ -117,6 +117,8 @@ def test_two_machines_give_what_two_ranks_of_one_give(
         ({"machines": 2}, "goes with update.machines above 1"),
         ({"meeting": "10.0.0.1:29500"}, "goes with update.machines above 1"),
         ({"machines": 2, "meeting": "10.0.0.1"}, "expected HOST:PORT"),
+        ({"placed_by": "ray"}, "expected null, or update.machines above 1"),
+        ({"machines": 2, "placed_by": "ray", "offload": True}, "expected update.ranks 1 on one machine"),
         (
             {"machines": 2, "meeting": "10.0.0.1:29500", "offload": True},
             "expected update.ranks 1 on one machine",
