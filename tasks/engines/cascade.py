@@ -59,7 +59,7 @@ class CascadeCache:
         if self._used > self._room:
             self._grow()
         self._mask[slots, 0, 0, filled] = 0.0
-        self._all = len(slots) == self._families * self._members
+        self._all = torch.equal(slots, torch.arange(self._families * self._members))
         kind = self._layers[0][0].dtype
         self._seen_prompt, self._seen = self._prompt_mask.to(kind), self._mask[..., : self._used].to(kind)
 

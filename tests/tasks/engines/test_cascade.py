@@ -85,7 +85,7 @@ def test_attention_is_the_plain_one_whoever_is_there(
     for slots in ([0, 1, 4, 5], [0, 1, 4, 5], [1, 4, 5], [5]):
         talk.decode(slots)
     talk.prefill({0: 3, 1: 5}, 2)  # family 0 is another one now
-    for slots in ([0, 1, 2, 3, 4, 5], [0, 2, 3, 5], [3], [3], [3], [3, 2, 0]):
+    for slots in ([0, 1, 2, 3, 4, 5], [4, 5, 0, 1, 2, 3], [0, 2, 3, 5], [3], [3], [3], [3, 2, 0]):
         talk.decode(slots)
     assert max(talk.filled.values()) > 4
 
