@@ -32,7 +32,6 @@ from tasks.engines.base import (
     no_more,
 )
 from tasks.engines.drawing import draw
-from tasks.engines.rescoring import rescored
 from tasks.engines.turn_cache import TurnCache
 from tasks.policy.policy import Policy
 
@@ -59,8 +58,8 @@ class ContinuousBatching:
         tell: Callable[[int, int], None],
         finished: Callable[[int, Response], None],
         more: More,
-    ) -> list[Response]:
-        """See ``InProcess.generate``."""
+    ) -> tuple[list[Request], list[Response]]:
+        """All requests, with those that came up, and their responses; see ``Engine.generate``."""
         asked, done, going = list(requests), dict[int, Response](), more is not no_more
         config, families = self._plan(requests, sampling, going)
         drawing = _Drawing(requests, families, sampling)
@@ -92,9 +91,7 @@ class ContinuousBatching:
                     tell(len(done), tokens)
                 elif time.monotonic() - since > self._params.reply_timeout:
                     raise EngineFailure(f"transformers: no token in {self._params.reply_timeout} s")
-        made = [done[index] for index in range(len(asked))]
-        exact = self._network.dtype == torch.float32 and not sampling.truncates
-        return rescored(self._policy, asked, made, sampling) if exact and len(asked) > len(requests) else made
+        return asked, [done[index] for index in range(len(asked))]
 
     def _join(self, manager: Any, kept: TurnCache, drawing: _Drawing, index: int, request: Request) -> None:
         """Add a request to those under way."""
