@@ -77,9 +77,20 @@ class CascadeCache:
             self._grow(room)
         self._mask[slots, 0, 0, filled] = 0.0
         self._longer = [(part, self._open(part)) for part in longer]
-        self._all = torch.equal(slots, torch.arange(self._families * self._members))
-        kind = self._layers[0][0].dtype
-        self._seen_prompt, self._seen = self._prompt_mask.to(kind), self._mask[..., : self._used].to(kind)
+        self._choose(slots)
+
+    def _choose(self, slots: Tensor) -> None:
+        """Whether the pass reads all slots where they lie, or copies of the few that it is of."""
+        members, kind = self._members, self._layers[0][0].dtype
+        self._all = torch.equal(slots, torch.arange(self._families * members))
+        self._few = 2 * len(slots) <= self._families * members
+        self._count, self._spots = self._families, slots
+        seen_prompt, seen = self._prompt_mask, self._mask[..., : self._used]
+        if self._few:
+            self._present, rank = torch.unique(slots // members, return_inverse=True)
+            self._count, self._spots = len(self._present), rank * members + slots % members
+            seen_prompt, seen = seen_prompt[self._present], seen[slots]
+        self._seen_prompt, self._seen = seen_prompt.to(kind), seen.to(kind)
 
     def _open(self, part: Part) -> Tensor:
         """What each of its tokens sees [tokens, prompt + own]."""
@@ -132,35 +143,42 @@ class CascadeCache:
         keys, values, own_keys, own_values = layer
         own_keys[self._rows, :, self._filled] = key[0].transpose(0, 1)
         own_values[self._rows, :, self._filled] = value[0].transpose(0, 1)
+        own_keys, own_values = own_keys[:, :, : self._used], own_values[:, :, : self._used]
+        if self._few:
+            keys, values = (x.index_select(0, self._present) for x in (keys, values))
+            own_keys, own_values = (x.index_select(0, self._rows) for x in (own_keys, own_values))
         heads, _, width = query.shape[1:]
-        per_key = heads // key.shape[1]
+        count, members, key_heads = self._count, self._members, key.shape[1]
+        per_key = heads // key_heads
         q = query[0].transpose(0, 1)
+        in_slots = q
         if not self._all:
-            q = q.new_zeros(self._families * self._members, heads, width).index_copy_(0, self._rows, q)
-        families, members, key_heads = self._families, self._members, key.shape[1]
-        grouped = q.reshape(families, members, key_heads, per_key, width).transpose(1, 2)
+            in_slots = q.new_zeros(count * members, heads, width).index_copy_(0, self._spots, q)
+        grouped = in_slots.reshape(count, members, key_heads, per_key, width).transpose(1, 2)
         to_prompt, sum_prompt = _flash(
-            grouped.reshape(families, key_heads, members * per_key, width),
+            grouped.reshape(count, key_heads, members * per_key, width),
             keys,
             values,
             attn_mask=self._seen_prompt.expand(-1, 1, members * per_key, -1),
             scale=scale,
         )
         to_own, sum_own = _flash(
-            q.reshape(families * members, key_heads, per_key, width),
-            own_keys[:, :, : self._used],
-            own_values[:, :, : self._used],
+            (q if self._few else in_slots).reshape(-1, key_heads, per_key, width),
+            own_keys,
+            own_values,
             attn_mask=self._seen.expand(-1, 1, per_key, -1),
             scale=scale,
         )
-        to_own = to_own.reshape(families, members, key_heads, per_key, width)
-        sum_own = sum_own.reshape(families, members, key_heads, per_key)
-        to_prompt = to_prompt.reshape(families, key_heads, members, per_key, width).transpose(1, 2)
-        sum_prompt = sum_prompt.reshape(families, key_heads, members, per_key).transpose(1, 2)
-        weight = torch.sigmoid(sum_prompt - sum_own)[..., None]
+        to_prompt = to_prompt.reshape(count, key_heads, members, per_key, width).transpose(1, 2)
+        sum_prompt = sum_prompt.reshape(count, key_heads, members, per_key).transpose(1, 2)
+        to_prompt, sum_prompt = to_prompt.flatten(0, 1), sum_prompt.flatten(0, 1)
+        if self._few:
+            to_prompt, sum_prompt = (x.index_select(0, self._spots) for x in (to_prompt, sum_prompt))
+        weight = torch.sigmoid(sum_prompt - sum_own.reshape(-1, key_heads, per_key))[..., None]
+        to_own = to_own.reshape(-1, key_heads, per_key, width)
         out = torch.lerp(to_own.to(weight.dtype), to_prompt.to(weight.dtype), weight).to(q.dtype)
-        out = out.reshape(families * members, heads, width)
-        return (out if self._all else out.index_select(0, self._rows)).transpose(0, 1)[None]
+        out = out.reshape(-1, heads, width)
+        return (out if self._all or self._few else out.index_select(0, self._rows)).transpose(0, 1)[None]
 
     def _of_layer(self, like: Tensor) -> Layer:
         key_heads, width = like.shape[1], like.shape[3]
