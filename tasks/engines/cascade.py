@@ -118,8 +118,8 @@ class CascadeCache:
             return self._one_each(layer, query, key, value, scale)
         out, start = torch.empty_like(query), len(self._rows)
         if start:
-            first = (x[:, :, :start] for x in (query, key, value))
-            out[:, :, :start] = self._one_each(layer, *first, scale)
+            q, k, v = (x[:, :, :start] for x in (query, key, value))
+            out[:, :, :start] = self._one_each(layer, q, k, v, scale)
         for part, seen in self._longer:
             here = slice(start, start := start + part.tokens)
             k, v = self._all_of(layer, part, key[0, :, here], value[0, :, here])

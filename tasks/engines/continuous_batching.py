@@ -1,5 +1,4 @@
-"""transformers' continuous batching: for models whose responses cannot share prompts, for GPUs, and for
-requests that come up while others are sampled.
+"""transformers' continuous batching: for models whose responses cannot share prompts, and for GPUs.
 
 The library seeds the global generator and draws for whichever responses share a batch. Here every token is
 drawn with a number that belongs to (the response's seed, position): its company does not matter. Only the

@@ -1,8 +1,9 @@
 """The transformers engine: samples on the trainer's own weights. Nothing is handed over, and no second copy
 is kept but for ``engine.dtype: float8``, which rounds one.
 
-On a CPU, prompts are computed and held once for all of their responses (``decoding``). transformers'
-continuous batching does the rest: models that cannot share prompts, GPUs, and requests that come up later.
+On a CPU, prompts are computed and held once for all of their responses, and turns that come up later go on in
+the place of earlier ones (``decoding``). transformers' continuous batching does the rest: models that cannot
+share prompts, and GPUs.
 """
 
 from __future__ import annotations

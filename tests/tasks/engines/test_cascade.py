@@ -95,7 +95,9 @@ def test_attention_is_the_plain_one_whoever_is_there(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_several_tokens_see_what_came_before_them(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_tokens_see_what_came_before_them(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Beside single ones and by themselves, behind a prompt alone and behind more, and beyond what there was
     to be room for."""
     monkeypatch.setattr(cascade, "FIRST_TOKENS", 2)
