@@ -28,7 +28,7 @@ def in_process_memory(shape: Shape, work: Work, use: MachineUse) -> dict[str, fl
 
 def packed_numbers(shape: Shape, use: MachineUse) -> int:
     """Of the copies: layers that read one input are one product, and so are their adapters, whose second
-    matrices stand beside it, block by block. The head in float32 and layers in 4 bits are read where they lie.
+    matrices stand beside it, block by block. Of the head in float32 and layers in 4 bits there is no copy.
     """
     query, key, wide = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim, shape.intermediate
     joined = [

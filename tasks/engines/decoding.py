@@ -3,9 +3,9 @@ responses.
 
 Prompts are taken as room allows, and the next one as soon as all responses to an earlier one are whole. A
 turn that follows another goes on in its slot, its new tokens in one pass with all others' next; where the
-slot went to somebody else, its beginning is computed anew. What is drawn depends on a response's prompt and seed alone.
-All in one thread: two side by side take longer, since each reads all weights for every token and waits for the
-interpreter at thousands of small operations.
+slot went to somebody else, its beginning is computed anew. What is drawn depends on a response's prompt and
+seed alone. All in one thread: two side by side take longer, since each reads all weights for every token and
+waits for the interpreter at thousands of small operations.
 """
 
 from __future__ import annotations
