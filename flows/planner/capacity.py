@@ -150,6 +150,8 @@ class MachineUse:
     """Masters of full weights, gradients and moments are in the host's memory."""
     bits: int = 16
     """Of a frozen linear layer's weight."""
+    float_bytes: int = 2
+    """Of a base weight's number, in the copy that sampling in the trainer's process makes."""
 
 
 def update_flops(shape: Shape, work: Work, rank: int | None) -> float:

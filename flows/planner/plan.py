@@ -9,6 +9,7 @@ from typing import Any
 
 from flows.planner import capacity
 from flows.planner.capacity import GIB
+from flows.planner.in_process import in_process_memory
 from params.base import BadInput, nearest
 from params.load import PRESETS, compose, presets, read_yaml
 from params.schema import Params
@@ -47,6 +48,7 @@ def plan(asked: PlanOptions) -> dict[str, Any]:
     lora = settings.update.adapter == "lora"
     choice = machine_use(settings, shape, work, machine, asked.gpus)
     found = capacity.decoding(shape, work, machine, choice)
+    in_process = settings.engine.name == "transformers" and not asked.gpus
     trainer = capacity.trainer_memory(shape, work, machine, choice)
     if settings.update.attention != "products" and asked.gpus:
         trainer.pop("attention")
@@ -54,7 +56,10 @@ def plan(asked: PlanOptions) -> dict[str, Any]:
     seconds: dict[str, float] = {}
     sampling: dict[str, float] = {}
     if found is not None:
-        engine = capacity.engine_memory(shape, machine, found)
+        if in_process:
+            engine = in_process_memory(shape, work, choice)
+        else:
+            engine = capacity.engine_memory(shape, machine, found)
         memory |= {f"engine: {part}": value for part, value in engine.items()}
         merged = not (asked.gpus and lora)
         seconds = {
@@ -111,6 +116,7 @@ def machine_use(
         moments=2 if update.optimiser == "adamw_8bit" else 8,
         offload=update.offload,
         bits=settings.model.bits,
+        float_bytes=4 if settings.model.dtype == "float32" else 2,
     )
     if not on_gpu:
         return use

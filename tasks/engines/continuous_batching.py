@@ -1,5 +1,4 @@
-"""transformers' continuous batching: for models whose responses cannot share prompts, for GPUs, and for
-requests that come up while others are sampled.
+"""transformers' continuous batching: for models whose responses cannot share prompts, and for GPUs.
 
 The library seeds the global generator and draws for whichever responses share a batch. Here every token is
 drawn with a number that belongs to (the response's seed, position): its company does not matter. Only the
@@ -32,7 +31,6 @@ from tasks.engines.base import (
     no_more,
 )
 from tasks.engines.drawing import draw
-from tasks.engines.rescoring import rescored
 from tasks.engines.turn_cache import TurnCache
 from tasks.policy.policy import Policy
 
@@ -59,8 +57,8 @@ class ContinuousBatching:
         tell: Callable[[int, int], None],
         finished: Callable[[int, Response], None],
         more: More,
-    ) -> list[Response]:
-        """See ``InProcess.generate``."""
+    ) -> tuple[list[Request], list[Response]]:
+        """All requests, with those that came up, and their responses; see ``Engine.generate``."""
         asked, done, going = list(requests), dict[int, Response](), more is not no_more
         config, families = self._plan(requests, sampling, going)
         drawing = _Drawing(requests, families, sampling)
@@ -92,9 +90,7 @@ class ContinuousBatching:
                     tell(len(done), tokens)
                 elif time.monotonic() - since > self._params.reply_timeout:
                     raise EngineFailure(f"transformers: no token in {self._params.reply_timeout} s")
-        made = [done[index] for index in range(len(asked))]
-        exact = self._network.dtype == torch.float32 and not sampling.truncates
-        return rescored(self._policy, asked, made, sampling) if exact and len(asked) > len(requests) else made
+        return asked, [done[index] for index in range(len(asked))]
 
     def _join(self, manager: Any, kept: TurnCache, drawing: _Drawing, index: int, request: Request) -> None:
         """Add a request to those under way."""

@@ -1,8 +1,9 @@
 """The transformers engine: samples on the trainer's own weights. Nothing is handed over, and no second copy
 is kept but for ``engine.dtype: float8``, which rounds one.
 
-On a CPU, prompts are computed and held once for all of their responses (``decoding``). transformers'
-continuous batching does the rest: models that cannot share prompts, GPUs, and requests that come up later.
+On a CPU, prompts are computed and held once for all of their responses, and turns that come up later go on in
+the place of earlier ones (``decoding``). transformers' continuous batching does the rest: models that cannot
+share prompts, and GPUs.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from tasks.engines.base import More, Request, Response, Sampling, identity, igno
 from tasks.engines.continuous_batching import ContinuousBatching, bytes_per_token
 from tasks.engines.decoding import Decoding, Room, families
 from tasks.engines.packed_layers import packed_layers, sharing_input
+from tasks.engines.rescoring import rescored
 from tasks.policy import distributed
 from tasks.policy.policy import Policy
 
@@ -62,10 +64,13 @@ class InProcess:
         of one pass over all: those of a batch are rounded as its company has it, which timing decides."""
         if not requests:
             return []
-        if more is no_more and self._shares_prompts():
-            return self._decoded(requests, sampling, tell, finished)
-        batching = ContinuousBatching(self._policy, self._network, self._params)
-        return batching.generate(requests, sampling, tell, finished, more)
+        if self._shares_prompts():
+            asked, made = self._decoded(requests, sampling, tell, finished, more)
+        else:
+            batching = ContinuousBatching(self._policy, self._network, self._params)
+            asked, made = batching.generate(requests, sampling, tell, finished, more)
+        exact = self._network.dtype == torch.float32 and not sampling.truncates
+        return rescored(self._policy, asked, made, sampling) if exact and len(asked) > len(requests) else made
 
     def sleep(self) -> None:
         """Nothing to do: its cache lives as long as a call of ``generate``."""
@@ -88,7 +93,8 @@ class InProcess:
         sampling: Sampling,
         tell: Callable[[int, int], None],
         finished: Callable[[int, Response], None],
-    ) -> list[Response]:
+        more: More,
+    ) -> tuple[list[Request], list[Response]]:
         memory = int(self._params.kv_cache_gib * 2**30) // bytes_per_token(self._network)
         room = Room(self._params.max_sequences, memory)
         found: dict[int, Response] = {}
@@ -98,14 +104,15 @@ class InProcess:
             packed_layers(self._network, self._sharing()),
             self._policy.passes(self._network),
         ):
-            decoding = Decoding(self._network, families(requests), sampling, room)
+            decoding = Decoding(self._network, families(requests), sampling, room, more)
             for added, done in decoding.steps():
                 tokens += added
                 for index, response in done.items():
                     found[index] = response
                     finished(index, response)
                 tell(len(found), tokens)
-        return [found[index] for index in range(len(requests))]
+        order = range(len(found))
+        return [decoding.asked[index] for index in order], [found[index] for index in order]
 
     def _sharing(self) -> list[list[nn.Module]]:
         if self._groups is None:

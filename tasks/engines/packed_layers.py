@@ -92,14 +92,20 @@ class _Joint:
         self._joint = product(joint, bias)
         self._given: Tensor | None = None
         self._parts: tuple[Tensor, ...] = ()
+        self._left = 0
+        """Of the parts, how many have not been asked for."""
 
     def of(self, place: int) -> Callable[..., Tensor]:
         """What the layer at this place computes."""
 
         def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             if self._given is not x:
-                self._given, self._parts = x, self._all(x)
-            return self._parts[place]
+                self._given, self._parts, self._left = x, self._all(x), len(self._sizes)
+            part = self._parts[place]
+            self._left -= 1
+            if not self._left:  # or every layer would hold its part of a pass
+                self._given, self._parts = None, ()
+            return part
 
         return forward
 

@@ -64,6 +64,49 @@ def test_a_round_is_predicted(row: dict[str, Any]) -> None:
     assert within(found["seconds"]["sampling"], row.get("sampling", found["seconds"]["sampling"]))
 
 
+def told(capfd: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    with pytest.raises(SystemExit):
+        cli.main(["plan", "--json", *words])
+    found: dict[str, Any] = json.loads(capfd.readouterr().out)
+    return found
+
+
+@pytest.mark.parametrize(
+    "row", MEASURED["sampling_in_process"], ids=lambda row: f"{row['model']} {row['dtype']}"
+)
+def test_sampling_in_the_trainers_process_is_predicted(
+    row: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = (
+        f"rollout.problems_per_round={row['problems']}",
+        f"rollout.samples_per_problem={row['samples']}",
+        f"rollout.max_response_tokens={row['response']}",
+        f"model.dtype={row['dtype']}",
+        "engine.name=transformers",
+    )
+    words = [word for setting in settings for word in ("--set", setting)]
+    found = told(capfd, "--model", row["model"], "--prompt-tokens", str(row["prompt"]), *words)["memory_gib"]
+    engine = {part: value for part, value in found.items() if part.startswith("engine")}
+    assert within(sum(engine.values()), row["added_gib"])
+    assert not engine.keys() & {"engine: process", "engine: weights"}
+
+
+def test_packed_layers_are_counted_where_they_are_made(capfd: pytest.CaptureFixture[str]) -> None:
+    def packed(*settings: str) -> float:
+        words = [word for setting in settings for word in ("--set", setting)]
+        found = told(capfd, *words)["memory_gib"]
+        return float(found.get("engine: packed layers", 0.0))
+
+    ours = "engine.name=transformers"
+    assert packed("engine.name=vllm") == 0.0
+    weights = SMALL.linear + SMALL.head
+    assert packed(ours, "update.adapter=full") * GIB == pytest.approx(2 * weights)
+    assert packed(ours, "model.dtype=float32", "update.adapter=full") * GIB == pytest.approx(4 * SMALL.linear)
+    assert packed(ours) > packed(ours, "update.adapter=full")
+    gpus = told(capfd, "--gpus", "1", "--set", ours)["memory_gib"]
+    assert "engine: packed layers" not in gpus
+
+
 @pytest.mark.parametrize(
     ("name", "billions"), [("0.5b", 0.494), ("1.5b", 1.544), ("7b", 7.616), ("32b", 32.76), ("72b", 72.71)]
 )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tasks.engines import cascade
-from tasks.engines.cascade import CascadeCache
+from tasks.engines.cascade import CascadeCache, Part
 
 HEADS, KEY_HEADS, WIDTH, LAYERS = 4, 2, 8, 2
 SCALE = 0.3
@@ -51,19 +51,23 @@ class Talk:
                     self.past[slot][layer:] = [(k[0, :, here], v[0, :, here])]
                     self.filled[slot] = 0
 
-    def decode(self, slots: list[int]) -> None:
-        self.cache.begin_decode(torch.tensor(slots), torch.tensor([self.filled[slot] for slot in slots]))
+    def decode(self, slots: list[int], longer: dict[int, int] | None = None) -> None:
+        """A token of each of ``slots``, and of others as many as ``longer`` says."""
+        parts = [Part(slot, self.filled[slot], tokens) for slot, tokens in (longer or {}).items()]
+        filled = torch.tensor([self.filled[slot] for slot in slots], dtype=torch.long)
+        self.cache.begin_decode(torch.tensor(slots, dtype=torch.long), filled, parts)
+        places = [*slots, *(part.slot for part in parts for _ in range(part.tokens))]
         for layer in range(LAYERS):
-            count = len(slots)
+            count = len(places)
             q, k, v = self.draw(HEADS, count), self.draw(KEY_HEADS, count), self.draw(KEY_HEADS, count)
             out = self.cache.decode(q, k, v, SCALE)
-            for place, slot in enumerate(slots):
+            for place, slot in enumerate(places):
                 keys, values = self.past[slot][layer]
                 keys = torch.cat([keys, k[0, :, place, None]], 1)
                 values = torch.cat([values, v[0, :, place, None]], 1)
                 self.past[slot][layer] = (keys, values)
                 self.close(out[0, :, place], plain(q[0, :, place], keys, values))
-        for slot in slots:
+        for slot in places:
             self.filled[slot] += 1
 
     def close(self, found: Tensor, expected: Tensor) -> None:
@@ -85,9 +89,27 @@ def test_attention_is_the_plain_one_whoever_is_there(
     for slots in ([0, 1, 4, 5], [0, 1, 4, 5], [1, 4, 5], [5]):
         talk.decode(slots)
     talk.prefill({0: 3, 1: 5}, 2)  # family 0 is another one now
-    for slots in ([0, 1, 2, 3, 4, 5], [0, 2, 3, 5], [3], [3], [3], [3, 2, 0]):
+    for slots in ([0, 1, 2, 3, 4, 5], [4, 5, 0, 1, 2, 3], [0, 2, 3, 5], [3], [3], [3], [3, 2, 0]):
         talk.decode(slots)
     assert max(talk.filled.values()) > 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_several_tokens_see_what_came_before_them(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside single ones and by themselves, behind a prompt alone and behind more, and beyond what there was
+    to be room for."""
+    monkeypatch.setattr(cascade, "FIRST_TOKENS", 2)
+    talk = Talk(CascadeCache(families=3, members=2, longest_prompt=7, longest_response=9), dtype)
+    talk.prefill({0: 7, 2: 1}, 2)
+    talk.decode([0, 4, 5], {1: 3})
+    talk.decode([], {4: 2, 0: 5})
+    talk.decode([5, 1, 0, 4])
+    talk.prefill({1: 4}, 2)
+    talk.decode([1], {3: 1, 5: 9})
+    talk.decode([2, 3, 4, 5, 0, 1])
+    assert max(talk.filled.values()) > 9
 
 
 def test_what_is_not_there_counts_for_nothing() -> None:

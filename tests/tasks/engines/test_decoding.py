@@ -27,7 +27,7 @@ def requests() -> list[Request]:
     return [Request(prompt, 100 * p + s) for p, prompt in enumerate(PROMPTS) for s in range(3)]
 
 
-@pytest.mark.parametrize("room", [Room(1, 1), Room(2, 40), Room(5, 100), Room(100, 10**6)])
+@pytest.mark.parametrize("room", [Room(1, 1), Room(2, 40), Room(5, 100), Room(6, 10**6), Room(100, 10**6)])
 def test_room_changes_nothing_but_the_order(policy: Policy, room: Room) -> None:
     asked = requests()
     found: dict[int, Response] = {}

@@ -14,6 +14,7 @@ from params.engine import Engine
 from params.schema import Params
 from tasks.artefacts.artefact import Artefact
 from tasks.engines.base import EngineFailure, Request, Response, Sampling
+from tasks.engines.decoding import Decoding
 from tasks.engines.in_process import InProcess
 from tasks.engines.turn_cache import TurnCache
 from tasks.policy.policy import Policy
@@ -272,17 +273,33 @@ def test_float8_samples_from_rounded_weights_and_leaves_the_trainers_alone(
     assert seen[0] == seen[2] != seen[1]
 
 
+@pytest.fixture(params=["decoding", "continuous batching"])
+def reused(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Tokens of earlier turns that were not computed again, by either way of sampling."""
+    found: list[int] = []
+    if request.param == "decoding":
+        join = Decoding._join
+
+        def joined(decoding: Decoding, index: int, asked: Request) -> None:
+            join(decoding, index, asked)
+            found.extend(row.known for row in decoding._rows if row.index == index)
+
+        monkeypatch.setattr(Decoding, "_join", joined)
+    else:
+        take = TurnCache._taken_over
+        monkeypatch.setattr(InProcess, "_shares_prompts", lambda engine: False)
+        monkeypatch.setattr(TurnCache, "_taken_over", lambda *a: (found.append(take(*a)), found[-1])[1])
+    return found
+
+
 @pytest.mark.parametrize("top", [0, 3])
 def test_requests_that_come_up_join_and_are_answered_as_if_asked_alone(
-    engine: InProcess, policy: Policy, params: Params, monkeypatch: pytest.MonkeyPatch, top: int
+    engine: InProcess, policy: Policy, params: Params, reused: list[int], top: int
 ) -> None:
     """With room for what was computed, and with so little that it is dropped."""
-    taken: list[int] = []
-    take = TurnCache._taken_over
-    monkeypatch.setattr(TurnCache, "_taken_over", lambda *a: (taken.append(take(*a)), taken[-1])[1])
     chosen, asked = dataclasses.replace(sampling(top=top), entropy=bool(top)), requests()
     made = talks(engine, asked, chosen)
-    assert sum(taken) > 0
+    assert sum(reused) > 0
     assert talks(engine, asked, chosen) == made
     poor = talks(with_options(policy, params, kv_cache_gib=1e-4, max_sequences=2), asked, chosen)
     assert poor == made
