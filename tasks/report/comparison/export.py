@@ -38,7 +38,7 @@ def exported(
         "".join(f"- {line}\n" for line in said["cautions"]),
     ]
     parts += [f"## {name}\n\n{tables[key].markdown}" for key, name in HEADINGS.items() if key in tables]
-    for name, readings in frontiers.items():
+    for name, readings in ((name, readings) for name, readings in frontiers.items() if readings):
         heading = comparison.frontiers[name].label or name
         parts += [f"## {heading}\n", *(table.markdown for table in readings)]
     parts += ["## Charts\n", *(f"![{panel.title}]({panel.key}.svg)\n" for panel in drawn)]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from params.base import BadInput, validate
 from params.comparison import Comparison, read_study, trials
 from params.load import presets
+from tasks.report.comparison.export import exported
 from tasks.report.comparison.figures import panels
 from tasks.report.comparison.frontier import first_at, frontier_tables, frontiers
 from tasks.report.comparison.stats import Results
@@ -121,3 +122,13 @@ def test_the_studies_of_erpd_are_whole(name: str) -> None:
 def test_a_figure_that_is_no_name_is_refused() -> None:
     with pytest.raises(BadInput, match=r"expected STAGE\.NAME"):
         a_frontier(x="kl")
+
+
+def test_a_frontier_that_is_read_nowhere_has_no_heading_among_the_tables() -> None:
+    data = a_frontier(at_x=[], at_y=[], label="Price of a point")
+    facts, said = {"command": "lab it"}, {"verdict": "", "evidence": "", "budget": "2 rounds", "cautions": []}
+    text = exported(data.comparison, facts, said, {}, {"price": frontier_tables(data, "price")}, [])
+    assert "Price of a point" not in text
+    again = a_frontier(label="Price of a point")
+    text = exported(again.comparison, facts, said, {}, {"price": frontier_tables(again, "price")}, [])
+    assert "## Price of a point\n" in text
