@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tasks.artefacts.artefact import Artefact
 from tasks.engines.base import Request, Response, Sampling
@@ -42,6 +44,34 @@ def test_room_changes_nothing_but_the_order(policy: Policy, room: Room) -> None:
             for _, done in Decoding(policy.network, [[(index, request)]], SAMPLING, Room(1, 64)).steps():
                 alone.update(done)
     assert most <= max(1, room.rows)
+    for index in range(len(asked)):
+        assert found[index].token_ids == alone[index].token_ids
+        assert found[index].logp == pytest.approx(alone[index].logp, abs=1e-5)
+
+
+SHORT = Sampling(1.0, 6, (2,))
+SHAPES = st.lists(st.tuples(st.integers(1, 5), st.integers(1, 6)), min_size=1, max_size=8)
+"""Of each problem, the tokens of its prompt and of its answers: all of a problem end together."""
+
+
+@given(SHAPES, st.integers(1, 2), st.integers(1, 8))
+@settings(max_examples=40, deadline=None)
+def test_a_response_is_the_one_that_is_sampled_alone_whoever_came_and_went(
+    policy: Policy, shapes: list[tuple[int, int]], samples: int, rows: int
+) -> None:
+    asked = [
+        Request((1, *range(40 + 7 * p, 39 + 7 * p + length)), 100 * p + s, max_tokens=limit)
+        for p, (length, limit) in enumerate(shapes)
+        for s in range(samples)
+    ]
+    found: dict[int, Response] = {}
+    alone: dict[int, Response] = {}
+    with policy.passes():
+        for _, done in Decoding(policy.network, families(asked), SHORT, Room(rows, 10**6)).steps():
+            found.update(done)
+        for index, request in enumerate(asked):
+            for _, done in Decoding(policy.network, [[(index, request)]], SHORT, Room(1, 64)).steps():
+                alone.update(done)
     for index in range(len(asked)):
         assert found[index].token_ids == alone[index].token_ids
         assert found[index].logp == pytest.approx(alone[index].logp, abs=1e-5)
