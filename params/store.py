@@ -9,6 +9,8 @@ from pydantic import Field, PositiveInt, field_validator
 
 from params.base import Config
 
+SHORTEST_LEASE = 1.0
+"""Seconds: a claim is renewed several times within its lease, each time by a request to the bucket."""
 LONGEST_LEASE = 86400.0
 """Seconds: nobody waits longer for a machine that has died."""
 ADDRESS = re.compile(r"s3://(?P<bucket>[a-zA-Z0-9][a-zA-Z0-9._-]{1,62})(?:/(?P<key>[^?#]*))?")
@@ -37,7 +39,7 @@ class StoreSettings(Config):
     share: bool = False
     """Whether this machine makes a stage only where no other one does that shares the remote, which it claims
     there first, and sends what it made at once. The same command on several machines then splits the work."""
-    lease: Annotated[float, Field(gt=0, le=LONGEST_LEASE)] = 60.0
+    lease: Annotated[float, Field(ge=SHORTEST_LEASE, le=LONGEST_LEASE)] = 60.0
     """Seconds after which the claim of a machine that died may be taken by another."""
 
     @field_validator("url")

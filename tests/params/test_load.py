@@ -42,6 +42,8 @@ def test_another_name_replaces_a_part_whole() -> None:
         ("update.learning_rate=inf", "update.learning_rate: input should be a finite number"),
         ("rollout.temperature=inf", "rollout.temperature: input should be a finite number"),
         ("seed=9223372036854775808", "seed: input should be less than 9223372036854775808"),
+        ("store.lease=0.5", "store.lease: input should be greater than or equal to 1, got 0.5"),
+        ("store.lease=100000", "store.lease: input should be less than or equal to 86400"),
         ("update.learning_rte=1", "update.learning_rte: unknown key; did you mean 'learning_rate'?"),
         ("updat.epochs=1", "updat: unknown key; did you mean 'update'?"),
         ("distil.student.budget=0.1", "method grpo has no phases to distil in; expected --method erpd"),
