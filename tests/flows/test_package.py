@@ -7,12 +7,17 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.flows.conftest import ROOT, Workspace, environment_of, outcomes
 
+LOCKS = ("requirements.lock", "requirements-test.lock")
 PACKAGES = ("algorithms", "flows", "params", "tasks")
 BUILD = (
     "import sys; from setuptools import build_meta as made; print(getattr(made, sys.argv[1])(sys.argv[2]))"
@@ -24,6 +29,32 @@ def built(source: Path, what: str, out: Path) -> Path:
     command = [sys.executable, "-c", BUILD, what, str(out)]
     done = subprocess.run(command, cwd=source, capture_output=True, text=True, timeout=120, check=True)
     return out / done.stdout.splitlines()[-1]
+
+
+def locked() -> list[Requirement]:
+    """What both locks name."""
+    lines = [line for name in LOCKS for line in (ROOT / name).read_text().splitlines()]
+    return [Requirement(line) for line in lines if line and not line.startswith("#")]
+
+
+def holds(asked: Requirement, python: str) -> bool:
+    """Whether that Python is asked for it, without an extra."""
+    known = {"extra": "", "python_version": python, "python_full_version": f"{python}.0"}
+    return asked.marker is None or asked.marker.evaluate(known)
+
+
+@pytest.mark.parametrize("python", ["3.12", "3.13"])
+def test_the_locks_hold_what_packages_ask_for_on_a_later_python_alone(python: str) -> None:
+    """They are resolved for 3.11, where this runs or runs too."""
+    there = {canonicalize_name(one.name) for one in locked() if holds(one, python)}
+    asked = {}
+    for name in sorted(there):
+        with suppress(metadata.PackageNotFoundError):  # of another Python than this one's
+            for one in map(Requirement, metadata.requires(name) or ()):
+                if holds(one, python) and not holds(one, "3.11"):
+                    asked[canonicalize_name(one.name)] = name
+    assert python == "3.12" or "whenever" in asked
+    assert asked.keys() <= there, {name: by for name, by in asked.items() if name not in there}
 
 
 @pytest.mark.long
