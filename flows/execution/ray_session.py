@@ -98,7 +98,7 @@ class Session:
             self._log.parent.mkdir(parents=True, exist_ok=True)
             with self._log.open("a") as log:
                 log.write(f"{text}\n")
-            raise StageFailure(f"rollout: a shard failed: {last_words(text)} (log: {self._log})") from None
+            raise StageFailure(f"Ray: an actor failed: {last_words(text)} (log: {self._log})") from None
         except (
             errors.RayActorError,
             errors.WorkerCrashedError,

@@ -13,12 +13,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ray.cluster_utils import Cluster
-
 CLONE_NEWNS = 0x20000
+NOT_PERMITTED = 77
+"""The exit code where no mount namespace can be made."""
 
 
 def main() -> None:
+    from ray.cluster_utils import Cluster  # the tests that import this module need no Ray
+
     given = argparse.ArgumentParser()
     given.add_argument("--unshared", type=Path)
     unshared = given.parse_args().unshared
@@ -27,7 +29,7 @@ def main() -> None:
     nodes = [cluster.add_node(include_dashboard=False, **here)]
     if unshared:
         if ctypes.CDLL(None).unshare(CLONE_NEWNS):
-            sys.exit("no mount namespace can be made here")
+            sys.exit(NOT_PERMITTED)
         subprocess.run(["mount", "--make-rprivate", "/"], check=True)
         subprocess.run(["mount", "-t", "tmpfs", "none", str(unshared)], check=True)
     nodes.append(cluster.add_node(**here))

@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.artefacts.artefact import Artefact
 from tasks.engines.base import EngineFailure, Request, Response
 from tasks.engines.dispatch import groups
 from tests.tasks.engines.server_world import GENERATE, PROBE, SAMPLING, World, after, expected, requests
 from tests.tasks.engines.talks import FURTHER, talks
-
-
-@pytest.fixture
-def world(tiny_model: Artefact, tmp_path: Path) -> Iterator[World]:
-    made = World(tiny_model, tmp_path)
-    yield made
-    made.close()
 
 
 def test_the_policy_is_on_all_and_the_work_is_spread_by_groups(world: World) -> None:

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tasks.artefacts.artefact import Artefact
 from tasks.engines.base import EngineFailure
 from tests.tasks.engines.server_world import GENERATE, SAMPLING, World, expected, requests
-
-
-@pytest.fixture
-def world(tiny_model: Artefact, tmp_path: Path) -> Iterator[World]:
-    made = World(tiny_model, tmp_path)
-    yield made
-    made.close()
 
 
 def _answers(content: Any) -> bool:
