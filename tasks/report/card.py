@@ -11,7 +11,7 @@ from params.reward import several
 from tasks.report.format import number, percent
 from tasks.report.run.data import RunData, collect
 from tasks.report.run.page import summary
-from tasks.report.run.words import evidence, verdict
+from tasks.report.run.words import evidence, tasks_of, verdict
 
 HUB = re.compile(r"[\w.-]+/[\w.-]+")
 """A model's name there."""
@@ -52,7 +52,7 @@ def _said(data: RunData) -> list[str]:
         f"# {record.name}",
         "",
         f"`{params.model.source}`, post-trained by reinforcement learning from verifiable rewards: "
-        f"{params.method.objective.name} on {params.task.problems.name}, judged by {rewards}, "
+        f"{params.method.objective.name} on {tasks_of(params)}, judged by {rewards}, "
         f"{data.rounds_done} rounds of {params.rollout.problems_per_round} problems × "
         f"{params.rollout.samples_per_problem} answers.",
         "",

@@ -65,10 +65,12 @@ class _Databases:
     def __init__(self, root: Path, config: Config) -> None:
         self._root, self._config = root, config
         self._listed: dict[str, Any] | None = None
-        self._database = lru_cache(_OPEN_AT_ONCE)(lambda name: Database(self._checked(name), config))
+        self._open: dict[str, Database] = {}
+        """The one used last stands last."""
         most = config.cache_mib * 2**20
         self._gold: Cache[Result] = Cache(most)
-        self._given: Cache[Result | QueryError] = Cache(most)
+        # of what fails the words alone: an error holds the frames that it came through
+        self._given: Cache[Result | str] = Cache(most)
 
     def gold(self, database: str, query: str) -> Result:
         """The gold query's result. Raises ``QueryError`` and ``DatabaseTrouble``."""
@@ -87,13 +89,22 @@ class _Databases:
             try:
                 found = opened.run(query)
             except QueryError as error:
-                found = error
-            if isinstance(found, Result) or found.certain:
-                size = found.size if isinstance(found, Result) else 0
-                self._given.put((database, query), found, size + 1024 + len(query))
-        if isinstance(found, QueryError):
-            raise found
+                if not error.certain:
+                    raise
+                found = str(error)
+            size = found.size if isinstance(found, Result) else len(found)
+            self._given.put((database, query), found, size + 1024 + len(query))
+        if isinstance(found, str):
+            raise QueryError(found)
         return found
+
+    def _database(self, name: str) -> Database:
+        if (opened := self._open.pop(name, None)) is None:
+            if len(self._open) >= _OPEN_AT_ONCE:
+                self._open.pop(next(iter(self._open))).close()
+            opened = Database(self._checked(name), self._config)
+        self._open[name] = opened
+        return opened
 
     def _checked(self, name: str) -> Path:
         if self._listed is None:
@@ -112,13 +123,13 @@ def database_path(root: Path, name: str, verify_mib: int = 0, listed: dict[str, 
     try:
         size = path.stat().st_size
         if size != entry["bytes"]:
-            raise DatabaseTrouble(f"{path} has {size} bytes; expected {entry['bytes']}")
+            raise DatabaseTrouble(f"{entry['path']} has {size} bytes; expected {entry['bytes']}")
         if size <= verify_mib * 2**20:
             with path.open("rb") as handle:
                 if hashlib.file_digest(handle, "sha256").hexdigest() != entry["sha256"]:
-                    raise DatabaseTrouble(f"{path} is not the file that {DATABASES} lists")
+                    raise DatabaseTrouble(f"{entry['path']} is not the file that {DATABASES} lists")
     except OSError as error:
-        raise DatabaseTrouble(f"{path}: {error.strerror}") from error
+        raise DatabaseTrouble(f"{entry['path']}: {error.strerror}") from error
     return path
 
 

@@ -95,6 +95,10 @@ class Database:
                 raise self._timer.verdict() from None
             raise QueryError(_short(error)) from None
 
+    def close(self) -> None:
+        """Let go of its file: a connection is part of a cycle, and would keep it until the next collection."""
+        self._connection.close()
+
     def _fetch(self, cursor: sqlite3.Cursor) -> Result:
         columns = len(cursor.description or ())
         most, limits = self._limits.result_mib * 2**20, self._limits

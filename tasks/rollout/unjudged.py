@@ -14,7 +14,7 @@ from tasks.core.errors import StageFailure
 MOST = 0.1
 """Share of a stage's answers that may be unjudged."""
 SHOWN = 2
-REASON_CHARACTERS = 80
+REASON_CHARACTERS = 240
 
 
 def refuse_unjudged(sampled: Artefact, params: Params) -> None:

@@ -42,7 +42,11 @@ def curves_of(data: Results, frontier: Frontier) -> dict[str, Curve]:
 def _points(frontier: Frontier, pair: Pair, run: Compared) -> list[Point]:
     start = run.figure(frontier.y, 0) if frontier.gain else 0.0
     both = [(run.figure(pair.x, r), run.figure(pair.y, r)) for r in sorted(run.figures.get(pair.x, {}))]
-    return [] if start is None else [(x, y - start) for x, y in both if x is not None and y is not None]
+    known = [(x, y) for x, y in both if x is not None and y is not None]
+    base = run.figure(frontier.x, 0), run.figure(frontier.y, 0)
+    if known and run.figure(pair.x, 0) is None and base[0] is not None and base[1] is not None:
+        known.insert(0, (base[0], base[1]))  # a teacher, too, was the base model once
+    return [] if start is None else [(x, y - start) for x, y in known]
 
 
 def first_at(points: Sequence[Point], goal: float) -> float | None:

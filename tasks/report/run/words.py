@@ -138,7 +138,7 @@ def setting(data: RunData) -> str:
     method = "erpd" if params.distil else _method(params.method) + _methods_of_tasks(params)
     held_out = data.base.scores["problems"] if data.base else params.task.held_out_count
     model = params.model.source.rstrip("/").rpartition("/")[2].removesuffix(".gguf")
-    what = f"{model} on {params.task.problems.name}"
+    what = f"{model} on {tasks_of(params)}"
     problems = count(params.rollout.problems_per_round, "problem")
     group = f"{problems} × {params.rollout.samples_per_problem} answers"
     return (
@@ -146,6 +146,14 @@ def setting(data: RunData) -> str:
         f"at temperature {params.rollout.temperature:g}. Measured on {count(held_out, 'held-out problem')} "
         f"with {count(params.evaluate.samples_per_problem, 'sampled answer')} each{_sampled_as(params)}."
     )
+
+
+def tasks_of(params: Params) -> str:
+    """What was trained on: the problems' source and their environment; of a mixture all tasks."""
+    task = params.task
+    place = f" in the environment {task.environment.name}" if task.environment else ""
+    *before, last = (f"{task.problems.name}{place}", *params.tasks)
+    return f"{', '.join(before)} and {last}" if before else last
 
 
 def _method(method: Method) -> str:

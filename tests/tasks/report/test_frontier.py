@@ -96,6 +96,8 @@ def test_gains_are_over_each_seeds_own_base() -> None:
     said = frontiers(a_frontier(gain=True, at_y=[0.15], beside=beside))["price"]["curves"]
     assert said["cautious"]["at_x"]["0.1"]["value"] == pytest.approx(0.1)
     assert said["cautious teacher"]["at_y"]["0.15"]["value"] == pytest.approx(0.35)
+    from_its_base = said["cautious teacher"]["at_x"]["0.1"]["value"]
+    assert from_its_base == pytest.approx(0.05)
 
 
 def test_the_chart_names_its_curves_and_the_tables_tell_who_got_there() -> None:

@@ -62,6 +62,13 @@ def test_the_tails_of_the_mismatch_have_charts_and_ages_where_there_are_some(
     )  # the correction's share
 
 
+def test_the_page_says_what_was_trained_on(tmp_path: Path) -> None:
+    agent = {"task.environment": {"name": "guess"}, "tasks": ["countdown", "sql"]}
+    run = SyntheticRun(tmp_path / "mixed", rounds=1, **agent).write()
+    said = setting(collect(run))
+    assert " on arithmetic in the environment guess, countdown and sql, trained with " in said
+
+
 def test_an_evaluation_with_settings_of_its_own_says_them_and_has_many_k(
     tmp_path: Path, finished: Path
 ) -> None:

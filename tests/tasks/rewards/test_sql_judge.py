@@ -206,6 +206,12 @@ def test_more_databases_than_are_open_at_once(tmp_path: Path) -> None:
     check("sql", [*cases, (gold("SELECT 1", "town0"), "SELECT 2", 0.0)], root=root)
 
 
+def test_failing_queries_keep_no_database_open(tmp_path: Path) -> None:
+    names = tuple(f"town{i}" for i in range(100))
+    root = make_root(tmp_path / "problems", names)
+    check("sql", [(gold("SELECT 1", name), "SELECT nothing FROM city", 0.0) for name in names * 2], root=root)
+
+
 def test_results_do_not_outgrow_the_cache(root: Path) -> None:
     wide = "SELECT hex(zeroblob({})), id FROM city"
     cases = [(gold(wide.format(200_000 + i)), wide.format(200_000 + i), 1.0) for i in range(60)]
