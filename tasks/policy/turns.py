@@ -41,12 +41,15 @@ class Turns:
         """The tokens between a turn that ended with the token ``last`` and the next, which reads the
         ``messages``."""
         text, tokenizer = self._text(messages), self._chat.tokenizer
+        ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
+        ends = [place for place, token in enumerate(ids[:2]) if token in self._stop_ids]
+        if ends:  # a turn that ended with a text of the user's has no such token yet
+            return ids[ends[0] + 1 :] if last in self._stop_ids else ids
         if last not in self._stop_ids:  # it ended with a text, which is there already
             for stop in self._chat.stop:
                 text = text.partition(stop)[2] if stop in text else text
-        ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
-        ends = [place for place, token in enumerate(ids[:2]) if token in self._stop_ids]
-        return ids[ends[0] + 1 :] if ends and last in self._stop_ids else ids
+            ids = tokenizer.encode(text, add_special_tokens=False)
+        return ids
 
     def harmless(self, text: str) -> str:
         """The text with no word of it that the tokenizer would read as a token of the template's."""

@@ -69,6 +69,20 @@ def test_appended_turns_are_the_whole_talk(name: str, said: list[tuple[str, str]
     assert known == list(made.ids([talk])[0])
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_turn_that_a_text_ended_is_closed_as_the_template_has_it(name: str) -> None:
+    """The text stands in what follows, too: nothing of that is left out."""
+    made, end = chat(name, stop=["```\n", "\n"])
+    turns = Turns(made, [end], tools=False, keep_thinking=False)
+    talk = [{"role": "user", "content": "ask"}]
+    said, message = "```sql\nx\n```\n", {"role": "user", "content": "one\ntwo"}
+    spoken = made.tokenizer.encode(said, add_special_tokens=False)
+    known = [*made.ids([talk])[0], *spoken, *turns.between([message], spoken[-1])]
+    whole = made.ids([[*talk, {"role": "assistant", "content": said.strip()}, message]])[0]
+    text, expected = made.tokenizer.decode(known), made.tokenizer.decode(whole)
+    assert text.replace("```\n", "```") == expected
+
+
 @pytest.mark.parametrize("name", ["chatml", "llama", "mistral"])
 def test_what_a_tool_says_is_written_as_the_template_has_it(name: str) -> None:
     made, end = chat(name)
