@@ -14,7 +14,7 @@ from tasks.environments.base import Message, Problem, Turn
 from tasks.environments.calls import calls_in, schema
 
 Kind = Literal["ours", "tools", "text"]
-NO_TOOLS = ("reset", "get_reward", "close")
+NO_TOOLS = ("reset", "get_reward", "get_answer", "close")
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,10 @@ class Adapter:
             return _number(_awaited(self._made.get_reward())) if hasattr(self._made, "get_reward") else None
         given = [reward for reward in self._rewards if reward is not None]
         return sum(given) if given else None
+
+    def answer(self) -> str | None:
+        """What a judge is to read in place of the last turn; None where that is the answer."""
+        return self._text(_awaited(self._made.get_answer())) if hasattr(self._made, "get_answer") else None
 
     def _wanted(self, environment: type, options: dict[str, Any]) -> dict[str, Any]:
         """A text environment of SkyRL's is made with what it is about."""

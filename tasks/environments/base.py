@@ -7,6 +7,9 @@ are, told apart by what they have (``tasks.environments.adapters``):
 - TRL's: ``reset(**row)``, every other public method a tool, ``get_reward()``;
 - a text environment (SkyRL-Gym's): ``init(prompt)``, ``step(action)`` with observations, reward and done.
 
+Any of them may have ``get_answer()``: what the task's judge reads where the environment gives no reward, in
+place of what the model said in its last turn.
+
 Each episode has one of its own, in a process of its own that may hang, crash or eat memory: nobody else
 notices. Such a module must not import torch.
 """

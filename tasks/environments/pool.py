@@ -53,11 +53,12 @@ class Pool:
 
     def step(self, name: int, said: str, raw: str) -> None:
         """Hand a turn on, without and with its special tokens; the answer holds ``messages``, ``reward``,
-        ``done`` and ``calls``, and where it is done ``total``."""
+        ``done`` and ``calls``, and where it is done ``total`` and ``answer``."""
         self._send({"id": name, "do": "step", "said": said, "raw": raw})
 
     def finish(self, name: int) -> None:
-        """Ask for the reward of an episode that ended at a limit; the answer holds ``total``."""
+        """Ask for the reward of an episode that ended at a limit; the answer holds ``total`` and ``answer``,
+        what is to be judged."""
         self._send({"id": name, "do": "finish"})
 
     def end(self, name: int) -> None:

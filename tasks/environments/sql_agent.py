@@ -24,6 +24,7 @@ class SqlAgent:
 
     def reset(self, answer: str, folder: str) -> None:
         """Open the database of a problem."""
+        self._last: str | None = None
         self._database = Database(database_path(Path(folder), json.loads(answer)["database"]), self._limits)
 
     def sql(self, query: str) -> str:
@@ -32,6 +33,7 @@ class SqlAgent:
         Args:
             query: the query
         """
+        self._last = query
         query = query.strip().rstrip(";")
         if (refused := problem_of(query)) is not None:
             return f"Error: {refused}"
@@ -42,6 +44,10 @@ class SqlAgent:
         shown = [" | ".join(self._shown(value) for value in row) for row in plain(found.rows[: self._rows])]
         more = len(found.rows) - len(shown)
         return "\n".join([*(shown or ["no rows"]), *([f"... {more} more rows"] if more else [])])
+
+    def get_answer(self) -> str | None:
+        """The last query, whatever was said after it; None where there was none."""
+        return None if self._last is None else f"```sql\n{self._last}\n```"
 
     def _shown(self, value: object) -> str:
         text = "NULL" if value is None else f"{len(value)} bytes" if isinstance(value, bytes) else str(value)

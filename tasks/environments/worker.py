@@ -227,11 +227,17 @@ def _answer(made: Adapter, message: dict[str, Any], limits: Episode) -> dict[str
     if message["do"] == "start":
         return {"said": _cut(made.start(), limits)}
     if message["do"] == "finish":
-        return {"total": made.reward()}
+        return _over(made)
     step = made.step(message["said"], message["raw"])
     messages = [{**each, "content": _cut(each["content"], limits)} for each in step.messages]
     facts = {"messages": messages, "reward": step.reward, "done": step.done, "calls": step.calls}
-    return {**facts, "total": made.reward()} if step.done else facts
+    return {**facts, **_over(made)} if step.done else facts
+
+
+def _over(made: Adapter) -> dict[str, Any]:
+    """What an episode came to: its reward, or what is to be judged."""
+    total = made.reward()
+    return {"total": total, "answer": made.answer() if total is None else None}
 
 
 def _cut(text: str | None, limits: Episode) -> str | None:

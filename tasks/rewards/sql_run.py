@@ -96,7 +96,7 @@ class Database:
             raise QueryError(_short(error)) from None
 
     def close(self) -> None:
-        """Let go of its file: a connection is part of a cycle, and would keep it until the next collection."""
+        """Let go of its file; a connection, part of a cycle, would keep it until the next collection."""
         self._connection.close()
 
     def _fetch(self, cursor: sqlite3.Cursor) -> Result:

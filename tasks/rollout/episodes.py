@@ -212,6 +212,7 @@ class Episodes:
             return
         if "total" in said:
             episode.verdict, episode.rewarded = _verdict(said["total"]), True
+            episode.last = episode.last if said["answer"] is None else said["answer"]
         if "messages" not in said:
             return
         episode.rewards.append(said["reward"])

@@ -12,6 +12,7 @@ import pytest
 from tasks.environments.calculator import Calculator
 from tasks.environments.calls import Call, calls_in, described, schema
 from tasks.environments.sql_agent import SqlAgent
+from tasks.rewards.sql_text import find_query
 
 
 def weather(city: str, days: int = 1) -> str:
@@ -103,8 +104,11 @@ def test_the_database_answers_and_is_left_alone(tmp_path: Path) -> None:
     before = path.read_bytes()
     agent = SqlAgent(rows=2, cell_characters=3)
     agent.reset(json.dumps({"database": "one", "query": "SELECT 1"}), str(tmp_path))
+    assert agent.get_answer() is None
     assert agent.sql("SELECT a, b FROM t;") == "0 | xxx...\n1 | xxx...\n... 6 more rows"
     assert agent.sql("SELECT a FROM t WHERE a > 99") == "no rows"
     for wrong in ("SELECT c FROM t", "DELETE FROM t", "SELECT 1; SELECT 2", "PRAGMA user_version", ""):
         assert agent.sql(wrong).startswith("Error:")
     assert path.read_bytes() == before
+    agent.sql("SELECT a FROM t")
+    assert find_query(agent.get_answer() or "") == "SELECT a FROM t"

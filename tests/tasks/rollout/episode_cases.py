@@ -53,6 +53,13 @@ class Silent(Echo):
         return Turn(turn.said, done=turn.done)
 
 
+class Knowing(Silent):
+    """Tells the judge the right answer to every second problem, whatever the model said."""
+
+    def get_answer(self):
+        return self.problem.answer if int(self.problem.answer) % 2 else None
+
+
 class Late(Echo):
     """Answers after a while that no seed tells."""
 

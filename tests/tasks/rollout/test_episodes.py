@@ -193,6 +193,22 @@ def test_an_episode_of_one_turn_is_an_answer_and_makes_the_same_update(
         torch.testing.assert_close(weight, other[name], atol=1e-4, rtol=0.0)
 
 
+@pytest.mark.parametrize("turns", [1, 3])
+def test_a_judge_reads_what_the_environment_says_the_answer_is(
+    run_stage: RunStage, tiny_model: Artefact, tmp_path: Path, turns: int
+) -> None:
+    given = problems(tmp_path / "problems")
+    knowing, silent = (
+        rows(sampled(run_stage, tiny_model, settings(name, turns=turns), given))
+        for name in ("mine.py:Knowing", "mine.py:Silent")
+    )
+    told = [int(row["problem_id"].removeprefix("p")) % 2 == 0 for row in knowing]
+    assert set(told) == {True, False}
+    assert {row["reward"] for row in silent} & {0.0}
+    for own, other, is_told in zip(knowing, silent, told, strict=True):
+        assert own["reward"] == (1.0 if is_told else other["reward"])
+
+
 @pytest.mark.parametrize(
     ("reason", "options"),
     [
