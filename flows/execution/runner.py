@@ -30,6 +30,7 @@ from tasks.artefacts.artefact import EVERYTHING, MOMENTS, Artefact, Damaged
 from tasks.artefacts.record import Record, Step, Stop
 from tasks.artefacts.store import Store, publish
 from tasks.core.context import Context
+from tasks.core.errors import StageFailure
 
 Outcome = Literal["made", "cached"]
 
@@ -114,7 +115,20 @@ class Runner:
             self._reported.add(str(damage))
             return None
         found = found or self.store.adopt(node.stage.name, fingerprint, self.directory / node.place)
+        if found and not found.dropped and self._unjudged(node, found):
+            return None
         return None if self.whole and found and found.dropped else found
+
+    def _unjudged(self, node: Node, found: Artefact) -> bool:
+        """Whether a run has ended for its answers, which nobody could judge: that may be mended by now, and
+        they are judged anew."""
+        if not node.stage.keeps_answers:
+            return False
+        try:
+            node.stage.look_at(found, self.params)
+        except StageFailure:
+            return True
+        return False
 
     def settle(self, node: Node, fingerprint: str, found: Artefact | None = None) -> Artefact:
         """The artefact: the one that was ``found``, or found now, here or in the remote, or made. Afterwards

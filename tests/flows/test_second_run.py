@@ -7,6 +7,7 @@ import json
 import pytest
 
 from tasks.artefacts.record import Record
+from tasks.artefacts.tables import read_table
 from tests.flows.conftest import NANO, Workspace, outcomes
 
 
@@ -42,10 +43,35 @@ def test_a_run_that_cannot_be_judged_ends_after_its_first_evaluation(prepared: W
     assert "evaluate of round 0: 40 of 40 answers could not be judged" in failed.stderr
     assert "(40 times)" in failed.stderr
     assert len(failed.stderr.splitlines()) == 1
-    again = prepared.call(*command, code=1)  # what was sampled is there, and says the same
-    assert again.stderr == failed.stderr
+    again = prepared.call(*command, code=1)  # what was sampled is judged anew, and says the same
+    note, same = again.stderr.splitlines(keepends=True)
+    assert "round-00/evaluate: judges the answers of evaluate-" in note
+    assert same == failed.stderr
     (run,) = json.loads(prepared.call("status", "--json").stdout)["runs"]
     assert run["state"] == "3 stages done"
+
+
+@pytest.mark.long
+@pytest.mark.ci
+def test_answers_that_nobody_could_judge_are_judged_once_that_is_mended(prepared: Workspace) -> None:
+    (prepared.root / "mine.py").write_text(
+        "import pathlib\n\ndef reward(gold, answer):\n"
+        f"    if answer != gold and not pathlib.Path({str(prepared.root / 'up')!r}).exists():\n"
+        "        raise ConnectionError('down')\n    return float(answer == gold)\n"
+    )
+    prepared.environment["PYTHONPATH"] += f":{prepared.root}"
+    command = ["run", "--name", "it", *NANO, "--set", "task.reward=mine:reward", "--set", "rounds=1"]
+    failed = prepared.call(*command, code=1)
+    assert "of 40 answers could not be judged" in failed.stderr
+    answers = prepared.root / "runs/it/round-00/evaluate/answers.parquet"
+    before = read_table(answers)
+    (prepared.root / "up").touch()
+    said = prepared.call(*command, "--json").stdout
+    assert "round-00/evaluate: judges the answers of evaluate-" in said
+    after = read_table(answers)
+    assert after["response_ids"] == before["response_ids"]
+    assert before["reward"].null_count > 30
+    assert after["reward"].null_count == 0
 
 
 @pytest.mark.long
