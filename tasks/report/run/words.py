@@ -76,7 +76,7 @@ def cautions(data: RunData) -> list[str]:
     ]
     last = data.last or data.base
     if last is not None:
-        found += _about_answers(last)
+        found += _about_answers(last, data.params.task.environment is not None)
     if data.base and data.last:
         found += _about_drift(data.base, data.last)
     refused = sum(int(row["refused_steps"] or 0) for row in data.rounds)
@@ -107,14 +107,15 @@ def cautions(data: RunData) -> list[str]:
     return found
 
 
-def _about_answers(last: Evaluation) -> list[str]:
+def _about_answers(last: Evaluation, episodes: bool) -> list[str]:
     found = []
     long = int(last.number("long_prompts") or 0)
     if long:
         found.append(f"{count(long, 'problem')} left out: the prompt leaves no room for an answer.")
     truncated = last.number("truncated") or 0.0
     if truncated > 0.05:
-        found.append(f"{percent(truncated)} of the sampled answers hit the length limit.")
+        what = "episodes ended at a limit of tokens or turns" if episodes else "answers hit the length limit"
+        found.append(f"{percent(truncated)} of the sampled {what}.")
     unjudged = int(last.number("unjudged") or 0)
     if unjudged:
         found.append(

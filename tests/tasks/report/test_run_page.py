@@ -15,7 +15,7 @@ from tasks.artefacts.artefact import Damaged
 from tasks.report.format import duration, number, percent, points
 from tasks.report.run.data import COLUMNS
 from tasks.report.run.page import collect, rounds_table, summary, write
-from tasks.report.run.words import clear, setting
+from tasks.report.run.words import cautions, clear, setting
 from tasks.stats.intervals import Interval
 from tests.tasks.report.page_reader import CHROMIUM, Page, browse, read
 from tests.tasks.report.synthetic_run import HOSTILE, SyntheticRun
@@ -67,6 +67,22 @@ def test_the_page_says_what_was_trained_on(tmp_path: Path) -> None:
     run = SyntheticRun(tmp_path / "mixed", rounds=1, **agent).write()
     said = setting(collect(run))
     assert " on arithmetic in the environment guess, countdown and sql, trained with " in said
+
+
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [
+        (None, "60.0% of the sampled answers hit the length limit."),
+        ({"name": "guess"}, "60.0% of the sampled episodes ended at a limit of tokens or turns."),
+    ],
+)
+def test_what_ended_at_a_limit_is_a_caution(
+    tmp_path: Path, environment: dict[str, str] | None, told: str
+) -> None:
+    run = SyntheticRun(tmp_path / "cut", rounds=1, **{"task.environment": environment}).write()
+    scores = run / "round-01/evaluate/scores.json"
+    scores.write_text(json.dumps({**json.loads(scores.read_text()), "truncated": 0.6}))
+    assert told in cautions(collect(run))
 
 
 def test_an_evaluation_with_settings_of_its_own_says_them_and_has_many_k(
