@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,20 +70,25 @@ def test_the_page_says_what_was_trained_on(tmp_path: Path) -> None:
     assert " on arithmetic in the environment guess, countdown and sql, trained with " in said
 
 
+class Cut(SyntheticRun):
+    """Every answer is cut at a limit."""
+
+    def _row(self, *about: Any) -> dict[str, Any]:
+        return {**super()._row(*about), "finish_reason": "length"}
+
+
 @pytest.mark.parametrize(
-    ("environment", "told"),
+    ("settings", "told"),
     [
-        (None, "60.0% of the sampled answers hit the length limit."),
-        ({"name": "guess"}, "60.0% of the sampled episodes ended at a limit of tokens or turns."),
+        ({}, "100.0% of the sampled answers hit the length limit."),
+        (
+            {"task.environment": {"name": "guess"}},
+            "100.0% of the sampled episodes ended at a limit of tokens or turns.",
+        ),
     ],
 )
-def test_what_ended_at_a_limit_is_a_caution(
-    tmp_path: Path, environment: dict[str, str] | None, told: str
-) -> None:
-    run = SyntheticRun(tmp_path / "cut", rounds=1, **{"task.environment": environment}).write()
-    scores = run / "round-01/evaluate/scores.json"
-    scores.write_text(json.dumps({**json.loads(scores.read_text()), "truncated": 0.6}))
-    assert told in cautions(collect(run))
+def test_what_ended_at_a_limit_is_a_caution(tmp_path: Path, settings: dict[str, Any], told: str) -> None:
+    assert told in cautions(collect(Cut(tmp_path / "cut", rounds=1, **settings).write()))
 
 
 def test_an_evaluation_with_settings_of_its_own_says_them_and_has_many_k(
