@@ -14,7 +14,7 @@ from tasks.environments.base import Message, Problem, Turn
 from tasks.environments.calls import calls_in, schema
 
 Kind = Literal["ours", "tools", "text"]
-NO_TOOLS = ("reset", "get_reward", "get_answer", "close")
+NO_TOOLS = ("reset", "get_reward", "close")
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,15 @@ def kind_of(has: Callable[[str], bool]) -> Kind | None:
 def tools_of(environment: type) -> list[dict[str, Any]]:
     """The tools of a class that is written as TRL's, as chat templates read them."""
     methods = inspect.getmembers(environment, inspect.isfunction)
-    bound = [(name, each) for name, each in methods if not name.startswith("_") and name not in NO_TOOLS]
+    own = (*NO_TOOLS, *(["get_answer"] if tells_answer(environment) else []))
+    bound = [(name, each) for name, each in methods if not name.startswith("_") and name not in own]
     return [schema(name, each.__get__(object())) for name, each in bound]
+
+
+def tells_answer(environment: type) -> bool:
+    """Whether it says what is to be judged: by a ``get_answer`` that takes nothing. One that does is a tool."""
+    told = getattr(environment, "get_answer", None)
+    return callable(told) and list(inspect.signature(told).parameters) == ["self"]
 
 
 class Adapter:
@@ -82,7 +89,7 @@ class Adapter:
 
     def answer(self) -> str | None:
         """What a judge is to read in place of the last turn; None where that is the answer."""
-        return self._text(_awaited(self._made.get_answer())) if hasattr(self._made, "get_answer") else None
+        return self._text(_awaited(self._made.get_answer())) if tells_answer(type(self._made)) else None
 
     def _wanted(self, environment: type, options: dict[str, Any]) -> dict[str, Any]:
         """A text environment of SkyRL's is made with what it is about."""

@@ -47,6 +47,21 @@ class Shop:
         return float(self.sold)
 
 
+class Oracle:
+    """Its tool has the name of ours, and an argument."""
+
+    def reset(self, question):
+        pass
+
+    def get_answer(self, about: str) -> str:
+        """Ask it.
+
+        Args:
+            about: what
+        """
+        return f"{about}? 42"
+
+
 class Text:
     """As SkyRL-Gym has them."""
 
@@ -114,6 +129,17 @@ def test_tools_are_called_and_what_they_say_is_read(fenced: bool) -> None:
         assert look["messages"][0]["content"] == "a shelf"
         last = asked(pool, "That is all.")
         assert (last["done"], last["total"]) == (True, 2.0)
+
+
+def test_a_tool_may_be_called_get_answer() -> None:
+    for pool in opened("mine.py:Oracle"):
+        assert [tool["function"]["name"] for tool in pool.tools] == ["get_answer"]
+        pool.start(0, PROBLEM)
+        pool.answer()
+        said = asked(pool, "```get_answer\nthe world\n```")
+        assert said["messages"][0]["content"] == "the world? 42"
+        last = asked(pool, "It is 42.")
+        assert (last["done"], last["total"], last["answer"]) == (True, None, None)
 
 
 def test_a_text_environment_takes_steps() -> None:
