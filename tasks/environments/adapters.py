@@ -46,7 +46,7 @@ def tools_of(environment: type) -> list[dict[str, Any]]:
 
 
 def tells_answer(environment: type) -> bool:
-    """Whether it says what is to be judged: by a ``get_answer`` that takes nothing. One that does is a tool."""
+    """Whether it says what is to be judged: by a ``get_answer`` that takes nothing; else that is a tool."""
     told = getattr(environment, "get_answer", None)
     return callable(told) and list(inspect.signature(told).parameters) == ["self"]
 
