@@ -16,7 +16,7 @@ MIXED = [*NANO, "--task", "sums", "--set", "tasks=[countdown]"]
 
 LEARNS = [
     *("run", "--model", "nano", "--task", "sql-short"),
-    *("--set", "tasks={sums: {weight: 3}, countdown: {weight: 2, held_out_count: 96}}"),
+    *("--set", "tasks={sums: {}, countdown: {held_out_count: 96}}"),
     *("--set", "model.warm_start_steps=900"),
     *("--set", "rollout.problems_per_round=48"),
     *("--set", "method.aggregation=sequence_mean"),
@@ -30,27 +30,19 @@ LEARNS = [
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-def test_a_mixture_learns_sums_and_countdown_on_held_out_problems_and_sql_on_its_own(
-    empty: Workspace,
-) -> None:
+def test_a_mixture_learns_each_of_its_tasks_on_held_out_problems(empty: Workspace) -> None:
     page = (ROOT / "docs" / "mixtures.md").read_text().replace("\\\n", " ").replace("'", "")
     assert " ".join(["ostinato", *LEARNS]) in " ".join(page.split())
     process = empty.start(*LEARNS, "--name", "it", "--engine", "transformers", "--set", "threads=1", "--json")
     _, trouble = process.communicate(timeout=3500)
     assert process.returncode == 0, trouble
     directory = empty.root / "runs" / "it"
-    gains = json.loads((directory / "metrics.json").read_text())["sets_and_tasks"]
-    assert set(gains) == {"sums", "countdown"}
+    said = json.loads((directory / "metrics.json").read_text())
+    gains = {"sql": said["accuracy"], **said["sets_and_tasks"]}
+    assert set(gains) == {"sql", "sums", "countdown"}
     for name, gain in gains.items():
         assert gain["change_low"] > 0, (name, gain)
         assert gain["after"] > gain["before"] > 0, (name, gain)
-    solved = [
-        json.loads((directory / f"round-{round:02d}" / "rollout" / "metrics.json").read_text())["main"][
-            "solved"
-        ]
-        for round in (1, 2, 3, 22, 23, 24)
-    ]
-    assert sum(solved[3:]) > 1.5 * sum(solved[:3]) > 0
 
 
 @pytest.mark.long
