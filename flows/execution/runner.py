@@ -106,7 +106,11 @@ class Runner:
 
     def find(self, node: Node, fingerprint: str) -> Artefact | None:
         """The artefact if it is in the cache, or at the run's path, whole or thinned; a damaged one is
-        reported."""
+        reported. One whose answers nobody could judge is to be made again, from the same answers."""
+        found = self._in_cache(node, fingerprint)
+        return None if found and not found.dropped and self._unjudged(node, found) else found
+
+    def _in_cache(self, node: Node, fingerprint: str) -> Artefact | None:
         try:
             found = self.store.find(node.stage.name, fingerprint, () if self.whole else EVERYTHING)
         except Damaged as damage:
@@ -115,13 +119,10 @@ class Runner:
             self._reported.add(str(damage))
             return None
         found = found or self.store.adopt(node.stage.name, fingerprint, self.directory / node.place)
-        if found and not found.dropped and self._unjudged(node, found):
-            return None
         return None if self.whole and found and found.dropped else found
 
     def _unjudged(self, node: Node, found: Artefact) -> bool:
-        """Whether a run has ended for its answers, which nobody could judge: that may be mended by now, and
-        they are judged anew."""
+        """Whether a run has ended for its answers, which nobody could judge: that may be mended by now."""
         if not node.stage.keeps_answers:
             return False
         try:
@@ -182,7 +183,7 @@ class Runner:
     def take(self, node: Node) -> None:
         """Know a stage's artefact without recording it. Raises ``BadInput`` where it is not in the cache."""
         fingerprint = self.identify(node)
-        found = self.find(node, fingerprint) or self.fetch(node, fingerprint)
+        found = self._in_cache(node, fingerprint) or self.fetch(node, fingerprint)
         if found is None:
             raise BadInput(f"{node.place}: not in the cache; `{self.record.command}` makes it")
         self.done[node.place], self.nodes[node.place] = found, node
