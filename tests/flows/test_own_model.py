@@ -92,3 +92,34 @@ def test_a_configuration_that_does_not_fit_its_weights_is_refused(
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, key: value}))
     refused(with_model(folder, written(folder.parent, rows())), expected)
+
+
+def test_a_quantised_folder_is_refused_by_its_whole_name(
+    tmp_path: Path, folder: Path, refused: Refused
+) -> None:
+    long = folder.rename(folder.parent / ("A-Long-Name-" * 16))
+    config = json.loads((long / "config.json").read_text())
+    (long / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "awq"}}))
+    given = with_model(long, written(long.parent, rows()))
+    refused(given, f"{long}: quantised weights (awq); expected the model in 16 or 32 bits")
+
+
+def test_half_of_a_character_in_the_data_is_told_with_its_line(
+    tmp_path: Path, folder: Path, refused: Refused
+) -> None:
+    path = written(folder.parent, rows(2, question="why \ud83d?"))
+    refused(with_model(folder, path), f"{path}:4: 'question' holds half a character (a lone surrogate)")
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "rounds=true",
+        "evaluate.pass_at=[]",
+        "update.beta1=1",
+        "update.learning_rate=inf",
+        "rollout.temperature=inf",
+    ],
+)
+def test_a_number_that_is_none_is_refused_by_its_name(refused: Refused, setting: str) -> None:
+    refused(["run", "--model", "nano", "--task", "sums", "--set", setting], f"{setting.partition('=')[0]}: ")
