@@ -30,6 +30,8 @@ from tasks.core.json_process import environment
 START_SECONDS = 120.0
 """For a server to answer; it takes some 10 on two idle cores."""
 WATCH_SECONDS = 0.5
+STARTS = 2
+"""After which one that has not answered yet is given up: it ends by itself."""
 
 
 class NoServer(OstinatoError):
@@ -44,6 +46,7 @@ class OwnServer:
         self._folder = home / "server"
         self._folder.mkdir(parents=True, exist_ok=True)
         self._users = (self._folder / "users").open("a")
+        self._started = 0
         fcntl.flock(self._users, fcntl.LOCK_SH)  # waits for a server that is just ending
         self.address = self._ensure(0)
         threading.Thread(target=self._watch, daemon=True, name="prefect server").start()
@@ -60,6 +63,10 @@ class OwnServer:
             with suppress(OSError), urllib.request.urlopen(health, timeout=10) as reply:  # noqa: S310 - http
                 if reply.status == 200:
                     return
+            if self._started > STARTS:
+                last = self.log.read_text(errors="replace").split("\n")[-2:]
+                said = "; ".join(line.strip() for line in last if line.strip()) or "it said nothing"
+                raise NoServer(f"Prefect's server ends before it answers: {said} (log: {self.log})")
             time.sleep(0.05)
         raise NoServer(f"Prefect's server did not answer within {START_SECONDS:g} s (log: {self.log})")
 
@@ -96,6 +103,7 @@ class OwnServer:
                 start_new_session=True,  # a terminal's interrupt is for the run alone
             )
         (self._folder / "address").write_text(json.dumps({"api": address}))
+        self._started += 1
         return address
 
 

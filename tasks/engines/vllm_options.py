@@ -102,6 +102,7 @@ def environment(params: Params) -> dict[str, str]:
         settings["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # the other one has them before the temperature
     if on_gpu():
         settings["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
+        settings["VLLM_USE_FLASHINFER_SAMPLER"] = "0"  # it does not tell what a token's probability was
         if params.engine.gpus:
             settings[VISIBLE] = ",".join(named_gpus(params.engine.gpus, "engine.gpus"))
         if params.engine.sleep:  # whose allocator does not go with torch's expandable segments

@@ -69,3 +69,17 @@ def test_a_server_that_dies_is_started_again_and_dies_with_a_killed_run(
     process.send_signal(signal.SIGKILL)
     process.communicate()
     _until_gone(alone, prefect_of)
+
+
+@pytest.mark.long
+@pytest.mark.ci
+def test_a_server_that_cannot_start_is_given_up_and_says_why(alone: Workspace, prefect_of: Servers) -> None:
+    alone.environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = "none://"
+    alone.environment.pop("PREFECT_API_DATABASE_CONNECTION_URL", None)
+    process = alone.start("run", "--name", "it", *NANO)
+    _, err = process.communicate(timeout=100)  # before it would be waited for in vain
+    assert process.returncode == 1
+    assert err.startswith("ostinato: Prefect's server ends before it answers: ")
+    assert err.count("\n") == 1
+    assert "sqlalchemy.dialects:none" in err
+    _until_gone(alone, prefect_of)
