@@ -30,8 +30,8 @@ class Engine(Config):
     Empty: the first ones, or for servers all."""
     tensor_parallel: Annotated[PositiveInt, Speed] = 1
     """GPUs over which vLLM splits the model, a server at a time."""
-    max_sequences: Annotated[PositiveInt, Speed] = 128
-    """Responses decoded side by side."""
+    max_sequences: Annotated[PositiveInt | None, Speed] = None
+    """Responses decoded side by side, on each server; null: 128, or 512 on a GPU."""
     start_timeout: Annotated[PositiveInt | None, Speed] = None
     """Seconds that an engine may take to start, and that a run waits while no server is listed or up; null:
     300, or 900 on a GPU."""

@@ -110,7 +110,7 @@ def machine_use(
         micro_batch=max(device.micro_batch(update, longest, on_gpu), longest),
         head_chunk=device.head_chunk(update, on_gpu),
         head_bytes=capacity.HEAD_BYTES if on_gpu else capacity.MachineUse.head_bytes,
-        max_sequences=engine.max_sequences,
+        max_sequences=device.side_by_side(engine, on_gpu),
         cache=None if on_gpu else engine.kv_cache_gib * GIB,
         memory_fraction=engine.memory_fraction,
         moments=2 if update.optimiser == "adamw_8bit" else 8,

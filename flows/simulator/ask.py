@@ -20,7 +20,7 @@ from flows.simulator.speeds import Series, Speeds
 from flows.stage_table.stages import table_of
 from params.load import changed
 from params.schema import Params
-from tasks.core.device import sees_gpu
+from tasks.core.device import sees_gpu, side_by_side
 
 ROUNDS = 60
 """That are simulated at most."""
@@ -135,16 +135,16 @@ def _known(asked: SimulateOptions) -> _Known:
 def _like(asked: SimulateOptions, run: str) -> _Known:
     on_gpu, available = sees_gpu(), len(os.sched_getaffinity(0))
     cores = available if asked.cores is None and not on_gpu else asked.cores or 0
-    found = earlier(workspace(), run, _servers_of)
+    found = earlier(workspace(), run, lambda params: _servers_of(params, on_gpu))
     params = changed(found.params, asked.plan.settings)
-    return _Known(asked, params, found.speeds, found.lengths, _servers_of(params), cores, on_gpu)
+    return _Known(asked, params, found.speeds, found.lengths, _servers_of(params, on_gpu), cores, on_gpu)
 
 
 def _reckoned(asked: SimulateOptions) -> _Known:
     plan = asked.plan
     on_gpu, params = plan.gpus > 0, settings_of(plan)
     cores = CPU_CORES if asked.cores is None and not on_gpu else asked.cores or 0
-    engine, servers = params.engine, _servers_of(params)
+    engine, servers = params.engine, _servers_of(params, on_gpu)
     elsewhere = bool(engine.servers or asked.servers or asked.server_speeds)
     found = figured(plan, params, elsewhere or 0 not in (engine.gpus or (0,)))
     servers = replace(servers, capacity=min(servers.capacity, found.side_by_side))
@@ -153,14 +153,14 @@ def _reckoned(asked: SimulateOptions) -> _Known:
     return _Known(asked, params, found.speeds, Lengths(found.mean), servers, cores, on_gpu)
 
 
-def _servers_of(params: Params) -> Servers:
+def _servers_of(params: Params, on_gpu: bool) -> Servers:
     """Those with which a run samples, all of one speed."""
     engine = params.engine
     named = len(engine.servers) + engine.start_servers
     count = named or params.rollout.shards
     return Servers(
         (1.0,) * count,
-        engine.max_sequences,
+        side_by_side(engine, on_gpu),
         whole_groups=engine.name == "transformers",
         dealt=not named and params.rollout.shards > 1,
     )

@@ -144,6 +144,11 @@ def head_chunk(update: Update, gpu: bool) -> int:
     return update.head_chunk or (4096 if gpu else 512)
 
 
+def side_by_side(engine: Engine, gpu: bool) -> int:
+    """Responses that an engine decodes side by side; a step on a GPU takes hardly longer for more of them."""
+    return engine.max_sequences or (512 if gpu else 128)
+
+
 def start_timeout(engine: Engine, gpu: bool) -> int:
     """Seconds that an engine may take to start; the first time, one on a GPU compiles kernels."""
     return engine.start_timeout or (900 if gpu else 300)

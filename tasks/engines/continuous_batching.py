@@ -20,6 +20,7 @@ from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedM
 from transformers.generation.continuous_batching.requests import GenerationOutput
 
 from params.engine import Engine
+from tasks.core.device import side_by_side
 from tasks.engines.base import (
     IDLE_SECONDS,
     POLL_SECONDS,
@@ -114,20 +115,21 @@ class ContinuousBatching:
         )
         pages = math.ceil(longest / PAGE)
         affordable = max(1, self._memory() // (pages * PAGE * bytes_per_token(self._network)))
-        side_by_side = min(len(requests), self._params.max_sequences, affordable)
-        if self._policy.device.type == "cpu":
-            side_by_side = min(side_by_side, CPU_SIDE_BY_SIDE)
+        on_gpu = self._policy.device.type == "cuda"
+        together = min(len(requests), side_by_side(self._params, on_gpu), affordable)
+        if not on_gpu:
+            together = min(together, CPU_SIDE_BY_SIDE)
         families = _families(requests)
         if len(requests) > affordable:  # a family's responses are in memory from its first token on
             families = [[index] for index in range(len(requests))]
-        held = len(requests) if len(families) < len(requests) else side_by_side
+        held = len(requests) if len(families) < len(requests) else together
         if going:
-            held = max(held, min(len(requests), affordable, WAITING * side_by_side))
+            held = max(held, min(len(requests), affordable, WAITING * together))
         return ContinuousBatchingConfig(
             page_size=PAGE,
             num_blocks=pages * held,
-            max_requests_per_batch=side_by_side,
-            max_batch_tokens=max(BATCH_TOKENS, side_by_side),
+            max_requests_per_batch=together,
+            max_batch_tokens=max(BATCH_TOKENS, together),
             safety_margin=0.0,
             allow_block_sharing=False,
             use_async_batching=False,

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from params.base import BadInput
 from params.schema import Params
+from tasks.core.device import side_by_side
 from tasks.engines import float8
 from tasks.engines.base import More, Request, Response, Sampling, identity, ignore, no_more
 from tasks.engines.continuous_batching import ContinuousBatching, bytes_per_token
@@ -96,7 +97,7 @@ class InProcess:
         more: More,
     ) -> tuple[list[Request], list[Response]]:
         memory = int(self._params.kv_cache_gib * 2**30) // bytes_per_token(self._network)
-        room = Room(self._params.max_sequences, memory)
+        room = Room(side_by_side(self._params, self._policy.device.type == "cuda"), memory)
         found: dict[int, Response] = {}
         tokens = 0
         with (

@@ -11,7 +11,7 @@ from typing import Any
 
 from params.schema import Params
 from tasks.core import json_process
-from tasks.core.device import VISIBLE, named_gpus
+from tasks.core.device import VISIBLE, named_gpus, side_by_side
 from tasks.engines.base import EngineFailure
 from tasks.engines.vllm_build import on_gpu
 
@@ -56,7 +56,7 @@ def arguments(base: Path, params: Params, adapted: Sequence[str] = ()) -> dict[s
         "dtype": dtype(params),
         "trust_remote_code": model.trust_remote_code,
         "max_model_len": model.context,
-        "max_num_seqs": engine.max_sequences,
+        "max_num_seqs": side_by_side(engine, on_gpu()),
         "enable_prefix_caching": True,
         "logprobs_mode": "processed_logprobs",
         "max_logprobs": MOST_LIKELY,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from params.schema import Params
-from tasks.core.device import start_timeout
+from tasks.core.device import side_by_side, start_timeout
 from tasks.engines import float8, probe, vllm_options
 from tasks.engines.base import (
     BASE,
@@ -144,7 +144,7 @@ class Servers:
         dispatch = Dispatch(
             self._members,
             groups(requests, len(self._states)),
-            self._params.engine.max_sequences,
+            side_by_side(self._params.engine, on_gpu()),
             lambda client, index: client.sample(asked[index], sampling, wanted.name, index),
             self._connect,
             heard,

@@ -90,6 +90,18 @@ def test_adapters_are_handed_over_where_the_kernels_take_them(
     assert not vllm_options.adapts(tiny_model.path, chosen())
 
 
+@pytest.mark.parametrize("gpu", [False, True])
+def test_more_answers_side_by_side_on_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Artefact, gpu: bool
+) -> None:
+    machine(monkeypatch, "0.32.0" if gpu else None, None if gpu else "0.32.0", gpu)
+    assert vllm_options.arguments(tiny_model.path, chosen())["max_num_seqs"] == (512 if gpu else 128)
+    few = chosen("engine.max_sequences=7")
+    assert vllm_options.arguments(tiny_model.path, few)["max_num_seqs"] == 7
+    sampler = vllm_options.environment(chosen()).get("VLLM_USE_FLASHINFER_SAMPLER")
+    assert sampler == ("0" if gpu else None)
+
+
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 @pytest.mark.parametrize("gpu", [False, True])
 @pytest.mark.parametrize(
