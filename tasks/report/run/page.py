@@ -129,13 +129,15 @@ def headline(data: RunData) -> list[dict[str, str]]:
         return []
     found = []
     n = data.params.evaluate.samples_per_problem
+    further = [k for k in data.pass_at if k > 1]
+    ends = dict.fromkeys((*further[:1], *further[-1:]))  # all of them stand in the charts
     names = {
         "accuracy": f"Accuracy, mean@{n}",
         "greedy": "Greedy accuracy",
         "entropy": "Entropy, nats per token",
         "kl_to_base": "KL to the base, nats per token",
         "response_length": "Response length, tokens",
-        **{f"pass_at_{k}": f"Pass@{k}" for k in data.pass_at if k > 1},
+        **{f"pass_at_{k}": f"Pass@{k}" for k in ends},
     }
     for name, values in summary(data).items():
         if name in names and "before" in values:
