@@ -4,13 +4,13 @@
     python benchmarks/gpu_round.py --models 1.5b 7b --set engine.memory_fraction=0.4 engine.sleep=true
     python benchmarks/gpu_round.py --tiny     the same code with a tiny model, also without a GPU
 
-For each model a folder with random weights of its shape in bf16, then a run of --rounds rounds in a workspace
-that goes afterwards: --answers (problems x samples x tokens), nearly all of full length, and a reward in which
-answers to one problem differ, so that every round learns. In the first round engine and trainer compile; later
-ones say what a run costs. Seconds are those of the stages and of their parts, from the run's manifests. The
-memory is the most that nvidia-smi saw in use on the card, half a second apart. The mismatch is between the
-engine's and the trainer's log-probabilities of the sampled tokens, in nats: from the second round on with an
-adapter that was handed over.
+For each model a folder with random weights of its shape in bf16, then a run of --rounds rounds in a
+workspace that goes afterwards: --answers (problems x samples x tokens), nearly all of full length, and a
+reward in which answers to one problem differ, so that every round learns. In the first round engine and
+trainer compile; later ones say what a run costs. Seconds are those of the stages and of their parts, from
+the run's manifests. The memory is the most that nvidia-smi saw in use on the card, half a second apart. The
+mismatch is between the engine's and the trainer's log-probabilities of the sampled tokens, in nats: from the
+second round on with an adapter that was handed over.
 """
 
 from __future__ import annotations
