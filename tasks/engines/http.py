@@ -7,6 +7,7 @@ import http.client
 import json
 import socket
 import threading
+import time
 import urllib.parse
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,6 +19,7 @@ CONNECT_SECONDS = 10.0
 KEEP_ALIVE = (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
 """A machine that vanished is noticed after half a minute, however long an answer may take."""
 LONGEST_REASON = 240
+PIECE = 1 << 20
 OCTETS = "application/octet-stream"
 PLAIN = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
 """What vLLM answers with a sentence."""
@@ -85,9 +87,10 @@ class Client:
         try:
             connection.connect()
             with self._registered(connection.sock, seconds, number):
+                sock, until = connection.sock, time.monotonic() + seconds
                 connection.request(method, path, body, {**self._headers, **headers})
                 answer = connection.getresponse()
-                return self._content(path, answer.status, answer.read())
+                return self._content(path, answer.status, _read(answer, sock, until))
         except TimeoutError:
             raise Lost(f"{self.address}: no answer from {path} in {seconds:g} s") from None
         except (OSError, http.client.HTTPException) as error:
@@ -124,6 +127,22 @@ class Client:
         if status >= http.client.INTERNAL_SERVER_ERROR or status == http.client.TOO_MANY_REQUESTS:
             raise Lost(f"{self.address}: {path} answered {status}: {reason}")
         raise Refused(self.address, status, reason)
+
+
+def _read(answer: http.client.HTTPResponse, sock: socket.socket, until: float) -> bytes:
+    """All of a body, by a moment; a socket's own timeout begins anew with each byte. Raises
+    ``TimeoutError``."""
+    parts = []
+    while left := max(0.0, until - time.monotonic()):
+        sock.settimeout(left)
+        part = answer.read1(PIECE)
+        if part:
+            parts.append(part)
+        elif answer.length:
+            raise http.client.IncompleteRead(b"", answer.length)
+        else:
+            return b"".join(parts)
+    raise TimeoutError
 
 
 def _reason(content: Any) -> str:

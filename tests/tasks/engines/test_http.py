@@ -1,0 +1,72 @@
+"""A question to a server ends: with its answer, or with one line that says what came instead."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tasks.engines.http import Client, Lost
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+Say = Callable[[socket.socket, threading.Event], None]
+
+
+@contextlib.contextmanager
+def server(say: Say) -> Iterator[str]:
+    """The address of one that answers the first question by ``say``, told when the test is over."""
+    over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            taken, _ = listener.accept()
+            with taken, contextlib.suppress(OSError):
+                taken.recv(65536)
+                say(taken, over)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        over.set()
+        thread.join()
+
+
+def drip(taken: socket.socket, over: threading.Event) -> None:
+    taken.sendall(HEAD + b"Content-Length: 1000000\r\n\r\n")
+    while not over.wait(0.05):
+        taken.sendall(b" ")
+
+
+@pytest.mark.timeout(60)
+def test_an_answer_that_comes_byte_by_byte_has_no_longer_than_one_that_does_not_come() -> None:
+    with server(drip) as address, pytest.raises(Lost, match=r"no answer from /health in 0\.5 s"):
+        Client(address).get("/health", 0.5)
+
+
+@pytest.mark.parametrize("sent", [b"", b'{"sum"'])
+def test_an_answer_that_breaks_off_is_lost(sent: bytes) -> None:
+    def cut(taken: socket.socket, _: threading.Event) -> None:
+        taken.sendall(HEAD + b"Content-Length: 10\r\n\r\n" + sent)
+
+    with server(cut) as address, pytest.raises(Lost, match="incompleteread"):
+        Client(address).get("/health", 30)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'Content-Length: 10\r\n\r\n{"sum": 3}',
+        b'Transfer-Encoding: chunked\r\n\r\n5\r\n{"sum\r\n5\r\n": 3}\r\n0\r\n\r\n',
+        b'\r\n{"sum": 3}',  # until it hangs up
+    ],
+)
+def test_an_answer_is_read_however_it_is_measured(body: bytes) -> None:
+    def whole(taken: socket.socket, _: threading.Event) -> None:
+        for byte in HEAD + body:
+            taken.sendall(bytes([byte]))
+
+    with server(whole) as address:
+        assert Client(address).get("/health", 30) == {"sum": 3}
