@@ -13,13 +13,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from params.errors import OstinatoError
+from tasks.core.http_body import read_body
 from tasks.engines.base import EngineFailure
 
 CONNECT_SECONDS = 10.0
 KEEP_ALIVE = (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
 """A machine that vanished is noticed after half a minute, however long an answer may take."""
 LONGEST_REASON = 240
-PIECE = 1 << 20
 OCTETS = "application/octet-stream"
 PLAIN = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
 """What vLLM answers with a sentence."""
@@ -90,7 +90,7 @@ class Client:
                 sock, until = connection.sock, time.monotonic() + seconds
                 connection.request(method, path, body, {**self._headers, **headers})
                 answer = connection.getresponse()
-                return self._content(path, answer.status, _read(answer, sock, until))
+                return self._content(path, answer.status, read_body(answer, sock, until))
         except TimeoutError:
             raise Lost(f"{self.address}: no answer from {path} in {seconds:g} s") from None
         except (OSError, http.client.HTTPException) as error:
@@ -127,22 +127,6 @@ class Client:
         if status >= http.client.INTERNAL_SERVER_ERROR or status == http.client.TOO_MANY_REQUESTS:
             raise Lost(f"{self.address}: {path} answered {status}: {reason}")
         raise Refused(self.address, status, reason)
-
-
-def _read(answer: http.client.HTTPResponse, sock: socket.socket, until: float) -> bytes:
-    """All of a body, by a moment; a socket's own timeout begins anew with each byte. Raises
-    ``TimeoutError``."""
-    parts = []
-    while left := max(0.0, until - time.monotonic()):
-        sock.settimeout(left)
-        part = answer.read1(PIECE)
-        if part:
-            parts.append(part)
-        elif answer.length:
-            raise http.client.IncompleteRead(b"", answer.length)
-        else:
-            return b"".join(parts)
-    raise TimeoutError
 
 
 def _reason(content: Any) -> str:

@@ -6,10 +6,12 @@ import http.client
 import json
 import socket
 import ssl
+import time
 import urllib.parse
 from typing import Any
 
 from params.errors import OstinatoError
+from tasks.core.http_body import read_body
 
 MOST_BYTES = 1 << 22
 BUSY = (408, 409, 425, 429)
@@ -76,9 +78,12 @@ class ChatServer:
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
         try:
+            connection.connect()
+            sock, until = connection.sock, time.monotonic() + self._seconds
             connection.request("POST", self._path, body, headers)
             response = connection.getresponse()
-            return response.status, _seconds(response.headers.get("Retry-After")), response.read(MOST_BYTES)
+            said = read_body(response, sock, until, MOST_BYTES)
+            return response.status, _seconds(response.headers.get("Retry-After")), said
         except ssl.SSLCertVerificationError as error:
             raise Unanswered(f"{self._name}: {error.verify_message}", final=True) from None
         except TimeoutError:

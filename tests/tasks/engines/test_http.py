@@ -2,42 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import threading
-from collections.abc import Callable, Iterator
 
 import pytest
 
 from tasks.engines.http import Client, Lost
-
-HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
-Say = Callable[[socket.socket, threading.Event], None]
-
-
-@contextlib.contextmanager
-def server(say: Say) -> Iterator[str]:
-    """The address of one that answers the first question by ``say``, told when the test is over."""
-    over = threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def serve() -> None:
-            taken, _ = listener.accept()
-            with taken, contextlib.suppress(OSError):
-                taken.recv(65536)
-                say(taken, over)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        over.set()
-        thread.join()
-
-
-def drip(taken: socket.socket, over: threading.Event) -> None:
-    taken.sendall(HEAD + b"Content-Length: 1000000\r\n\r\n")
-    while not over.wait(0.05):
-        taken.sendall(b" ")
+from tests.raw_server import HEAD, drip, server
 
 
 @pytest.mark.timeout(60)

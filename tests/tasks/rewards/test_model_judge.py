@@ -16,11 +16,14 @@ from tasks.artefacts.tables import read_table
 from tasks.core.context import Context
 from tasks.core.stage import Job
 from tasks.rewards.base import Answer, Group, Verdict
+from tasks.rewards.chat_server import ChatServer, Unanswered
 from tasks.rewards.contract import chosen_reward
 from tasks.rewards.judge import Judge
 from tasks.rewards.kept import KeptVerdicts
 from tasks.rewards.opened import opened
 from tests.conftest import as_artefact
+from tests.raw_server import drip
+from tests.raw_server import server as raw_server
 from tests.tasks.rewards.judge_server import JudgeServer, judge_server
 from tests.tasks.rollout_rows import parameters
 
@@ -104,6 +107,11 @@ def test_nobody_there() -> None:
         (found,) = said(chosen, ["right"])
     assert found.reward is None
     assert "Connection refused" in str(found.error)
+
+
+def test_a_reply_that_comes_byte_by_byte_is_given_up() -> None:
+    with raw_server(drip) as address, pytest.raises(Unanswered, match=r"no reply within 0\.5 s"):
+        ChatServer(address, None, 0.5).reply({"messages": []})
 
 
 def test_requests_are_bounded(server: JudgeServer) -> None:
