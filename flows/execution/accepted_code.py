@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flows.execution.differences import differences, made_of
+from flows.execution.differences import differences
 from flows.stage_table.stages import Plan
 from params.base import BadInput, nearest
 from tasks.artefacts.artefact import MANIFEST, Artefact, Damaged
@@ -29,9 +29,9 @@ def other_code(
     """The newest whole artefact that differs in nothing but modules, and of those that differ what they were
     then; None where there is none."""
     digests = {name: artefact.digest for name, artefact in inputs.items()}
-    for found in made_of(store, stage, set(digests.values())):
+    for found in store.made_of.find(stage, round, set(digests.values())):
         causes = differences(facts, digests, found.manifest)
-        if found.manifest.round == round and causes and all(cause.kind == "module" for cause in causes):
+        if causes and all(cause.kind == "module" for cause in causes):
             try:
                 found.check()
             except Damaged:

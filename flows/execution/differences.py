@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tasks.artefacts.artefact import MANIFEST, Artefact, Damaged, Manifest
-from tasks.artefacts.store import Store
+from tasks.artefacts.artefact import Manifest
 from tasks.report.format import flat
 
 TO_BE_MADE = "to be made"
@@ -36,22 +35,6 @@ def differences(facts: Mapping[str, Any], inputs: Mapping[str, str], then: Manif
         *_apart("module", then.code, facts["code"]),
         *_apart("input", input_digests(then), inputs),
     ]
-
-
-def made_of(store: Store, stage: str, digests: set[str]) -> Iterator[Artefact]:
-    """Artefacts of a stage whose manifests speak of all these digests, the newest first. Most are told apart
-    without being parsed."""
-    wanted = [digest.encode() for digest in digests]
-    places = [path for path in store.artefacts.glob(f"{stage}-*") if (path / MANIFEST).is_file()]
-    for path in sorted(places, key=lambda path: (path / MANIFEST).stat().st_mtime, reverse=True):
-        data = (path / MANIFEST).read_bytes()
-        if all(digest in data for digest in wanted):
-            try:
-                artefact = Artefact.open(path, check=False)
-            except Damaged:
-                continue
-            if artefact.manifest.stage == stage:
-                yield artefact
 
 
 def input_digests(manifest: Manifest) -> dict[str, str]:

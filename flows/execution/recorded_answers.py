@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from flows.execution.differences import Cause, differences, made_of
+from flows.execution.differences import Cause, differences
 from flows.execution.fingerprint import lasting_facts
 from flows.execution.source import SOURCE, SourceTree
 from flows.stage_table.stage_def import JUDGES, StageDef
@@ -39,9 +39,7 @@ def recorded_answers(
         return None
     digests = {name: artefact.digest for name, artefact in inputs.items()}
     sampling: dict[str, Any] | None = None
-    for found in made_of(store, stage.name, set(digests.values())):
-        if found.manifest.round != round:
-            continue
+    for found in store.made_of.find(stage.name, round, set(digests.values())):
         sampling = sampling or lasting_facts(stage, _judged_otherwise(params), source=source)
         if all(_judges(cause, sampling) for cause in differences(facts, digests, found.manifest)):
             try:

@@ -57,29 +57,31 @@ class Thinning:
         try:
             if pipeline := in_pipeline(self._store.root, record.name):
                 raise BadInput(f"{pipeline} names this run, and DVC needs its outputs whole")
-            claims = self._claimed(record.name)
+            others = self._others(record.name)
         except BadInput as reason:
             if not self._told:
                 self._note(f"keep: nothing is dropped: {reason}")
             self._told = True
             return
         for step in record.steps:
-            parts = found.get(step.place, frozenset()) - claims.get(name_of(self._store, step), frozenset())
+            parts = found.get(step.place, frozenset())
+            if parts:
+                name = name_of(self._store, step)
+                parts = parts.difference(*(claims.get(name, frozenset()) for claims in others))
             if parts and self._thin(step, parts, params):
                 self._dropped[step.place] = parts
 
-    def _claimed(self, but: str) -> Claims:
-        """What the other runs keep or read. Raises ``BadInput`` for a record that cannot be read: what it
+    def _others(self, but: str) -> list[Claims]:
+        """What each other run keeps or reads. Raises ``BadInput`` for a record that cannot be read: what it
         names cannot be known."""
-        found: Claims = {}
+        found = []
         for path in records(self._store.root):
             if path.parent.name == but:
                 continue
             stamp = tuple(file.stat().st_mtime_ns for file in (path, path.with_name(STEPS)) if file.exists())
             if self._claims.get(path, ((), {}))[0] != stamp:
                 self._claims[path] = stamp, claims_of(self._store, path.parent)
-            for name, parts in self._claims[path][1].items():
-                found[name] = found.get(name, frozenset()) | parts
+            found.append(self._claims[path][1])
         return found
 
     def _thin(self, step: Step, parts: Parts, params: Params) -> bool:

@@ -24,6 +24,7 @@ from tasks.artefacts.artefact import (
     seal,
     write_manifest,
 )
+from tasks.artefacts.made_of import MadeOf
 
 SPARE = 256 * 2**20
 """Bytes that must be free before a stage begins: on a full disk not even its failure could be recorded."""
@@ -38,6 +39,7 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.artefacts = root / "artefacts"
+        self.made_of = MadeOf(self.artefacts)
         self._work = root / ".ostinato"
 
     def path(self, stage: str, fingerprint: str) -> Path:
