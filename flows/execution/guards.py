@@ -61,8 +61,7 @@ def look(guards: Sequence[Guard], directory: Path, place: str, made: Artefact) -
 def _before(directory: Path, place: str, round: int, count: int) -> list[Artefact]:
     """What the stage made in the rounds before, the latest first."""
     stage = place.rpartition("/")[2]
-    found = [
-        Artefact.open(path.parent, check=False) for path in directory.glob(f"round-*/{stage}/{MANIFEST}")
-    ]
-    earlier = [artefact for artefact in found if artefact.manifest.round < round]
-    return sorted(earlier, key=lambda artefact: -artefact.manifest.round)[:count]
+    folders = [path.parent for path in directory.glob(f"round-*/{stage}/{MANIFEST}")] if count else []
+    numbered = [(int(folder.parent.name.removeprefix("round-")), folder) for folder in folders]
+    earlier = sorted((each for each in numbered if each[0] < round), reverse=True)
+    return [Artefact.open(folder, check=False) for _, folder in earlier[:count]]
