@@ -1,13 +1,14 @@
 """How a round grows: time and memory with responses, their length, the prompt, the group, the problems, the
-buffer and the rounds that a run has behind it.
+buffer, the rounds that a run has behind it and the artefacts of other runs beside it.
 
     python benchmarks/growth.py
     python benchmarks/growth.py --axes problems buffer
 
 Each point is a process of its own: `nano` in float32 with the transformers engine and one thread, whose
-third round is measured (rollout, replay and update), but for three. `problems`: the stages that read a file
+third round is measured (rollout, replay and update), but for four. `problems`: the stages that read a file
 of so many and draw a round from it. `buffer`: the replay stage over a buffer of so many rows, and the read
-that an update begins with. `rounds`: a whole run that finds everything in the cache (`cached_run.py`). The
+that an update begins with. `rounds`: a whole run that finds everything in the cache (`cached_run.py`).
+`artefacts`: a run of 30 rounds whose stages do hardly anything, in a workspace with so many rollouts. The
 exponent e, of n^e, is that between the two largest sizes; n log n has 1 + 1 / ln n, 1.1 for these.
 """
 
@@ -32,7 +33,7 @@ from cached_run import quick, run
 
 from flows.execution.validation import chosen as composed
 from params.schema import Replay
-from tasks.artefacts.artefact import Artefact, seal, write_json
+from tasks.artefacts.artefact import MANIFEST, Artefact, seal, write_json
 from tasks.artefacts.role import Role
 from tasks.artefacts.tables import REPLAY, ROLLOUTS, read_table, write_table
 from tasks.core.context import Context
@@ -47,6 +48,7 @@ SIZES: dict[str, tuple[int, ...]] = {
     "problems": (1_000, 10_000, 100_000),
     "buffer": (10_000, 100_000, 1_000_000),
     "rounds": (30, 100, 300),
+    "artefacts": (1_000, 10_000, 100_000),
 }
 ROUND = (
     "model.warm_start_steps=2",
@@ -189,8 +191,25 @@ def rounds(root: Path, size: int) -> float:
     return time.perf_counter() - began
 
 
+def artefacts(root: Path, size: int) -> float:
+    """Others' rollouts are a manifest each, of inputs that nobody asks for."""
+    settings = [*ROUND, "evaluate.every=30"]
+    first = run(root, composed("nano", "sums", "grpo", [*settings, "rounds=1"]), quick)
+    made = Artefact.open(first / "round-01" / "rollout", check=False)
+    said = (made.path / MANIFEST).read_text()
+    for source in made.manifest.inputs.values():
+        said = said.replace(source.digest, source.digest[::-1])
+    for number in range(size):
+        folder = root / "artefacts" / f"rollout-{number:020x}"
+        folder.mkdir()
+        (folder / MANIFEST).write_text(said)
+    began = time.perf_counter()
+    run(root, composed("nano", "sums", "grpo", [*settings, "rounds=30", "seed=1"]), quick)
+    return time.perf_counter() - began
+
+
 AXES: dict[str, Callable[[Path, int], float]] = {
-    each.__name__: each for each in (responses, length, prompt, group, problems, buffer, rounds)
+    each.__name__: each for each in (responses, length, prompt, group, problems, buffer, rounds, artefacts)
 }
 assert AXES.keys() == SIZES.keys()
 
