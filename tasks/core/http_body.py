@@ -14,10 +14,11 @@ def read_body(
 ) -> bytes:
     """All of it, or its first ``most`` bytes, by a moment of ``time.monotonic``.
 
-    A socket's own timeout begins anew with each byte. Raises ``TimeoutError``, and what ``http.client`` does.
+    A socket's own timeout begins anew with each byte; a later Python closes it with the last one. Raises
+    ``TimeoutError``, and what ``http.client`` does.
     """
     found = bytearray()
-    while most is None or len(found) < most:
+    while not answer.isclosed() and (most is None or len(found) < most):
         left = until - time.monotonic()
         if left <= 0:
             raise TimeoutError
