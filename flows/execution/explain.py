@@ -70,13 +70,13 @@ class Explaining:
         if name not in self._facts:
             self._facts[name] = lasting_facts(node.stage, self.plan.params, source=self.source)
         facts = self._facts[name]
-        missing = [name for name, place in node.inputs.items() if place not in self._found]
+        inputs = {each: self._found[at] for each, at in node.inputs.items() if at in self._found}
+        missing = node.inputs.keys() - inputs.keys()
+        for each, text in node.outside.items():
+            inputs[each] = external.find(each, text, f"{name}: {each}")
         damage: list[Cause] = []
         answers = None
         if not missing:
-            inputs = {name: self._found[place] for name, place in node.inputs.items()}
-            for name, text in node.outside.items():
-                inputs[name] = external.find(name, text, f"{node.stage.name}: {name}")
             try:
                 found = self.store.find(name, identity(facts, node.round, inputs), EVERYTHING)
             except Damaged as damaged:
@@ -87,10 +87,7 @@ class Explaining:
             answers = recorded_answers(
                 self.store, node.stage, node.round, self.plan.params, facts, inputs, self.source
             )
-        digests = {
-            each: self._found[place].digest if each not in missing else TO_BE_MADE
-            for each, place in node.inputs.items()
-        }
+        digests = {each: made.digest for each, made in inputs.items()} | dict.fromkeys(missing, TO_BE_MADE)
         causes, nearest = self._nearest(node, facts, digests)
         return Explained(node.place, name, "to make", [*damage, *causes], nearest, answers)
 

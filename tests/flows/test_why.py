@@ -29,7 +29,7 @@ REWARD = "def score(gold, answer):\n    return float(len(answer) > {bound})\n"
 Why = Callable[..., dict[str, Any]]
 
 
-def parameters(root: Path) -> Params:
+def parameters(root: Path, *settings: str) -> Params:
     return compose(
         "nano",
         "sums",
@@ -44,6 +44,7 @@ def parameters(root: Path) -> Params:
                 "task.train_count=4",
                 "task.held_out_count=2",
             ),
+            *settings,
         ],
     )
 
@@ -177,6 +178,23 @@ def test_in_words(ask: Why, capsys: pytest.CaptureFixture[str]) -> None:
     assert "rollout.temperature: 1.0 → 0.7" in said
     why("it/round-01/rollout", ["rollout.temperature=0.7"], False)
     assert "parameter rollout.temperature: 1.0 → 0.7" in capsys.readouterr().out
+
+
+def test_a_run_on_what_another_has_made(
+    finished_part: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OSTINATO_HOME", str(finished_part))
+    taken = parameters(finished_part, "rollout.recorded=it")
+    with Context(scratch=tmp_path / "scratch") as context:
+        runner = Runner(finished_part, "on", settled(taken), context)
+        stages = plan(runner.params)
+        for place in MADE:
+            runner.settle(stages[place], runner.identify(stages[place]))
+    explaining = Explaining(runner.store, stages)
+    assert [explaining.stages[place].state for place in MADE] == ["cached"] * 3
+    other = Explaining(runner.store, plan(settled(parameters(finished_part, "rollout.recorded=on"))))
+    (cause,) = other.stages["round-01/rollout"].causes
+    assert (cause.kind, cause.name, cause.now) == ("parameter", "rollout.recorded", "on")
 
 
 @pytest.mark.parametrize(
