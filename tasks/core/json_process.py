@@ -58,7 +58,7 @@ class JsonProcess:
     """One process, and whatever it starts. Its standard output is messages alone; after a failure it is dead.
 
     A thread of its own starts the process and lives as long: a child may die with the thread that started
-    it. Messages are sent by one thread at a time and received by one.
+    it. Messages are sent and received by one thread at a time.
     """
 
     def __init__(
@@ -90,9 +90,10 @@ class JsonProcess:
         assert self._process.stdout is not None
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
         os.set_blocking(self._stdin.fileno(), False)
-        self._writable, self._readable = select.poll(), select.poll()
-        self._writable.register(self._stdin, select.POLLOUT)
+        self._readable, self._either = select.poll(), select.poll()
         self._readable.register(self._stdout, select.POLLIN)
+        self._either.register(self._stdout, select.POLLIN)
+        self._either.register(self._stdin, select.POLLOUT)
 
     @property
     def pid(self) -> int:
@@ -105,15 +106,22 @@ class JsonProcess:
         return self._process.returncode is None
 
     def send(self, message: Any, seconds: float = math.inf) -> None:
-        """Write one message; raises ``ProcessFailure`` where it is not taken within ``seconds``."""
+        """Write one message; raises ``ProcessFailure`` where it is not taken within ``seconds``.
+
+        What the process says meanwhile is read and kept for ``receive``: it may have to say it all before it
+        listens.
+        """
         rest = memoryview(json.dumps(message).encode() + b"\n")
         deadline = time.monotonic() + seconds
         while rest:
             try:
                 rest = rest[os.write(self._stdin.fileno(), rest) :]
             except BlockingIOError:
-                if not self._writable.poll(_left(deadline)):
+                found = self._either.poll(_left(deadline))
+                if not found:
                     raise self._unanswered(f"took no message for {seconds:g} s") from None
+                if self._stdout.fileno() in dict(found) and not self._read():
+                    raise self.death() from None
             except BrokenPipeError:
                 raise self.death() from None
 
@@ -123,10 +131,8 @@ class JsonProcess:
         while b"\n" not in self._received:
             if not self._readable.poll(_left(deadline)):
                 return False
-            piece = os.read(self._stdout.fileno(), 1 << 16)
-            if not piece:
+            if not self._read():
                 return True
-            self._received += piece
         return True
 
     def receive(self, seconds: float = math.inf) -> Any:
@@ -136,10 +142,8 @@ class JsonProcess:
             searched = len(self._received)
             if not self._readable.poll(_left(deadline)):
                 raise self._unanswered(f"gave no sign of life for {seconds:g} s")
-            piece = os.read(self._stdout.fileno(), 1 << 16)
-            if not piece:
+            if not self._read():
                 raise self.death()
-            self._received += piece
         line = self._received[:end]
         del self._received[: end + 1]
         try:
@@ -182,6 +186,12 @@ class JsonProcess:
             _kill_group(process.pid)  # what it has left behind
             errors.seek(max(before, errors.seek(0, os.SEEK_END) - TAIL_BYTES))
             self._last_words = last_words(errors.read().decode(errors="replace"))
+
+    def _read(self) -> bool:
+        """Keep a piece of what it says, which is there to read; whether its output goes on."""
+        piece = os.read(self._stdout.fileno(), 1 << 16)
+        self._received += piece
+        return bool(piece)
 
     def _unanswered(self, what: str) -> ProcessFailure:
         self.kill()

@@ -66,6 +66,19 @@ def test_a_child_that_does_not_read_is_not_waited_for(started: list[JsonProcess]
         deaf.send({"numbers": list(range(100_000))}, 0.3)
 
 
+def test_a_child_that_speaks_before_it_listens_is_heard_meanwhile(started: list[JsonProcess]) -> None:
+    code = """
+        import json, sys
+        for index in range(20):
+            print(json.dumps({"index": index, "ids": list(range(10_000))}), flush=True)
+        print(json.dumps({"ok": len(json.loads(sys.stdin.readline())["numbers"])}), flush=True)
+    """
+    speaker = start(started, code)
+    speaker.send({"numbers": list(range(100_000))}, 20.0)
+    assert [speaker.receive(20.0)["index"] for _ in range(20)] == list(range(20))
+    assert speaker.receive(20.0) == {"ok": 100_000}
+
+
 def test_a_death_is_told_with_the_last_words_of_the_log(started: list[JsonProcess], tmp_path: Path) -> None:
     code = "import sys; sys.stdin.readline(); raise ValueError('no such weights')"
     dying = start(started, code, tmp_path / "log")
