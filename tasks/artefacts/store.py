@@ -43,8 +43,12 @@ class Store:
         self._work = root / ".ostinato"
 
     def path(self, stage: str, fingerprint: str) -> Path:
-        """Where the artefact with this fingerprint lies, or would lie."""
-        return self.artefacts / f"{stage}-{fingerprint[:20]}"
+        """Where the artefact with this fingerprint lies, or would lie: right below ``artefacts``, whoever
+        wrote the two; raises ``Damaged`` for a name that leads elsewhere."""
+        name = f"{stage}-{fingerprint[:20]}"
+        if "/" in name or "\0" in name:
+            raise Damaged(f"{self.artefacts}: {name!r} is no name of an artefact; expected one without '/'")
+        return self.artefacts / name
 
     def find(self, stage: str, fingerprint: str, lacking: Container[str] = ()) -> Artefact | None:
         """The artefact, checked byte by byte; None where there is none; raises ``Damaged``, and ``Thinned``

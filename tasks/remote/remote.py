@@ -252,10 +252,13 @@ def _left(manifest: Manifest, thinning: Thinning | None) -> dict[str, File]:
 
 
 def _check_names(found: Manifest, names: tuple[str, str, str]) -> None:
-    """Raises ``ValueError`` where it is not the manifest of that stage, fingerprint and digest, or lists what
-    no artefact may hold."""
+    """Raises ``ValueError`` where it is not the manifest of that stage, fingerprint and digest, lists what
+    no artefact may hold, or names as an input what no artefact is called."""
     if (found.stage, found.fingerprint, found.digest) != names:
         raise ValueError("it is the manifest of another artefact")
+    sources = (*found.inputs.values(), *((found.answers,) if found.answers else ()))
+    if not (_called(*names) and all(_called(s.stage, s.fingerprint, s.digest) for s in sources)):
+        raise ValueError("it names what no artefact is called")
     if not all(_inside(name) and DIGEST.fullmatch(f.sha256) for name, f in found.files.items()):
         raise ValueError("it lists what no artefact may hold")
 
@@ -294,6 +297,10 @@ def _inside(name: str) -> bool:
     return bool(parts) and not name.startswith("/") and ".." not in parts and "\\" not in name
 
 
+def _called(stage: str, fingerprint: str, digest: str) -> bool:
+    """Whether an artefact may be called so: each of them becomes part of a path."""
+    return bool(PLAIN.fullmatch(stage) and DIGEST.fullmatch(fingerprint) and DIGEST.fullmatch(digest))
+
+
 def _sound(step: Step) -> bool:
-    digests = (step.fingerprint, step.digest)
-    return _inside(step.place) and bool(PLAIN.fullmatch(step.stage)) and all(map(DIGEST.fullmatch, digests))
+    return _inside(step.place) and _called(step.stage, step.fingerprint, step.digest)

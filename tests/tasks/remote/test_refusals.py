@@ -8,6 +8,7 @@ import pytest
 
 from params.base import BadInput, validate
 from params.store import StoreSettings
+from tasks.artefacts.artefact import Damaged, Source
 from tasks.artefacts.store import Store
 from tasks.remote.errors import RemoteDamaged, RemoteTrouble
 from tasks.remote.remote import Remote
@@ -80,6 +81,35 @@ def test_a_manifest_that_reaches_outside_its_folder_is_refused(
         bucket.put(key, outside.to_bytes())
         with pytest.raises(RemoteDamaged, match="no artefact may hold"):
             remote.find("update", made.fingerprint)
+
+
+@pytest.mark.parametrize(
+    "stranger",
+    [
+        Source(stage="../../victim/site", fingerprint="0" * 64, digest="0" * 64),
+        Source(stage="update", fingerprint="../" * 20, digest="0" * 64),
+        Source(stage="update", fingerprint="0" * 64, digest="../x"),
+    ],
+)
+@pytest.mark.parametrize("field", ["inputs", "answers"])
+def test_a_manifest_whose_inputs_lie_outside_the_workspace_is_refused(
+    bucket: Bucket, here: Store, field: str, stranger: Source
+) -> None:
+    """What it was made of is pulled too, to a place that its name says."""
+    made = artefact(here, {"a": b"a"})
+    more = {field: {"policy": stranger} if field == "inputs" else stranger}
+    with Remote(bucket.settings(attempts=1)) as remote:
+        remote.push([made])
+        (key,) = bucket.keys("some/where/artefacts")
+        bucket.put(key, made.manifest.model_copy(update=more).to_bytes())
+        with pytest.raises(RemoteDamaged, match="what no artefact is called"):
+            remote.find("update", made.fingerprint)
+
+
+@pytest.mark.parametrize("name", [("../../victim/site", "0" * 64), ("/tmp/x", "0" * 64), ("a", "/" * 64)])
+def test_the_cache_gives_no_place_outside_itself(here: Store, name: tuple[str, str]) -> None:
+    with pytest.raises(Damaged, match="is no name of an artefact"):
+        here.path(*name)
 
 
 @pytest.mark.parametrize("name", ["url", "endpoint_url"])
