@@ -130,22 +130,33 @@ class WorkerPool:
                 yield run, event
 
     def _serve(self, index: int) -> None:
-        """One thread: give its process one run after the other."""
-        while not self._stopping:
-            turn = self._turns.next()
-            if turn is None:
-                break
-            run, patience = turn
-            for event in self._make(index, run.trial, patience):
-                self._events.put((run, event))
-                if event["event"] == "end" and event["outcome"] == ELSEWHERE:
-                    self._turns.again(run)
-        process = self._processes.get(index)
-        if process is not None:
-            process.close(0.0)
-        self._events.put(None)
+        """One thread: give its process one run after the other. However it ends, it says so: ``events`` waits
+        for that."""
+        try:
+            while not self._stopping:
+                turn = self._turns.next()
+                if turn is None:
+                    break
+                run, patience = turn
+                for event in self._events_of(index, run.trial, patience):
+                    self._events.put((run, event))
+                    if event["event"] == "end" and event["outcome"] == ELSEWHERE:
+                        self._turns.again(run)
+            process = self._processes.get(index)
+            if process is not None:
+                process.close(0.0)
+        finally:
+            self._events.put(None)
+
+    def _events_of(self, index: int, trial: Trial, patience: float) -> Iterator[Event]:
+        """``_make``; a run for which the system has no process or file has failed, and the next may not."""
+        try:
+            yield from self._make(index, trial, patience)
+        except OSError as error:
+            yield {"event": "end", "outcome": "failed", "why": f"the system refused its process: {error}"}
 
     def _make(self, index: int, trial: Trial, patience: float) -> Iterator[Event]:
+        yield {"event": "begin"}
         process = self._processes.get(index)
         if process is None or not process.alive:
             if process is not None:
@@ -153,7 +164,6 @@ class WorkerPool:
             process = self._processes[index] = self._start(index)
         if self._stopping:
             process.kill()
-        yield {"event": "begin"}
         try:
             process.send(order(trial, patience))
             ended = False

@@ -156,6 +156,19 @@ def test_a_process_that_dies_fails_its_run_alone(tmp_path: Path, monkeypatch: py
     assert "smoke: 4 of 4 runs, 4 of 8 rounds" in shown._picture().plain
 
 
+def test_a_process_that_cannot_be_started_fails_its_run_and_ends_the_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_pool, "COMMAND", (str(tmp_path / "nothing"),))
+    name, study = read_study("smoke")
+    runs = [Run(trial) for trial in trials(name, study)]
+    with WorkerPool(tmp_path, name, runs, 2) as pool:
+        said = [event["event"] for _, event in pool.events()]
+    assert sorted(said) == sorted(["begin", "end"] * len(runs))
+    assert {run.outcome for run in runs} == {"failed"}
+    assert all("the system refused its process: [Errno 2] No such file" in run.why for run in runs)
+
+
 BUSY = """
 import json, sys
 for line in sys.stdin:
