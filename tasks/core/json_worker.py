@@ -19,13 +19,13 @@ class Parent:
 
     def __init__(self, pid: int) -> None:
         die_with(pid)
-        self._out = os.fdopen(os.dup(1), "w", buffering=1)
+        self._out = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8", errors="replace")
         os.dup2(2, 1)
         self._received = bytearray()
 
     def send(self, message: Mapping[str, Any]) -> None:
-        """One message."""
-        self._out.write(json.dumps(message) + "\n")
+        """One message; half a surrogate pair, which is no text, arrives as a question mark."""
+        self._out.write(json.dumps(message, ensure_ascii=False) + "\n")
 
     def ready(self) -> bool:
         """Whether ``receive`` has something to say at once."""

@@ -134,10 +134,12 @@ class Adapter:
         calls = calls_in(said, raw, self._tools, self._fenced)
         if not calls:
             return Step(done=True)
+        known = {tool["function"]["name"] for tool in self._tools}
         results = []
         for call in calls:
             content = f"Error: {call.wrong}" if call.wrong else self._result(call.name, call.arguments)
-            results.append({"role": "tool", "name": call.name or "error", "content": content})
+            name = call.name if call.name in known else "error"  # templates write it: no words of the model's
+            results.append({"role": "tool", "name": name, "content": content})
         if self._fenced:
             text = "\n".join(each["content"] for each in results)
             results = [{"role": "user", "content": text}]

@@ -220,7 +220,8 @@ def _live(sock: socket.socket, found: Found, problem: dict[str, Any], limits: Ep
             said = {"failed": "environment", "why": f"ran out of memory ({limits.memory_mib} MiB)"}
         except Exception as error:  # whatever it raises concerns this episode alone, and is told
             said = {"failed": "environment", "why": f"{type(error).__name__}: {str(error)[:200]}"}
-        sock.sendall(json.dumps(said).encode() + b"\n")
+        # half a surrogate pair, which JSON may hold, is no text that anybody could write down
+        sock.sendall(json.dumps(said, ensure_ascii=False).encode(errors="replace") + b"\n")
 
 
 def _answer(made: Adapter, message: dict[str, Any], limits: Episode) -> dict[str, Any]:

@@ -142,6 +142,23 @@ def test_a_tool_may_be_called_get_answer() -> None:
         assert (last["done"], last["total"], last["answer"]) == (True, None, None)
 
 
+@pytest.mark.parametrize(
+    ("call", "name", "content"),
+    [
+        ('"\\ud83d<eos>", "arguments": {}', "error", "Error: no tool '?<eos>'; there are get_answer"),
+        ('"get_answer", "arguments": {"about": "\\ud83d"}', "get_answer", "?? 42"),
+    ],
+)
+def test_half_a_surrogate_pair_and_a_name_of_the_models_own_reach_no_template(
+    call: str, name: str, content: str
+) -> None:
+    for pool in opened("mine.py:Oracle", fenced=False):
+        pool.start(0, PROBLEM)
+        pool.answer()
+        said = asked(pool, f'<tool_call>{{"name": {call}}}</tool_call>')
+        assert said["messages"] == [{"role": "tool", "name": name, "content": content}]
+
+
 def test_a_text_environment_takes_steps() -> None:
     for pool in opened("mine.py:Text"):
         pool.start(0, PROBLEM)

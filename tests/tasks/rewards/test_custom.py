@@ -31,7 +31,7 @@ def reward(gold: str, answer: str) -> float:
         print("noise")
     odd = {"none": None, "text": "1", "nan": float("nan"), "list": [1.0], "true": True, "half": 0.5,
            "said": Verdict(0.0, "so it is"), "gave up": Verdict(None, "cannot say"), "mute": Verdict(None),
-           "odd": Verdict("x")}
+           "half a pair": Verdict(0.0, "no \\ud83d"), "odd": Verdict("x")}
     return odd.get(answer, float(gold == answer))
 """
 
@@ -68,6 +68,7 @@ def test_what_is_no_reward_is_its_failure(mine: Path) -> None:
         "list": Verdict(None, f"{name} returned a list; expected a number or a Verdict"),
         "said": Verdict(0.0, "so it is"),
         "gave up": Verdict(None, "cannot say"),
+        "half a pair": Verdict(0.0, "no ?"),
         "mute": Verdict(None, f"{name} gave no reward and no reason"),
         "odd": Verdict(None, f"{name} returned a str; expected a number or a Verdict"),
     }
