@@ -74,11 +74,12 @@ def _least_equal(rows: Iterable[Row], tolerance: float) -> dict[Any, int | float
 
 
 def _whole(value: int | float) -> bool:
-    return isinstance(value, int) or value.is_integer() or math.isinf(value)
+    return isinstance(value, int) or value.is_integer()
 
 
 def _close(low: int | float, high: int | float, tolerance: float) -> bool:
-    if _whole(low) and _whole(high):
+    """Whether two numbers that are not equal count as equal."""
+    if (_whole(low) and _whole(high)) or math.isinf(low) or math.isinf(high):
         return False
     return high - low <= tolerance * max(1.0, abs(low), abs(high))
 

@@ -137,6 +137,8 @@ TRICKY: list[tuple[str, Rows, Rows, str]] = [
     ("large whole numbers", [(10**15,)], [(10**15 + 1,)], ""),
     ("large whole numbers as floats", [(1e15,)], [(1e15 + 1,)], ""),
     ("infinity", [(math.inf,)], [(math.inf,)], "mocstb"),
+    ("infinity against a number", [(2.5,)], [(math.inf,)], ""),
+    ("infinities around a number", [(-math.inf, math.inf)], [(2.5, 2.5)], ""),
     ("a date against a time", [("2020-01-01",)], [("2020-01-01 00:00:00",)], ""),
     ("a date against a number", [("2020",)], [(2020,)], ""),
     ("capitals", [("A",)], [("a",)], ""),
