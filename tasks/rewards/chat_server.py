@@ -55,7 +55,7 @@ class ChatServer:
         self._key, self._seconds = (key or "").strip(), seconds
 
     def reply(self, body: dict[str, Any]) -> str:
-        """The text of the first choice; raises ``Unanswered``."""
+        """The text of the first choice; raises ``Unanswered``, also where it was cut for its length."""
         if self._key and not (self._key.isascii() and self._key.isprintable()):  # whose refusal would show it
             raise Unanswered(
                 f"{self._name}: the key is no plain text; expected one line of ASCII", final=True
@@ -67,9 +67,12 @@ class ChatServer:
             said = "expected a key that it takes" if status in (401, 403) else self._said(data)
             raise Unanswered(f"{self._name}: {status}: {said}", final=True)
         try:
-            content = json.loads(data)["choices"][0]["message"]["content"]
+            choice = json.loads(data)["choices"][0]
+            content, ended = choice["message"]["content"], choice.get("finish_reason")
         except (ValueError, KeyError, IndexError, TypeError):
             raise Unanswered(f"{self._name}: no chat completion but {self._said(data)}", final=True) from None
+        if ended == "length":
+            raise Unanswered(f"{self._name}: a reply that was cut; expected a larger max_tokens", final=True)
         return content if isinstance(content, str) else ""
 
     def _post(self, body: str) -> tuple[int, float | None, bytes]:

@@ -55,7 +55,8 @@ class JudgeServer:
         if verb == "html":
             return 200, {}, b"<html>hello</html>"
         content = {"right": "It agrees. Yes.", "wrong": "yes and no... No", "busy": "yes"}.get(verb, rest)
-        return 200, {}, json.dumps({"choices": [{"message": {"content": content}}]}).encode()
+        choice = {"message": {"content": content}, "finish_reason": "length" if verb == "cut" else "stop"}
+        return 200, {}, json.dumps({"choices": [choice]}).encode()
 
 
 @contextmanager

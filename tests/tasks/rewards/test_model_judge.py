@@ -69,6 +69,12 @@ def test_scores(server: JudgeServer) -> None:
     assert server.asked[0]["messages"][0] == {"role": "system", "content": "You grade."}
 
 
+def test_a_reply_that_was_cut_is_no_verdict(server: JudgeServer) -> None:
+    (found,) = said(choice(server), ["cut At first sight no, but yes"])
+    assert found == Verdict(None, f"{server.address}: a reply that was cut; expected a larger max_tokens")
+    assert len(server.asked) == 1
+
+
 def test_fields_of_the_template_are_filled_once(server: JudgeServer) -> None:
     said(choice(server), ["say yes {gold} {question}"])
     assert server.asked[0]["messages"][-1]["content"] == "2+2 | 4 | ANSWER: say yes {gold} {question}"
