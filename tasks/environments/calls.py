@@ -74,9 +74,9 @@ def calls_in(text: str, raw: str, tools: Sequence[dict[str, Any]], fenced: bool)
         found = _json(listed.group(1).partition("</s>")[0].strip())
         return [_of(each, known) for each in (found if isinstance(found, list) else [found])][:MOST]
     stripped = text.strip()
-    if stripped.startswith("{") and isinstance(found := _json(stripped), dict) and found.get("name") in known:
-        return [_of(found, known)]
-    return []
+    alone = _json(stripped) if stripped.startswith("{") else None
+    name = alone.get("name") if isinstance(alone, dict) else None
+    return [_of(alone, known)] if isinstance(name, str) and name in known else []
 
 
 def _fenced(name: str, body: str, arguments: list[str]) -> Call:
