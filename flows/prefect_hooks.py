@@ -17,11 +17,9 @@ from prefect.tasks import MaterializingTask
 from pydantic import Field
 
 from flows.environment import workspace
-from flows.execution.remote_settings import ADDRESS, settings_of
 from flows.execution.runner import run_directory
 from flows.prefect_assets import at_path, in_bucket
 from params.base import BadInput
-from params.schema import Params
 from params.store import StoreSettings
 from tasks.artefacts.record import Record
 from tasks.artefacts.store import Store
@@ -77,22 +75,10 @@ def tell_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> 
 
 
 class Keeping:
-    """Whether a run is pushed and published once it is done. Refuses at once what could not work then."""
+    """Whether a run is pushed and published once it is done, and where to: None is neither."""
 
-    def __init__(self, params: Params, push: bool, publish: bool) -> None:
-        self._push, self._publish = push, publish
-        self._settings: StoreSettings | None = None
-        if push or publish:
-            self._settings = settings_of(workspace(), params.store)
-            if self._settings is None:
-                option = "--publish" if publish else "--push"
-                raise BadInput(
-                    f"{option}: no remote is set; expected `ostinato remote s3://...`, or {ADDRESS}"
-                )
-        if publish:
-            from flows.sync.publish import check
-
-            check(workspace())
+    def __init__(self, settings: StoreSettings | None, publish: bool) -> None:
+        self._settings, self._publish = settings, publish
 
     def keep(self, name: str) -> dict[str, Any]:
         """Push, then publish; what was done, for the summary."""

@@ -25,6 +25,7 @@ from flows.prefect_progress import Progress, artifact_key
 from flows.prefect_stages import settle, settle_overlapped, stage_task
 from flows.process import interrupts
 from flows.stage_table.stages import Node, plan
+from flows.sync.destination import destination
 from params.schema import Params
 from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.record import Step
@@ -69,9 +70,10 @@ def train(
     """
     start = local_start()
     params = start.params if start and start.params else chosen(model, task, method, settings or [])
-    require_ray(params)
     name = run_name(name, model, task, method)
-    keeping = Keeping(params, push, publish)
+    if start is None:
+        require_ray(params)
+    keeping = Keeping(start.kept_in if start else destination(params, push, publish), publish)
     with gpu_slot(), interrupts.heard() if start else interrupts.unwound():
         made = _trained(
             name, params, spelled(["run", *_arguments(name, model, task, method, settings or [])])

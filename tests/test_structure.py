@@ -49,7 +49,7 @@ FLOWS = {
     "prefect_stages": {"execution", "prefect_assets", "prefect_progress", "stage_table"},
     "train": {
         *("environment", "execution", "prefect_assets", "prefect_hooks", "prefect_progress"),
-        *("prefect_stages", "process", "stage_table"),
+        *("prefect_stages", "process", "stage_table", "sync"),
     },
     "compare_flow": {"experiments"},
     "evaluate_flow": {

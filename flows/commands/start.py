@@ -25,21 +25,27 @@ class Words:
 
 
 def start(words: Words, as_json: bool, push: bool = False, publish: bool = False) -> None:
-    """Check everything, then train; a line of verdict at the end, or JSON lines. Raises ``BadInput``."""
+    """Check everything, then train; a line of verdict at the end, or JSON lines. Raises ``BadInput``, and
+    ``RemoteTrouble`` where the bucket that it is to be pushed to lets nobody in."""
     from flows.execution.accepted_code import check_places
+    from flows.execution.ray_cluster import require_ray
     from flows.execution.validation import check_free, chosen, run_name
     from flows.stage_table.stages import plan
+    from flows.sync.destination import destination
 
     presets = (words.model, words.task, words.method)
     changes = list(words.settings)
     params, name = chosen(*presets, changes), run_name(words.name, *presets)
     check_places(words.accept, plan(params))
+    require_ray(params)
     check_free(Store(workspace()), name)  # before a server is started, and told of a run that failed
+    kept_in = destination(params, push, publish)
     prepare_prefect(workspace())
     server = own_server()
     from flows.commands.train_command import train_watched
 
-    summary = train_watched(name, params, (*presets, changes), server, as_json, push, publish, words.accept)
+    given = (*presets, changes)
+    summary = train_watched(name, params, given, server, as_json, kept_in, publish, words.accept)
     if as_json:
         print(json.dumps({"event": "finished", **summary}))
     else:

@@ -18,6 +18,7 @@ from flows.process.own_server import OwnServer
 from flows.stage_table.stages import plan
 from flows.train import train
 from params.schema import Params
+from params.store import StoreSettings
 from tasks.core.errors import StageFailure
 from tasks.report.format import count
 
@@ -31,11 +32,12 @@ def train_watched(
     presets: Presets,
     server: OwnServer | None,
     as_json: bool,
-    push: bool = False,
+    kept_in: StoreSettings | None = None,
     publish: bool = False,
     accept: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Run the flow and show how it goes: live on a terminal, JSON lines where asked for, else quietly.
+    ``kept_in``: the bucket to push the run to when it is done, tried already; None: it is not pushed.
 
     What libraries print goes to ``.ostinato/logs/NAME.log``, which the message of a failed stage names.
     """
@@ -44,7 +46,8 @@ def train_watched(
     def go(watch: Watch) -> dict[str, Any]:
         if server:
             server.await_answer()
-        with started_locally(Local(watch, params, accept)):
+        with started_locally(Local(watch, params, accept, kept_in)):
+            push = kept_in is not None
             return train(name, model, task, method, settings, push=push, publish=publish)
 
     with output.logged(root, name) as shown, _server_lost():

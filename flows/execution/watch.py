@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from flows.stage_table.stages import Node
 from params.schema import Params
+from params.store import StoreSettings
 from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.record import Step
 
@@ -41,6 +42,8 @@ class Local:
     """Composed and checked from the very arguments that the flow gets."""
     accept: tuple[str, ...] = ()
     """Places whose artefacts may have been made by another state of the source."""
+    kept_in: StoreSettings | None = None
+    """The bucket that the run is pushed to when it is done, tried; None: it is not."""
 
 
 _local: contextvars.ContextVar[Local | None] = contextvars.ContextVar("local", default=None)

@@ -60,6 +60,16 @@ def test_without_ray_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch
     require_ray(compose("nano", "arithmetic", "grpo"))
 
 
+def test_without_ray_a_run_ends_before_a_server_is_started(
+    monkeypatch: pytest.MonkeyPatch, refused: Callable[[list[str], str], None]
+) -> None:
+    there = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "ray" else there(name, *a)
+    )
+    refused(["run", *NANO, "--set", "rollout.shards=2"], "rollout.shards: Ray is not installed")
+
+
 def test_ranks_are_placed_on_a_cluster_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     params = compose("nano", "arithmetic", "grpo", ["update.machines=2", "update.placed_by=ray"])

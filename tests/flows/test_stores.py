@@ -41,6 +41,17 @@ def test_a_pushed_run_is_pulled_whole_and_nothing_moves_twice(
     assert "0 files fetched (0.0 MiB)" in empty.call("pull", "it").stdout
 
 
+def test_a_push_that_cannot_work_is_told_before_anything_runs(empty: Workspace, bucket: Bucket) -> None:
+    use(empty, bucket).environment["OSTINATO_REMOTE"] = "s3://no-such-bucket-here/x"
+    run = ("run", "--name", "it", "--push", *NANO)
+    assert "s3://no-such-bucket-here/x/check: no such bucket" in empty.call(*run, code=1).stderr
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        del empty.environment[name]
+    assert "no credentials" in empty.call(*run, code=1).stderr
+    assert not (empty.root / "artefacts").exists()
+    assert not (empty.root / ".ostinato" / "prefect").exists()
+
+
 @pytest.mark.long
 @pytest.mark.ci
 def test_what_one_machine_computed_is_a_hit_for_the_other(
