@@ -232,7 +232,7 @@ class _Worker:
             try:
                 process.send(message, seconds)
                 reply = process.receive(deadline - time.monotonic())
-                if "begun" in reply:
+                while "begun" in reply:
                     begun = True
                     reply = process.receive(deadline - time.monotonic())
             except ProcessFailure as failure:

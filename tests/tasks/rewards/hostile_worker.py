@@ -13,7 +13,7 @@ from tasks.rewards.similarity import Config
 
 
 def judge(gold: str, answer: str, config: Bounds) -> Verdict:
-    if answer.startswith("begin "):
+    while answer.startswith("begin "):
         answer_begins()
         answer = answer.removeprefix("begin ")
     verb, _, value = answer.partition(" ")

@@ -104,11 +104,13 @@ def test_a_killed_worker_costs_no_answer(hostile_command: None) -> None:
 
 
 def test_what_takes_too_long_is_the_answers_doing_once_its_turn_has_begun(hostile: Judge) -> None:
-    answers = ["begin sleep 60", "sleep 60", "begin exit 4", "begin a"]
+    answers = ["begin sleep 60", "sleep 60", "begin exit 4", "begin a", "begin begin a", "a"]
     assert hostile.judge([("a", answer) for answer in answers]) == [
         Verdict(0.0, "timed out after 1 s"),
         Verdict(None, "timed out after 1 s"),
         Verdict(None, "judge died (exit code 4)"),
+        RIGHT,
+        RIGHT,
         RIGHT,
     ]
 
