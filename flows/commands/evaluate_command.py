@@ -17,6 +17,7 @@ from flows.execution import external
 from flows.execution.runner import Runner, run_directory, spelled
 from flows.execution.validation import busy, run_name, settled
 from flows.execution.watch import Watch
+from flows.planner.plan import model_config
 from flows.process import output
 from flows.stage_table.rows.evaluation_sets import problems_name, scores_name
 from flows.stage_table.stages import Node, plan
@@ -133,14 +134,15 @@ def _params(model: str, options: EvaluateOptions) -> Params:
 
 
 def _with_room(params: Params) -> Params:
-    """The parameters with a context for the longest answer that a set allows, as far as the model reads."""
+    """The parameters with a context for the longest answer that a set allows, as far as the model reads.
+    Raises ``BadInput`` for a folder that is no model."""
     if params.model.source == "nano":
         return params
     usual = params.evaluate.max_response_tokens or params.rollout.max_response_tokens
     longest = max(each.max_response_tokens or usual for each in params.evaluate.sets.values())
     context, config = longest + ROOM, Path(params.model.source).expanduser() / "config.json"
     if config.is_file():
-        limit = json.loads(config.read_text()).get("max_position_embeddings")
+        limit = model_config(config).get("max_position_embeddings")
         context = min(context, limit) if isinstance(limit, int) else context
     return params.model_copy(update={"model": params.model.model_copy(update={"context": context})})
 

@@ -42,9 +42,13 @@ def check_memory(params: Params) -> None:
 
 
 def known_shape(source: str) -> capacity.Shape | None:
-    """The shape of a model by where it comes from: a folder, or a name that says it."""
+    """The shape of a model by where it comes from: a folder, or a name that says it; None where neither does.
+    A folder that is no model is refused when it is loaded."""
     if (Path(source).expanduser() / "config.json").is_file():
-        return shape_of(source)
+        try:
+            return shape_of(source)
+        except BadInput:
+            return None
     named = HUB.search(source)
     known = read_yaml(PRESETS / "shapes.yaml")
     return shape_of(named[1]) if named and named[1].lower() in known else None

@@ -134,18 +134,43 @@ def shape_of(model: str) -> capacity.Shape:
         raise BadInput(
             f"--model {model}: neither a known shape nor a folder with a config.json{nearest(model, known)}"
         )
-    said = json.loads(config.read_text())
-    heads = said["num_attention_heads"]
+    return _shape(config)
+
+
+def _shape(config: Path) -> capacity.Shape:
+    said = model_config(config)
+
+    def figure(key: str, usual: int | None = None) -> int:
+        value = said.get(key) if said.get(key) is not None else usual
+        if not isinstance(value, int) or value < 1:
+            found = "no" if value is None else f"{value!r} as"
+            raise BadInput(f"{config}: {found} '{key}'; expected a whole number, as Llama and Qwen have it")
+        return value
+
+    hidden, heads = figure("hidden_size"), figure("num_attention_heads")
     return capacity.Shape(
-        hidden=said["hidden_size"],
-        layers=said["num_hidden_layers"],
+        hidden=hidden,
+        layers=figure("num_hidden_layers"),
         heads=heads,
-        kv_heads=said.get("num_key_value_heads", heads),
-        head_dim=said.get("head_dim") or said["hidden_size"] // heads,
-        intermediate=said["intermediate_size"],
-        vocabulary=said["vocab_size"],
+        kv_heads=figure("num_key_value_heads", heads),
+        head_dim=figure("head_dim", hidden // heads),
+        intermediate=figure("intermediate_size"),
+        vocabulary=figure("vocab_size"),
         tied=bool(said.get("tie_word_embeddings", False)),
     )
+
+
+def model_config(path: Path) -> dict[str, Any]:
+    """What a model's ``config.json`` says of its language model, which a model of several kinds nests. Raises
+    ``BadInput``."""
+    try:
+        said = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: cannot be read ({error}); expected a model's JSON") from None
+    if not isinstance(said, dict):
+        raise BadInput(f"{path}: holds {type(said).__name__}; expected a model's JSON object")
+    nested = said.get("text_config")
+    return {**said, **nested} if isinstance(nested, dict) else said
 
 
 def machine_of(name: str) -> tuple[capacity.Machine, dict[str, str]]:

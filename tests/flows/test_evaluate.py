@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.flows.conftest import Workspace
 
@@ -55,3 +58,11 @@ def test_what_is_wrong_is_told_before_a_model_is_opened(copied: Workspace) -> No
     folder = options(copied.root, problems={"name": "spider", "folder": "nowhere"})
     nowhere = copied.call("evaluate", "--model", "it", *folder, code=2)
     assert "nowhere/dev.json: no such file (evaluate.sets.mine.problems.folder)" in nowhere.stderr
+
+
+def test_a_folder_with_half_a_configuration_is_refused_in_one_line(
+    tmp_path_factory: pytest.TempPathFactory, refused: Callable[[list[str], str], None]
+) -> None:
+    folder = tmp_path_factory.mktemp("torn")
+    (folder / "config.json").write_text('{"hidden_size": ')
+    refused(["evaluate", "--model", str(folder), "--sets", "gsm8k"], "config.json: cannot be read")

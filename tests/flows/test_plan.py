@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from flows import cli
 from flows.planner import capacity
 from flows.planner.capacity import GIB, MachineUse, Work
+from flows.planner.memory_gate import known_shape
 from flows.planner.plan import PlanOptions, machine_of, plan, shape_of
+from params.base import BadInput
 from params.load import PRESETS, read_yaml
 
 MEASURED = json.loads((Path(__file__).parents[2] / "benchmarks" / "measured.json").read_text())
@@ -112,6 +114,45 @@ def test_packed_layers_are_counted_where_they_are_made(capfd: pytest.CaptureFixt
 )
 def test_shapes_have_the_weights_that_their_names_say(name: str, billions: float) -> None:
     assert shape_of(name).parameters / 1e9 == pytest.approx(billions, rel=2e-3)
+
+
+LLAMA = {
+    **{"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 128},
+    **{"vocab_size": 100, "head_dim": None},
+}
+GPT2 = {"n_embd": 64, "n_head": 4, "n_layer": 2, "vocab_size": 100, "n_positions": 128}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (json.dumps(GPT2), "config.json: no 'hidden_size'; expected a whole number"),
+        (
+            json.dumps({**LLAMA, "num_key_value_heads": [1, 2]}),
+            r"config.json: \[1, 2\] as 'num_key_value_heads'",
+        ),
+        (json.dumps({**LLAMA, "num_attention_heads": 0}), "config.json: 0 as 'num_attention_heads'"),
+        (json.dumps(LLAMA)[:40], r"config.json: cannot be read \(.*\); expected a model's JSON"),
+        ("[]", "config.json: holds list; expected a model's JSON object"),
+    ],
+)
+def test_a_folder_whose_shape_is_not_told_is_one_line_and_stops_no_run(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(BadInput, match=said) as refusal:
+        shape_of(str(tmp_path))
+    assert "\n" not in str(refusal.value)
+    assert known_shape(str(tmp_path)) is None
+
+
+def test_a_model_of_several_kinds_has_the_shape_of_its_language_model(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(LLAMA))
+    plain = shape_of(str(tmp_path))
+    config.write_text(json.dumps({"text_config": LLAMA, "vision_config": {"hidden_size": 1}}))
+    assert known_shape(str(tmp_path)) == shape_of(str(tmp_path)) == plain
+    assert (plain.kv_heads, plain.head_dim) == (4, 16)
 
 
 def test_the_adapter_of_smollm2_is_the_measured_one() -> None:
