@@ -1,8 +1,11 @@
-"""Numbers as JSON holds them."""
+"""Numbers as JSON and tables hold them."""
 
 from __future__ import annotations
 
 import math
+
+LARGEST = 3.4e38
+"""What a column of float32 holds."""
 
 
 def finite(value: float | None) -> float | None:

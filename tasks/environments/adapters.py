@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any, Literal
 
+from tasks.core.numbers import LARGEST
 from tasks.environments.base import Message, Problem, Turn
 from tasks.environments.calls import calls_in, schema
 
@@ -85,7 +86,7 @@ class Adapter:
         if self._kind == "tools":
             return _number(_awaited(self._made.get_reward())) if hasattr(self._made, "get_reward") else None
         given = [reward for reward in self._rewards if reward is not None]
-        return sum(given) if given else None
+        return _number(sum(given)) if given else None
 
     def answer(self) -> str | None:
         """What a judge is to read in place of the last turn; None where that is the answer."""
@@ -166,6 +167,8 @@ def _awaited(value: Any) -> Any:
 
 
 def _number(value: Any) -> float | None:
-    if value is None or math.isfinite(value):
+    """Raises ``ValueError`` for a reward that the table does not hold."""
+    if value is None or abs(value) <= LARGEST:
         return None if value is None else float(value)
-    raise ValueError(f"a reward of {value}; expected a finite number")
+    expected = "a number that float32 holds" if math.isfinite(value) else "a finite number"
+    raise ValueError(f"a reward of {value}; expected {expected}")

@@ -10,6 +10,7 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+from tasks.core.numbers import LARGEST
 from tasks.rewards.base import Group, Verdict
 from tasks.rewards.signatures import Signature, StyleName
 
@@ -174,6 +175,8 @@ def _number(value: Any, name: str, expected: str) -> Verdict:
         return Verdict(None, f"{name} returned {_kind(value)}; expected {expected}")
     if isinstance(value, str | bytes) or not math.isfinite(number):
         return Verdict(None, f"{name} returned {_kind(value)}; expected a finite number")
+    if abs(number) > LARGEST:
+        return Verdict(None, f"{name} returned {number:g}; expected a number that float32 holds")
     return Verdict(number)
 
 

@@ -131,6 +131,16 @@ def test_tools_are_called_and_what_they_say_is_read(fenced: bool) -> None:
         assert (last["done"], last["total"]) == (True, 2.0)
 
 
+def test_a_reward_that_no_column_holds_is_a_failure() -> None:
+    for pool in opened("mine.py:Shop", fenced=False, stock=10**40):
+        pool.start(0, PROBLEM)
+        pool.answer()
+        asked(pool, f'<tool_call>{{"name": "buy", "arguments": {{"count": {10**39}}}}}</tool_call>')
+        last = asked(pool, "That is all.")
+        assert last["failed"] == "environment"
+        assert last["why"] == "ValueError: a reward of 1e+39; expected a number that float32 holds"
+
+
 def test_a_tool_may_be_called_get_answer() -> None:
     for pool in opened("mine.py:Oracle"):
         assert [tool["function"]["name"] for tool in pool.tools] == ["get_answer"]

@@ -31,7 +31,7 @@ def reward(gold: str, answer: str) -> float:
         print("noise")
     odd = {"none": None, "text": "1", "nan": float("nan"), "list": [1.0], "true": True, "half": 0.5,
            "said": Verdict(0.0, "so it is"), "gave up": Verdict(None, "cannot say"), "mute": Verdict(None),
-           "half a pair": Verdict(0.0, "no \\ud83d"), "odd": Verdict("x")}
+           "huge": -1e39, "half a pair": Verdict(0.0, "no \\ud83d"), "odd": Verdict("x")}
     return odd.get(answer, float(gold == answer))
 """
 
@@ -65,6 +65,7 @@ def test_what_is_no_reward_is_its_failure(mine: Path) -> None:
         "none": Verdict(None, f"{name} returned a NoneType; expected a number or a Verdict"),
         "text": Verdict(None, f"{name} returned a str; expected a finite number"),
         "nan": Verdict(None, f"{name} returned nan; expected a finite number"),
+        "huge": Verdict(None, f"{name} returned -1e+39; expected a number that float32 holds"),
         "list": Verdict(None, f"{name} returned a list; expected a number or a Verdict"),
         "said": Verdict(0.0, "so it is"),
         "gave up": Verdict(None, "cannot say"),

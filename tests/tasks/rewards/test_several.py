@@ -55,6 +55,16 @@ def test_the_sum_scales_with_the_weights(rewards: list[float], factor: float) ->
     assert total(factor) == pytest.approx(factor * total(1.0), abs=1e-9)
 
 
+@pytest.mark.parametrize(("weights", "rewards"), [((1e30, 1.0), (1e30, 1.0)), ((1e300, -1e300), (1e9, 1e9))])
+def test_a_sum_that_no_column_holds_is_no_reward(
+    weights: tuple[float, ...], rewards: tuple[float, ...]
+) -> None:
+    choices = [RewardChoice(name="x", label=f"r{i}", weight=weight) for i, weight in enumerate(weights)]
+    found = aggregated(choices, [Verdict(reward) for reward in rewards])
+    assert (found.reward, found.total) == (None, None)
+    assert found.error == "a weighted sum that float32 does not hold"
+
+
 FILE = """
 import os, time
 
