@@ -79,7 +79,9 @@ class Makers:
             else:
                 context = Context(self._context.scratch, tell=tell, note=runner.watch.note)
             job = Job(params, node.round, inputs, out, context, fingerprint, answers)
+            runner.edits.check(node.place, facts)
             measured = self._run(node, job) if lane is None else lane.make(node.stage.name, params, job)
+            runner.edits.check(node.place, facts)
             seconds = time.monotonic() - began
         return {
             "role": node.stage.role,

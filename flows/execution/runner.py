@@ -9,12 +9,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
 from flows.execution import external, guards
 from flows.execution.accepted_code import ALL, other_code, take_over
+from flows.execution.edits import Edits
 from flows.execution.fingerprint import identity, lasting_facts
 from flows.execution.making import Makers
 from flows.execution.remote_cache import RemoteCache
@@ -23,7 +24,7 @@ from flows.execution.restoring import restore, whole_inputs
 from flows.execution.retention import best_round
 from flows.execution.thinning import Thinning, scores
 from flows.execution.watch import Watch
-from flows.stage_table.stages import Node
+from flows.stage_table.stages import Node, table_of
 from params.base import BadInput
 from params.schema import Params
 from tasks.artefacts.artefact import EVERYTHING, MOMENTS, Artefact, Damaged
@@ -240,10 +241,17 @@ class Runner:
             self.halt = stop
             raise
 
+    @cached_property
+    def edits(self) -> Edits:
+        """What the stages stand on, read when this is first asked for."""
+        rows = () if self.whole else table_of(self.params).values()  # DVC makes one stage a process
+        return Edits((row for row in rows if row.when(self.params)), self.params)
+
     def lasting(self, node: Node) -> dict[str, Any]:
         """What the stage depends on in every round, its inputs apart."""
         name = node.stage.name
         if name not in self._facts:
+            _ = self.edits  # before the first stage: all that the run stands on is read
             remote = self._remote_inputs.identities(name)
             self._facts[name] = lasting_facts(node.stage, self.params, remote)
         return self._facts[name]

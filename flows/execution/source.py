@@ -20,6 +20,10 @@ OURS = ("algorithms", "tasks")
 """Packages whose source counts. ``params`` says what may be chosen; what was chosen is in the fingerprint."""
 
 
+Stamp = tuple[int, int, int]
+"""A file's inode, its size and when it was written."""
+
+
 class SourceTree:
     """The modules below ``root``, and those of packages of the user's own. Each file is read once."""
 
@@ -29,6 +33,7 @@ class SourceTree:
         self._trees: dict[str, ast.Module] = {}
         self._imports: dict[str, tuple[str, ...]] = {}
         self._digests: dict[str, str] = {}
+        self._written: dict[str, Stamp] = {}
 
     def file(self, name: str) -> Path:
         """The file of a module; raises ``ModuleNotFoundError``."""
@@ -53,9 +58,27 @@ class SourceTree:
         """A digest of what each of these modules says."""
         return {name: self._digest(name) for name in names}
 
+    def edited(self, names: Iterable[str]) -> str | None:
+        """The first of these modules that says something else by now than when it was read; None where none
+        does. A file that was not written since is not read again."""
+        return next((name for name in names if self._is_edited(name)), None)
+
+    def _is_edited(self, name: str) -> bool:
+        digest = self._digest(name)
+        try:
+            stamp = _stamp(self.file(name))
+            if stamp == self._written[name]:
+                return False
+            if _digest_of(ast.parse(self.file(name).read_bytes())) != digest:
+                return True
+        except (FileNotFoundError, SyntaxError):
+            return True
+        self._written[name] = stamp
+        return False
+
     def _digest(self, name: str) -> str:
         if name not in self._digests:
-            self._digests[name] = hashlib.sha256(canonical(_plain(self._tree(name)))).hexdigest()
+            self._digests[name] = _digest_of(self._tree(name))
         return self._digests[name]
 
     def _find(self, name: str) -> Path | None:
@@ -69,6 +92,7 @@ class SourceTree:
 
     def _tree(self, name: str) -> ast.Module:
         if name not in self._trees:
+            self._written[name] = _stamp(self.file(name))  # before the text: what is newer is looked at again
             self._trees[name] = ast.parse(self.file(name).read_bytes())
         return self._trees[name]
 
@@ -85,6 +109,15 @@ class SourceTree:
             packages = {name.rpartition(".")[0] for name in names if "." in name}
             self._imports[name] = tuple(sorted(names | packages))
         return self._imports[name]
+
+
+def _stamp(path: Path) -> Stamp:
+    stat = path.stat()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _digest_of(tree: ast.Module) -> str:
+    return hashlib.sha256(canonical(_plain(tree))).hexdigest()
 
 
 def _plain(value: Any) -> Any:
