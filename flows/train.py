@@ -99,7 +99,7 @@ def _trained(name: str, params: Params, command: str) -> dict[str, Any]:
         start = local_start()
         runner = Runner(root, name, params, context, watch, command, start.accept if start else ())
         tasks = {stage.name: stage_task(runner, stages, stage) for stage in stages.stages}
-        with Trackers(runner.directory, params.trackers) as trackers:
+        with Trackers(runner.directory, params.trackers, watch.note) as trackers:
             progress = Progress(runner)
             live = LiveReport(runner, stages, (trackers.tell, progress.round_ended))
             if overlaps(params):

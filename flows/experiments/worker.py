@@ -81,7 +81,7 @@ def make(root: Path, order: dict[str, Any], watch: Watch) -> None:
             for node in plan(params):
                 runner.settle(node, runner.identify(node))
         runner.finish()
-        track(runner.directory, params.trackers)
+        track(runner.directory, params.trackers, watch.note)
 
 
 def _kind(error: Exception) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +35,16 @@ Figures = dict[str, dict[int, float | None]]
 """Values by metric (``STAGE.NAME``) and round; None where one was not finite, or nothing was measured."""
 
 
-def figures_of(directory: Path) -> Figures:
-    """Every figure of every round of the run. Raises ``Damaged`` for a file that has been changed.
+def figures_of(directory: Path, rounds: Container[int] | None = None) -> Figures:
+    """Every figure of every round of the run, or of these. Raises ``Damaged`` for a file that has been
+    changed.
 
     Beside what a stage's ``metrics.json`` or ``scores.json`` holds stands what it cost, as
     ``STAGE.measured.NAME``: that varies from one making to the next.
     """
     found: Figures = {}
     for step in Record.read(directory).steps:
-        if step.role.kind != "prepare":
+        if step.role.kind != "prepare" and (rounds is None or step.round in rounds):
             artefact = Artefact.open(directory / step.place, check=False)
             for name, value in artefact_figures(artefact, step.stage):
                 found.setdefault(name, {})[step.round] = value

@@ -14,13 +14,16 @@ import importlib.util
 import json
 import secrets
 import shutil
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from params.base import BadInput
 from tasks.artefacts.artefact import write_json
 from tasks.artefacts.record import Record
+from tasks.core.addresses import shown
 
 PROJECT = "ostinato"
 MODULES = {
@@ -34,6 +37,19 @@ MODULES = {
 
 STATE = "trackers.json"
 """In a run's directory: of each tracker its run, and what it was told."""
+
+ANY = (ImportError, OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError)
+"""What any library may raise whose server, key or file is at fault."""
+ERRORS = {
+    "wandb": ("wandb.errors", "Error"),
+    "mlflow": ("mlflow.exceptions", "MlflowException"),
+    "trackio": ("httpx", "HTTPError"),
+    "dvclive": ("dvclive.error", "DvcLiveError"),
+}
+"""The base of a tracker's own errors."""
+LONGEST = 200
+"""Characters of what it says."""
+Note = Callable[[str], None]
 
 Steps = dict[int, dict[str, float]]
 """Figures by name, by round."""
@@ -50,27 +66,34 @@ def check(names: Sequence[str]) -> None:
         raise BadInput(f"trackers: dvclive would begin a DVC repository in {git}; `dvc init` there first")
 
 
-def track(directory: Path, names: Sequence[str]) -> None:
+def _printed(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def track(directory: Path, names: Sequence[str], note: Note = _printed) -> None:
     """Hand every figure of the run in ``directory`` to these trackers."""
-    with Trackers(directory, names) as trackers:
+    with Trackers(directory, names, note) as trackers:
         trackers.tell()
 
 
 class Trackers:
-    """The trackers of a run, each opened when there is first something to tell."""
+    """The trackers of a run, each opened when there is first something to tell. What troubles one is a note
+    and not the end of a run: it is told the same again after the next round."""
 
-    def __init__(self, directory: Path, names: Sequence[str]) -> None:
-        """Raises ``BadInput`` for one that is not installed."""
+    def __init__(self, directory: Path, names: Sequence[str], note: Note = _printed) -> None:
+        """``note``: is told of the first trouble with each. Raises ``BadInput`` for one that is not
+        installed."""
         check(names)
-        self._directory, self._names = directory, names
+        self._directory, self._names, self._note = directory, names, note
         self._open: dict[str, Sink] = {}
+        self._troubled: set[str] = set()
 
     def __enter__(self) -> Trackers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for sink in self._open.values():
-            sink.close()
+        for name in list(self._open):
+            self._close(name)
 
     def tell(self, until: int | None = None) -> None:
         """Every round that has not been told yet, up to ``until`` or all.
@@ -79,45 +102,79 @@ class Trackers:
         """
         if not self._names:
             return
-        record = Record.read(self._directory)
-        rounds = {r: v for r, v in figures(self._directory).items() if until is None or r <= until}
-        current = {str(round): _stages(record, round) for round in rounds}
-        states = self._states()
+        record, states = Record.read(self._directory), self._states()
+        current = {r: made for r, made in _stages(record).items() if until is None or r <= until}
         for name in self._names:
             state = states.get(name)
-            if state is None or any(current.get(r, made) != made for r, made in state["told"].items()):
+            if state is None or any(current.get(int(r), m) != m for r, m in state["told"].items()):
                 self._close(name)
-                state = states[name] = {"run": secrets.token_hex(4), "told": {}, "began": False}
-            new = {round: values for round, values in rounds.items() if str(round) not in state["told"]}
-            if new:
-                if name not in self._open:
-                    self._open[name] = SINKS[name](self._directory, record, state)
-                for round, values in new.items():
-                    self._open[name].log(round, values)
-                state["told"] |= {str(round): current[str(round)] for round in new}
+                states[name] = {"run": secrets.token_hex(4), "told": {}, "began": False}
+        new = {name: [r for r in current if str(r) not in states[name]["told"]] for name in self._names}
+        values = figures(self._directory, {round for rounds in new.values() for round in rounds})
+        for name in self._names:
+            if rounds := [round for round in values if round in new[name]]:
+                with self._heard(name):
+                    sink = self._sink(name, record, states[name])
+                    for round in rounds:
+                        sink.log(round, values[round])
+                        states[name]["told"][str(round)] = current[round]
                 write_json(self._directory / STATE, states)
 
     def _states(self) -> dict[str, Any]:
         path = self._directory / STATE
         return json.loads(path.read_text()) if path.is_file() else {}
 
+    def _sink(self, name: str, record: Record, state: dict[str, Any]) -> Sink:
+        if name not in self._open:
+            self._open[name] = SINKS[name](self._directory, record, state)
+        return self._open[name]
+
     def _close(self, name: str) -> None:
         if name in self._open:
-            self._open.pop(name).close()
+            with self._heard(name):
+                self._open.pop(name).close()
+
+    @contextmanager
+    def _heard(self, name: str) -> Iterator[None]:
+        """A tracker that raises is noted once, and opened anew when it is next told something."""
+        try:
+            yield
+        except _troubles(name) as trouble:
+            if name not in self._troubled:
+                said = " ".join(shown(str(trouble)).split())[:LONGEST]
+                self._note(
+                    f"trackers: {name}: {type(trouble).__name__}: {said}; the run goes on, and it is told "
+                    "what it lacks after a later round, or when the run is started again"
+                )
+            self._troubled.add(name)
+            self._close(name)
 
 
-def _stages(record: Record, round: int) -> str:
-    """What was made in a round, as one digest."""
-    made = sorted(step.fingerprint for step in record.steps if step.round == round)
-    return hashlib.sha256("".join(made).encode()).hexdigest()[:16]
+def _troubles(name: str) -> tuple[type[Exception], ...]:
+    """What a tracker raises when it, its server, its key or its file is at fault."""
+    module, base = ERRORS.get(name, ("", ""))
+    with suppress(ImportError):
+        own = getattr(importlib.import_module(module), base, None) if module else None
+        if isinstance(own, type) and issubclass(own, Exception):
+            return (*ANY, own)
+    return ANY
 
 
-def figures(directory: Path) -> Steps:
-    """Every finite figure of every round, as ``STAGE/NAME``."""
+def _stages(record: Record) -> dict[int, str]:
+    """What was made in each round, as one digest."""
+    made: dict[int, list[str]] = {}
+    for step in record.steps:
+        made.setdefault(step.round, []).append(step.fingerprint)
+    digests = {round: hashlib.sha256("".join(sorted(found)).encode()) for round, found in made.items()}
+    return {round: digest.hexdigest()[:16] for round, digest in digests.items()}
+
+
+def figures(directory: Path, rounds: Container[int] | None = None) -> Steps:
+    """Every finite figure of every round, or of these, as ``STAGE/NAME``."""
     from tasks.report.curves import figures_of  # scipy: a second that a run without trackers need not wait
 
     found: Steps = {}
-    for metric, by_round in sorted(figures_of(directory).items()):
+    for metric, by_round in sorted(figures_of(directory, rounds).items()):
         stage, _, name = metric.partition(".")
         for round, value in by_round.items():
             if value is not None:

@@ -202,6 +202,64 @@ def test_rounds_that_were_made_anew_begin_another_run(tmp_path: Path, heard: Hea
     assert set(first) == set(second) == {0, 1, 2}
 
 
+def test_a_tracker_in_trouble_is_one_note_and_hears_of_all_rounds_later(
+    tmp_path: Path, heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its server goes away inside a run and comes back; the other tracker hears of every round in time."""
+    run, notes = SyntheticRun(tmp_path / "it", rounds=4).write(), list[str]()
+    opened = heard.MlflowClient()
+    away = [False, False, True, True, True, False]
+
+    def log_metric(*given: Any, **named: Any) -> None:
+        if away[0]:
+            raise ConnectionError("no answer from http://me:secret@host/api\nat all")
+        opened.log_metric(*given, **named)
+
+    client = SimpleNamespace(**{**vars(opened), "log_metric": log_metric})
+    monkeypatch.setattr(heard, "MlflowClient", lambda: client)
+    with Trackers(run, ("mlflow", "wandb"), notes.append) as trackers:
+        for until in (0, 1, 2, 3, 4, None):
+            trackers.tell(until)
+            away.pop(0)
+        assert not away
+    first, second = heard.runs.values()
+    assert set(first) == set(second) == {0, 1, 2, 3, 4}
+    (said,) = notes
+    assert said.startswith("trackers: mlflow: ConnectionError: no answer from http://host/api at all; ")
+
+
+def test_a_tracker_that_cannot_be_opened_or_closed_ends_nothing(
+    tmp_path: Path, heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class UsageError(Exception):
+        pass
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise UsageError("no key")
+
+    load = importlib.import_module
+    errors = SimpleNamespace(Error=UsageError)
+    monkeypatch.setattr("importlib.import_module", lambda n: errors if n == "wandb.errors" else load(n))
+    run, notes = SyntheticRun(tmp_path / "it", rounds=2).write(), list[str]()
+    with monkeypatch.context() as patch:
+        patch.setattr(heard, "init", refuse)
+        track(run, ("wandb",), notes.append)
+    stuck = SimpleNamespace(log=lambda values, step: None, finish=refuse)
+    monkeypatch.setattr(heard, "init", lambda **_: stuck)
+    track(run, ("wandb",), notes.append)
+    assert [note.partition("; ")[0] for note in notes] == ["trackers: wandb: UsageError: no key"] * 2
+
+
+def test_a_round_that_was_told_is_not_read_again(tmp_path: Path, heard: Heard) -> None:
+    run = SyntheticRun(tmp_path / "it", rounds=2).write()
+    with Trackers(run, ("wandb",)) as trackers:
+        trackers.tell(1)
+        (run / "round-01" / "update" / "metrics.json").write_text("{}")
+        trackers.tell(2)
+    (rounds,) = heard.runs.values()
+    assert set(rounds) == {0, 1, 2}
+
+
 def test_tensorboard_hears_of_each_round_when_it_has_ended(tmp_path: Path) -> None:
     run = SyntheticRun(tmp_path / "it", rounds=3).write()
     with Trackers(run, ("tensorboard",)) as trackers:
