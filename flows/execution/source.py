@@ -103,12 +103,21 @@ class SourceTree:
             for statement in _run(self._tree(name)):
                 if isinstance(statement, ast.Import):
                     names.update(alias.name for alias in statement.names)
-                elif isinstance(statement, ast.ImportFrom) and statement.module and not statement.level:
-                    names.add(statement.module)
-                    names.update(f"{statement.module}.{alias.name}" for alias in statement.names)
+                elif isinstance(statement, ast.ImportFrom) and (module := self._from(name, statement)):
+                    names.add(module)
+                    names.update(f"{module}.{alias.name}" for alias in statement.names)
             packages = {name.rpartition(".")[0] for name in names if "." in name}
             self._imports[name] = tuple(sorted(names | packages))
         return self._imports[name]
+
+    def _from(self, name: str, statement: ast.ImportFrom) -> str:
+        """The module from which the module ``name`` imports; empty where there is none."""
+        if not statement.level:
+            return statement.module or ""
+        package = name.split(".")
+        up = statement.level - (self.file(name).name == "__init__.py")
+        above = package[: max(0, len(package) - up)]
+        return ".".join([*above, *filter(None, [statement.module])]) if above else ""
 
 
 def _stamp(path: Path) -> Stamp:

@@ -216,6 +216,26 @@ def test_the_closure_follows_imports_and_stays_inside_the_project() -> None:
     assert not any(name.startswith("tasks.policy") for name in problems)
 
 
+def test_imports_from_the_own_package_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, text in {
+        "mine/__init__": "",
+        "mine/objective": "from .helper import f\nfrom . import other\nfrom .deep import thing\n",
+        "mine/helper": "f = 1\n",
+        "mine/other": "",
+        "mine/deep/__init__": "from .inner import thing\n",
+        "mine/deep/inner": "from ..upper import thing\nfrom ...beyond import nothing\n",
+        "mine/upper": "thing = 1\n",
+        "beyond": "",
+    }.items():
+        path = tmp_path / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    found = set(SourceTree().closure(("mine.objective",)))
+    own = ("objective", "helper", "other", "deep", "deep.inner", "upper")
+    assert found == {"mine", *(f"mine.{name}" for name in own)}
+
+
 def test_every_input_comes_before_its_reader() -> None:
     done: set[str] = set()
     for node in plan(nano("rounds=4", "evaluate.every=3")):
