@@ -100,8 +100,9 @@ def _assets(name: str, settings: StoreSettings) -> dict[str, list[Asset]]:
 
 
 def _network(task: Any, run: Any, state: Any) -> bool:
-    """Whether another attempt may help: for trouble with the bucket, and nothing else."""
-    return isinstance(state.result(raise_on_failure=False), RemoteTrouble)
+    """Whether another attempt may help: for trouble with the bucket that may pass, and nothing else."""
+    trouble = state.result(raise_on_failure=False)
+    return isinstance(trouble, RemoteTrouble) and not trouble.lasting
 
 
 def _patiently(function: Callable[..., dict[str, Any]], name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from params.store import StoreSettings
 from tasks.artefacts.artefact import Artefact, Damaged
 from tasks.artefacts.store import Store
 from tasks.core.context import Context
-from tasks.remote.errors import Elsewhere, RemoteTrouble
+from tasks.remote.errors import Elsewhere, RemoteTrouble, Unreachable
 from tasks.remote.progress import Tell
 
 if TYPE_CHECKING:
@@ -21,12 +22,15 @@ if TYPE_CHECKING:
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 """Seconds between two looks at a claim of somebody else's; each pause is half as long again as the last."""
+REST = 300.0
+"""Seconds for which a remote that nobody answers at is left alone."""
 _CLAIMING: dict[tuple[str, str | None], bool] = {}
 """Whether a store knows what claims need, by address and endpoint: tried once in a process."""
 
 
 class RemoteCache:
-    """The remote of one run, if one is set. Trouble with it is a note, and the run goes on without it."""
+    """The remote of one run, if one is set. Trouble with it is a note, and the run goes on without it: for a
+    while where it cannot be reached, and for good where it lets nobody in."""
 
     def __init__(
         self,
@@ -40,13 +44,15 @@ class RemoteCache:
         raised; None: as long as it takes."""
         self._store, self._context, self._note, self._patience = store, context, note, patience
         self._settings = settings_of(store.root, given)
+        self._unreached = -math.inf
 
     def fetch(self, stage: str, fingerprint: str, tell: Tell) -> Artefact | None:
         """The artefact, brought into the cache and checked; None where it cannot be had."""
-        if self._settings is None:
+        settings = self._usable()
+        if settings is None:
             return None
         try:
-            remote = self._remote(self._settings, tell)
+            remote = self._remote(settings, tell)
             manifest = remote.find(stage, fingerprint)
             if manifest is None:
                 return None
@@ -66,11 +72,12 @@ class RemoteCache:
 
         Raises ``Elsewhere`` where that takes too long, and what ``tell`` and ``make`` raise.
         """
-        if self._settings is None or not self._settings.share:
+        settings = self._usable()
+        if settings is None or not settings.share:
             return make(), True
         found: Artefact | Claim | None = None
         try:
-            found = self._claim(self._settings, stage, fingerprint, tell)
+            found = self._claim(settings, stage, fingerprint, tell)
         except RemoteTrouble as trouble:
             self._troubled(trouble)
         if isinstance(found, Artefact):
@@ -121,10 +128,11 @@ class RemoteCache:
 
     def _send(self, made: Artefact, tell: Tell) -> bool:
         """Let the others find it; False where it could not be sent."""
-        if self._settings is None:
+        settings = self._usable()
+        if settings is None:
             return False
         try:
-            self._remote(self._settings, tell).push([made])
+            self._remote(settings, tell).push([made])
         except RemoteTrouble as trouble:
             self._troubled(trouble)
             return False
@@ -137,7 +145,14 @@ class RemoteCache:
         remote.tell = tell
         return remote
 
+    def _usable(self) -> StoreSettings | None:
+        """The settings; None where there are none, or the remote is left alone."""
+        return None if time.monotonic() < self._unreached + REST else self._settings
+
     def _troubled(self, trouble: RemoteTrouble) -> None:
         if trouble.lasting:
             self._settings = None
-        self._note(f"{trouble}; going on without it")
+        away = isinstance(trouble, Unreachable)
+        if away:
+            self._unreached = time.monotonic()
+        self._note(f"{trouble}; going on without it{f' for {REST / 60:g} minutes' if away else ''}")

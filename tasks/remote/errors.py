@@ -16,6 +16,13 @@ class RemoteTrouble(OstinatoError):
         """Whether asking again in the same run is futile."""
 
 
+class Unreachable(RemoteTrouble):
+    """Nobody answers there now: the network, a name that is not found, a store that is being started."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, lasting=False)
+
+
 class RemoteDamaged(RemoteTrouble):
     """What lies in the bucket is not what its digest says."""
 

@@ -27,7 +27,7 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
-from tasks.remote.errors import RemoteTrouble
+from tasks.remote.errors import RemoteTrouble, Unreachable
 
 EXPIRED = ("ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired", "InvalidToken")
 DENIED = (
@@ -95,7 +95,7 @@ def spoken(where: str) -> Iterator[None]:
     except NoRegionError:
         raise RemoteTrouble(f"{where}: no region; set store.region, or AWS_DEFAULT_REGION") from None
     except LINE as error:
-        raise RemoteTrouble(
+        raise Unreachable(
             f"{where}: cannot be reached ({type(error).__name__}); check store.endpoint_url and the network"
         ) from None
     except BotoCoreError as error:

@@ -9,18 +9,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from flows.execution import remote_cache
 from flows.execution.remote_cache import RemoteCache
+from params.base import BadInput
 from params.store import StoreSettings
 from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.store import Store
 from tasks.core.context import Context
 from tasks.remote.claims import Claim
-from tasks.remote.errors import Elsewhere
+from tasks.remote.errors import Elsewhere, RemoteDamaged, RemoteTrouble, Unreachable
 from tests.buckets import Bucket, proxied
 from tests.flows.conftest import Workspace, environment_of, events, kill_tree
 from tests.flows.test_compare_run import TINY
@@ -231,6 +233,48 @@ def test_without_a_network_each_machine_goes_on_by_itself(
     assert len(notes) == 1
     assert "cannot be reached" in notes[0]
     assert "going on without it" in notes[0]
+
+
+def test_a_remote_that_was_out_of_reach_is_asked_again_after_a_while(
+    sharing: Callable[..., RemoteCache],
+    tmp_path: Path,
+    shared_bucket: Bucket,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One name that is not found for a moment does not switch sharing off for the rest of a run."""
+    notes: list[str] = []
+    away = [True]
+    thing = artefact(Store(tmp_path / "one"), {"a": b"1"})
+    names = ("update", thing.fingerprint)
+    assert sharing("one", notes)._send(thing, silent)
+    with proxied(shared_bucket.endpoint, lambda exchange: "reset" if away else None) as proxy:
+        cache = sharing("other", notes, endpoint_url=proxy.address, attempts=1)
+        assert cache.fetch(*names, silent) is None
+        asked = len(proxy.log)
+        assert cache.fetch(*names, silent) is None
+        assert len(proxy.log) == asked, "it is left alone meanwhile"
+        away.clear()
+        monkeypatch.setattr(remote_cache, "REST", 0.0)
+        found = cache.fetch(*names, silent)
+    assert found is not None
+    assert found.digest == thing.digest
+    (note,) = notes
+    assert note.endswith("going on without it for 5 minutes")
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        (Unreachable("no way there"), True),
+        (RemoteDamaged("half of it"), True),
+        (RemoteTrouble("no credentials"), False),
+        (BadInput("no such run"), False),
+    ],
+)
+def test_a_push_is_tried_again_where_that_may_help(error: Exception, again: bool) -> None:
+    from flows.prefect_hooks import _network
+
+    assert _network(None, None, SimpleNamespace(result=lambda raise_on_failure: error)) is again
 
 
 def test_to_share_needs_a_remote(tmp_path: Path) -> None:
