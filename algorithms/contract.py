@@ -75,6 +75,9 @@ class Hooks(Part):
     """The objective."""
     top_k: Callable[[Any], int] | None = None
     """``top_k(config)``: how many of the sampler's likeliest tokens the objective compares; 0: none."""
+    WHOLE_RESPONSES: bool = False
+    """The objective's loss of a token depends on all tokens of its response: ``token_loss`` is given those
+    without an advantage, or that a correction masks, as well."""
     term: Callable[[Batch, Any], Term] | None = None
     """``term(batch, config)``: a summand of the loss over one batch; here it chooses its tokens and fixes its
     denominator. A replay method has one where the objective does not give the loss of what it drew."""
@@ -101,6 +104,9 @@ class Hooks(Part):
     base_answers: Callable[[Any], int] | None = None
     """``base_answers(config)``: how often the base model answers each training problem before the first
     round. What ``admit`` then lets in, as of round 0, is a buffer that never changes, and the only one."""
+    BASE_OPTIONS: tuple[str, ...] = ()
+    """The options that ``base_answers`` and ``admit`` read: with others, those answers stay as they are. None
+    named: all."""
     DRAWS_ROUND_BEFORE: bool = False
     """The update draws from the buffer as the round before left it, without this round's answers."""
     problems: Callable[[pa.Table, pa.Table, int, Any, torch.Generator], ReplayedProblems] | None = None

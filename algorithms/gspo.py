@@ -20,6 +20,7 @@ from algorithms import grpo
 from algorithms.diagnostics import policy_shift
 from algorithms.terms import MetricLabel, over_responses
 
+WHOLE_RESPONSES = True
 METRICS = (
     MetricLabel("sequence_ratio", "Ratio of responses", "mean over tokens of their response's ratio"),
     MetricLabel("sequence_ratio_max", "Largest ratio", "of a response"),

@@ -132,6 +132,8 @@ class Term:
     token_loss: Callable[[Signals, Tensor], tuple[Tensor, Metrics]]
     needs_entropy: bool = False
     needs_top: bool = False
+    whole: bool = False
+    """Whether it is given all tokens of each response of which it chose any."""
     drift: str | None = None
     """The metric that is the divergence (nats) of the policy from that which sampled a token; its means by
     the response's age are told as ``drift_by_age``."""
@@ -212,4 +214,4 @@ def objective_term(batch: Batch, part: Hooks, config: Config, how: Aggregation) 
         behaviour, advantage = batch.behaviour_logp[index], batch.advantage[index]
         return loss_of(signals.logp, behaviour, advantage, batch.sequence[index], config, *more)
 
-    return Term(name=part.name, scale=scale, token_loss=token_loss, needs_top=words is not None)
+    return Term(part.name, scale, token_loss, needs_top=words is not None, whole=part.WHOLE_RESPONSES)

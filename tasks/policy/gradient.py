@@ -207,6 +207,14 @@ def _forward_backward(
     return _Result(batch.index, signals.logp.detach().float(), meter, gradients, own)
 
 
+def _own(term: Term, scale: Tensor, sequence: Tensor) -> Tensor:
+    """Places of the tokens [t] that a term is given: those it chose, or all of the same responses."""
+    chosen = scale != 0
+    if term.whole:
+        chosen = torch.isin(sequence, sequence[chosen])
+    return chosen.nonzero().squeeze(1)
+
+
 def _losses(step: Step, signals: Signals, index: Tensor, meter: Meter) -> dict[str, Tensor]:
     """By term: the micro-batch's part of its loss, for terms that have a token in it.
 
@@ -216,7 +224,7 @@ def _losses(step: Step, signals: Signals, index: Tensor, meter: Meter) -> dict[s
     found: dict[str, Tensor] = {}
     for place, term in enumerate(step.terms):
         scale = term.scale[index]
-        own = scale.nonzero().squeeze(1)
+        own = _own(term, scale, step.batch.sequence[index])
         if not len(own):
             continue
         entropy = signals.entropy[own] if signals.entropy is not None and term.needs_entropy else None
