@@ -22,12 +22,13 @@ from torch import Tensor
 
 from algorithms import dyjr
 from algorithms.correct import CORRECT
-from algorithms.drawing import Drawn, Entropy, Fresh
+from algorithms.drawing import Drawn, Entropy, Fresh, reached
 from algorithms.replay_buffer import ReplayBuffer
 from algorithms.terms import Batch, Term
 from params.base import Config as Options
 
 METRICS = dyjr.METRICS
+BASE_OPTIONS = ("samples", "least_right")
 
 
 class Config(Options):
@@ -72,7 +73,7 @@ def draw(
     fresh: Fresh, buffer: ReplayBuffer, config: Config, generator: torch.Generator, entropy: Entropy
 ) -> Drawn:
     """Uniformly, without replacement, for the term alone."""
-    rows = buffer.sample(round(config.share * len(fresh.problem)), generator)
+    rows = buffer.sample(reached(config.share, len(fresh.problem)), generator)
     return Drawn(rows, torch.full((rows.num_rows,), -1), "aside")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor
 
 Entropy = Callable[[pa.Table], Tensor]
+_ROUNDING = 1e-9
+"""A product such as 0.05 * 160 that rounds to just above a whole number still is that number."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,11 @@ class ReplayedProblems:
     """Problems answered once less, as a stored response joins their group."""
     retired: frozenset[str]
     """Problems not asked any more."""
+
+
+def reached(share: float, count: int) -> int:
+    """The least number that is no less than ``share`` * ``count``."""
+    return math.ceil(share * count - _ROUNDING)
 
 
 def rows_by_problem(rows: pa.Table) -> dict[str, list[int]]:

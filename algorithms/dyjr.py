@@ -24,7 +24,6 @@ round, whatever ``update.minibatches`` is. Ours alone: ``together``, ``ratio_cap
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Literal
 
 import torch
@@ -33,7 +32,7 @@ from torch import Tensor
 
 from algorithms.correct import CORRECT
 from algorithms.divergence import binary_jsd, jensen_shannon, kl_k3
-from algorithms.drawing import Drawn, Entropy, Fresh
+from algorithms.drawing import Drawn, Entropy, Fresh, reached
 from algorithms.replay_buffer import ReplayBuffer
 from algorithms.terms import Batch, MetricLabel, Metrics, Signals, Term, aggregation_scale
 from params.base import Config as Options
@@ -46,9 +45,6 @@ METRICS = (
     MetricLabel("js_doubled", "Twice the distance", "2 f, the paper's scale", chart=False),
     MetricLabel("penalty", "Constraint", "what is minimised, nats per token, before its coefficient"),
 )
-
-_ROUNDING = 1e-9
-"""A product such as 0.05 * 160 that rounds to just above a whole number still is that number."""
 
 
 class Filling(Options):
@@ -106,8 +102,7 @@ def admission(reward: Tensor, group: Tensor, rate: float, eligible: Tensor | Non
         query = groups[position]
         met[query] = met.get(query, 0) + 1
         places.append((-confidence[query], met[query], position))
-    wanted = math.ceil(rate * len(groups) - _ROUNDING)
-    return [position for _, _, position in sorted(places)[:wanted]]
+    return [position for _, _, position in sorted(places)[: reached(rate, len(groups))]]
 
 
 def admit(reward: Tensor, group: Tensor, eligible: Tensor, round: int, config: Filling) -> list[int]:
@@ -119,7 +114,7 @@ def draw(
     fresh: Fresh, buffer: ReplayBuffer, config: Filling, generator: torch.Generator, entropy: Entropy
 ) -> Drawn:
     """Uniformly, without replacement, for the term alone."""
-    rows = buffer.sample(round(config.share * len(fresh.problem)), generator, config.together)
+    rows = buffer.sample(reached(config.share, len(fresh.problem)), generator, config.together)
     return Drawn(rows, torch.full((rows.num_rows,), -1), "aside")
 
 

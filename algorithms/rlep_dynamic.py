@@ -19,6 +19,7 @@ from torch import Tensor
 from algorithms import dyjr
 from algorithms.drawing import Drawn, Entropy, Fresh
 from algorithms.replay_buffer import ReplayBuffer
+from params.base import BadInput
 
 __all__ = ["birth_advantage"]
 
@@ -40,6 +41,14 @@ def draw(
 
 
 def birth_advantage(share: Tensor) -> Tensor:
-    """The standardised advantage [R] of a right answer in a group of which ``share`` [R] was right."""
+    """The standardised advantage [R] of a right answer in a group of which ``share`` [R] was right.
+
+    Raises ``BadInput`` for a mean reward that is no such share.
+    """
+    if not bool(((share > 0) & (share <= 1)).all()):
+        raise BadInput(
+            f"method.replay: rlep_dynamic: right answers of groups with mean rewards from {float(share.min()):g} "
+            f"to {float(share.max()):g}; expected rewards of 0 and 1"
+        )
     wrong = 1.0 - share
-    return torch.where(wrong > 0, (wrong / share.clamp(min=1e-6)).sqrt(), torch.zeros_like(share))
+    return torch.where(wrong > 0, (wrong / share).sqrt(), torch.zeros_like(share))

@@ -125,11 +125,11 @@ class UpdateSteps:
                 self._job.params.seed, "update", self._job.round, "order", epoch
             )
             parts = np.array_split(generator.permutation(groups), update.minibatches)
-            more = np.array_split(generator.permutation(apart), update.minibatches)
-            for part, beside in zip(parts, more, strict=True):
+            parts = [part for part in parts if len(part)]  # fewer groups than steps: so many steps
+            more = np.array_split(generator.permutation(apart), max(len(parts), 1))
+            for part, beside in zip(parts, more, strict=False):
                 chosen = torch.isin(group, torch.from_numpy(np.sort(part)))
-                if len(part):
-                    yield [*chosen.nonzero().squeeze(1).tolist(), *np.sort(beside).tolist()]
+                yield [*chosen.nonzero().squeeze(1).tolist(), *np.sort(beside).tolist()]
 
     def _step(self, members: list[int]) -> None:
         """One optimiser step, unless there is nothing to learn or something is not finite."""

@@ -44,17 +44,17 @@ def weighed(table: pa.Table, fresh: Tensor, drawn: Drawn | None, params: Params,
         shaped = shaped + overlong_penalty(lengths, limits, method.overlong_tokens)
     group = torch.tensor(table["group"].to_pylist(), dtype=torch.int64)
     joint = fresh | (drawn is not None and drawn.into != "aside")
+    own = fresh if drawn and drawn.advantage is not None else joint
     advantage = torch.zeros_like(shaped)
     if method.reward_aggregation == "normalise_then_sum":
         each, weights = _components(table, shaped, params.task.reward)
-        advantage[joint] = decoupled_advantage(each[joint], weights, group[joint])
+        advantage[own] = decoupled_advantage(each[own], weights, group[own])
     else:
-        advantage[joint] = group_advantage(shaped[joint], group[joint], method.scale_by_std)
+        advantage[own] = group_advantage(shaped[own], group[own], method.scale_by_std)
     if drawn and drawn.advantage is not None:
         advantage[~fresh] = drawn.advantage
     by_turn = None
     if method.credit == "turn":
-        own = fresh if drawn and drawn.advantage is not None else joint
         turns = table["turn_rewards"].to_pylist()
         by_turn = _by_turn(responses, turns, shaped, group, own, advantage, method.scale_by_std)
     stopped = [reason not in TRUNCATED for reason in table["finish_reason"].to_pylist()]

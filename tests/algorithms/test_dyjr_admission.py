@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from algorithms import dyjr, rlep_dynamic
+from algorithms.drawing import reached
 from algorithms.dyjr import Config
+from params.base import BadInput
 
 GROUPS = st.lists(st.lists(st.sampled_from([0.0, 1.0, math.nan]), min_size=1, max_size=8), max_size=8)
 RATES = st.one_of(st.floats(0.0, 1.0), st.sampled_from([0.0, 0.05, 0.2, 0.25, 0.5, 1.0]))
@@ -88,6 +90,18 @@ def test_rlep_on_the_buffer_fills_it_alike(groups: list[list[float]], rate: floa
     ours = rlep_dynamic.admit(reward, group, eligible, 3, rlep_dynamic.Config(warm_up_fill=rate))
     assert ours == dyjr.admit(reward, group, eligible, 3, Config(warm_up_fill=rate))
     assert ours == dyjr.admission(reward, group, rate)
+
+
+@given(st.integers(0, 10_000), st.integers(0, 1000))
+def test_a_share_is_reached_by_the_least_count(count: int, thousandths: int) -> None:
+    found = reached(thousandths / 1000, count)
+    assert 1000 * (found - 1) < thousandths * count <= 1000 * found
+
+
+@pytest.mark.parametrize("share", [0.0, -0.5, 1.5])
+def test_a_mean_reward_that_is_no_share_is_refused(share: float) -> None:
+    with pytest.raises(BadInput, match=r"rlep_dynamic: .* expected rewards of 0 and 1"):
+        rlep_dynamic.birth_advantage(torch.tensor([0.5, share]))
 
 
 @pytest.mark.parametrize(("share", "advantage"), [(1.0, 0.0), (0.5, 1.0), (0.125, math.sqrt(7.0))])

@@ -76,6 +76,22 @@ def test_each_phase_of_erpd_depends_on_its_own_section(setting: str, touched: se
     assert {stage for stage in stages if of(stage, before) != of(stage, after)} == touched
 
 
+@pytest.mark.parametrize(
+    ("setting", "touched"),
+    [
+        ("method.replay.coefficient=0.1", {"update"}),
+        ("method.replay.share=0.2", {"update"}),
+        ("method.replay.form=forward_kl", {"update"}),
+        ("method.replay.least_right=4", {"base_pool", "update"}),
+        ("method.replay.samples=16", {"base_pool", "update"}),
+    ],
+)
+def test_the_base_models_answers_do_not_depend_on_how_they_are_used(setting: str, touched: set[str]) -> None:
+    before, after = (compose("nano", "sums", "dph-rl", more) for more in ((), (setting,)))
+    stages = {step.stage.name for step in plan(before)}
+    assert {stage for stage in stages if of(stage, before) != of(stage, after)} == touched
+
+
 def test_the_model_from_a_wheel_does_not_depend_on_the_task_or_seed() -> None:
     first = compose("smollm2-135m", "arithmetic", "grpo")
     second = compose("smollm2-135m", "arithmetic", "grpo", ["seed=1", "task.train_count=99"])

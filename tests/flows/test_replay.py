@@ -264,7 +264,7 @@ def test_a_pool_of_another_base_is_refused(go: Go) -> None:
 
 @pytest.mark.long
 def test_killed_in_replay_and_in_update_it_loses_nothing(prepared: Workspace, copied: Workspace) -> None:
-    arguments = ("--method", "dyjr", "--set", "replay.admit=all")
+    arguments = ("--method", "dyjr", "--set", "method.replay.warm_up_fill=1")
     for place in ("round-01/replay", "round-01/update", "round-02/replay", "round-02/update"):
         process = prepared.start("run", "--name", "it", "--json", *NANO, *arguments)
         assert process.stdout is not None

@@ -47,6 +47,15 @@ def _asks_base(params: Params) -> bool:
     return part is not None and part.base_answers is not None
 
 
+def _of_base_answers(params: Params) -> tuple[str, ...]:
+    """What of the replay method says which of those answers there are and stay."""
+    part, chosen = _part(params), params.method.replay
+    if part is None or chosen is None or not part.BASE_OPTIONS:
+        return ("method.replay",)
+    given = sorted(set(part.BASE_OPTIONS) & set(chosen.model_extra or ()))  # others have the part's defaults
+    return tuple(f"method.replay.{name}" for name in ("name", *given))
+
+
 def _demonstrates(params: Params) -> bool:
     """Whether demonstrations of the problems are what it draws from."""
     part = _part(params)
@@ -131,12 +140,12 @@ ROWS = (
         summary="right answers of the base model to what it masters",
         reads=(
             *SAMPLING,
-            "method.replay",
             "rollout.temperature",
             "rollout.max_response_tokens",
             "rollout.top_logprobs",
             *ADAPTER,
         ),
+        reads_more=_of_base_answers,
         inputs={"model": MODEL, "problems": PROBLEMS},
         when=_asks_base,
         libraries=SAMPLERS,
