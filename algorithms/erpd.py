@@ -40,6 +40,9 @@ from algorithms.outcome_regression import outcome_regression as outcome_regressi
 from algorithms.terms import Batch, Metrics, Signals, Term, aggregation_scale, over_responses
 from params.distil import Fit, Student
 
+OUTCOME_LOSSES = ("cross_entropy", "probability", "likelihood")
+"""Fitted to the outcome itself, which lies between 0 and 1."""
+
 
 def cross_entropy(
     logp: Tensor,
@@ -157,7 +160,7 @@ def _fit_scale(batch: Batch, goal: Tensor, config: Fit) -> Tensor:
 def _goal(reward: Tensor, batch: Batch, config: Fit, by_std: bool) -> Tensor:
     """What a fit holds a response [S] against."""
     assert batch.group is not None
-    if config.loss in ("cross_entropy", "probability", "likelihood"):
+    if config.loss in OUTCOME_LOSSES:
         return reward
     if config.loss in ("sapo", "grpo"):
         return group_advantage(reward, batch.group, by_std)
@@ -169,7 +172,11 @@ def _goal(reward: Tensor, batch: Batch, config: Fit, by_std: bool) -> Tensor:
 
 
 def _divergence_term(batch: Batch, base_logp: Tensor, coefficient: float) -> Term:
-    """``coefficient`` times the mean over tokens of k3 to the base."""
+    """``coefficient`` times the mean over tokens of k3 to the base.
+
+    As GRPO and verl have it, exp(d) - 1 - d with d = log pi_0 / pi: on answers of the base it is the
+    divergence to second order near the base, and no estimate of it far away, where the log-ratio is clamped.
+    """
     everything = torch.ones_like(batch.sequence, dtype=torch.bool)
     scale = coefficient * aggregation_scale(batch.sequence, everything, "token_mean", batch.max_tokens)
 

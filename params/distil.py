@@ -105,7 +105,8 @@ class Signal(Config):
     otherwise: Literal["unlearned", "older", "ranked"] = "unlearned"
     """``auto`` only. ``ranked``: unlearned or older, whichever ranks the right validation answers higher."""
     rounds_back: Annotated[int, Field(ge=1, le=MOST_ROUNDS_BACK)] = 1
-    """Of ``older``: rounds between its base and this one's; before the first round is the base model."""
+    """Of ``older``: rounds between its base and this one's; before the first round is the base model, and
+    ``auto`` then does without it."""
     on_right: Literal["all", "negative", "positive"] = "all"
     """Which part of the log-ratio stays on the tokens of right answers, before it is normalised."""
     normalisation: Literal["whitened", "centred"] = "whitened"
@@ -222,6 +223,11 @@ class Distil(Config):
                 _known(f"distil.signals.{name}.teacher: {teacher}", teacher, self.teachers)
             if signal.weights and signal.reference in ("auto", "student"):
                 raise ValueError(f"distil.signals.{name}.weights: {signal.reference} takes one teacher")
+            if signal.reference == "student" and (signal.numerator, signal.on_right) != ("teacher", "all"):
+                raise ValueError(
+                    f"distil.signals.{name}: reference student takes the teacher as numerator and on_right "
+                    "all; expected another reference beside anything else"
+                )
         if len(self.signals) > 1 and not self.student.sequence:
             raise ValueError("distil.student.sequence: empty; expected an order of the several signals")
         for phase in self.student.sequence:

@@ -45,9 +45,12 @@ def choose(job: Job, signal: Signal) -> ChosenReference:
     evidence = {"gain": gain, "error": error, "teacher_step": step}
     if gain is not None and error is not None and gain > error:
         return ChosenReference("base", evidence)
-    if signal.otherwise != "ranked":
-        return ChosenReference(signal.otherwise, evidence)
-    other = _ranked(job, signal, ("unlearned", "older"), may_be_none=False)
+    others: tuple[str, ...] = ("unlearned", "older") if signal.otherwise == "ranked" else (signal.otherwise,)
+    if reference_of(job, signal, "older") == base_of(job):  # in the first rounds: S3 would be S1
+        others = tuple(name for name in others if name != "older")
+    if len(others) < 2:
+        return ChosenReference(others[0] if others else "base", evidence)
+    other = _ranked(job, signal, others, may_be_none=False)
     return ChosenReference(other.reference, {**evidence, **other.evidence})
 
 

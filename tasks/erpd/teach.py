@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from algorithms.erpd import teacher_terms
+from algorithms.erpd import OUTCOME_LOSSES, teacher_terms
 from params.base import BadInput
 from params.distil import Fit
 from tasks.artefacts.artefact import Artefact, write_json
@@ -62,6 +63,16 @@ def snapshot(artefact: Artefact, name: str, step: int | None) -> Path:
     return artefact.path / _folder(name, wanted)
 
 
+def _check_outcomes(material: Material, teachers: Sequence[str]) -> None:
+    """Raises ``BadInput`` where a reward is no outcome for these teachers."""
+    reward = material.reward[~material.reward.isnan()]
+    if teachers and len(reward) and not bool(((reward >= 0) & (reward <= 1)).all()):
+        raise BadInput(
+            f"distil, {teachers[0]}: rewards from {float(reward.min()):g} to {float(reward.max()):g}; "
+            "expected outcomes within 0 and 1 for a loss that is fitted to them, or loss sapo or grpo"
+        )
+
+
 def _folder(name: str, step: int) -> str:
     return f"{name}/step-{step:04d}"
 
@@ -72,6 +83,7 @@ def _fit_all(job: Job, fits: dict[str, tuple[Fit, Path | None]]) -> dict[str, fl
     policy = job_policy(job)
     policy.restore(base_of(job))
     material = _material(job, policy)
+    _check_outcomes(material, [name for name, (fit, _) in fits.items() if fit.loss in OUTCOME_LOSSES])
     said: dict[str, Any] = {}
     tokens = 0
     for name, (config, start) in sorted(fits.items()):

@@ -75,6 +75,12 @@ def phases(nano: Nano) -> Phases:
     return Phases(nano)
 
 
+def best_of(phases: Phases) -> int:
+    """The step of the best snapshot of the teacher."""
+    best: int = phases.validate.json("metrics.json")["teachers"]["main"]["best"]
+    return best
+
+
 def weights(folder: Path) -> dict[str, Tensor]:
     """Of a policy that lies there."""
     return load_file(folder / "adapter" / "adapter_model.safetensors")

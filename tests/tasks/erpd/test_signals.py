@@ -16,12 +16,7 @@ from tasks.policy.full_vocabulary import policy_states
 from tasks.policy.policy import Policy
 from tests.conftest import as_artefact
 from tests.tasks.conftest import Nano
-from tests.tasks.erpd.conftest import Phases, everywhere, parameters, rows, tokens, words
-
-
-def best_of(phases: Phases) -> int:
-    best: int = phases.validate.json("metrics.json")["teachers"]["main"]["best"]
-    return best
+from tests.tasks.erpd.conftest import Phases, best_of, everywhere, parameters, rows, tokens, words
 
 
 def test_a_row_of_the_signal_is_a_row_of_the_rollouts(phases: Phases, nano: Nano) -> None:
@@ -134,7 +129,9 @@ def test_auto_takes_the_base_while_the_teacher_beats_it(
 ) -> None:
     settings = ("distil.signals.main.reference=auto", f"distil.signals.main.otherwise={otherwise}")
     validate = measured(nano, phases, f"gain-{gain}-{otherwise}", gain, error)
-    said = phases.signals(*settings, validate=validate).json("metrics.json")["main"]
+    policy, older = phases.distilled(), phases.distilled("distil.student.steps=1")
+    given = {"validate": validate, "policy": policy, "older_1": older}
+    said = phases.signals(*settings, round=2, **given).json("metrics.json")["main"]
     assert said["asked"] == "auto"
     assert said["reference"] in taken
     assert (said["gain"], said["error"], said["teacher_step"]) == (gain, error, best_of(phases))
@@ -142,6 +139,16 @@ def test_auto_takes_the_base_while_the_teacher_beats_it(
     if otherwise == "ranked":
         known = {name: value for name, value in said["auc"].items() if value is not None}
         assert said["reference"] == (max(known, key=lambda name: known[name]) if known else "unlearned")
+
+
+@pytest.mark.parametrize(("otherwise", "taken"), [("ranked", "unlearned"), ("older", "base")])
+def test_auto_does_without_an_older_student_where_it_would_be_the_base(
+    phases: Phases, nano: Nano, otherwise: str, taken: str
+) -> None:
+    settings = ("distil.signals.main.reference=auto", f"distil.signals.main.otherwise={otherwise}")
+    validate = measured(nano, phases, f"first-round-{otherwise}", -0.3, 0.1)
+    said = phases.signals(*settings, validate=validate).json("metrics.json")["main"]
+    assert (said["reference"], said["gain"]) == (taken, -0.3)
 
 
 def test_ranked_takes_what_orders_answers_best_or_nothing(phases: Phases) -> None:
@@ -153,12 +160,22 @@ def test_ranked_takes_what_orders_answers_best_or_nothing(phases: Phases) -> Non
     assert said["pairs"] > 0
 
 
-def test_several_teachers_are_weighed_by_their_spread(phases: Phases) -> None:
+def test_several_teachers_are_weighed_by_their_spread(phases: Phases, nano: Nano) -> None:
     second = "distil.teachers.second={loss: sapo, steps: 4, problems_per_step: 4}"
     settings = (second, "distil.signals.main={weights: {main: 1.0, second: 3.0}, step: last}")
     said = phases.signals(*settings, teach=phases.taught(second)).json("metrics.json")["main"]
     assert set(said["factors"]) == {"main", "second"}
-    assert all(value > 0 for value in said["factors"].values())
+    taught = phases.taught(second)
+    base = everywhere(nano, None)
+    spread = {
+        name: (everywhere(nano, snapshot(taught, name, None)) - base)
+        .gather(1, words(nano))[:, 0]
+        .std(correction=0)
+        for name in ("main", "second")
+    }
+    typical = (spread["main"] + spread["second"]) / 2
+    for name, weight in (("main", 0.25), ("second", 0.75)):
+        assert said["factors"][name] == pytest.approx(float(weight * typical / spread[name]), rel=1e-3)
     assert phases.signal.json("metrics.json")["main"]["factors"] == {"main": 1.0}
 
 

@@ -13,7 +13,16 @@ from tasks.erpd.teach import snapshot
 from tasks.erpd.teacher_scores import evaluate_teacher
 from tests.conftest import as_artefact
 from tests.tasks.conftest import Nano
-from tests.tasks.erpd.conftest import Phases, everywhere, is_base, parameters, same, weights
+from tests.tasks.erpd.conftest import (
+    Phases,
+    best_of,
+    everywhere,
+    is_base,
+    parameters,
+    same,
+    weights,
+    words,
+)
 
 
 def divergence(nano: Nano, made: Artefact) -> Tensor:
@@ -92,15 +101,24 @@ def test_a_live_denominator_differs_once_the_student_has_moved(phases: Phases) -
     assert max(float((away[0][name] - away[1][name]).abs().max()) for name in away[0]) > 2e-3
 
 
-def test_extrapolation_leads_past_the_teacher(phases: Phases) -> None:
+def test_extrapolation_leads_further_towards_the_teacher(phases: Phases, nano: Nano) -> None:
     signals = [
         phases.signals("distil.signals.main.reference=student", f"distil.signals.main.extrapolation={power}")
         for power in (1.0, 2.0)
     ]
     first, second = (each.json("metrics.json")["main"] for each in signals)
     assert second["std"] == pytest.approx(2.0 * first["std"], rel=1e-5)
-    one, two = (phases.distilled(signal=each) for each in signals)
-    assert not same(one.path, two.path)
+    steps = ("distil.student.steps=8", "distil.student.epochs=6", "distil.student.clip_high=10.0")
+    base, teacher, one, two = (
+        everywhere(nano, path).gather(1, words(nano))[:, 0]
+        for path in (
+            None,
+            snapshot(phases.teach, "main", best_of(phases)),
+            *(phases.distilled(*steps, "distil.student.clip_low=1.0", signal=each).path for each in signals),
+        )
+    )
+    way = (teacher - base) / (teacher - base).norm()
+    assert float((two - base) @ way) > float((one - base) @ way) > 0.0
 
 
 def test_without_distillation_the_teacher_is_the_next_policy(phases: Phases) -> None:
@@ -225,6 +243,14 @@ def test_the_teacher_of_a_signal_is_evaluated(phases: Phases, nano: Nano) -> Non
         ("distil.validation.problems=17", "expected at most task.train_count, 24, together"),
         ("distil.evaluate_teacher=second", "distil.evaluate_teacher: second: no such name"),
         ("distil.student.target=exact", "exact is found for a budget"),
+        (
+            "distil.signals.main={reference: student, on_right: negative}",
+            "signals.main: reference student takes the teacher as numerator and on_right all",
+        ),
+        (
+            "distil.signals.main={reference: student, numerator: base}",
+            "signals.main: reference student takes the teacher",
+        ),
         ("method.replay={name: dyjr}", "method.replay"),
     ],
 )

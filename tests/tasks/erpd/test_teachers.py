@@ -139,6 +139,15 @@ def test_a_teacher_that_learnt_nothing_leaves_the_base_as_it_is(phases: Phases, 
     assert is_base(nano, student.path)
 
 
+@pytest.mark.parametrize("loss", ["cross_entropy", "probability", "likelihood"])
+def test_a_loss_of_outcomes_refuses_rewards_that_are_none(phases: Phases, nano: Nano, loss: str) -> None:
+    count = len(read_table(nano.rollouts[0].file("rollouts.parquet")))
+    given = rewarded(nano, f"beyond-{loss}", [1.5, -0.5] * (count // 2))
+    with pytest.raises(BadInput, match=r"main: rewards from -0.5 to 1.5; expected outcomes within 0 and 1"):
+        phases.taught(f"distil.teachers.main.loss={loss}", rollout=given)
+    phases.taught("distil.teachers.main.loss=grpo", "distil.teachers.main.steps=1", rollout=given)
+
+
 def test_answers_that_nobody_judged_teach_nothing(phases: Phases, nano: Nano) -> None:
     count = len(read_table(nano.rollouts[0].file("rollouts.parquet")))
     taught = phases.taught(rollout=rewarded(nano, "unjudged", [None] * count))
