@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from params.base import BadInput
+from tasks.core.addresses import shown
 
 
 def workspace() -> Path:
@@ -39,17 +43,28 @@ def prepare_prefect(root: Path, log_level: str = "CRITICAL") -> None:
 
 def _ask_server(address: str) -> None:
     """Raise ``BadInput`` unless a Prefect server answers there."""
+    bare = shown(address)  # what is printed; and urllib takes no user in an address
     try:
-        with urllib.request.urlopen(f"{address}/health", timeout=10) as reply:  # noqa: S310 - a person's own
+        asked = urllib.request.Request(f"{bare}/health", headers=_login(address))  # noqa: S310 - a person's own
+        with urllib.request.urlopen(asked, timeout=10) as reply:  # noqa: S310
             healthy = reply.status == 200 and reply.read().strip() == b"true"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise BadInput(
-            f"PREFECT_API_URL={address}: no Prefect server answers ({reason}); start one "
+            f"PREFECT_API_URL={bare}: no Prefect server answers ({reason}); start one "
             "(prefect server start), or unset it and the run starts its own"
         ) from None
     if not healthy:
-        raise BadInput(f"PREFECT_API_URL={address}: something else answers there; expected Prefect's /api")
+        raise BadInput(f"PREFECT_API_URL={bare}: something else answers there; expected Prefect's /api")
+
+
+def _login(address: str) -> dict[str, str]:
+    """The header for the user and the password in an address; raises ``ValueError`` where it is none."""
+    parts = urlsplit(address)
+    if parts.username is None:
+        return {}
+    login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"}
 
 
 def prepare_threads() -> None:

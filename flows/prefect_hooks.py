@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -17,6 +18,7 @@ from prefect.tasks import MaterializingTask
 from pydantic import Field
 
 from flows.environment import workspace
+from flows.execution.live_report import safe_line
 from flows.execution.runner import run_directory
 from flows.prefect_assets import at_path, in_bucket
 from params.base import BadInput
@@ -70,8 +72,17 @@ def tell_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> 
         block: Any = Block.load(slug)
         block.notify(
             subject=f"ostinato: {flow.name} {flow_run.name} {state.type.value.lower()}",
-            body=f"{' '.join(str(state.message).split())}\nflow run {flow_run.id}",
+            body=f"{_why(state)}\nflow run {flow_run.id}",
         )
+
+
+def _why(state: State[Any]) -> str:
+    """What is told to others: our own messages whole; of Prefect's what stands before an exception's text,
+    which may hold anything."""
+    found = state.result(raise_on_failure=False) if state.data is not None else None
+    if isinstance(found, BaseException):
+        return safe_line(found)
+    return re.split(r"[:\n]", state.message or "no reason given")[0]
 
 
 class Keeping:

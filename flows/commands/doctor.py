@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib import metadata, util
 from typing import Literal
+from urllib.parse import urlsplit
 
 import psutil
 from rich.console import Console
@@ -20,6 +21,7 @@ from flows.environment import workspace
 from params.base import BadInput
 from tasks.artefacts.store import free_bytes
 from tasks.core import device
+from tasks.core.addresses import shown
 from tasks.core.device import can_compile
 from tasks.engines import vllm_build
 
@@ -133,13 +135,14 @@ def _prefect() -> Finding:
     address = os.environ.get("PREFECT_API_URL")
     if address is None:
         return Finding("Prefect server", "good", "none set: each run starts its own, on 127.0.0.1")
-    host, _, port = address.split("//")[-1].split("/")[0].partition(":")
     try:
-        with socket.create_connection((host, int(port or 80)), timeout=2):
-            return Finding("Prefect server", "good", address)
-    except OSError:
+        parts = urlsplit(address)
+        port = parts.port or {"https": 443}.get(parts.scheme, 80)
+        with socket.create_connection((parts.hostname or "", port), timeout=2):
+            return Finding("Prefect server", "good", shown(address))
+    except (OSError, ValueError):  # nobody is there, or it is no address
         remedy = "prefect server start, or unset PREFECT_API_URL"
-        return Finding("Prefect server", "missing", f"{address} does not answer", remedy)
+        return Finding("Prefect server", "missing", f"{shown(address)} does not answer", remedy)
 
 
 def _version(name: str) -> str | None:

@@ -19,6 +19,7 @@ from flows.stage_table.stages import plan
 from flows.train import train
 from params.schema import Params
 from params.store import StoreSettings
+from tasks.core.addresses import shown
 from tasks.core.errors import StageFailure
 from tasks.report.format import count
 
@@ -50,15 +51,15 @@ def train_watched(
             push = kept_in is not None
             return train(name, model, task, method, settings, push=push, publish=publish)
 
-    with output.logged(root, name) as shown, _server_lost():
+    with output.logged(root, name) as screen, _server_lost():
         if as_json:
-            return go(Lines(shown.out))
-        if not shown.err.isatty():
+            return go(Lines(screen.out))
+        if not screen.err.isatty():
             rounds = count(params.rounds, "round")
             told = f"{name}: {rounds}; `ostinato status {name}` tells how far it is"
-            print(told, file=shown.out, flush=True)
-            return go(Quiet(shown.err))
-        with Terminal(name, plan(params), Console(file=shown.err)) as terminal:
+            print(told, file=screen.out, flush=True)
+            return go(Quiet(screen.err))
+        with Terminal(name, plan(params), Console(file=screen.err)) as terminal:
             return go(terminal)
 
 
@@ -71,7 +72,7 @@ def _server_lost() -> Iterator[None]:
         lost = error if isinstance(error, httpx.TransportError) else error.__cause__ or error.__context__
         if not isinstance(lost, httpx.TransportError):
             raise
+        where, why = shown(os.environ["PREFECT_API_URL"]), type(lost).__name__
         raise StageFailure(
-            f"{os.environ['PREFECT_API_URL']}: Prefect's server no longer answers ({type(lost).__name__}); "
-            "start it, and the same command goes on"
+            f"{where}: Prefect's server no longer answers ({why}); start it, and the same command goes on"
         ) from error

@@ -70,14 +70,15 @@ class LiveReport:
         """The run ends at that stage. The page's figures are brought up to date too, unless an interrupt
         leaves no time."""
         with suppress(OstinatoError, OSError):  # a full disk is told of by the error itself
-            self._runner.stop(node.place, _line(error).removeprefix(f"{node.place}: "))
+            self._runner.stop(node.place, safe_line(error).removeprefix(f"{node.place}: "))
             rewrite_state(self._runner.directory)
             if isinstance(error, Exception):
                 write(self._runner.directory)
 
 
-def _line(error: BaseException) -> str:
-    """What a page says of it. Only our own messages are known to hold nothing secret."""
+def safe_line(error: BaseException) -> str:
+    """What a page, or a word to others, says of it. Only our own messages are known to hold nothing
+    secret."""
     if isinstance(error, OstinatoError):
         text = " ".join(str(error).split())
         return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,12 +13,15 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 
+import httpx
 import pytest
 import torch
 
 from flows import cli
+from flows.commands import doctor
 from flows.environment import prepare_prefect
 from params.base import BadInput
+from tasks.core.errors import StageFailure
 from tests.flows.conftest import ROOT, Workspace
 
 NANO = ["run", "--model", "nano", "--engine", "transformers"]
@@ -100,6 +106,75 @@ def test_a_server_that_is_not_prefects_is_said(
     if port_open:
         thread.join()
         server.server_close()
+
+
+def test_an_address_is_told_without_its_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows.commands.train_command import _server_lost
+
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    asked = []
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.headers["Authorization"])
+            self.send_response(401)
+            self.end_headers()
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = Thread(target=server.handle_request)
+        thread.start()
+        monkeypatch.setenv("PREFECT_API_URL", f"http://me:hush-hush@127.0.0.1:{server.server_port}/api")
+        with pytest.raises(
+            BadInput, match=r"=http://127\.0\.0\.1:\d+/api: no Prefect server answers"
+        ) as refusal:
+            prepare_prefect(tmp_path)
+        thread.join()
+    assert "hush" not in str(refusal.value)
+    assert asked == [f"Basic {base64.b64encode(b'me:hush-hush').decode()}"]
+    assert "hush" not in str(doctor._prefect())
+    with pytest.raises(StageFailure, match=r"^http://127\.0\.0\.1:") as lost, _server_lost():
+        raise httpx.ConnectError("gone")
+    assert "hush" not in str(lost.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "where"),
+    [
+        ("http://[::1]:4200/api", ("::1", 4200)),
+        ("https://prefect.example/api", ("prefect.example", 443)),
+        ("http://me:hush@prefect.example/api", ("prefect.example", 80)),
+    ],
+)
+def test_doctor_asks_a_prefect_server_where_it_is(
+    monkeypatch: pytest.MonkeyPatch, address: str, where: tuple[str, int]
+) -> None:
+    asked = []
+
+    def connect(to: tuple[str, int], timeout: float) -> contextlib.nullcontext[None]:
+        asked.append(to)
+        return contextlib.nullcontext()
+
+    monkeypatch.setenv("PREFECT_API_URL", address)
+    monkeypatch.setattr(socket, "create_connection", connect)
+    assert doctor._prefect().state == "good"
+    assert asked == [where]
+    monkeypatch.setenv("PREFECT_API_URL", "http://host:nowhere/api")
+    assert doctor._prefect().state == "missing"
+
+
+def test_what_others_are_told_of_a_failure_holds_our_own_words_alone() -> None:
+    from prefect.states import Failed
+
+    from flows.prefect_hooks import _why
+
+    def of(error: Exception | None, message: str) -> str:
+        return _why(Failed(data=error, message=message))
+
+    said = "Flow run encountered an exception: "
+    assert of(BadInput("no such\n task"), f"{said}BadInput: ...") == "no such task"
+    assert "hush" not in of(ValueError("key hush"), f"{said}ValueError: key hush")
+    assert of(None, f"{said}ValueError: key hush") == "Flow run encountered an exception"
+    assert of(None, "Flow run process exited with code -9.") == "Flow run process exited with code -9."
 
 
 def test_status_tells_what_is_done_damaged_and_to_do(copied: Workspace) -> None:
