@@ -35,3 +35,16 @@ def drip(taken: socket.socket, over: threading.Event) -> None:
     taken.sendall(HEAD + b"Content-Length: 1000000\r\n\r\n")
     while not over.wait(0.05):
         taken.sendall(b" ")
+
+
+def drip_head(taken: socket.socket, over: threading.Event) -> None:
+    """An answer whose head goes on, a byte at a time, until the test is over."""
+    taken.sendall(HEAD + b"X-More: ")
+    while not over.wait(0.05):
+        taken.sendall(b"x")
+
+
+def deep(taken: socket.socket, over: threading.Event) -> None:
+    """JSON that no parser goes to the bottom of."""
+    body = b"[" * 100_000 + b"]" * 100_000
+    taken.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)

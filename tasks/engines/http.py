@@ -13,12 +13,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from params.errors import OstinatoError
-from tasks.core.http_body import read_body
+from tasks.core.http_body import answer_of, read_body
 from tasks.engines.base import EngineFailure
 
 CONNECT_SECONDS = 10.0
 KEEP_ALIVE = (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
 """A machine that vanished is noticed after half a minute, however long an answer may take."""
+MOST_BYTES = 1 << 30
+"""Of an answer; what is longer is cut, and no JSON."""
 LONGEST_REASON = 240
 OCTETS = "application/octet-stream"
 PLAIN = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
@@ -87,10 +89,10 @@ class Client:
         try:
             connection.connect()
             with self._registered(connection.sock, seconds, number):
-                sock, until = connection.sock, time.monotonic() + seconds
+                until = time.monotonic() + seconds
                 connection.request(method, path, body, {**self._headers, **headers})
-                answer = connection.getresponse()
-                return self._content(path, answer.status, read_body(answer, sock, until))
+                answer = answer_of(connection, until)
+                return self._content(path, answer.status, read_body(answer, MOST_BYTES))
         except TimeoutError:
             raise Lost(f"{self.address}: no answer from {path} in {seconds:g} s") from None
         except (OSError, http.client.HTTPException) as error:
@@ -117,7 +119,7 @@ class Client:
     def _content(self, path: str, status: int, data: bytes) -> Any:
         try:
             content = json.loads(data) if data else None
-        except ValueError:
+        except (ValueError, RecursionError):
             content = data.decode(errors="replace")
             if status == http.client.OK and path not in PLAIN:
                 raise Lost(f"{self.address}: {path} answered something other than JSON") from None

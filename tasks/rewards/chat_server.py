@@ -11,7 +11,7 @@ import urllib.parse
 from typing import Any
 
 from params.errors import OstinatoError
-from tasks.core.http_body import read_body
+from tasks.core.http_body import answer_of, read_body
 
 MOST_BYTES = 1 << 22
 BUSY = (408, 409, 425, 429)
@@ -69,7 +69,7 @@ class ChatServer:
         try:
             choice = json.loads(data)["choices"][0]
             content, ended = choice["message"]["content"], choice.get("finish_reason")
-        except (ValueError, KeyError, IndexError, TypeError):
+        except (ValueError, KeyError, IndexError, TypeError, RecursionError):
             raise Unanswered(f"{self._name}: no chat completion but {self._said(data)}", final=True) from None
         if ended == "length":
             raise Unanswered(f"{self._name}: a reply that was cut; expected a larger max_tokens", final=True)
@@ -82,10 +82,10 @@ class ChatServer:
             headers["Authorization"] = f"Bearer {self._key}"
         try:
             connection.connect()
-            sock, until = connection.sock, time.monotonic() + self._seconds
+            until = time.monotonic() + self._seconds
             connection.request("POST", self._path, body, headers)
-            response = connection.getresponse()
-            said = read_body(response, sock, until, MOST_BYTES)
+            response = answer_of(connection, until)
+            said = read_body(response, MOST_BYTES)
             return response.status, _seconds(response.headers.get("Retry-After")), said
         except ssl.SSLCertVerificationError as error:
             raise Unanswered(f"{self._name}: {error.verify_message}", final=True) from None

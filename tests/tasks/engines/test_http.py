@@ -7,13 +7,15 @@ import threading
 
 import pytest
 
+from tasks.engines import http
 from tasks.engines.http import Client, Lost
-from tests.raw_server import HEAD, drip, server
+from tests.raw_server import HEAD, Say, deep, drip, drip_head, server
 
 
 @pytest.mark.timeout(60)
-def test_an_answer_that_comes_byte_by_byte_has_no_longer_than_one_that_does_not_come() -> None:
-    with server(drip) as address, pytest.raises(Lost, match=r"no answer from /health in 0\.5 s"):
+@pytest.mark.parametrize("say", [drip, drip_head])
+def test_an_answer_that_comes_byte_by_byte_has_no_longer_than_one_that_does_not_come(say: Say) -> None:
+    with server(say) as address, pytest.raises(Lost, match=r"no answer from /health in 0\.5 s"):
         Client(address).get("/health", 0.5)
 
 
@@ -24,6 +26,13 @@ def test_an_answer_that_breaks_off_is_lost(sent: bytes) -> None:
 
     with server(cut) as address, pytest.raises(Lost, match="incompleteread"):
         Client(address).get("/health", 30)
+
+
+def test_an_answer_that_is_too_deep_or_too_long_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    for most in (1 << 20, 1000):
+        monkeypatch.setattr(http, "MOST_BYTES", most)
+        with server(deep) as address, pytest.raises(Lost, match="/models answered something other than JSON"):
+            Client(address).get("/models", 30)
 
 
 @pytest.mark.parametrize(

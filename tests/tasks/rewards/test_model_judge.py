@@ -22,7 +22,7 @@ from tasks.rewards.judge import Judge
 from tasks.rewards.kept import KeptVerdicts
 from tasks.rewards.opened import opened
 from tests.conftest import as_artefact
-from tests.raw_server import drip
+from tests.raw_server import Say, deep, drip, drip_head
 from tests.raw_server import server as raw_server
 from tests.tasks.rewards.judge_server import JudgeServer, judge_server
 from tests.tasks.rollout_rows import parameters
@@ -115,9 +115,15 @@ def test_nobody_there() -> None:
     assert "Connection refused" in str(found.error)
 
 
-def test_a_reply_that_comes_byte_by_byte_is_given_up() -> None:
-    with raw_server(drip) as address, pytest.raises(Unanswered, match=r"no reply within 0\.5 s"):
+@pytest.mark.parametrize("say", [drip, drip_head])
+def test_a_reply_that_comes_byte_by_byte_is_given_up(say: Say) -> None:
+    with raw_server(say) as address, pytest.raises(Unanswered, match=r"no reply within 0\.5 s"):
         ChatServer(address, None, 0.5).reply({"messages": []})
+
+
+def test_a_reply_that_is_too_deep_is_no_completion() -> None:
+    with raw_server(deep) as address, pytest.raises(Unanswered, match=r"no chat completion but \[\[\["):
+        ChatServer(address, None, 30).reply({"messages": []})
 
 
 def test_requests_are_bounded(server: JudgeServer) -> None:
