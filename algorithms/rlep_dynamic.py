@@ -47,8 +47,8 @@ def birth_advantage(share: Tensor) -> Tensor:
     """
     if not bool(((share > 0) & (share <= 1)).all()):
         raise BadInput(
-            f"method.replay: rlep_dynamic: right answers of groups with mean rewards from {float(share.min()):g} "
-            f"to {float(share.max()):g}; expected rewards of 0 and 1"
+            f"method.replay: rlep_dynamic: right answers of groups with mean rewards from "
+            f"{float(share.min()):g} to {float(share.max()):g}; expected rewards of 0 and 1"
         )
     wrong = 1.0 - share
     return torch.where(wrong > 0, (wrong / share).sqrt(), torch.zeros_like(share))

@@ -5,7 +5,7 @@ Hidden states are held of two policies at a time, and of as many answers as fit 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from tasks.core.segments import Ids, counts, sampled_ids
-from tasks.policy.full_vocabulary import PolicyStates, policy_states
+from tasks.erpd.trust_region import Weights, copied, laid
+from tasks.policy.full_vocabulary import PolicyStates, kl, policy_states
 from tasks.policy.load import head_weight
 from tasks.policy.policy import Policy
 
@@ -67,6 +68,41 @@ def beside(
     policy.restore(base)
     whole = {folder: torch.cat(parts, 1) for folder, parts in found.items()}
     return torch.cat(own), {name: Beside(*whole[folder]) for name, folder in others.items()}
+
+
+def divergence_from(
+    policy: Policy,
+    origin: Weights,
+    prompts: Sequence[list[int]],
+    responses: Sequence[Ids],
+    temperature: float,
+    block_bytes: int = BLOCK_BYTES,
+) -> Callable[[], float]:
+    """Measures KL(policy | origin), the mean over all tokens, in nats, of the weights that ``policy`` has
+    when it is called; they stay. The origin's states are computed once where those of all answers fit, else
+    anew for each block."""
+    parts = list(_blocks(responses, head_weight(policy.network), block_bytes))
+    kept: list[PolicyStates] = []
+
+    def of_origin(part: slice) -> PolicyStates:
+        now = copied(policy)
+        laid(policy, origin)
+        states = policy_states(policy, prompts[part], responses[part], temperature)
+        laid(policy, now)
+        return states
+
+    def measure() -> float:
+        if len(parts) == 1 and not kept:
+            kept.append(of_origin(parts[0]))
+        found = []
+        for part in parts:
+            base = kept[0] if kept else of_origin(part)
+            found.append(
+                kl(policy_states(policy, prompts[part], responses[part], temperature), base).double()
+            )
+        return float(torch.cat(found).mean())
+
+    return measure
 
 
 def kept_states(

@@ -18,13 +18,13 @@ from tasks.core.numbers import finite
 from tasks.core.segments import counts
 from tasks.core.stage import Job
 from tasks.erpd import exact_target, student_samples
-from tasks.erpd.beside import beside
+from tasks.erpd.beside import beside, divergence_from
 from tasks.erpd.policies import reference_of, teachers_of
 from tasks.erpd.references import NONE, ChosenReference
 from tasks.erpd.signal import contrast, policies
 from tasks.erpd.training import Material, PhaseTraining, answer_batches, base_of, joined
 from tasks.erpd.trust_region import Region, copied, laid
-from tasks.policy.full_vocabulary import Target, add_kl_gradient, kl, policy_states
+from tasks.policy.full_vocabulary import Target, add_kl_gradient
 from tasks.policy.job_policy import job_policy
 from tasks.policy.policy import Policy, offsets
 
@@ -181,16 +181,8 @@ class Distillation:
         wanted = min(self.config.measured_answers or count, count)
         chosen = [place * count // wanted for place in range(wanted)]
         prompts, responses = ([of[i] for i in chosen] for of in (material.prompts, material.responses))
-        now = copied(self.policy)
-        origin = self.region.origin if self.region else now
-        laid(self.policy, origin)
-        base = policy_states(self.policy, prompts, responses, self.temperature)
-        laid(self.policy, now)
-
-        def measure() -> float:
-            student = policy_states(self.policy, prompts, responses, self.temperature)
-            return float(kl(student, base).double().mean())
-
+        origin = self.region.origin if self.region else copied(self.policy)
+        measure = divergence_from(self.policy, origin, prompts, responses, self.temperature)
         return Region(self.policy, self.budget, measure, origin)
 
     def metrics(self) -> dict[str, Any]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import shutil
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from tasks.artefacts.artefact import Artefact, write_json
 from tasks.artefacts.tables import read_table
-from tasks.erpd.beside import beside, kept_states
+from tasks.erpd.beside import beside, divergence_from, kept_states
 from tasks.erpd.teach import snapshot
-from tasks.policy.full_vocabulary import policy_states
+from tasks.erpd.trust_region import copied
+from tasks.policy.full_vocabulary import PolicyStates, kl, policy_states
 from tasks.policy.policy import Policy
 from tests.conftest import as_artefact
 from tests.tasks.conftest import Nano
@@ -211,6 +214,36 @@ def test_blocks_of_answers_give_what_all_at_once_do(phases: Phases, nano: Nano, 
         torch.testing.assert_close(values, (one.exp() * (one - other)).sum(-1), rtol=0.0, atol=1e-3)
     assert found["again"] is not found["last"]
     assert torch.equal(found["again"].logp, found["last"].logp)
+
+
+@pytest.mark.parametrize("block_bytes", [1, 4096])
+def test_states_of_two_policies_are_held_at_once_and_of_so_many_answers(
+    phases: Phases, nano: Nano, monkeypatch: pytest.MonkeyPatch, block_bytes: int
+) -> None:
+    """Of all that computes them beside the base: a signal, and the student's divergence."""
+    alive: list[weakref.ref[torch.Tensor]] = []
+    most = 0
+
+    def counted(*given: Any) -> PolicyStates:
+        nonlocal most
+        made = policy_states(*given)
+        alive.append(weakref.ref(made.hidden))
+        held = [hidden for ref in alive if (hidden := ref()) is not None]
+        most = max(most, sum(hidden.numel() * hidden.element_size() for hidden in held))
+        return made
+
+    policy = Policy.open(nano.model.path, parameters())
+    given = (*rows(nano.rollouts[0]), 1.0)
+    answer = max(map(len, given[1])) * policy_states(policy, *given).hidden[0].numel() * 4
+    origin, whole = copied(policy), policy_states(policy, *given)
+    policy.restore(snapshot(phases.teach, "main", 6))
+    wanted = kl(policy_states(policy, *given), whole).double().mean()
+    monkeypatch.setattr("tasks.erpd.beside.policy_states", counted)
+    measure = divergence_from(policy, origin, *given, block_bytes)
+    assert measure() == pytest.approx(float(wanted), abs=1e-6)
+    assert measure() == pytest.approx(float(wanted), abs=1e-6)
+    beside(policy, None, {"last": snapshot(phases.teach, "main", 6)}, *given, block_bytes)
+    assert 0 < most <= 2 * max(block_bytes, answer) < whole.hidden.numel() * 4
 
 
 def test_states_in_a_file_are_those_in_memory(phases: Phases, nano: Nano) -> None:
