@@ -11,18 +11,18 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from flows.environment import under_dvc
 from flows.execution.runner import run_directory
 from params.base import BadInput
-from params.load import read_params
+from params.load import read_params, read_yaml
 from params.store import StoreSettings
 from tasks.artefacts.artefact import Artefact, Damaged, replace_directory
 from tasks.artefacts.record import RECORD, STEPS, Record
+from tasks.artefacts.store import sweep
 from tasks.remote.errors import RemoteTrouble
 
 FOLDER = "published"
@@ -30,6 +30,10 @@ REMOTE = "ostinato"
 """The name of the DVC remote."""
 BELOW = "dvc"
 """Where in the bucket's prefix DVC keeps its objects."""
+SMALL = ("metrics.json", RECORD, STEPS)
+"""Files of the run that stand beside the artefacts."""
+GIT_SECONDS, DVC_SECONDS = 600.0, 6 * 3600.0
+"""For one command; DVC's send whole models."""
 POINTERS = (".dvc/config", ".dvc/.gitignore", ".dvcignore", "dvc.yaml", "dvc.lock", "params.yaml")
 
 
@@ -56,14 +60,14 @@ def publish_run(root: Path, name: str, settings: StoreSettings) -> dict[str, Any
         raise BadInput(f"--publish: run {name} is not finished; `{record.command}` finishes it")
     place = _lay_out(root, record)
     _set_remote(root, settings)
-    parts = sorted(p.relative_to(root).as_posix() for p in place.iterdir() if p.is_dir())
+    parts = sorted((place / part).relative_to(root).as_posix() for part in _parts(record))
     _dvc(root, "add", *parts)
     pointers = [f"{part}.dvc" for part in parts]
     if _is_pipeline(root, record):
         _dvc(root, "commit", "--force")
         pointers.append("dvc.yaml")
     _dvc(root, "push", "--remote", REMOTE, *pointers)
-    commit = _commit(root, name, place)
+    commit = _commit(root, name, place, [f"{part}.dvc" for part in parts])
     return {"name": name, "published": place.relative_to(root).as_posix(), "commit": commit}
 
 
@@ -71,6 +75,7 @@ def _lay_out(root: Path, record: Record) -> Path:
     """Copies of the artefacts and the small files. Copies: DVC makes what it takes in read-only."""
     directory, place = run_directory(root, record.name), root / FOLDER / record.name
     place.mkdir(parents=True, exist_ok=True)
+    sweep(place)  # what a process that was killed left half-copied
     for part, source in _parts(record).items():
         made = Artefact.needed(directory / source, f"`{record.command}` makes it again")
         target = place / part
@@ -81,7 +86,7 @@ def _lay_out(root: Path, record: Record) -> Path:
         shutil.copytree(made.path, new)
         replace_directory(new, target)
     if not (place / RECORD).exists() or _made(Record.read(place)) != _made(record):
-        for file in ("metrics.json", RECORD, STEPS):
+        for file in SMALL:
             shutil.copyfile(directory / file, place / file)
     return place
 
@@ -123,41 +128,63 @@ def _is_pipeline(root: Path, record: Record) -> bool:
     """Whether dvc.yaml and params.yaml describe this very run."""
     from flows.execution.validation import settled
 
-    if not (root / "dvc.yaml").exists() or not (root / "params.yaml").exists():
-        return False
-    stages = yaml.safe_load((root / "dvc.yaml").read_text()).get("stages", {})
-    report = f"runs/{record.name}/report.html" in stages.get("report", {}).get("outs", ())
     elsewhere = {"store", "keep"}
-    described = settled(read_params(root / "params.yaml")).model_dump(mode="json", exclude=elsewhere)
-    return report and described == {k: value for k, value in record.params.items() if k not in elsewhere}
+    try:
+        stage = (read_yaml(root / "dvc.yaml").get("stages") or {}).get("report") or {}
+        if f"runs/{record.name}/report.html" not in (stage.get("outs") or ()):
+            return False
+        described = settled(read_params(root / "params.yaml")).model_dump(mode="json", exclude=elsewhere)
+    except BadInput:  # none are there, or they are another run's, and what is wrong with them is its affair
+        return False
+    return described == {k: value for k, value in record.params.items() if k not in elsewhere}
 
 
-def _commit(root: Path, name: str, place: Path) -> str:
+def _commit(root: Path, name: str, place: Path, pointers: Sequence[str]) -> str:
     """Commit the pointers, and nothing else that is changed or staged; the commit that holds them."""
-    paths = [place.relative_to(root).as_posix(), *(p for p in POINTERS if (root / p).exists())]
+    within = place.relative_to(root).as_posix()
+    wanted = (*pointers, *(f"{within}/{file}" for file in (".gitignore", *SMALL)), *POINTERS)
+    paths = [path for path in wanted if (root / path).exists()]
     _git(root, "add", "--", *paths)
     if _run(["git", "diff", "--cached", "--quiet", "--", *paths], root).returncode:
         _git(root, "commit", "--quiet", "--message", f"Publish {name}", "--", *paths)
-    return _git(root, "log", "-1", "--format=%H", "--", paths[0]).strip()
+    return _git(root, "log", "-1", "--format=%H", "--", within).strip()
 
 
 def _dvc(root: Path, *arguments: str) -> str:
-    done = _run([sys.executable, "-m", "dvc", *arguments], root)
+    try:
+        done = _run([sys.executable, "-m", "dvc", *arguments], root, DVC_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise RemoteTrouble(f"dvc {arguments[0]}: did not end in {DVC_SECONDS:g} s", lasting=False) from None
     if done.returncode:
         raise RemoteTrouble(f"dvc {arguments[0]}: {_reason(done.stderr)}", lasting=False)
     return done.stdout
 
 
 def _git(root: Path, *arguments: str) -> str:
-    done = _run(["git", *arguments], root)
+    try:
+        done = _run(["git", *arguments], root)
+    except subprocess.TimeoutExpired:
+        raise BadInput(
+            f"git {arguments[0]}: did not end in {GIT_SECONDS:g} s; is it waiting for a person?"
+        ) from None
     if done.returncode:
         raise BadInput(f"git {arguments[0]}: {_reason(done.stderr or done.stdout)}")
     return done.stdout
 
 
-def _run(command: list[str], root: Path) -> subprocess.CompletedProcess[str]:
+def _run(command: list[str], root: Path, seconds: float | None = None) -> subprocess.CompletedProcess[str]:
+    """Of one that asks, nobody would see the question: there is nothing to read an answer from."""
     environment = {**os.environ, "DVC_NO_ANALYTICS": "1", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
-    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command,
+        cwd=root,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=seconds or GIT_SECONDS,
+    )
 
 
 def _reason(text: str) -> str:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from flows.sync import publish
+from params.base import BadInput
 from tasks.artefacts.artefact import Artefact
+from tasks.artefacts.record import Record
+from tasks.remote.errors import RemoteTrouble
 from tests.buckets import SECRET, Bucket
 from tests.flows.conftest import NANO, Workspace, events
 from tests.flows.test_stores import use
@@ -79,6 +86,65 @@ def test_any_published_policy_comes_back_by_git_and_dvc(
     config = (repository.root / ".dvc" / "config").read_text()
     assert f"{bucket.url}/dvc" in config
     assert SECRET not in config
+
+
+def test_what_a_killed_process_left_is_neither_published_nor_committed(
+    copied: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = copied.root / "published" / "it"
+    for name in (".policy.999999999", ".policy.999999999.old", f".policy.{os.getpid()}"):
+        (place / name).mkdir(parents=True)
+        (place / name / "half.safetensors").write_text("half")
+    record = Record.read(copied.root / "runs" / "it")
+    assert publish._lay_out(copied.root, record) == place
+    left = {path.name for path in place.iterdir()}
+    assert left == {"model", "policy", "problems", "metrics.json", "run.json", "steps.jsonl"}
+    (place / ".policy.1").mkdir()  # of a process whose number another one has by now
+    done: list[list[str]] = []
+
+    def run(command: list[str], *_: Any) -> subprocess.CompletedProcess[str]:
+        done.append(command)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(publish, "_run", run)
+    publish._commit(copied.root, "it", place, [])
+    (added,) = (command for command in done if command[1] == "add")
+    assert [path for path in added if path.startswith("published")] == [
+        f"published/it/{name}" for name in ("metrics.json", "run.json", "steps.jsonl")
+    ]
+
+
+def test_a_command_that_never_ends_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publish, "DVC_SECONDS", 0.01)
+    with pytest.raises(RemoteTrouble, match=r"dvc add: did not end in 0\.01 s"):
+        publish._dvc(tmp_path, "add", "x")
+    monkeypatch.setattr(publish, "GIT_SECONDS", 0.3)
+    with pytest.raises(BadInput, match=r"git -c: did not end in 0\.3 s"):
+        publish._git(tmp_path, "-c", "alias.stay=!sleep 5", "stay")
+
+
+def test_a_command_that_asks_hears_nothing(tmp_path: Path) -> None:
+    script = "import sys, os; print(os.path.samestat(os.fstat(0), os.stat('/dev/null')), sys.stdin.read())"
+    assert publish._run([sys.executable, "-c", script], tmp_path).stdout == "True \n"
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "params"),
+    [
+        ("stages: {report: {outs: [runs/it/report.html]}}", "rounds: many"),
+        ("stages: {report: {outs: [runs/it/report.html]}}", "rounds: [1"),
+        ("stages:", "rounds: 1"),
+        ("", "rounds: 1"),
+        ("stages: [", "rounds: 1"),
+    ],
+)
+def test_what_is_wrong_with_another_runs_pipeline_stops_no_publishing(
+    tmp_path: Path, pipeline: str, params: str
+) -> None:
+    (tmp_path / "dvc.yaml").write_text(pipeline)
+    (tmp_path / "params.yaml").write_text(params)
+    record = Record(name="it", command="", params={}, started="")
+    assert publish._is_pipeline(tmp_path, record) is False
 
 
 def test_publishing_is_refused_before_anything_runs(empty: Workspace, bucket: Bucket) -> None:
