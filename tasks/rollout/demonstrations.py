@@ -30,26 +30,28 @@ def as_answers(
     problems: pa.Table, prompts: Mapping[str, Sequence[int]], tokenizer: Any, longest: int, round: int
 ) -> pa.Table:
     """The demonstrations of those ``problems`` (``tables.PROBLEMS``) that have a prompt, as rows of
-    ``tables.REPLAY``: right, of this round, each token certain (log-probability 0).
-
-    Those of more than ``longest`` tokens are left out; raises ``BadInput`` where all are.
-    """
+    ``tables.REPLAY``: right, of this round, each token certain (log-probability 0). Those of more than
+    ``longest`` tokens are left out."""
     found: list[dict[str, Any]] = []
-    long: list[int] = []
     for problem in problems.select(["problem_id", COLUMN]).to_pylist():
         name = problem["problem_id"]
         for place, text in enumerate(problem[COLUMN] or [] if name in prompts else []):
             ids = response_ids(tokenizer, text)
-            if len(ids) > longest:
-                long.append(len(ids))
-            else:
+            if len(ids) <= longest:
                 found.append(row(name, len(found), place, prompts[name], ids, round))
-    if long and not found:
-        raise BadInput(
-            f"rollout.max_response_tokens: {longest}; the shortest of {len(long)} demonstrations has "
-            f"{min(long)} tokens; expected at least that many"
-        )
     return pa.Table.from_pylist(found, schema=REPLAY)
+
+
+def refuse_too_long(problems: pa.Table, tokenizer: Any, longest: int) -> None:
+    """Raises ``BadInput`` where these problems, all that there are to learn from, have demonstrations, each of
+    more than ``longest`` tokens."""
+    texts = [text for shown in problems[COLUMN].to_pylist() for text in shown or []]
+    lengths = [len(response_ids(tokenizer, text)) for text in texts]
+    if lengths and min(lengths) > longest:
+        raise BadInput(
+            f"rollout.max_response_tokens: {longest}; the shortest of {len(lengths)} demonstrations has "
+            f"{min(lengths)} tokens; expected at least that many"
+        )
 
 
 def row(

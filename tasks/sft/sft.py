@@ -23,7 +23,7 @@ from tasks.policy.job_policy import job_policy
 from tasks.policy.optimiser import Optimiser
 from tasks.policy.policy import Policy
 from tasks.policy.training import Training
-from tasks.rollout.demonstrations import as_answers
+from tasks.rollout.demonstrations import as_answers, refuse_too_long
 from tasks.rollout.prompts import job_prompts
 
 TEMPERATURE = 1.0
@@ -36,7 +36,7 @@ def sft(job: Job) -> dict[str, float]:
     Its loss is the mean over a step's response tokens of -log pi, nats; prompts teach nothing. With
     ``sft.policy`` the earlier run's ``policy`` is taken as it is. ``metrics.json`` has the loss of each epoch
     and of the held-out problems' demonstrations before the first and after each; null where there are none.
-    Raises ``BadInput`` where no demonstration fits, or the policy was trained from another base model.
+    Raises ``BadInput`` where no training demonstration fits, or the policy is of another base model.
     """
     began = time.perf_counter()
     settings = job.params.sft
@@ -47,6 +47,8 @@ def sft(job: Job) -> dict[str, float]:
         said = _taken(job, policy, held_out)
     else:
         if not train.responses:
+            problems = read_table(job.inputs["problems"].file("train.parquet"))
+            refuse_too_long(problems, policy.tokenizer, job.params.rollout.max_response_tokens)
             raise BadInput("sft: no training problem has a demonstration; expected at least one")
         said = _trained(job, policy, settings, train, held_out)
     policy.save(job.out)

@@ -20,7 +20,7 @@ from tasks.core.segments import responses_of
 from tasks.core.stage import Job
 from tasks.policy.policy import Policy
 from tasks.replay.replay import opened
-from tasks.rollout.demonstrations import as_answers, row
+from tasks.rollout.demonstrations import as_answers, refuse_too_long, row
 from tasks.update.responses import Responses
 
 SNAPSHOTS = ("pool", "base_pool", "replay", "replay_before")
@@ -67,14 +67,18 @@ def anchored(given: Responses, policy: Policy, temperature: float) -> Responses:
 
 
 def _buffer(job: Job, part: Hooks, policy: Policy) -> ReplayBuffer:
-    """The one snapshot among the inputs, or the demonstrations of the round's problems."""
+    """The one snapshot among the inputs, or the demonstrations of the round's problems. Raises ``BadInput``
+    where those of no training problem are short enough."""
     if not part.DEMONSTRATIONS:
         return opened(next((job.inputs[name] for name in SNAPSHOTS if name in job.inputs), None))
     asked = read_table(job.inputs["rollout"].file("rollouts.parquet"), ["problem_id", "prompt_ids"])
     prompts = dict(zip(asked["problem_id"].to_pylist(), asked["prompt_ids"].to_pylist(), strict=True))
     problems = read_table(job.inputs["problems"].file("train.parquet"))
     longest = job.params.rollout.max_response_tokens
-    return ReplayBuffer(table=as_answers(problems, prompts, policy.tokenizer, longest, job.round))
+    found = as_answers(problems, prompts, policy.tokenizer, longest, job.round)
+    if not len(found):  # by chance of the round, or for good
+        refuse_too_long(problems, policy.tokenizer, longest)
+    return ReplayBuffer(table=found)
 
 
 def _hints(table: pa.Table, round: int) -> pa.Table | None:

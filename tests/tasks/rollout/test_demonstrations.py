@@ -195,8 +195,7 @@ def test_demonstrations_as_answers(problems: Artefact, tokenizer: Any) -> None:
         assert row["response_ids"][-1] == tokenizer.eos_token_id
         assert (row["reward"], row["round"], row["behaviour_logp"]) == (1.0, 7, [0.0] * 4)
     assert len(as_answers(table, {"train1": [1, 2]}, tokenizer, 8, 7)) == 2
-    with pytest.raises(BadInput, match="the shortest of 2 demonstrations has 4 tokens"):
-        as_answers(table, {"train1": [1, 2]}, tokenizer, 3, 7)
+    assert not len(as_answers(table, {"train1": [1, 2]}, tokenizer, 3, 7))
 
 
 @pytest.mark.parametrize("method", ["luffy", "uft", "echorl-luffy", "echorl-uft"])
@@ -214,6 +213,27 @@ def test_an_update_learns_from_what_was_asked_for(
     name = "uft.nll" if "uft" in method else "luffy.weight"
     assert said[name] > 0.0
     assert first.digest == run_stage(update, params, **given, problems=problems).digest
+
+
+def test_a_round_whose_demonstrations_are_all_too_long_learns_without(
+    run_stage: RunStage, tiny_model: Artefact, tmp_path: Path, seen: Seen
+) -> None:
+    """Refused is what has none of a length in any round."""
+    params = settings("luffy", "rollout.problems_per_round=2")
+    for name, short, fits in (("some", "x", True), ("none", "x" * 20, False)):
+        shown = problems_artefact(tmp_path / name, [["x" * 20], [short], ["x" * 30], None])
+        sampled = run_stage(rollout, params, model=tiny_model, problems=shown)
+        table = read_table(sampled.file("rollouts.parquet"))
+        long = rollout_artefact(
+            tmp_path / f"{name} sampled",
+            [{**row, "problem_id": f"train{2 * (row['group'] % 2)}"} for row in table.to_pylist()],
+        )
+        given = {"model": tiny_model, "rollout": long, "problems": shown}
+        if fits:
+            assert run_stage(update, params, **given).json("metrics.json")["replayed"] == 0
+        else:
+            with pytest.raises(BadInput, match="the shortest of 3 demonstrations has 21 tokens"):
+                run_stage(update, params, **given)
 
 
 def test_luffys_groups_are_joint_and_their_demonstrations_outside_the_objective(

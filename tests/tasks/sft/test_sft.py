@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from params.base import BadInput
 from params.schema import Params
-from tasks.artefacts.artefact import Artefact, Source
+from tasks.artefacts.artefact import MANIFEST, Artefact, Source
 from tasks.core.stage import Job
 from tasks.policy.gradient import Step, accumulate
 from tasks.policy.packing import Layout
@@ -17,7 +18,7 @@ from tasks.policy.policy import Policy
 from tasks.rollout.rollout import rollout
 from tasks.sft.sft import Examples, sft
 from tasks.update.update import update
-from tests.conftest import RunStage
+from tests.conftest import RunStage, as_artefact
 from tests.tasks.conftest import Nano, nano_parameters
 from tests.tasks.rollout.test_demonstrations import problems_artefact
 from tests.tasks.update.test_update import weights
@@ -126,3 +127,15 @@ def test_no_demonstration_is_said(nano: Nano, run_stage: RunStage, tmp_path: Pat
     shown = problems_artefact(tmp_path / "long", [["1" * 40]] * 4)
     with pytest.raises(BadInput, match="the shortest of 4 demonstrations has 41 tokens"):
         nano.run(sft, settings(), 0, model=nano.model, problems=shown)
+
+
+def test_held_out_demonstrations_that_are_too_long_have_no_loss(nano: Nano, tmp_path: Path) -> None:
+    long = problems_artefact(tmp_path / "long", [["1" * 40]] * 4)
+    mixed = tmp_path / "mixed"
+    shutil.copytree(nano.problems.path, mixed)
+    (mixed / MANIFEST).unlink()
+    shutil.copy(long.file("held_out.parquet"), mixed)
+    made = nano.run(sft, settings(), 0, model=nano.model, problems=as_artefact(mixed, "problems"))
+    said = made.json("metrics.json")
+    assert (said["held_out_loss"], said["held_out_demonstrations"]) == (None, 0)
+    assert said["demonstrations"]
