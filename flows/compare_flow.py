@@ -18,6 +18,7 @@ from pydantic import Field
 from flows.experiments.comparison import Work, make, work_of_methods, work_of_study
 from flows.experiments.display import Display
 from flows.experiments.worker_pool import ELSEWHERE, Event, Run
+from flows.prefect_hooks import gpu_slot, tell_failure
 from params.compare_options import CompareOptions
 from tasks.core.errors import StageFailure
 
@@ -40,7 +41,7 @@ class Log(Display):
         """The flow does it."""
 
 
-@flow(name="compare", flow_run_name="{name}")
+@flow(name="compare", flow_run_name="{name}", on_failure=[tell_failure], on_crashed=[tell_failure])
 def compare(
     methods: Annotated[list[str], Field(min_length=1)],
     seeds: Annotated[int, Field(ge=1)] = 3,
@@ -62,7 +63,7 @@ def compare(
     return _made(work_of_methods(options))
 
 
-@flow(name="lab", flow_run_name="{study}")
+@flow(name="lab", flow_run_name="{study}", on_failure=[tell_failure], on_crashed=[tell_failure])
 def lab(
     study: str,
     seeds: Annotated[int | None, Field(ge=1)] = None,
@@ -79,7 +80,8 @@ def lab(
 
 def _made(work: Work) -> dict[str, Any]:
     """The comparison, told to Prefect; what the flow returns."""
-    made = make(work, shown=Log())
+    with gpu_slot():
+        made = make(work, shown=Log())
     if made.place is None:
         raise StageFailure("no run of the comparison came to its end")
     summary = json.loads((made.place / "summary.json").read_text())

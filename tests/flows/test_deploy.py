@@ -16,8 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect import Flow
 
 from flows.commands.deploy import checked
+from flows.compare_flow import compare, lab
+from flows.evaluate_flow import evaluate
+from flows.prefect_hooks import tell_failure
+from flows.train import train
 from params.base import BadInput
 from tests.buckets import Bucket
 from tests.flows.conftest import NANO, ROOT, Workspace, kill_tree
@@ -26,6 +31,12 @@ from tests.flows.test_stores import use
 
 def test_the_deployments_of_the_repository_are_right() -> None:
     assert set(checked(ROOT / "prefect.yaml")) == {"nightly", "weekly", "pooled", "on-demand"}
+
+
+@pytest.mark.parametrize("one", [train, evaluate, compare, lab], ids=lambda one: one.name)
+def test_every_flow_tells_of_its_failure(one: Flow[..., Any]) -> None:
+    assert tell_failure in one.on_failure_hooks
+    assert tell_failure in one.on_crashed_hooks
 
 
 @pytest.mark.parametrize(
