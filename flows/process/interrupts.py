@@ -59,8 +59,7 @@ def unwound() -> Iterator[None]:
     def end_processes() -> None:
         while told := ours.recv(64):
             while signal.SIGTERM in told and not over.wait(AGAIN_SECONDS):
-                with suppress(RuntimeError):  # another one is just starting
-                    json_process.kill_all()
+                json_process.kill_all()
 
     before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=end_processes, daemon=True, name="signals").start()

@@ -14,7 +14,6 @@ import signal
 import subprocess
 import threading
 import time
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -36,7 +35,8 @@ ROOT = Path(__file__).parents[2]
 Popen = subprocess.Popen[bytes]
 
 
-_living: weakref.WeakSet[JsonProcess] = weakref.WeakSet()
+_living: set[JsonProcess] = set()
+"""Those that run, or are about to; each as long as its thread."""
 
 
 class ProcessFailure(OstinatoError):
@@ -66,7 +66,8 @@ class JsonProcess:
     ) -> None:
         """``log``: where its standard error is appended; ``None``: kept only as last words."""
         self._name, self._log = name, log
-        _living.add(self)
+        self._process: Popen | None = None
+        self._unwanted = False
         self._last_words = ""
         self._received = bytearray()
         errors: IO[bytes] = TemporaryFile() if log is None else log.open("a+b")  # noqa: SIM115 - the thread's
@@ -84,11 +85,12 @@ class JsonProcess:
         self._keeper = threading.Thread(
             target=self._keep, args=(start, started, errors), daemon=True, name=name
         )
+        _living.add(self)
         self._keeper.start()
-        self._process = started.result()
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        process = started.result()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._stdin, self._stdout = process.stdin, process.stdout
         os.set_blocking(self._stdin.fileno(), False)
         self._readable, self._either = select.poll(), select.poll()
         self._readable.register(self._stdout, select.POLLIN)
@@ -98,12 +100,13 @@ class JsonProcess:
     @property
     def pid(self) -> int:
         """Its process id."""
+        assert self._process is not None
         return self._process.pid
 
     @property
     def alive(self) -> bool:
         """Whether it still runs."""
-        return self._process.returncode is None
+        return self._process is not None and self._process.returncode is None
 
     def send(self, message: Any, seconds: float = math.inf) -> None:
         """Write one message; raises ``ProcessFailure`` where it is not taken within ``seconds``.
@@ -153,9 +156,14 @@ class JsonProcess:
 
     def kill(self) -> None:
         """End it now, with all that it started; whoever waits for its message hears of it."""
+        self.end()
+        self._keeper.join(KILL_SECONDS)
+
+    def end(self) -> None:
+        """End it as ``kill`` does, and wait for nothing: one that is just being started ends once it is."""
+        self._unwanted = True
         if self.alive:
             _kill_group(self.pid)
-        self._keeper.join(KILL_SECONDS)
 
     def close(self, seconds: float = CLOSE_SECONDS) -> None:
         """End its input, give it ``seconds`` to end by itself, and kill what is left. Nothing is asked of it
@@ -169,23 +177,30 @@ class JsonProcess:
         """How it ended, as an error; it is given a moment to, where it has let go of a pipe."""
         self._keeper.join(CLOSE_SECONDS)
         self.kill()
-        code = self._process.returncode
+        code = self._process.returncode if self._process else None
         code = -signal.SIGKILL if code is None else code
         return self._failure(f"ended with {ending(code)}", code)
 
     def _keep(self, start: Callable[[], Popen], started: Future[Popen], errors: IO[bytes]) -> None:
-        with errors:
-            before = errors.seek(0, os.SEEK_END)
-            try:
-                process = start()
-            except OSError as error:
-                started.set_exception(error)
-                return
-            started.set_result(process)
-            process.wait()
-            _kill_group(process.pid)  # what it has left behind
-            errors.seek(max(before, errors.seek(0, os.SEEK_END) - TAIL_BYTES))
-            self._last_words = last_words(errors.read().decode(errors="replace"))
+        try:
+            with errors:
+                before = errors.seek(0, os.SEEK_END)
+                try:
+                    process = self._process = start()
+                except OSError as error:
+                    started.set_exception(error)
+                    return
+                if self._unwanted:
+                    _kill_group(process.pid)
+                started.set_result(process)
+                with suppress(ChildProcessError):  # nobody may wait where SIGCHLD is ignored
+                    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+                _kill_group(process.pid)  # what it has left behind, while its number is still its own
+                process.wait()
+                errors.seek(max(before, errors.seek(0, os.SEEK_END) - TAIL_BYTES))
+                self._last_words = last_words(errors.read().decode(errors="replace"))
+        finally:
+            _living.discard(self)
 
     def _read(self) -> bool:
         """Keep a piece of what it says, which is there to read; whether its output goes on."""
@@ -205,9 +220,8 @@ class JsonProcess:
 
 def kill_all() -> None:
     """End every process that this one talks to, now."""
-    for process in list(_living):
-        if process.alive:
-            _kill_group(process.pid)
+    for process in _living.copy():  # other threads start some meanwhile
+        process.end()
 
 
 def ending(code: int) -> str:

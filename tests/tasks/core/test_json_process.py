@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -159,8 +160,33 @@ def test_what_a_process_started_ends_with_it(started: list[JsonProcess], way: st
 
 
 def test_a_command_that_is_not_there_is_an_error_at_once(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError) as refused:
         JsonProcess("nothing", [str(tmp_path / "nothing")], environment())
+    json_process.kill_all()  # knows of it, and ends nothing
+    assert refused.value.errno == errno.ENOENT
+
+
+def test_a_process_that_is_just_being_started_is_ended_with_all_others(
+    started: list[JsonProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts, ended = threading.Event(), threading.Event()
+
+    def popen(*command: object, **options: object) -> object:
+        starts.set()
+        assert ended.wait(20.0)
+        return subprocess.Popen(*command, **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(json_process, "Popen", popen)
+    thread = threading.Thread(target=start, args=(started, "import time; time.sleep(600)"))
+    thread.start()
+    assert starts.wait(20.0)
+    try:
+        json_process.kill_all()
+    finally:
+        ended.set()
+        thread.join()
+    with pytest.raises(ProcessFailure, match="ended with signal 9"):
+        started[0].receive(20.0)
 
 
 def test_a_process_outlives_the_thread_that_asked_for_it(started: list[JsonProcess]) -> None:
