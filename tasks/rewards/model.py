@@ -1,8 +1,8 @@
 """A judge model: an OpenAI-compatible server is shown the answer and says a choice or a score.
 
-Its last word of the choices counts, or its last number; a reply with none, and a server that cannot be asked,
-is no verdict, never 0. What is judged was written by a model and may try to talk the judge round: the
-template decides how far it gets.
+Its last word of the choices counts, or its last number that is not of the scale ("8/10" says 8); a reply with
+none, and a server that cannot be asked, is no verdict, never 0. What is judged was written by a model and may
+try to talk the judge round: the template decides how far it gets.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ def whole_groups(config: Config) -> bool:
 
 
 def content_keys(group: Group, config: Config) -> list[str]:
-    """A digest of the messages, the model, and how the reply is read."""
-    reading = [config.model, config.choices, config.score, config.max_tokens]
+    """A digest of the messages, whom they go to, and how the reply is read."""
+    reading = [config.server, config.model, config.choices, config.score, config.max_tokens]
     asked = [[messages_of(group, answer, config), *reading] for answer in group.answers]
     return [hashlib.sha256(json.dumps(each).encode()).hexdigest() for each in asked]
 
@@ -147,11 +147,19 @@ def _read(reply: str, config: Config) -> Verdict:
     else:
         assert config.score is not None
         least, greatest = config.score
-        numbers = [float(number) for number in NUMBER.findall(reply)]
+        numbers = [float(number) for number in NUMBER.findall(_without_scale(reply, least, greatest))]
         if numbers and least <= numbers[-1] <= greatest:
             return Verdict((numbers[-1] - least) / (greatest - least), notes=notes)
         expected = f"a score from {least:g} to {greatest:g}"
     return Verdict(None, f"{config.model} said '{_shown(reply)}'; expected {expected}", notes=notes)
+
+
+def _without_scale(reply: str, least: float, greatest: float) -> str:
+    """The reply without what it says of the scale: ``/10``, ``out of 10``, ``0-10``, ``0 to 10``."""
+    low, high = (rf"{re.escape(f'{bound:.15g}')}(?:\.0+)?" for bound in (least, greatest))
+    highest = rf"\s{{0,3}}(?:/|\bout of\b|(?<=\d) of\b)\s{{0,3}}{high}"
+    scale = rf"(?<![\w.]){low}\s{{0,3}}(?:[-\u2013\u2014]|\bto\b)\s{{0,3}}{high}"
+    return re.sub(rf"(?:{highest}|{scale})(?!\w|\.\d)", " ", reply, flags=re.IGNORECASE)
 
 
 def _shown(reply: str) -> str:

@@ -43,8 +43,8 @@ def as_answers(
 
 
 def refuse_too_long(problems: pa.Table, tokenizer: Any, longest: int) -> None:
-    """Raises ``BadInput`` where these problems, all that there are to learn from, have demonstrations, each of
-    more than ``longest`` tokens."""
+    """Raises ``BadInput`` where these problems, all that there are to learn from, have demonstrations and
+    each has more than ``longest`` tokens."""
     texts = [text for shown in problems[COLUMN].to_pylist() for text in shown or []]
     lengths = [len(response_ids(tokenizer, text)) for text in texts]
     if lengths and min(lengths) > longest:

@@ -20,6 +20,7 @@ from tasks.rewards.chat_server import ChatServer, Unanswered
 from tasks.rewards.contract import chosen_reward
 from tasks.rewards.judge import Judge
 from tasks.rewards.kept import KeptVerdicts
+from tasks.rewards.model import Config, _read
 from tasks.rewards.opened import opened
 from tests.conftest import as_artefact
 from tests.raw_server import Say, deep, drip, drip_head
@@ -73,6 +74,28 @@ def test_a_reply_that_was_cut_is_no_verdict(server: JudgeServer) -> None:
     (found,) = said(choice(server), ["cut At first sight no, but yes"])
     assert found == Verdict(None, f"{server.address}: a reply that was cut; expected a larger max_tokens")
     assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("reply", "reward"),
+    [
+        ("Score: 8/10", 0.8),
+        ("**8** / 10.", 0.8),
+        ("3 out of 10", 0.3),
+        ("7 of 10", 0.7),
+        ("8 (scale 0-10)", 0.8),
+        ("On a scale from 0 to 10.0: 6.5", 0.65),
+        ("6.5 (0 \u2013 10)", 0.65),
+        ("a score of 10", 1.0),
+        ("10/10", 1.0),
+        ("between 0 and 10: 4", 0.4),
+        ("0-10 is the scale", None),
+        ("8/100", None),
+    ],
+)
+def test_the_scale_is_no_score(reply: str, reward: float | None) -> None:
+    config = Config(server="http://127.0.0.1:1", model="judge", score=(0, 10))
+    assert _read(reply, config).reward == reward
 
 
 def test_fields_of_the_template_are_filled_once(server: JudgeServer) -> None:
@@ -143,11 +166,14 @@ def test_verdicts_are_kept_by_content(server: JudgeServer, tmp_path: Path) -> No
     assert len(server.asked) == count + 1
     said(choice(server, model="other"), ["right"], KeptVerdicts(Store(tmp_path)))
     assert len(server.asked) == count + 2
+    with judge_server() as elsewhere:
+        said(choice(elsewhere), ["right"], KeptVerdicts(Store(tmp_path)))
+        assert len(elsewhere.asked) == 1
     artefacts = sorted((tmp_path / "artefacts").glob("verdicts-*"))
-    assert len(artefacts) == 3
+    assert len(artefacts) == 4
     tables = [read_table(Artefact.open(path).file("verdicts.parquet")) for path in artefacts]
     rows = [row for table in tables for row in table.to_pylist()]
-    assert sorted(row["reward"] for row in rows) == [0.0, 1.0, 1.0, 1.0]
+    assert sorted(row["reward"] for row in rows) == [0.0, 1.0, 1.0, 1.0, 1.0]
     everything = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert KEY.encode() not in everything
 
