@@ -10,6 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tasks.core.numbers import LARGEST
+
 
 def components(answers: pa.Table) -> dict[str, Any]:
     """What several rewards said, each by its mean over the answers that it applies to, their weighted sum,
@@ -25,11 +27,11 @@ def components(answers: pa.Table) -> dict[str, Any]:
 
 
 def _means(rows: Iterable[dict[str, Any]]) -> dict[str, float | None]:
-    """By name the mean of what is a number; None where nothing is."""
+    """By name the mean of what is a number that float32 holds; None where nothing is."""
     values: dict[str, list[float]] = {}
     for row in rows:
         for name, value in row.items():
             numbers = values.setdefault(name, [])
-            if isinstance(value, int | float):
+            if isinstance(value, int | float) and abs(value) <= LARGEST:
                 numbers.append(float(value))
     return {name: math.fsum(found) / len(found) if found else None for name, found in sorted(values.items())}

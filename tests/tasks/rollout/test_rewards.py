@@ -18,6 +18,7 @@ from params.schema import Params, Rollout
 from params.task import Task
 from tasks.artefacts.artefact import Artefact
 from tasks.artefacts.tables import PROBLEMS, read_table, write_table
+from tasks.rollout.components import components
 from tasks.rollout.dynamic_sampling import varied
 from tasks.rollout.rollout import rollout
 from tasks.update.responses import Responses
@@ -151,3 +152,10 @@ def test_a_missing_column_is_told_before_anything_is_sampled(
     (tmp_path / "mine.py").write_text(FILE.replace("hint", "clue"))
     with pytest.raises(BadInput, match="mine:clueed takes 'clue', which is no column of the problems"):
         run_stage(rollout, settings(["mine:odd", "mine:clueed"]), model=tiny_model, problems=problems)
+
+
+def test_a_note_beyond_all_numbers_is_not_averaged() -> None:
+    notes = [{"size": 10**400, "huge": 1e308}, {"size": 3, "huge": 1e308}, {"size": float("nan")}]
+    empty = pa.array([None] * 3, pa.float32())
+    table = pa.table({"rewards": empty, "total": empty, "notes": [json.dumps(note) for note in notes]})
+    assert components(table) == {"notes": {"size": 3.0}}
