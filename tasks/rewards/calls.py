@@ -29,7 +29,8 @@ def _ours(
             continue
         judged = _number(verdict.reward, name, "a number or a Verdict")
         said = judged.error if judged.reward is None else verdict.error
-        verdicts.append(Verdict(judged.reward, None if said is None else str(said), notes=verdict.notes))
+        notes = plain(verdict.notes) if isinstance(verdict.notes, Mapping) else None
+        verdicts.append(Verdict(judged.reward, None if said is None else str(said), notes=notes))
     return verdicts
 
 

@@ -38,18 +38,8 @@ def main(name: str, options: str, parent: int, root: str = "") -> None:
     for message in starter:
         group, explain = _group(message["group"]), message["explain"]
         signal.setitimer(signal.ITIMER_REAL, config.timeout_seconds * len(group.answers) + 1.0)
-        verdicts, last = _judge(module, group, config)
-        explained = [
-            module.explain(group.gold, answer.text, config)
-            if explain and module.explain and not last
-            else None
-            for answer in group.answers
-        ]
+        said, last = _judge(module, group, config, explain)
         signal.setitimer(signal.ITIMER_REAL, 0.0)
-        said = [
-            [verdict.reward, verdict.error, verdict.notes, told]
-            for verdict, told in zip(verdicts, explained, strict=True)
-        ]
         starter.send({"verdicts": said, "last": last})
 
 
@@ -58,20 +48,33 @@ def _group(message: dict[str, Any]) -> Group:
     return Group(**{**message, "answers": answers})
 
 
-def _judge(module: Reward, group: Group, config: Bounds) -> tuple[Sequence[Verdict], bool]:
-    """The verdicts, and whether this process should be replaced after them."""
+def _judge(module: Reward, group: Group, config: Bounds, explain: bool) -> tuple[list[list[Any]], bool]:
+    """Reward, error, notes and explanation of each answer, and whether this process should be replaced after
+    them."""
     count = len(group.answers)
     try:
-        if module.judge_group:
-            return module.judge_group(group, config), False
-        assert module.judge is not None
-        return [module.judge(group.gold, answer.text, config) for answer in group.answers], False
+        verdicts = _verdicts(module, group, config)
+        told = [
+            module.explain(group.gold, answer.text, config) if explain and module.explain else None
+            for answer in group.answers
+        ]
+        said = [[v.reward, v.error, v.notes, each] for v, each in zip(verdicts, told, strict=True)]
+        json.dumps(said)  # what is no JSON is the judge's failure, too
+        return said, False
     except MemoryError:
-        return [Verdict(None, f"judge ran out of memory ({config.memory_mib} MiB)")] * count, True
+        return [[None, f"judge ran out of memory ({config.memory_mib} MiB)", None, None]] * count, True
     except (
         Exception
     ) as error:  # whatever a judge raises concerns these answers alone, and is reported with it
-        return [Verdict(None, f"judge failed: {type(error).__name__}: {str(error)[:200]}")] * count, False
+        failed = f"judge failed: {type(error).__name__}: {str(error)[:200]}"
+        return [[None, failed, None, None]] * count, False
+
+
+def _verdicts(module: Reward, group: Group, config: Bounds) -> Sequence[Verdict]:
+    if module.judge_group:
+        return module.judge_group(group, config)
+    assert module.judge is not None
+    return [module.judge(group.gold, answer.text, config) for answer in group.answers]
 
 
 def _silence() -> None:

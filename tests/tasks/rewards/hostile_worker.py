@@ -36,8 +36,14 @@ def judge(gold: str, answer: str, config: Bounds) -> Verdict:
     return Verdict(float(gold == answer))
 
 
+def explain(gold: str, answer: str, config: Bounds) -> dict[str, str]:
+    if answer == "unexplained":
+        raise KeyError(answer)
+    return {"answer": answer}
+
+
 if __name__ == "__main__":
-    hostile = contract.Reward("hostile", Path(__file__), Config, judge=judge)
+    hostile = contract.Reward("hostile", Path(__file__), Config, judge=judge, explain=explain)
     contract.find_reward = lambda name, where: hostile
     if sys.argv[1] == "stillborn":
         raise SystemExit("no judge today")

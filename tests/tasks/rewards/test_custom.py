@@ -16,6 +16,7 @@ from tasks.rewards.testing import check, verdicts
 
 SOURCE = """
 import os, time
+import numpy as np
 from tasks.rewards.base import Verdict
 
 def reward(gold: str, answer: str) -> float:
@@ -31,7 +32,9 @@ def reward(gold: str, answer: str) -> float:
         print("noise")
     odd = {"none": None, "text": "1", "nan": float("nan"), "list": [1.0], "true": True, "half": 0.5,
            "said": Verdict(0.0, "so it is"), "gave up": Verdict(None, "cannot say"), "mute": Verdict(None),
-           "huge": -1e39, "half a pair": Verdict(0.0, "no \\ud83d"), "odd": Verdict("x")}
+           "huge": -1e39, "noted": Verdict(1.0, notes={"size": np.float32(2.5)}),
+           "odd notes": Verdict(1.0, notes={"digits": 10**5000}),
+           "half a pair": Verdict(0.0, "no \\ud83d"), "odd": Verdict("x")}
     return odd.get(answer, float(gold == answer))
 """
 
@@ -69,12 +72,15 @@ def test_what_is_no_reward_is_its_failure(mine: Path) -> None:
         "list": Verdict(None, f"{name} returned a list; expected a number or a Verdict"),
         "said": Verdict(0.0, "so it is"),
         "gave up": Verdict(None, "cannot say"),
+        "noted": Verdict(1.0, notes={"size": 2.5}),
         "half a pair": Verdict(0.0, "no ?"),
         "mute": Verdict(None, f"{name} gave no reward and no reason"),
         "odd": Verdict(None, f"{name} returned a str; expected a number or a Verdict"),
     }
     found = verdicts(name, [("a", answer) for answer in expected], {"timeout_seconds": 1.0})
     assert dict(zip(expected, found, strict=True)) == expected
+    (odd,) = verdicts(name, [("a", "odd notes")])
+    assert (odd.reward, str(odd.error)[:25]) == (None, "judge failed: ValueError:")
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,12 @@ def test_one_hostile_answer_harms_no_other(hostile: Judge) -> None:
     assert len(workers()) <= 2
 
 
+def test_what_cannot_be_explained_is_a_failure_of_its_own_answer(hostile: Judge) -> None:
+    found = hostile.judge([("a", answer) for answer in ("a", "unexplained", "b")], explain=True)
+    assert [verdict.reward for verdict in found] == [1.0, None, 0.0]
+    assert found[1].error == "judge failed: KeyError: 'unexplained'"
+
+
 def test_a_killed_worker_costs_no_answer(hostile_command: None) -> None:
     alone = Judge(Choice(name="similarity", timeout_seconds=60.0), workers=1)
     assert alone.judge([("a", "a")]) == [RIGHT]
