@@ -61,7 +61,7 @@ def restore(runner: Runner, wanted: Wanted) -> None:
         later = {name for other in making[number + 1 :] for name in runner.nodes[other].inputs.values()}
         for name in sorted(again.keys() - later - wanted.keys()):
             path, was = runner.done[name].path, again.pop(name)
-            with suppress(BadInput), runner.store.lock(path.name, "in use"):
+            with suppress(BadInput), runner.store.lock(path.name, "in use", moment=0.0):
                 thin(runner.store, path, was.dropped, was.figures)
 
 

@@ -140,7 +140,8 @@ class Runner:
             self._end_round(node.round)
         outcome: Outcome = "cached"
         if found is None:
-            with self.store.lock(self.store.path(node.stage.name, fingerprint).name):
+            place = self.store.path(node.stage.name, fingerprint).name
+            with self.store.lock(place, waits=partial(self._waits, node)):
                 found = self.find(node, fingerprint) or self.fetch(node, fingerprint)
                 found = found or self._accepted(node, fingerprint)
                 if found is None:
@@ -148,6 +149,9 @@ class Runner:
         with self._books:
             self._settled(node, found, outcome, began)
         return found
+
+    def _waits(self, node: Node, process: str) -> None:
+        self.watch.note(f"{node.place}: process {process} is at the same artefact; waiting for it")
 
     def _settled(self, node: Node, found: Artefact, outcome: Outcome, began: float) -> None:
         publish(found, self.directory / node.place)

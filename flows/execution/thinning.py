@@ -88,7 +88,7 @@ class Thinning:
         """Drop parts of a step's artefact, in the cache and in the run; False where a process reads it."""
         cached = self._store.path(step.stage, step.fingerprint)
         try:
-            with self._store.lock(cached.name, "in use"):
+            with self._store.lock(cached.name, "in use", moment=0.0):
                 for place in (cached, self._directory / step.place):
                     with suppress(Damaged, FileNotFoundError, NotADirectoryError):
                         found = Artefact.open(place, check=False)

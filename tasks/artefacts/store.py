@@ -6,11 +6,12 @@ import errno
 import fcntl
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from safetensors import SafetensorError
 
@@ -28,6 +29,11 @@ from tasks.artefacts.made_of import MadeOf
 
 SPARE = 256 * 2**20
 """Bytes that must be free before a stage begins: on a full disk not even its failure could be recorded."""
+
+MOMENT = 1.0
+"""Seconds until a lock counts as another process's: whoever only looks at it has it for less."""
+LOOKS = 0.02
+"""Seconds between two attempts at it."""
 
 Fill = Callable[[Path], dict[str, Any]]
 """Fills an empty directory and returns the manifest's facts."""
@@ -102,18 +108,27 @@ class Store:
         return Artefact.open(target)
 
     @contextmanager
-    def lock(self, name: str, busy: str | None = None) -> Iterator[None]:
-        """Hold ``name`` against other processes; ``busy``: raise that as ``BadInput`` instead of waiting.
+    def lock(
+        self,
+        name: str,
+        busy: str | None = None,
+        waits: Callable[[str], None] | None = None,
+        moment: float = MOMENT,
+    ) -> Iterator[None]:
+        """Hold ``name`` against other processes. Where another has it for longer than a ``moment``: ``busy``
+        is raised as ``BadInput`` instead of waiting; ``waits`` is called with the number of that process.
 
         The lock is the operating system's: it ends with the process, however that ends.
         """
         path = self._lock_file(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
-            except BlockingIOError:
-                raise BadInput(f"{busy} (process {self._said_holder(name)})") from None
+            if not _locked(handle, moment if busy or waits else 0.0):
+                if busy:
+                    raise BadInput(f"{busy} (process {self._said_holder(name)})")
+                if waits:
+                    waits(self._said_holder(name))
+                fcntl.flock(handle, fcntl.LOCK_EX)
             handle.seek(0)
             handle.truncate()
             handle.write(str(os.getpid()))
@@ -140,10 +155,10 @@ class Store:
     def held(self, name: str) -> bool:
         """Whether a process holds ``lock(name)``."""
         try:
-            with self.lock(name, "held"):
-                return False
-        except BadInput:
-            return True
+            with self._lock_file(name).open("r+") as handle:
+                return not _locked(handle, 0.0)
+        except FileNotFoundError:
+            return False
 
     def holder(self, name: str) -> str | None:
         """The number of the process that holds ``lock(name)``, if that is known; None where none does."""
@@ -221,6 +236,20 @@ class Store:
             replace_directory(new, target)
         finally:
             shutil.rmtree(new, ignore_errors=True)
+
+
+def _locked(handle: IO[str], seconds: float) -> bool:
+    """Lock a file; False where that was not to be had in so many seconds."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(LOOKS)
+        else:
+            return True
 
 
 def free_bytes(place: Path) -> int:

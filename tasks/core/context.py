@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
@@ -104,9 +105,10 @@ class Context:
             self._kept.pop(key).close()
 
     def close(self) -> None:
-        """Close everything, the youngest first."""
-        for key in reversed(list(self._kept)):
-            self.drop(key)
+        """Close everything, the youngest first; what one of them raises is raised once all are closed."""
+        with ExitStack() as stack:
+            for key in self._kept:
+                stack.callback(self.drop, key)
 
     def __enter__(self) -> Context:
         return self

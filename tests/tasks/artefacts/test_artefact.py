@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -139,3 +140,46 @@ def test_a_lock_is_held_by_one_and_says_by_whom(store: Store) -> None:
             busy.__enter__()
     with store.lock("run-demo", "run demo is busy"):
         pass
+
+
+def test_whoever_only_looks_at_a_lock_keeps_nobody_from_it(store: Store) -> None:
+    with store.lock("run-demo"):
+        pass
+    text = store.root / ".ostinato" / "locks" / "run-demo.lock"
+    text.write_text("7")
+    assert not store.held("run-demo")
+    assert not store.held("run-other")
+    assert (text.read_text(), len(list(text.parent.iterdir()))) == ("7", 1)
+    has, seen = threading.Event(), threading.Event()
+
+    def look() -> None:
+        with store.lock("run-demo"):
+            has.set()
+            seen.wait(0.1)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    assert has.wait(10)
+    with store.lock("run-demo", "run demo is busy"):
+        seen.set()
+    thread.join()
+
+
+def test_whoever_waits_for_a_lock_says_for_whom(store: Store) -> None:
+    has, told, said = threading.Event(), threading.Event(), list[str]()
+
+    def hold() -> None:
+        with store.lock("update-x"):
+            has.set()
+            told.wait(10)
+
+    def waits(process: str) -> None:
+        said.append(process)
+        told.set()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert has.wait(10)
+    with store.lock("update-x", waits=waits, moment=0.01):
+        thread.join()
+    assert said == [str(os.getpid())]
