@@ -38,7 +38,7 @@ class Answer:
 
     text: str
     tokens: tuple[int, ...] = ()
-    """Its token ids, with the end token, if there is one."""
+    """Its token ids, with the end token, if there is one, and without a hint that ``text`` begins with."""
     whole: str | None = None
     """All that the model said, where ``text`` is without its thinking."""
 

@@ -135,7 +135,7 @@ def _single(
         words = (*hint, *heard[index].token_ids)
         said = reader.read(words, thinks[group])
         thinking[index] = None if said.thinking_tokens is None else max(0, said.thinking_tokens - len(hint))
-        submit(index, Answer(said.answer, words, said.whole))
+        submit(index, Answer(said.answer, heard[index].token_ids, said.whole))
 
     engine.generate(asked, sampling, tell, finished)
     return [
@@ -145,7 +145,7 @@ def _single(
 
 
 def _hint(problem: Mapping[str, Any]) -> list[int]:
-    """The beginning of the answers to a problem, which the judge reads with them."""
+    """The beginning of the answers to a problem: the judge reads it in their text, not among their tokens."""
     return problem.get("hint") or []
 
 

@@ -85,6 +85,8 @@ class Seen:
 
     prompts: list[list[int]] = field(default_factory=list)
     judged: list[str] = field(default_factory=list)
+    tokens: list[tuple[int, ...]] = field(default_factory=list)
+    """Of the answers that were judged."""
 
 
 @pytest.fixture
@@ -100,6 +102,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
         verdicts = []
         for answer in group.answers:
             found.judged += [repr(replace(group, answers=())), answer.said]
+            found.tokens.append(tuple(answer.tokens))
             verdicts.append(Verdict(float(len(found.judged) % 4 == 0), None))
         return verdicts
 
@@ -156,6 +159,7 @@ def test_a_method_with_hints_shows_them_before_its_answers_and_in_no_evaluation(
         assert tokenizer.decode(row["prompt_ids"][:-count]).endswith("A: ")
     assert len({tuple(row["prompt_ids"]) for row in rows}) == 3
     assert all(answer.startswith(MARKER) for answer in seen.judged[1::2])
+    assert sorted(seen.tokens) == sorted(tuple(row["response_ids"]) for row in rows)
     seen.prompts.clear()
     sample(params, stage=evaluate)
     assert MARKER not in "".join(tokenizer.decode(ids) for ids in seen.prompts)
