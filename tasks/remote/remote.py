@@ -169,17 +169,14 @@ class Remote:
                 good = partial(_has_digest, sha)
                 self._bucket.fetch(self._object(sha), place, file.bytes, good, progress.moved)
 
-        artefacts = len(waiting)
-        while waiting:
-            self._bucket.side_by_side(partial(fetch, sha, file) for sha, file in files.items())
-            try:
-                _place(store, *waiting[-1], downloads)
-            except FileNotFoundError:
-                continue  # another process took the same file and cleaned up
-            waiting.pop()
+        self._bucket.side_by_side(partial(fetch, sha, file) for sha, file in files.items())
+        for each in waiting:
+            while not _placed(store, *each, downloads):
+                own = _left(*each).values()
+                self._bucket.side_by_side(partial(fetch, file.sha256, file) for file in own)
         for sha in files:
             (downloads / sha).unlink(missing_ok=True)
-        return {"artefacts": artefacts, "fetched": len(files), "bytes": progress.done}
+        return {"artefacts": len(waiting), "fetched": len(files), "bytes": progress.done}
 
     def contest(self, stage: str, fingerprint: str, workspace: str, lease: float) -> Contest:
         """The way to the claim on making that artefact; ``workspace``: its identity; ``lease``: seconds."""
@@ -263,10 +260,9 @@ def _check_names(found: Manifest, names: tuple[str, str, str]) -> None:
         raise ValueError("it lists what no artefact may hold")
 
 
-def _place(store: Store, manifest: Manifest, thinning: Thinning | None, downloads: Path) -> None:
-    """Build the artefact from files that are called by their digests: whole or not at all, and checked.
-
-    Raises ``Damaged``, or ``FileNotFoundError`` for a file that is not among the downloads.
+def _placed(store: Store, manifest: Manifest, thinning: Thinning | None, downloads: Path) -> bool:
+    """Build the artefact from files that are called by their digests: whole or not at all, and checked. False
+    where one is not among the downloads. Raises ``Damaged``.
     """
 
     def build(new: Path) -> None:
@@ -284,7 +280,11 @@ def _place(store: Store, manifest: Manifest, thinning: Thinning | None, download
         write_manifest(new, manifest)
         Artefact.open(new, lacking=EVERYTHING)
 
-    store.put(store.path(manifest.stage, manifest.fingerprint), build)
+    try:
+        store.put(store.path(manifest.stage, manifest.fingerprint), build)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _has_digest(sha: str, path: Path) -> bool:

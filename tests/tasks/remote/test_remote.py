@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import hashlib
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import psutil
 import pytest
 
 from tasks.artefacts.record import Record
 from tasks.artefacts.store import Store
+from tasks.remote import remote as remote_module
 from tasks.remote.errors import RemoteDamaged, RemoteTrouble
 from tasks.remote.remote import Remote
 from tests.buckets import Bucket, Exchange, by_chance, proxied
@@ -126,6 +129,44 @@ def test_a_broken_download_goes_on_where_it_broke(bucket: Bucket, here: Store, t
         with at(proxy, settings) as remote:
             assert tree(pulled(remote, made, there).path) == tree(made.path)
         assert proxy.gets("/objects/") <= 2, "two of the four parts were here"
+
+
+def test_each_file_is_asked_for_once_however_many_artefacts_come(
+    bucket: Bucket, here: Store, there: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [artefact(here, {"a": bytes([n]), "b": bytes([n, n])}, identity=str(n)) for n in range(5)]
+    with Remote(bucket.settings()) as remote:
+        remote.push(made)
+        jobs: list[object] = []
+        submit = remote._bucket.side_by_side
+
+        def counted(each: Iterable[Callable[[], object]]) -> list[object]:
+            listed = list(each)
+            jobs.extend(listed)
+            return submit(listed)
+
+        monkeypatch.setattr(remote._bucket, "side_by_side", counted)
+        assert remote.pull([each.manifest for each in made], there)["artefacts"] == 5
+    assert len(jobs) == 10
+    for each in made:
+        assert there.find("update", each.fingerprint) is not None
+
+
+def test_what_another_process_has_taken_meanwhile_is_fetched_again(
+    bucket: Bucket, here: Store, there: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, place = artefact(here, {"a": b"a", "b": b"b"}), remote_module._placed
+    taken = [made.manifest.files["b"].sha256]
+
+    def taking(store: Store, *each: Any) -> bool:
+        while taken:
+            (store.downloads() / taken.pop()).unlink()
+        return place(store, *each)
+
+    monkeypatch.setattr(remote_module, "_placed", taking)
+    with Remote(bucket.settings()) as remote:
+        remote.push([made])
+        assert tree(pulled(remote, made, there).path) == tree(made.path)
 
 
 def test_a_wrong_part_of_a_broken_download_is_not_trusted(bucket: Bucket, here: Store, there: Store) -> None:
