@@ -150,7 +150,7 @@ def _with_room(params: Params) -> Params:
 def _evaluated(name: str, model: str, params: Params, options: EvaluateOptions, watch: Watch) -> Evaluated:
     root, stages = workspace(), plan(params)
     store = Store(root)
-    command = spelled(["evaluate", "--model", model, "--sets", options.sets, *_spelled(options.settings)])
+    command = _command(options, model)
     with store.lock(f"run-{name}", busy(name)), Context(scratch=store.scratch(f"run-{name}")) as context:
         runner = Runner(root, name, params, context, watch, command)
         places = [problems_name(each) for each in params.evaluate.sets]  # first: what is wrong there is cheap
@@ -174,6 +174,13 @@ def _evaluated(name: str, model: str, params: Params, options: EvaluateOptions, 
             answers[each] = artefact.file("answers.parquet")
         runner.finish()
     return Evaluated(name, scores, answers)
+
+
+def _command(options: EvaluateOptions, model: str) -> str:
+    """What evaluates that model of the two again, by itself, under the same name."""
+    words = ["evaluate", "--model", model, "--sets", options.sets]
+    words += ["--name", options.name] if options.name and model == options.model else []
+    return spelled([*words, *_spelled(options.settings)])
 
 
 def _is_run(model: str) -> bool:

@@ -72,7 +72,10 @@ def _arm(run: str) -> str:
 
 
 def _problems(record: Record) -> str:
-    return next(step.digest for step in record.steps if step.stage == "problems")
+    made = next((step.digest for step in record.steps if step.stage == "problems"), None)
+    if made is None:
+        raise BadInput(f"--runs: {record.name} has no problems to train on; expected runs that were trained")
+    return made
 
 
 def names_of(text: str) -> tuple[str, ...]:

@@ -36,7 +36,8 @@ class Earlier:
 def earlier(root: Path, name: str, servers_of: Callable[[Params], Servers]) -> Earlier:
     """Of the run of that name. ``servers_of`` says with which servers a run samples.
 
-    Raises ``BadInput`` where there is no such run, or the answers of none of its rollouts are there.
+    Raises ``BadInput`` where there is no such run, the answers of none of its rollouts are there, or it
+    sampled none of them.
     """
     directory = run_directory(root, name)
     record = Record.read(directory)
@@ -48,12 +49,15 @@ def earlier(root: Path, name: str, servers_of: Callable[[Params], Servers]) -> E
         for step in record.steps
         if step.stage == ROLLOUT and (has := found[step.place]) and TABLE not in has.dropped
     }
-    took = {step.round: of["sampling_seconds"] for step, of in made if step.stage == ROLLOUT}
     if not lengths:
         raise BadInput(f"--like {name}: the answers of none of its rollouts are there; expected some")
-    rounds, servers = sorted(lengths), servers_of(params)
+    rollouts = {step.round: of for step, of in made if step.stage == ROLLOUT and step.round in lengths}
+    took = {round: seconds for round, of in rollouts.items() if (seconds := of.get("sampling_seconds"))}
+    if not took:
+        raise BadInput(f"--like {name}: its rollouts are another run's answers; expected its own")
+    rounds, servers = sorted(took), servers_of(params)
     step = fitted([as_groups(lengths[round]) for round in rounds], [took[round] for round in rounds], servers)
-    everything = np.concatenate([group for round in rounds for group in lengths[round]])
+    everything = np.concatenate([group for groups in lengths.values() for group in groups])
     others = [(step, measured) for step, measured in made if step.stage != ROLLOUT]
     speeds = Speeds(
         step=step,
@@ -62,7 +66,7 @@ def earlier(root: Path, name: str, servers_of: Callable[[Params], Servers]) -> E
         sampled_by=sum(servers.speeds),
         around=_around(record.steps, made),
         turn=TURN_SECONDS,
-        learned={round: float(sum(group.sum() for group in lengths[round])) for round in rounds},
+        learned={round: float(sum(group.sum() for group in groups)) for round, groups in lengths.items()},
         sources=_sources(
             name, record, rounds, float((everything >= params.rollout.max_response_tokens).mean())
         ),

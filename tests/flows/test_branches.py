@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from flows.experiments.existing_runs import side_by_side
+from params.base import BadInput
 from tasks.artefacts.record import Record
 from tests.flows.conftest import NANO, Workspace, events, outcomes
 
@@ -44,6 +47,17 @@ def test_rescore_what_if_and_from_make_branches_of_a_run(copied: Workspace) -> N
     ]
     update = json.loads((copied.root / "runs" / "it" / "round-01" / "update" / "manifest.json").read_text())
     assert start["digest"] == update["digest"]
+
+
+def test_runs_that_only_evaluate_are_not_put_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OSTINATO_HOME", str(tmp_path))
+    for name in ("a", "b"):
+        record = Record(name=name, command="", params={}, started="", finished=True)
+        record.write(tmp_path / "runs" / name)
+    with pytest.raises(BadInput, match="--runs: a has no problems to train on; expected"):
+        side_by_side(("a", "b"), None, None)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from flows.commands import evaluate_command
+from flows.commands.evaluate_command import EvaluateOptions
 from tests.flows.conftest import Workspace
 
 
@@ -58,6 +60,13 @@ def test_what_is_wrong_is_told_before_a_model_is_opened(copied: Workspace) -> No
     folder = options(copied.root, problems={"name": "spider", "folder": "nowhere"})
     nowhere = copied.call("evaluate", "--model", "it", *folder, code=2)
     assert "nowhere/dev.json: no such file (evaluate.sets.mine.problems.folder)" in nowhere.stderr
+
+
+def test_the_command_that_goes_on_has_the_name() -> None:
+    options = EvaluateOptions("it", "gsm8k", "other", ["seed=1"], "mine")
+    own = "ostinato evaluate --model it --sets gsm8k --name mine --set seed=1"
+    assert evaluate_command._command(options, "it") == own
+    assert "--name" not in evaluate_command._command(options, "other")
 
 
 def test_a_folder_with_half_a_configuration_is_refused_in_one_line(

@@ -6,6 +6,7 @@ import functools
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,17 @@ from hypothesis import strategies as st
 
 from flows import cli
 from flows.simulator.lengths import Lengths
-from flows.simulator.like import fitted
+from flows.simulator.like import earlier, fitted
 from flows.simulator.pool import Outages, Servers, StepTime, sample
 from flows.simulator.simulate import Setting, Simulation, busy_seconds
 from flows.simulator.speeds import Series, Speeds
 from flows.simulator.sweep import best, choices, named, sentence
+from params.base import BadInput
 from params.load import compose
 from params.schema import Params
 from tasks.artefacts.record import Record
 from tests.flows.conftest import Workspace
+from tests.tasks.report.synthetic_run import SyntheticRun
 
 STEPS = st.builds(StepTime, st.floats(0.001, 1.0), st.floats(0.0, 0.1))
 GROUPS = st.lists(st.lists(st.integers(1, 200), min_size=1, max_size=6), min_size=1, max_size=12)
@@ -285,6 +288,16 @@ def test_bad_options_are_one_line(
     arguments: list[str], said: str, refused: Callable[[list[str], str], None]
 ) -> None:
     refused(["plan", *arguments], said)
+
+
+def test_a_run_whose_answers_are_anothers_tells_no_speed_of_sampling(tmp_path: Path) -> None:
+    SyntheticRun(tmp_path / "runs" / "branch", rounds=2).write()
+    with pytest.raises(BadInput, match="--like branch: its rollouts are another run's answers; expected"):
+        earlier(tmp_path, "branch", lambda params: Servers())
+    sampled = SyntheticRun(tmp_path / "runs" / "it", rounds=2)
+    sampled.measured["rollout"] = {"sampling_seconds": 3.0}
+    sampled.write()
+    assert earlier(tmp_path, "it", lambda params: Servers()).speeds.learned.keys() == {1, 2}
 
 
 @pytest.mark.long
