@@ -68,14 +68,10 @@ def write_report(name: str) -> Path:
 
 
 def list_runs(as_json: bool) -> None:
-    """Print every run of the workspace, the newest last, and its state."""
-    store, rows = Store(workspace()), []
-    for path in (workspace() / "runs").glob("*/run.json"):
-        record = Record.read(path.parent)
-        state = "finished" if record.finished else f"{count(len(record.steps), 'stage')} done"
-        state = "running" if store.held(f"run-{record.name}") else state
-        facts = {"rounds": record.params["rounds"], "started": record.started, "command": record.command}
-        rows.append({"name": record.name, "state": state, "seconds": round(record.seconds, 1), **facts})
+    """Print every run of the workspace, the newest last, and its state: of one whose record cannot be read,
+    why."""
+    store = Store(workspace())
+    rows = [_run_row(store, path.parent) for path in (workspace() / "runs").glob("*/run.json")]
     rows.sort(key=lambda row: (row["started"], row["name"]))
     if as_json:
         print(json.dumps({"runs": rows}))
@@ -87,9 +83,22 @@ def list_runs(as_json: bool) -> None:
     for heading in ("name", "state", "rounds", "seconds", "started"):
         table.add_column(heading, justify="right" if heading in ("rounds", "seconds") else "left")
     for row in rows:
-        table.add_row(*(str(row[str(column.header)]) for column in table.columns))
+        told = (row[str(column.header)] for column in table.columns)
+        table.add_row(*("" if each is None else escape(str(each)) for each in told))
     Console().print(table)
     print("`ostinato status NAME` tells a run's stages and its command")
+
+
+def _run_row(store: Store, directory: Path) -> dict[str, Any]:
+    try:
+        record = Record.read(directory)
+    except BadInput as error:
+        unknown = {"seconds": None, "rounds": None, "started": "", "command": ""}
+        return {"name": directory.name, "state": str(error), **unknown}
+    state = "finished" if record.finished else f"{count(len(record.steps), 'stage')} done"
+    state = "running" if store.held(f"run-{record.name}") else state
+    facts = {"rounds": record.params.get("rounds"), "started": record.started, "command": record.command}
+    return {"name": record.name, "state": state, "seconds": round(record.seconds, 1), **facts}
 
 
 def _state(directory: Path, node: Node, known: Step | None) -> dict[str, Any]:
@@ -128,6 +137,10 @@ def _artefact(text: str) -> Artefact:
 def show_episodes(text: str, first: int, out: Path | None) -> None:
     """Print the ``first`` so many answers of a rollout or an evaluation turn by turn, and write all of them
     to ``out`` as JSON lines."""
+    if out is not None and out.exists():
+        raise BadInput(f"--out {out}: exists already; expected a file that does not")
+    if out is not None and not out.absolute().parent.is_dir():
+        raise BadInput(f"--out {out}: no such directory")
     artefact = _artefact(text)
     tables = [name for name in ("rollouts.parquet", "answers.parquet") if name in artefact.manifest.files]
     if not tables:
@@ -137,8 +150,6 @@ def show_episodes(text: str, first: int, out: Path | None) -> None:
         print(f"--- {headline(row)}")
         print(transcript(row["trace"]) if row["trace"] else "(of one turn; the report shows what was said)")
     if out is not None:
-        if out.exists():
-            raise BadInput(f"--out {out}: exists already; expected a file that does not")
         lines = "".join(json.dumps(record) + "\n" for record in as_records(table))
         replace_file(out, lines)
         print(f"{out}: {len(table)} answers with messages, ids, loss_mask and logprobs")
@@ -169,14 +180,13 @@ def show_artefact(text: str, as_json: bool) -> None:
 
 def _history(store: Store, artefact: Artefact, tree: Tree, seen: set[str]) -> Tree:
     for name, source in artefact.manifest.inputs.items():
-        path = store.path(source.stage, source.fingerprint)
         label = f"{name}: {source.stage} {source.fingerprint[:12]} (content {source.digest[:12]})"
         if source.fingerprint in seen:
             tree.add(f"{label} [dim]as above[/]")
             continue
         seen.add(source.fingerprint)
         try:
-            below = Artefact.open(path, check=False)
+            below = Artefact.open(store.path(source.stage, source.fingerprint), check=False)
         except (FileNotFoundError, Damaged):
             tree.add(f"{label} [yellow]not in the cache[/]")
             continue

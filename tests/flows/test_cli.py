@@ -18,11 +18,12 @@ import pytest
 import torch
 
 from flows import cli
-from flows.commands import doctor
+from flows.commands import doctor, inspect
 from flows.environment import prepare_prefect
 from params.base import BadInput
 from tasks.core.errors import StageFailure
 from tests.flows.conftest import ROOT, Workspace
+from tests.tasks.report.synthetic_run import SyntheticRun
 
 NANO = ["run", "--model", "nano", "--engine", "transformers"]
 
@@ -173,6 +174,32 @@ def test_what_others_are_told_of_a_failure_holds_our_own_words_alone() -> None:
     assert "hush" not in of(ValueError("key hush"), f"{said}ValueError: key hush")
     assert of(None, f"{said}ValueError: key hush") == "Flow run encountered an exception"
     assert of(None, "Flow run process exited with code -9.") == "Flow run process exited with code -9."
+
+
+def test_one_unreadable_record_hides_no_other_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OSTINATO_HOME", str(tmp_path))
+    SyntheticRun(tmp_path / "runs" / "good", rounds=1).write()
+    torn = tmp_path / "runs" / "torn" / "run.json"
+    torn.parent.mkdir()
+    torn.write_text('{"name": ')
+    inspect.list_runs(as_json=True)
+    runs = {run["name"]: run["state"] for run in json.loads(capsys.readouterr().out)["runs"]}
+    assert runs == {"torn": f"{torn}: not a run record (1 errors)", "good": "finished"}
+    inspect.list_runs(as_json=False)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "finished" in shown
+    assert "not a run record" in shown
+
+
+def test_episodes_are_written_where_there_is_a_place(tmp_path: Path) -> None:
+    rollout = str(SyntheticRun(tmp_path / "it", rounds=1).write() / "round-01" / "rollout")
+    with pytest.raises(BadInput, match=r"--out .*/nowhere/x\.jsonl: no such directory"):
+        inspect.show_episodes(rollout, 1, tmp_path / "nowhere" / "x.jsonl")
+    inspect.show_episodes(rollout, 1, tmp_path / "x.jsonl")
+    with pytest.raises(BadInput, match="exists already"):
+        inspect.show_episodes(rollout, 1, tmp_path / "x.jsonl")
 
 
 def test_status_tells_what_is_done_damaged_and_to_do(copied: Workspace) -> None:
