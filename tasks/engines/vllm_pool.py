@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from params.schema import Params
+from tasks.core import open_files
 from tasks.core.device import side_by_side, start_timeout
 from tasks.engines import float8, probe, vllm_options
 from tasks.engines.base import (
@@ -71,6 +72,7 @@ class Servers:
     ) -> None:
         """Start the servers that are ours, and open ``policy``, the trainer's, while they start; on a GPU
         before, as ``Vllm`` does."""
+        open_files.allow_many()  # a socket for each request under way, at each server
         engine = params.engine
         self._base, self._params = base, params
         self._patience = patience or Patience()

@@ -25,6 +25,7 @@ from typing import Any
 
 from params.base import BadInput
 from params.episode import Episode
+from tasks.core import open_files
 from tasks.core.json_process import ending
 from tasks.core.parent_death import die_with
 from tasks.environments.adapters import Adapter, tools_of
@@ -187,7 +188,7 @@ def _alone(sock: socket.socket) -> socket.socket:
         os.dup2(nowhere, number)
     kept = sock.fileno()
     os.closerange(3, kept)
-    os.closerange(kept + 1, 1 << 16)
+    os.closerange(kept + 1, open_files.MOST)
     return sock
 
 
@@ -249,6 +250,7 @@ def _cut(text: str | None, limits: Episode) -> str | None:
 def main(name: str, options: str, limits: str, fenced: str, parent: int) -> None:
     """Serve until the stage closes the input."""
     die_with(parent)
+    open_files.allow_many()
     out = os.dup(1)
     os.dup2(2, 1)
     found = Found.named(name, "task.environment").with_options(json.loads(options))

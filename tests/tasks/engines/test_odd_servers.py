@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,3 +85,14 @@ def test_who_does_not_say_which_weights_it_lacks_is_lost(world: World, tmp_path:
     engine.load(world.policy().path)
     expected(engine, requests())(engine.generate(requests(), SAMPLING))
     assert not odd.prompts
+
+
+def test_there_may_be_more_requests_at_once_than_a_process_has_files_at_first(world: World) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    world.start_servers(1)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, before[1]))
+    try:
+        world.engine()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 512
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -198,6 +200,20 @@ def test_what_ends_frees_its_process_and_the_others_go_on() -> None:
         for name in (1, 3):
             pool.step(name, "6", "6")
         assert {pool.answer()[1]["messages"][0]["content"] for _ in range(2)} == {"1-5"}
+
+
+def test_there_may_be_more_episodes_than_a_process_has_files_at_first() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    os.close(free := os.dup(2))
+    few = free + 32
+    resource.setrlimit(resource.RLIMIT_NOFILE, (few, before[1]))
+    try:
+        for pool in opened("guess"):
+            for name in range(few):
+                pool.start(name, Problem("1-9", "4", name))
+            assert sorted(pool.answer()[0] for _ in range(few)) == list(range(few))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_a_class_that_is_no_environment_is_one_line() -> None:
