@@ -25,6 +25,7 @@ from typing import IO
 
 from flows.process.interrupts import KEEPER
 from params.errors import OstinatoError
+from tasks.artefacts.artefact import replace_file
 from tasks.core.json_process import environment
 
 START_SECONDS = 120.0
@@ -42,13 +43,16 @@ class OwnServer:
     """This process's share in the server under ``home``; there is one for as long as the process lives."""
 
     def __init__(self, home: Path) -> None:
-        """Join the server, or start it; it may not answer yet: see ``await_answer``."""
+        """Join the server, or start it; it may not answer yet: see ``await_answer``. Raises ``NoServer``."""
         self._folder = home / "server"
         self._folder.mkdir(parents=True, exist_ok=True)
         self._users = (self._folder / "users").open("a")
         self._started = 0
         fcntl.flock(self._users, fcntl.LOCK_SH)  # waits for a server that is just ending
-        self.address = self._ensure(0)
+        try:
+            self.address = self._ensure(0)
+        except OSError as error:
+            raise NoServer(f"Prefect's server could not be started: {error}") from None
         threading.Thread(target=self._watch, daemon=True, name="prefect server").start()
 
     @property
@@ -72,9 +76,9 @@ class OwnServer:
 
     def _watch(self) -> None:
         port = int(self.address.split(":")[2].removesuffix("/api"))
-        with suppress(FileNotFoundError):  # the workspace is gone
-            while True:
-                time.sleep(WATCH_SECONDS)
+        while self._folder.is_dir():  # else the workspace is gone
+            time.sleep(WATCH_SECONDS)
+            with suppress(OSError):  # no process, no file, the port is taken: the next look may find one
                 self._ensure(port)
 
     def _ensure(self, port: int) -> str:
@@ -93,6 +97,8 @@ class OwnServer:
         address = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
         inherited = (listener.fileno(), alive.fileno())
         with listener, self.log.open("a") as log:
+            # before anybody can find it alive: who is killed in between leaves no server without an address
+            replace_file(self._folder / "address", json.dumps({"api": address}))
             self._process = subprocess.Popen(
                 [sys.executable, "-m", KEEPER, *map(str, inherited), str(self._users.name)],
                 env=environment(PREFECT_UI_ENABLED="0", PREFECT__SERVER_EPHEMERAL="1"),
@@ -102,7 +108,6 @@ class OwnServer:
                 pass_fds=inherited,
                 start_new_session=True,  # a terminal's interrupt is for the run alone
             )
-        (self._folder / "address").write_text(json.dumps({"api": address}))
         self._started += 1
         return address
 

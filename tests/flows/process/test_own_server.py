@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import signal
+import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import pytest
 
+from flows.process import own_server
+from flows.process.own_server import NoServer, OwnServer
 from tasks.artefacts.record import Record
 from tests.flows.conftest import NANO, Workspace, events
 
@@ -21,6 +27,35 @@ def _until_gone(workspace: Workspace, servers: Servers) -> None:
     while servers(workspace):
         assert time.monotonic() < end, "the server outlives its runs"
         time.sleep(0.1)
+
+
+def test_a_server_that_the_system_refuses_for_a_moment_is_started_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its address stands there before it is alive, so that nobody finds it without one."""
+    told: list[str] = []
+    refused = [True, False, True, True]  # the first by itself, then inside the watch
+
+    def start(*_: object, **__: object) -> None:
+        told.append(json.loads((tmp_path / "server" / "address").read_text())["api"])
+        if refused and refused.pop(0):
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(own_server, "WATCH_SECONDS", 0.01)
+    monkeypatch.setattr("subprocess.Popen", start)
+    with pytest.raises(NoServer, match=r"could not be started: .*Cannot allocate memory"):
+        OwnServer(tmp_path)
+    server = OwnServer(tmp_path)
+    end = time.monotonic() + PATIENCE
+    while len(told) < 6:
+        assert time.monotonic() < end, "nobody looks after the server any more"
+        time.sleep(0.01)
+    (tmp_path / "server").rename(tmp_path / "gone")
+    for thread in threading.enumerate():
+        if thread.name == "prefect server":
+            thread.join(PATIENCE)
+            assert not thread.is_alive(), "it looks after a workspace that is gone"
+    assert set(told[1:]) == {server.address}
 
 
 @pytest.mark.long
