@@ -18,6 +18,7 @@ from flows.execution.accepted_code import ALL, other_code, take_over
 from flows.execution.edits import Edits
 from flows.execution.fingerprint import identity, lasting_facts
 from flows.execution.making import Makers
+from flows.execution.recording import Recording
 from flows.execution.remote_cache import RemoteCache
 from flows.execution.remote_inputs import RemoteInputs
 from flows.execution.restoring import restore, whole_inputs
@@ -28,7 +29,7 @@ from flows.stage_table.stages import Node, table_of
 from params.base import BadInput
 from params.schema import Params
 from tasks.artefacts.artefact import EVERYTHING, MOMENTS, Artefact, Damaged
-from tasks.artefacts.record import Record, Step, Stop
+from tasks.artefacts.record import Record, Step
 from tasks.artefacts.store import Store, publish
 from tasks.core.context import Context
 from tasks.core.errors import StageFailure
@@ -77,18 +78,17 @@ class Runner:
         self._facts: dict[str, dict[str, Any]] = {}
         self._reported: set[str] = set()
         self._external: dict[str, Artefact] = {}
-        self._recording = False
         self.record = Record(
             name=self.name,
             command=self.command,
             params=self.params.model_dump(mode="json"),
             started=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+        self._recording = Recording(self.directory, self.record)
 
     def continue_record(self, before: Record) -> None:
         """Keep the steps that earlier processes recorded, and the time that they took."""
-        self.record.steps, self.record.started = before.steps, before.started
-        self.record.warnings = before.warnings
+        self._recording.continue_with(before)
         self._began -= before.seconds
 
     def inputs(self, node: Node) -> Mapping[str, Artefact]:
@@ -171,7 +171,7 @@ class Runner:
             waited=waited,
             waited_for=waited_for,
         )
-        self._record(step)
+        self._recording.add(step)
         self.watch.end(node, step, found)
         if not found.dropped:  # what is thinned was looked at before
             node.stage.look_at(found, self.params)
@@ -182,8 +182,7 @@ class Runner:
         self.params = self.params.model_copy(update={"rounds": rounds})
         self.record.params = self.params.model_dump(mode="json")
         self.record.command = f"{self.command} --set rounds={rounds}"
-        if self._recording:
-            self.record.write_head(self.directory)
+        self._recording.changed()
 
     def take(self, node: Node) -> None:
         """Know a stage's artefact without recording it. Raises ``BadInput`` where it is not in the cache."""
@@ -214,16 +213,11 @@ class Runner:
             if round in policies:  # another run, or this one with other rounds, may have dropped it
                 self.show_whole(policies[round], (MOMENTS,))
         self.thinning.drop(self.record, self.params)
-        self.record.finished = True
-        self.record.seconds = time.monotonic() - self._began
-        self.record.write_head(self.directory)
+        self._recording.finish(time.monotonic() - self._began)
 
     def stop(self, place: str, said: str) -> None:
         """This process ends at ``place``, before the run is finished; ``said`` is one line."""
-        if self._recording:
-            when = datetime.now(UTC).isoformat(timespec="seconds")
-            self.record.stopped = Stop(place=place, said=said, when=when)
-            self.record.write_head(self.directory)
+        self._recording.stop(place, said)
 
     def _end_round(self, round: int) -> None:
         """Before the first stage of another round: what nothing reads any more goes, as ``keep`` says."""
@@ -239,8 +233,7 @@ class Runner:
             for said in guards.look(self.params.guards, self.directory, node.place, made):
                 if said not in self.record.warnings:
                     self.watch.note(said)
-                    self.record.warnings = [*self.record.warnings, said]
-                    self.record.write_head(self.directory)
+                    self._recording.warn(said)
         except guards.Stopped as stop:
             self.halt = stop
             raise
@@ -259,12 +252,6 @@ class Runner:
             remote = self._remote_inputs.identities(name)
             self._facts[name] = lasting_facts(node.stage, self.params, remote)
         return self._facts[name]
-
-    def _record(self, step: Step) -> None:
-        if not self._recording:  # what an earlier process wrote of this run ends here, and not before
-            self.record.write(self.directory)
-            self._recording = True
-        self.record.append(self.directory, step)
 
     def fetch(self, node: Node, fingerprint: str) -> Artefact | None:
         """The artefact from the remote, brought into the cache; None where it cannot be had there."""
