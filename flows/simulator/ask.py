@@ -71,7 +71,7 @@ class _Known:
     def setting(self, params: Params, speeds: tuple[float, ...]) -> Setting:
         """The run with these parameters, and engines of these speeds."""
         rollout, threads = params.rollout, (params.threads or self.cores) if self.cores else 0
-        free = rollout.lag > 0 and rollout.overlap is not False and rollout.shards == 1
+        free = rollout.lag > 0 and rollout.overlap is not False
         return Setting(
             params=params,
             servers=replace(self.servers, speeds=speeds, dealt=rollout.shards > 1),

@@ -15,13 +15,13 @@ Choice = dict[str, int]
 
 
 def choices(engines: int | None) -> Iterator[Choice]:
-    """Every lag with every number of servers; or with the ``engines`` that there are, and those in shards,
-    which do not overlap with the update, so that a lag would gain nothing."""
+    """Every lag with every number of servers; or with the ``engines`` that there are, and with those in
+    shards."""
     for lag in LAGS:
         for count in SERVERS if engines is None else (engines,):
             yield {"lag": lag, "servers": count, "shards": 1}
-    if engines is not None:
-        yield from ({"lag": 0, "servers": 1, "shards": shards} for shards in SHARDS[1:])
+        if engines is not None:
+            yield from ({"lag": lag, "servers": 1, "shards": shards} for shards in SHARDS[1:])
 
 
 def best(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -227,7 +227,9 @@ def test_the_best_has_the_fewest_stale_rounds_of_those_that_are_nearly_as_fast()
     assert "96% of the fastest's (lag 2, 8 servers)" in sentence(rows)
     assert best([*rows, row(0, 8, 99.0)])["lag"] == 0
     assert len(list(choices(None))) == 12
-    assert {each["shards"] for each in choices(1)} == {1, 2, 4}
+    assert {(each["lag"], each["shards"]) for each in choices(1)} == {
+        (lag, shards) for lag in (0, 1, 2) for shards in (1, 2, 4)
+    }
 
 
 def told(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -254,6 +256,15 @@ def test_on_a_gpu_that_both_share_nothing_overlaps(capfd: pytest.CaptureFixture[
     assert not json.loads(told(capfd, *shared))["chosen"]["overlap"]
     apart = [*shared, "--set", "engine.name=vllm", "--set", "engine.gpus=[2, 3]"]
     assert json.loads(told(capfd, *apart))["chosen"]["overlap"]
+
+
+def test_shards_overlap_with_the_update_where_a_lag_lets_them(capfd: pytest.CaptureFixture[str]) -> None:
+    """As the run itself does: a part of a rollout holds the engine, not the trainer."""
+    words = ["--step-seconds", "0.5,0", "--update-seconds", "40", "--lengths", "80,0", "--cores", "0"]
+    found = json.loads(told(capfd, *words, "--set", "rounds=6", "--json"))
+    rows = {(row["lag"], row["shards"]): row for row in found["sweep"]}
+    assert [rows[lag, 2]["overlap"] for lag in (0, 1)] == [False, True]
+    assert rows[1, 2]["rounds_per_hour"] > 1.2 * rows[0, 2]["rounds_per_hour"]
 
 
 def test_speeds_can_be_said(capfd: pytest.CaptureFixture[str]) -> None:
