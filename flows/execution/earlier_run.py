@@ -13,7 +13,7 @@ from flows.execution.runner import run_directory
 from params.base import BadInput, validate
 from params.schema import Params
 from params.speed import lasting
-from tasks.artefacts.record import Record
+from tasks.artefacts.record import RECORD, Record
 from tasks.report.format import flat
 
 SHOWN = 3
@@ -21,16 +21,21 @@ SHOWN = 3
 
 
 def keep_earlier(root: Path, name: str, params: Params) -> str | None:
-    """Move the run that lies at ``runs/NAME``, and was made with other parameters, to ``runs/NAME~1`` or the
-    next free number; what a person should know of it, or None where there was nothing to move.
+    """Move the run that lies at ``runs/NAME``, and was made with other parameters or has a record that cannot
+    be read, to ``runs/NAME~1`` or the next free number; what a person should know of it, or None where there
+    was nothing to move.
 
     More or fewer rounds of the same are no other run.
     """
     directory = run_directory(root, name)
+    if not (directory / RECORD).exists():
+        return None
+    kept = next(path for n in count(1) if not (path := directory.with_name(f"{name}~{n}")).exists())
     try:
         record = Record.read(directory)
-    except BadInput:
-        return None
+    except BadInput as error:
+        directory.rename(kept)
+        return f"{error}; what lies there is kept as {kept.name}"
     before = record.params
     with suppress(BadInput):  # a parameter that this version has brought is at its default
         before = validate(Params, before).model_dump(mode="json")
@@ -42,7 +47,6 @@ def keep_earlier(root: Path, name: str, params: Params) -> str | None:
     )
     if not record.policies():  # eight tries of one misspelt reward are no eight runs to keep
         return f"{name}: {told}; the earlier run had made no policy"
-    kept = next(path for n in count(1) if not (path := directory.with_name(f"{name}~{n}")).exists())
     directory.rename(kept)
     record.name = kept.name
     record.write_head(kept)

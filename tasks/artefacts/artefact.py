@@ -329,7 +329,10 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Write a text whole or not at all."""
+    """Write a text whole or not at all, though the power be cut."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
+    with temporary.open("w", encoding="utf-8") as handle:
+        handle.write(text)
+        handle.flush()
+        os.fsync(handle.fileno())
     os.replace(temporary, path)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.execution.earlier_run import keep_earlier
 from flows.stage_table.stages import plan
 from params.load import compose
 from params.schema import Params
@@ -57,6 +58,20 @@ def test_what_differs_begins_the_record_anew(tmp_path: Path) -> None:
     after = begun(tmp_path, of(), 2, salt="other")
     assert not after.finished
     assert [step.outcome for step in after.steps] == ["made", "cached"]
+
+
+def test_a_record_that_cannot_be_read_is_kept_aside(tmp_path: Path) -> None:
+    assert keep_earlier(tmp_path, "it", of()) is None
+    directory = tmp_path / "runs" / "it"
+    directory.mkdir(parents=True)
+    assert keep_earlier(tmp_path, "it", of()) is None
+    (directory / "run.json").write_text('{"name": "it", "newer": 1}')
+    said = keep_earlier(tmp_path, "it", of())
+    assert said is not None
+    assert "run.json: not a run record" in said
+    assert said.endswith("; what lies there is kept as it~1")
+    assert (tmp_path / "runs" / "it~1" / "run.json").read_text() == '{"name": "it", "newer": 1}'
+    assert not directory.exists()
 
 
 def test_stages_that_are_none_of_the_run_are_forgotten_at_its_end(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from params.base import BadInput
-from tasks.artefacts.artefact import MANIFEST, Artefact, Damaged
+from tasks.artefacts.artefact import MANIFEST, Artefact, Damaged, replace_file
 from tasks.artefacts.store import Store, publish
 from tests.conftest import ROLES
 
@@ -183,3 +183,13 @@ def test_whoever_waits_for_a_lock_says_for_whom(store: Store) -> None:
     with store.lock("update-x", waits=waits, moment=0.01):
         thread.join()
     assert said == [str(os.getpid())]
+
+
+def test_a_file_that_is_replaced_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync, replace, order = os.fsync, os.replace, list[str]()
+    monkeypatch.setattr(os, "fsync", lambda file: (order.append("sync"), sync(file)))
+    monkeypatch.setattr(os, "replace", lambda old, new: (order.append("replace"), replace(old, new)))
+    replace_file(tmp_path / "a", "text")
+    assert (order, (tmp_path / "a").read_text()) == (["sync", "replace"], "text")
