@@ -37,18 +37,15 @@ class Turns:
             expected = f"--set task.prompt.template_patch={helps[0]}" if helps else _EXPECTED
             raise BadInput(f"{chat.named} {complaint}; expected {expected}")
 
-    def between(self, messages: Sequence[Message], last: int) -> list[int]:
-        """The tokens between a turn that ended with the token ``last`` and the next, which reads the
-        ``messages``."""
-        text, tokenizer = self._text(messages), self._chat.tokenizer
+    def between(self, messages: Sequence[Message], turn: Sequence[int]) -> list[int]:
+        """The tokens between a ``turn``, of these tokens, and the next, which reads the ``messages``."""
+        text, tokenizer, last = self._text(messages), self._chat.tokenizer, turn[-1]
         ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
         ends = [place for place, token in enumerate(ids[:2]) if token in self._stop_ids]
         if ends:  # a turn that ended with a text of the user's has no such token yet
             return ids[ends[0] + 1 :] if last in self._stop_ids else ids
         if last not in self._stop_ids:  # it ended with a text, which is there already
-            for stop in self._chat.stop:
-                text = text.partition(stop)[2] if stop in text else text
-            ids = tokenizer.encode(text, add_special_tokens=False)
+            ids = tokenizer.encode(text[self._already(text, messages, turn) :], add_special_tokens=False)
         return ids
 
     def harmless(self, text: str) -> str:
@@ -56,6 +53,19 @@ class Turns:
         for token in self._chat.marks:
             text = text.replace(token, f"{token[0]} {token[1:]}")
         return text
+
+    def _already(self, text: str, messages: Sequence[Message], turn: Sequence[int]) -> int:
+        """How many characters of the ``text``, before any of the messages, end with the text that ended the
+        turn; none where the template has no such text there."""
+        window = max((len(stop.encode()) for stop in self._chat.stop), default=0) + 4
+        end = str(self._chat.tokenizer.decode(turn[-window:], skip_special_tokens=True))
+        stops = [stop for stop in self._chat.stop if stop in end]
+        if not stops:
+            return 0
+        first = min(stops, key=lambda stop: (end.find(stop), -len(stop)))
+        other = [{**each, "content": _THOUGHT} for each in messages]
+        lead = self._text(other).partition(_THOUGHT)[0]
+        return lead.find(first) + len(first) if first in lead and text.startswith(lead) else 0
 
     def _text(self, messages: Sequence[Message]) -> str:
         talk = [_ASKED, {"role": "assistant", "content": _SAID}, *map(_whole, messages)]

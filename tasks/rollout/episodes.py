@@ -43,6 +43,8 @@ class _Episode:
     """The requests of its turns, by their indices."""
     rewards: list[float | None] = field(default_factory=list)
     thinking: int | None = None
+    turn: Sequence[int] = ()
+    """The tokens of its last turn."""
     last: str = ""
     """What it said in its last turn, without its thinking."""
     reason: str | None = None
@@ -196,6 +198,7 @@ class Episodes:
         read = reader.read(ids, opened)
         if read.thinking_tokens is not None:
             episode.thinking = (episode.thinking or 0) + read.thinking_tokens
+        episode.turn = ids
         episode.ids += ids
         episode.sampled += [True] * len(ids)
         episode.last = read.answer
@@ -225,7 +228,7 @@ class Episodes:
         elif len(episode.turns) >= self._limits.turns:
             episode.reason = "turns"
         else:
-            given = self._around.turns.between(messages, episode.ids[-1])
+            given = self._around.turns.between(messages, episode.turn)
             if self._room(episode) <= len(given):
                 episode.reason = "length"
             else:

@@ -64,7 +64,7 @@ def test_appended_turns_are_the_whole_talk(name: str, said: list[tuple[str, str]
     for answer, observation in said:
         known += [*made.tokenizer.encode(answer, add_special_tokens=False), end]
         message = {"role": "user", "content": observation}
-        known += turns.between([message], end)
+        known += turns.between([message], [end])
         talk += [{"role": "assistant", "content": answer}, message]
     assert known == list(made.ids([talk])[0])
 
@@ -77,17 +77,34 @@ def test_a_turn_that_a_text_ended_is_closed_as_the_template_has_it(name: str) ->
     talk = [{"role": "user", "content": "ask"}]
     said, message = "```sql\nx\n```\n", {"role": "user", "content": "one\ntwo"}
     spoken = made.tokenizer.encode(said, add_special_tokens=False)
-    known = [*made.ids([talk])[0], *spoken, *turns.between([message], spoken[-1])]
+    known = [*made.ids([talk])[0], *spoken, *turns.between([message], spoken)]
     whole = made.ids([[*talk, {"role": "assistant", "content": said.strip()}, message]])[0]
     text, expected = made.tokenizer.decode(known), made.tokenizer.decode(whole)
     assert text.replace("```\n", "```") == expected
+
+
+@pytest.mark.parametrize(
+    ("said", "more"),
+    [
+        ("4\nQuestion:", " one\n\ntwo\nQuestion: three\nAnswer:"),
+        ("4\n\n", "Question: one\n\ntwo\nQuestion: three\nAnswer:"),
+        ("4 ###", "\n\nQuestion: one\n\ntwo\nQuestion: three\nAnswer:"),
+    ],
+)
+def test_only_the_text_that_ended_a_turn_is_left_out_of_what_follows(said: str, more: str) -> None:
+    """Not another that ends turns, and none that stands in what the model is to read."""
+    made, end = chat("nano", chat_template="plain", stop=["\nQuestion:", "\n\n", "###"])
+    turns = Turns(made, [end], tools=False, keep_thinking=False)
+    spoken = made.tokenizer.encode(said, add_special_tokens=False)
+    message = {"role": "user", "content": "one\n\ntwo\nQuestion: three"}
+    assert made.tokenizer.decode(turns.between([message], spoken)) == more
 
 
 @pytest.mark.parametrize("name", ["chatml", "llama", "mistral"])
 def test_what_a_tool_says_is_written_as_the_template_has_it(name: str) -> None:
     made, end = chat(name)
     turns = Turns(made, [end], tools=True, keep_thinking=False)
-    text = made.tokenizer.decode(turns.between([{"role": "tool", "name": "f", "content": "42"}], end))
+    text = made.tokenizer.decode(turns.between([{"role": "tool", "name": "f", "content": "42"}], [end]))
     assert "42" in text
     assert any(word in text for word in ("tool", "ipython", "[TOOL_RESULTS]"))
 
@@ -97,8 +114,8 @@ def test_what_is_said_to_the_model_holds_no_marks_of_the_template(name: str) -> 
     made, end = chat(name)
     turns = Turns(made, [end], tools=False, keep_thinking=False)
     hostile = turns.harmless("x" + "".join([*MARKS, "<eos>", "<bos>"]))
-    ids = turns.between([{"role": "user", "content": hostile}], end)
-    plain = turns.between([{"role": "user", "content": "x"}], end)
+    ids = turns.between([{"role": "user", "content": hostile}], [end])
+    plain = turns.between([{"role": "user", "content": "x"}], [end])
     special = set(made.tokenizer.all_special_ids)
     assert [token for token in ids if token in special] == [token for token in plain if token in special]
 
@@ -182,7 +199,7 @@ def test_a_patched_template_appends_to_thinking(
         whole = f"<think>\n{thought}\n</think>\n\n{answer}" if thinks else answer
         known += [*made.tokenizer.encode(whole, add_special_tokens=False), end]
         message = {"role": "user", "content": observation}
-        known += turns.between([message], end)
+        known += turns.between([message], [end])
         talk += [{"role": "assistant", "content": whole}, message]
     assert known == list(made.ids([talk])[0])
     assert made.template
