@@ -12,10 +12,12 @@ from flows.execution.runner import Runner
 from flows.stage_table.stages import Node
 from params.errors import OstinatoError
 from tasks.report.run.page import write
-from tasks.report.run.state import rewrite_state
+from tasks.report.run.state import SHORTEST_SILENCE, rewrite_state
 
 EVERY = 20.0
 """Seconds between two pages, at least: writing one takes about half of one."""
+PAUSE = 20.0
+"""The same, in the time that the last page took: a long run's takes longer."""
 LONGEST = 400
 """Characters of a message that the page shows."""
 
@@ -33,7 +35,7 @@ class LiveReport:
     ) -> None:
         """``nodes``: every stage of the run; ``told``: called with each round that has ended."""
         self._runner, self._told, self._clock = runner, told, clock
-        self._written = clock()
+        self._written, self._cost = clock(), 0.0
         self._left = Counter(node.round for node in nodes)
         self._round = self._seen = 0
 
@@ -62,9 +64,11 @@ class LiveReport:
         for round in range(ended, self._round):
             for tell in self._told:
                 tell(round)
-        if self._clock() - self._written >= EVERY:
+        began = self._clock()
+        if began - self._written >= min(max(EVERY, PAUSE * self._cost), SHORTEST_SILENCE / 2):
             write(self._runner.directory, str(os.getpid()))
             self._written = self._clock()
+            self._cost = self._written - began
 
     def stopped(self, node: Node, error: BaseException) -> None:
         """The run ends at that stage. The page's figures are brought up to date too, unless an interrupt

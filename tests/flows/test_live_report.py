@@ -14,10 +14,12 @@ from typing import Any, cast
 
 import pytest
 
+from flows.execution import live_report
 from flows.execution.live_report import EVERY, LiveReport
 from flows.execution.runner import Runner
 from flows.stage_table.stages import Node
 from tasks.report.run.page import write
+from tasks.report.run.state import SHORTEST_SILENCE
 from tests.flows.conftest import NANO, Workspace, events, kill_inside
 from tests.tasks.report.synthetic_run import SyntheticRun
 
@@ -76,6 +78,25 @@ def test_not_before_its_time_and_not_within_a_round(going: Going) -> None:
     going.now = 2 * EVERY
     assert [going.done(round) for round in (1, 1, 2, 2, 3)] == [False, True, False, False, False]
     assert going.told == [0, 1, 2, 3]  # trackers hear of every round
+
+
+@pytest.mark.parametrize(("cost", "pause"), [(0.1, EVERY), (3.0, 60.0), (100.0, SHORTEST_SILENCE / 2)])
+def test_pages_that_take_long_are_written_less_often(
+    going: Going, monkeypatch: pytest.MonkeyPatch, cost: float, pause: float
+) -> None:
+    """And often enough for a reader's page to know that the run goes on."""
+
+    def slow(directory: Path, process: str) -> None:
+        going.now += cost
+        write(directory, process)
+
+    monkeypatch.setattr(live_report, "write", slow)
+    going.now = EVERY
+    assert [going.done(round) for round in (0, 0)] == [False, True]
+    going.now += pause - 1
+    assert [going.done(round) for round in (1, 1)] == [False, False]
+    going.now += 1
+    assert [going.done(round) for round in (2, 2)] == [False, True]
 
 
 def test_a_round_has_ended_when_all_before_it_have(going: Going) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -65,6 +66,10 @@ UPDATE_FIGURES = {
     "merge_loss": "merge_loss",
 }
 """Columns that come from an update's ``metrics.json``, and their names there."""
+
+
+FIGURED = ("group", "reward", "finish_reason", "response_ids", "sampled", "behaviour_logp")
+"""The columns of rollouts that the figures of a round are made of; the others may be many times as large."""
 
 
 @dataclass(frozen=True)
@@ -198,10 +203,13 @@ def read_json(artefact: Artefact, name: str) -> Any:
     return json.loads(_checked(artefact, name).read_bytes())
 
 
-def read_rows(artefact: Artefact, name: str, plain: bool = False) -> pa.Table:
-    """One table of an artefact, checked, or with ``plain`` its columns without tokens; raises ``Damaged``."""
+def read_rows(
+    artefact: Artefact, name: str, plain: bool = False, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """One table of an artefact, checked, or some ``columns`` of it, or with ``plain`` those without tokens;
+    raises ``Damaged``."""
     path = _checked(artefact, name)
-    return read_table(path, plain_columns(path) if plain else None)
+    return read_table(path, plain_columns(path) if plain else columns)
 
 
 def _checked(artefact: Artefact, name: str) -> Path:
@@ -249,7 +257,7 @@ def _answers_figures(artefact: Artefact, params: Params, round: int) -> Row:
     thinned = artefact.thinned
     if thinned and "rollouts.parquet" in thinned.dropped:
         return dict(thinned.figures)
-    return rollout_figures(read_rows(artefact, "rollouts.parquet"), params, round)
+    return rollout_figures(read_rows(artefact, "rollouts.parquet", columns=FIGURED), params, round)
 
 
 def rollout_figures(rollouts: pa.Table, params: Params, round: int) -> Row:

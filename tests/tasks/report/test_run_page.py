@@ -6,14 +6,18 @@ import csv
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from params.base import BadInput
 from tasks.artefacts.artefact import Damaged
+from tasks.artefacts.tables import read_table
 from tasks.report.format import duration, number, percent, points
+from tasks.report.run import data as run_data
 from tasks.report.run.data import COLUMNS
 from tasks.report.run.page import collect, rounds_table, summary, write
 from tasks.report.run.words import cautions, clear, setting
@@ -44,6 +48,26 @@ def test_the_buffer_has_its_charts_where_there_is_one(tmp_path: Path, finished: 
     assert Page(page).find("section", id="replay")
     cells = Page(page).find("td")
     assert {"8 of 8 right", "7 of 8 right", "4 or fewer"} <= set(cells)
+
+
+def test_a_rounds_figures_are_made_of_the_columns_that_they_need(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[set[str]] = []
+
+    def noted(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+        table = read_table(path, columns)
+        if path.name == "rollouts.parquet":
+            asked.append(set(table.column_names))
+        return table
+
+    monkeypatch.setattr(run_data, "read_table", noted)
+    data = collect(finished)
+    assert len(asked) == 10
+    assert not set.union(*asked) & {"prompt_ids", "top_ids", "top_logp", "entropy", "trace"}
+    path = finished / "round-03" / "rollout" / "rollouts.parquet"
+    whole = run_data.rollout_figures(read_table(path), data.params, 3)
+    assert {name: data.rounds[3][name] for name in whole} == whole
 
 
 def test_the_tails_of_the_mismatch_have_charts_and_ages_where_there_are_some(
