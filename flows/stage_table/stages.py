@@ -13,11 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from types import ModuleType
+from typing import Any
 
 from flows.stage_table import rows
 from flows.stage_table.stage_def import POLICY, StageDef
 from params import user_code
-from params.base import BadInput, nearest
+from params.base import BadInput, nearest, value_at
 from params.schema import Params
 
 
@@ -75,9 +76,9 @@ class Plan:
         self.params = params
         self.table = table_of(params)
         self._rounds = {name: frozenset(row.all_rounds(params)) for name, row in self.table.items()}
-        self._policy = next(
-            name for name, row in self.table.items() if row.makes_policies() and self._rounds[name]
-        )
+        for row in self.table.values():
+            _check(row, self.table, params)
+        self._policy = self._maker()
         self._start = next(
             (row for name, row in self.table.items() if row.starts() and self._rounds[name]), None
         )
@@ -127,6 +128,15 @@ class Plan:
                 inputs[name] = place_of(self._start, 0)
         return Node(place_of(row, round), row, round, inputs, row.outside(self.params, round))
 
+    def _maker(self) -> str:
+        """The stage that makes the policy of each round."""
+        name, *more = (
+            name for name, row in self.table.items() if row.makes_policies() and self._rounds[name]
+        )
+        for other in more:
+            raise BadInput(f"stages: {other}: makes the policy of each round, as {name} does; expected one")
+        return name
+
     def _read(self, row: StageDef) -> list[tuple[str, StageDef, int]]:
         """The inputs of a row in this run: name, what makes it, and in which round from the row's."""
         lag = self.params.rollout.lag
@@ -152,6 +162,21 @@ class Plan:
             raise BadInput(f"stages: {' <- '.join(error.args[1])} read each other in one round") from None
         names = {row.name for row in chosen}
         return [self.table[name] for name in order if name in names]
+
+
+def _check(row: StageDef, table: Mapping[str, StageDef], params: Params) -> None:
+    """Refuse a row that reads what no stage makes or what is no parameter."""
+    for source in row.inputs.values():
+        if source.stage not in (POLICY, *table):
+            raise BadInput(f"stages: {row.name}: input '{source.stage}'{nearest(source.stage, table)}")
+    for path in row.parameters(params):
+        section: Any = params
+        for part in path.split("."):
+            try:
+                section = value_at(section, part)
+            except (AttributeError, KeyError):
+                known = section if isinstance(section, dict) else getattr(type(section), "model_fields", ())
+                raise BadInput(f"stages: {row.name}: reads '{path}'{nearest(part, known)}") from None
 
 
 def plan(params: Params) -> Plan:

@@ -160,3 +160,27 @@ def test_a_second_row_of_one_name_is_refused(tmp_path: Path, monkeypatch: pytest
     )
     with pytest.raises(BadInput, match="twice_a_rollout has a second row 'rollout'"):
         stage_table(("twice_a_rollout",))
+
+
+@pytest.mark.parametrize(
+    ("number", "change", "said"),
+    [
+        (1, ('StageInput("rollout")', 'StageInput("rolout")'), "input 'rolout'; did you mean 'rollout'"),
+        (2, ('("seed",)', '("sede",)'), "reads 'sede'; did you mean 'seed'"),
+        (
+            3,
+            ('("seed",)', '("rollout.temprature",)'),
+            "reads 'rollout.temprature'; did you mean 'temp",
+        ),
+        (4, ('evaluation")', 'evaluation", makes_policy=True)'), "makes the policy of each round, as"),
+    ],
+)
+def test_a_row_that_cannot_be_is_refused_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, change: tuple[str, str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert change[0] in STAGE
+    (tmp_path / f"wrong_row_{number}.py").write_text(STAGE.replace(*change))
+    with pytest.raises(BadInput, match=f"stages: lengths: {said}") as refused:
+        plan(compose("nano", "sums", "grpo", [f"stages=[wrong_row_{number}]"]))
+    assert "\n" not in str(refused.value)
