@@ -139,6 +139,8 @@ def _check_replay(params: Params, part: Hooks | None) -> None:
     named = f"method.replay {choice.name if choice else 'null'}"
     if part:
         _check_source(params, part, named)
+    if part and part.hint:
+        _check_hints(params, named)
     if rules.admit == "method" and not (part and part.admit):
         raise BadInput(
             f"replay.admit: method, but {named} has no rule of its own; expected correct or all, or a "
@@ -177,6 +179,14 @@ def _check_source(params: Params, part: Hooks, named: str) -> None:
             raise BadInput(f"rollout.refill_batches: {chooser}; expected 0")
         if params.curriculum and params.curriculum.latest_rounds:
             raise BadInput(f"curriculum.latest_rounds: {chooser}; expected 0")
+
+
+def _check_hints(params: Params, named: str) -> None:
+    """Refuse an environment in a run whose method begins the answers."""
+    tasks = {"task": params.task, **{f"tasks.{name}": task for name, task in params.tasks.items()}}
+    for where, task in tasks.items():
+        if task.environment is not None:
+            raise BadInput(f"{where}.environment: {named} begins answers; expected null with it")
 
 
 def chosen(model: str, task: str, method: str, settings: Sequence[str]) -> Params:

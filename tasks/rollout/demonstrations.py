@@ -83,8 +83,6 @@ def hinted(job: Job, problems: pa.Table) -> pa.Table:
     part = contract.find(choice.name, "draw", "method.replay") if choice else None
     if choice is None or part is None or part.hint is None:
         return bare
-    if params.task.environment:
-        raise BadInput(f"method.replay: {choice.name} begins answers; expected task.environment null with it")
     config, tokenizer = choice.resolve(part.Config, "method.replay"), job_policy(job).tokenizer
     prompts = job_prompts(job).encode(problems.to_pylist())
     room = params.model.context - params.rollout.max_response_tokens

@@ -85,6 +85,7 @@ def test_every_preset_passes_the_door() -> None:
         ("rlep", ["replay.admit=method"], "replay.admit: method, but method.replay rlep has no rule"),
         ("grpo", ["replay.admit=method"], "replay.admit: method, but method.replay null has no rule"),
         ("dph-rl", ["replay.admit=correct"], "replay: method.replay dph_rl replays the base model's answers"),
+        ("uft", ["task.environment=guess"], "task.environment: method.replay uft begins answers"),
         ("dph-rl", ["method.replay.least_right=9"], "least_right must not exceed method.replay.samples"),
     ],
 )
