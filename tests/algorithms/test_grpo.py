@@ -8,17 +8,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from algorithms.grpo import Config, token_loss
 
 CONFIG = Config(clip_low=0.2, clip_high=0.28)
 
 
-def loss_and_slope(ratio: float, advantage: float) -> tuple[float, float]:
+def loss_and_slope(ratio: float, advantage: float, config: Config = CONFIG) -> tuple[float, float]:
     behaviour = torch.tensor([-1.5], dtype=torch.float64)
     logp = (behaviour + math.log(ratio)).requires_grad_(True)
     loss, _ = token_loss(
-        logp, behaviour, torch.tensor([advantage], dtype=torch.float64), torch.zeros(1).long(), CONFIG
+        logp, behaviour, torch.tensor([advantage], dtype=torch.float64), torch.zeros(1).long(), config
     )
     (slope,) = torch.autograd.grad(loss.sum(), logp)
     return float(loss.detach()), float(slope)
@@ -32,6 +33,25 @@ def test_value_and_gradient_are_the_definition(ratio: float, advantage: float) -
     stopped = (advantage > 0 and ratio > 1.28) or (advantage < 0 and ratio < 0.8)
     if not any(math.isclose(ratio, bound, rel_tol=1e-9) for bound in (0.8, 1.28)):
         assert slope == pytest.approx(0.0 if stopped else -ratio * advantage, abs=1e-9)
+
+
+@given(st.floats(0.05, 9.0), st.floats(-3.0, 3.0), st.floats(1.5, 4.0))
+def test_the_dual_clip_bounds_the_loss_of_negative_advantages_alone(
+    ratio: float, advantage: float, bound: float
+) -> None:
+    """verl's form: max(min(r A, clip(r) A), c A) where A < 0."""
+    config = Config(clip_low=0.2, clip_high=0.28, dual_clip=bound)
+    plain, plain_slope = loss_and_slope(ratio, advantage)
+    loss, slope = loss_and_slope(ratio, advantage, config)
+    cut = advantage < 0 and ratio > bound
+    assert loss == pytest.approx(-bound * advantage if cut else plain, abs=1e-9)
+    if not math.isclose(ratio, bound, rel_tol=1e-9):
+        assert slope == (0.0 if cut else pytest.approx(plain_slope, abs=1e-12))
+
+
+def test_a_dual_clip_within_the_other_is_refused() -> None:
+    with pytest.raises(ValidationError, match="greater than 1"):
+        Config(dual_clip=0.9)
 
 
 def test_on_policy_the_gradient_is_reinforce() -> None:
