@@ -21,8 +21,8 @@ from params.base import BadInput
 from params.load import read_params, read_yaml
 from params.store import StoreSettings
 from tasks.artefacts.artefact import Artefact, Damaged, replace_directory
+from tasks.artefacts.building import sweep
 from tasks.artefacts.record import RECORD, STEPS, Record
-from tasks.artefacts.store import sweep
 from tasks.remote.errors import RemoteTrouble
 
 FOLDER = "published"

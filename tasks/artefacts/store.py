@@ -6,12 +6,11 @@ import errno
 import fcntl
 import os
 import shutil
-import time
 import uuid
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -25,6 +24,7 @@ from tasks.artefacts.artefact import (
     seal,
     write_manifest,
 )
+from tasks.artefacts.building import beside, locked
 from tasks.artefacts.made_of import MadeOf
 
 SPARE = 256 * 2**20
@@ -32,8 +32,6 @@ SPARE = 256 * 2**20
 
 MOMENT = 1.0
 """Seconds until a lock counts as another process's: whoever only looks at it has it for less."""
-LOOKS = 0.02
-"""Seconds between two attempts at it."""
 
 Fill = Callable[[Path], dict[str, Any]]
 """Fills an empty directory and returns the manifest's facts."""
@@ -123,7 +121,7 @@ class Store:
         path = self._lock_file(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+") as handle:
-            if not _locked(handle, moment if busy or waits else 0.0):
+            if not locked(handle, moment if busy or waits else 0.0):
                 if busy:
                     raise BadInput(f"{busy} (process {self._said_holder(name)})")
                 if waits:
@@ -156,7 +154,7 @@ class Store:
         """Whether a process holds ``lock(name)``."""
         try:
             with self._lock_file(name).open("r+") as handle:
-                return not _locked(handle, 0.0)
+                return not locked(handle, 0.0)
         except FileNotFoundError:
             return False
 
@@ -214,58 +212,29 @@ class Store:
 
     def discard(self, path: Path) -> None:
         """Remove a directory of the workspace, at once for whoever looks: it is moved aside first."""
-        aside = self.beside(path.name)
-        path.rename(aside)
-        shutil.rmtree(aside)
+        with self.beside(path.name) as aside:
+            path.rename(aside)
+            shutil.rmtree(aside)
 
-    def beside(self, name: str) -> Path:
-        """Where something is built before it is moved to its place: nothing lies there."""
+    @contextmanager
+    def beside(self, name: str) -> Iterator[Path]:
+        """Where something is built before it is moved to its place."""
         building = self._work / "building"
         building.mkdir(parents=True, exist_ok=True)
-        sweep(building)
-        new = building / f"{name}.{os.getpid()}"
-        shutil.rmtree(new, ignore_errors=True)
-        return new
+        with beside(building, name) as new:
+            yield new
 
     def put(self, target: Path, build: Callable[[Path], object]) -> None:
         """Let ``build`` fill a directory beside ``target``, and move it there whole."""
-        new = self.beside(target.name)
-        new.mkdir()
-        try:
+        with self.beside(target.name) as new:
+            new.mkdir()
             build(new)
             replace_directory(new, target)
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
-
-
-def _locked(handle: IO[str], seconds: float) -> bool:
-    """Lock a file; False where that was not to be had in so many seconds."""
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(LOOKS)
-        else:
-            return True
 
 
 def free_bytes(place: Path) -> int:
     """Of the disk on which a directory lies, or will lie."""
     return shutil.disk_usage(next(path for path in (place, *place.parents) if path.exists())).free
-
-
-def sweep(building: Path) -> None:
-    """Remove what processes that no longer run left half-built."""
-    for path in building.iterdir():
-        owner = path.name.removesuffix(".old").rpartition(".")[2]
-        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
-            if path.is_file():
-                path.unlink(missing_ok=True)
-            else:
-                shutil.rmtree(path, ignore_errors=True)
 
 
 def link_tree(source: Path, target: Path) -> None:

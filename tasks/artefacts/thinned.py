@@ -35,10 +35,10 @@ def thin(
 
 def _say(store: Store, place: Path, now: Thinning) -> None:
     """Write it whole or not at all, and to the disk before a file goes."""
-    new = store.beside(place.name)
-    with new.open("wb") as handle:
-        handle.write(now.to_bytes())
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(new, place / THINNED)
+    with store.beside(place.name) as new:
+        with new.open("wb") as handle:
+            handle.write(now.to_bytes())
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(new, place / THINNED)
     sync_directory(place)

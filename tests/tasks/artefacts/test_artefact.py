@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import threading
@@ -98,6 +99,21 @@ def test_what_a_killed_process_left_half_built_is_swept(store: Store) -> None:
     left.mkdir(parents=True)
     store.make("update", "a" * 64, fill)
     assert not left.exists()
+
+
+@pytest.mark.parametrize("old", ["", ".old"])
+def test_what_another_machine_builds_is_left_alone(store: Store, old: str) -> None:
+    """A process of another machine, which this one's list of processes does not know, holds its lock."""
+    building = store.root / ".ostinato" / "building"
+    theirs = building / f"update-x.{'0' * 24}{2**22 + 1}{old}"
+    theirs.mkdir(parents=True)
+    lock = building / f"update-x.{'0' * 24}{2**22 + 1}.lock"
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        store.make("update", "a" * 64, fill)
+        assert theirs.exists()
+    store.make("update", "b" * 64, fill)
+    assert not list(building.iterdir())
 
 
 def test_an_artefact_from_elsewhere_is_adopted_only_if_it_is_the_right_one(
