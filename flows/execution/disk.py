@@ -47,8 +47,9 @@ class Use:
 
 
 def busy(store: Store) -> list[str]:
-    """The runs that a process is at."""
-    return [path.parent.name for path in records(store.root) if store.held(f"run-{path.parent.name}")]
+    """The runs that a process is at, whether or not they have a record yet; ``NAME-PLACE`` where DVC makes a
+    stage of one."""
+    return [name.removeprefix("run-") for name in store.all_held("run-")]
 
 
 def garbage(store: Store, dropped: Sequence[str] = ()) -> list[Garbage]:

@@ -158,6 +158,11 @@ class Store:
         except FileNotFoundError:
             return False
 
+    def all_held(self, begins: str) -> list[str]:
+        """The names, of those that begin so, whose ``lock`` a process holds."""
+        found = sorted((self._work / "locks").glob(f"{begins}*.lock"))
+        return [name for path in found if self.held(name := path.name.removesuffix(".lock"))]
+
     def holder(self, name: str) -> str | None:
         """The number of the process that holds ``lock(name)``, if that is known; None where none does."""
         return self._said_holder(name) if self.held(name) else None

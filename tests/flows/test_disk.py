@@ -205,6 +205,25 @@ def test_what_cannot_be_collected_is_one_line(tmp_path: Path, monkeypatch: pytes
         gc()
 
 
+@pytest.mark.parametrize("name", ["new", "it-round-01-update"])
+def test_nothing_is_collected_while_a_process_is_at_a_run_without_a_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A run that has just begun, one that is being pulled, and a stage that DVC makes."""
+    monkeypatch.setenv("OSTINATO_HOME", str(tmp_path))
+    store = Store(tmp_path)
+    loose = made(store, "model", 1, [])
+    with (
+        store.lock(f"run-{name}"),
+        store.lock(f"rollout-{name}"),
+        pytest.raises(BadInput, match=f"run {name}: a process is at it"),
+    ):
+        gc(yes=True)
+    assert loose.path.exists()
+    gc(yes=True)
+    assert not loose.path.exists()
+
+
 def test_artefacts_that_dvc_brought_into_a_run_keep_their_history(tmp_path: Path) -> None:
     store = Store(tmp_path)
     source = made(store, "rollout", 1, [])
