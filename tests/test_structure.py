@@ -41,7 +41,7 @@ FLOWS = {
     "execution": {"environment", "planner", "process", "stage_table"},
     "simulator": {"environment", "execution", "planner", "stage_table"},
     "sync": {"environment", "execution"},
-    "experiments": {"environment", "execution", "stage_table"},
+    "experiments": {"environment", "execution", "planner", "stage_table"},
     "dvc": {"execution", "experiments", "stage_table"},
     "prefect_assets": {"execution", "stage_table"},
     "prefect_hooks": {"environment", "execution", "prefect_assets", "sync"},

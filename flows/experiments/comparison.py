@@ -34,6 +34,8 @@ from flows.execution.source import SOURCE
 from flows.execution.validation import settled
 from flows.experiments.display import Display, display
 from flows.experiments.worker_pool import Run, WorkerPool
+from flows.planner.disk_gate import check_disk
+from flows.planner.memory_gate import check_memory
 from flows.stage_table.stages import stage_table, table_of
 from params.base import BadInput, nearest
 from params.compare_options import CompareOptions
@@ -161,6 +163,9 @@ def _checked(chosen: Sequence[Trial]) -> list[Trial]:
     for trial in chosen:
         try:
             params = settled(trial.params)
+            check_memory(params)
+            if trial.budget is None:  # else nobody knows how many rounds it takes
+                check_disk(params)
             if trial.seed == chosen[0].seed:  # the others read the same files
                 look(params)
             found.append(replace(trial, params=params))

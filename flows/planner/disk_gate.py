@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from typing import Any
+
 from flows.environment import workspace
 from flows.planner import capacity
 from flows.planner.memory_gate import known_shape
 from params.base import BadInput
 from params.keep import Keep
 from params.schema import Params
+from tasks.artefacts.record import RECORD, Record
 from tasks.artefacts.store import SPARE, free_bytes
 
 MASTER = 4
 """Bytes of a trained weight on disk, in float32."""
 SMOLLM2 = "SmolLM2-135M"
+FREE = frozenset({"guards", "keep", "rounds", "store", "threads", "trackers"})
+"""Parameters in which runs may differ that make the same policies."""
 LEAST = Keep(policies=("last", "best"), optimiser="last")
 """What a run can do with."""
 
@@ -23,8 +29,10 @@ def check_disk(params: Params) -> None:
     shape = known_shape("smollm2-135m" if SMOLLM2 in params.model.source else params.model.source)
     if shape is None:
         return
-    room, taken = free_bytes(workspace()) - SPARE, _policies_there()
-    needed = forecast(params, shape)
+    room, needed = free_bytes(workspace()) - SPARE, forecast(params, shape)
+    if needed <= room:  # what is there already decides nothing
+        return
+    taken = _own_policies(params)
     if needed > room + taken:
         raise BadInput(
             f"rounds: the policies of {params.rounds} rounds with their optimisers take "
@@ -35,8 +43,8 @@ def check_disk(params: Params) -> None:
 
 def _ways_out(params: Params, shape: capacity.Shape, room: float) -> str:
     """What would fit into the room, in words."""
-    fitting = (n for n in range(params.rounds, 0, -1) if forecast(_with(params, rounds=n), shape) <= room)
-    most = next(fitting, 0)
+    fewer = range(1, params.rounds + 1)  # of which more never take less
+    most = bisect_right(fewer, room, key=lambda n: forecast(_with(params, rounds=n), shape))
     found = [f"at most {most} rounds" if most else "fewer rounds"]
     if params.update.adapter == "full":
         found.append("or update.adapter=lora")
@@ -72,8 +80,21 @@ def _held(params: Params) -> tuple[int, int]:
     return policies, policies if keep.optimiser == "all" else min(rounds, 2)
 
 
-def _policies_there() -> int:
-    """Bytes of policies that are in the workspace already, some of them perhaps this run's."""
-    cache = workspace() / "artefacts"
-    folders = (*cache.glob("update-*"), *cache.glob("distil-*"))
-    return sum(file.stat().st_size for folder in folders for file in folder.rglob("*.safetensors"))
+def _own_policies(params: Params) -> int:
+    """Bytes of policies that are there already and that this run finds again: those of a run with the same
+    parameters, its own as a rule, that was ended or had fewer rounds. Others' stay where they are."""
+    own, found = _lasting(params.model_dump(mode="json")), [0]
+    for path in (workspace() / "runs").glob(f"*/{RECORD}"):
+        try:
+            record = Record.read(path.parent)
+        except BadInput:  # it says nothing of its policies
+            continue
+        if _lasting(record.params) == own:
+            places = [path.parent / step.place for step in record.policies()]
+            files = (file for place in places for file in place.rglob("*.safetensors"))
+            found.append(sum(file.stat().st_size for file in files))
+    return max(found)  # of two with the same parameters the files are the same
+
+
+def _lasting(params: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in params.items() if name not in FREE}
