@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ from flows.stage_table.stages import stage_table
 from params.base import BadInput
 from params.reward import several
 from params.schema import Params
+from params.views import TASK, of_set, of_task, told_of
 from tasks.artefacts.artefact import canonical, file_digest, replace_file
 from tasks.artefacts.store import Store
+from tasks.artefacts.tables import PROBLEMS
 from tasks.problems.contract import Tables, find_source
 from tasks.rewards.golds import bad_golds, tried_alone
 
@@ -27,17 +29,34 @@ LOOK_BYTES = 32 * 2**20
 
 
 def look(params: Params) -> None:
-    """Read the local files of problems as the stage will, right answers tried on the judge, and open the
-    tokenizer of a local model to count their prompts. Raises ``BadInput``.
+    """Read the local files of problems as the stages will, those of further tasks and of evaluation sets too,
+    right answers tried on the judge, and open the tokenizer of a local model to count their prompts. Raises
+    ``BadInput``.
 
     What was found good is not looked at again, as long as nothing of it has changed.
     """
     Store(workspace()).need(0, "run")
-    problems, folder = _Problems(params), params.model.folder()
+    folder = params.model.folder()
+    for place, view, asked in _views(params):
+        with told_of(place):
+            _look_at(place, view, folder, _Problems(view, asked))
+
+
+def _views(params: Params) -> Iterator[tuple[str, Params, bool]]:
+    """Where each task of the run stands, the parameters in which it is the task, and whether its problems are
+    only asked and not learnt from."""
+    yield TASK, params, False
+    for name in params.tasks:
+        yield f"tasks.{name}", of_task(params, name), False
+    for name in params.evaluate.sets:
+        yield f"evaluate.sets.{name}", of_set(params, name), True
+
+
+def _look_at(place: str, params: Params, folder: Path | None, problems: _Problems) -> None:
     mine = tuple(choice for choice in several(params.task.reward) if tried_alone(choice))
-    if not problems.readable and folder is None and not mine:
+    if not problems.readable and not mine and (folder is None or place != TASK):
         return
-    note = workspace() / ".ostinato" / "looked" / _identity(params, folder)
+    note = workspace() / ".ostinato" / "looked" / _identity(params, folder, problems.asked)
     if note.is_file():
         return
     tables = problems.read() if problems.readable else None
@@ -52,13 +71,15 @@ def look(params: Params) -> None:
 
 
 class _Problems:
-    """The source of a run's problems."""
+    """The source of a task's problems."""
 
-    def __init__(self, params: Params) -> None:
-        choice, self._params = params.task.problems, params
+    def __init__(self, params: Params, asked: bool) -> None:
+        """``asked``: as those of an evaluation set, of which what is held out is asked."""
+        choice, self._params, self.asked = params.task.problems, params, asked
         self._source = find_source(choice.name, "task.problems")
         self._config: Any = choice.resolve(self._source.Config, "task.problems")
-        files = self._source.files(self._config) if self._source.files else ()
+        of = (asked and self._source.held_out_files) or self._source.files
+        files = of(self._config) if of and (self._source.held_out or not asked) else ()
         size = sum(path.stat().st_size for path in files if path.is_file())
         here = bool(files) and SCHEME not in choice.model_dump_json()
         self.readable = here and size <= LOOK_BYTES
@@ -66,7 +87,11 @@ class _Problems:
 
     def read(self) -> Tables:
         """Training and held-out problems."""
-        return self._source.tables(self._config, self._params.task, self._params.seed)
+        task, seed = self._params.task, self._params.seed
+        if not self.asked:
+            return self._source.tables(self._config, task, seed)
+        assert self._source.held_out is not None
+        return PROBLEMS.empty_table(), self._source.held_out(self._config, task, None)
 
     @property
     def shown_answer(self) -> Callable[[str], str] | None:
@@ -86,21 +111,21 @@ def _look_at_model(params: Params, folder: Path, problems: _Problems, tables: Ta
 
     with output.captured(Path(os.devnull)):  # what libraries say here they say again in the run
         check(folder, params, params.model.source)
-        if tables:
+        if tables and not (problems.asked and params.task.prompt.examples):  # which the stage draws first
             tokenizer, prompt = load_tokenizer(folder, params), params.task.prompt
             prompts = Prompts(prompt, tokenizer, tables[0], params.seed, problems.shown_answer)
             fitting(tables, prompts, params, problems.place)
 
 
-def _identity(params: Params, folder: Path | None) -> str:
+def _identity(params: Params, folder: Path | None, asked: bool) -> str:
     """A digest of all that was looked at; of the model's files, size and time stand for the content."""
     facts = lasting_facts(stage_table()["problems"], params)
     files = sorted(folder.iterdir()) if folder else []
     model = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    chosen = params.model_dump(mode="json", include={"task": True, "model": True, "rollout": True})
+    chosen = params.model_dump(mode="json", include={"task", "model", "rollout", "evaluate"})
     reward = [
         file_digest(path) for part in requirements_of(stage_table()["rollout"], params) for path in part.files
     ]
     return hashlib.sha256(
-        canonical({**facts, "chosen": chosen, "model": model, "reward": reward})
+        canonical({**facts, "chosen": chosen, "model": model, "reward": reward, "asked": asked})
     ).hexdigest()

@@ -122,6 +122,11 @@ def _check_tasks(params: Params) -> None:
         task.problems.resolve(source.Config, f"tasks.{name}.problems")
         for choice in several(task.reward):
             chosen_reward(choice, f"tasks.{name}.reward")
+        if "s3://" in task.problems.model_dump_json():
+            raise BadInput(
+                f"tasks.{name}.problems: an address in a bucket; expected local files or the hub, "
+                "as only the run's own task may name one"
+            )
         longest = task.max_response_tokens or 0
         if longest > params.rollout.max_response_tokens:
             raise BadInput(

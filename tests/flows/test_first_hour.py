@@ -282,3 +282,20 @@ def test_a_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     before = lasting_facts(stage_table()["problems"], params)
     path.write_text(path.read_text() + "\n")
     assert lasting_facts(stage_table()["problems"], params) != before
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ("tasks={{other: {{problems: {{name: jsonl, path: {path}}}}}}}", "mine.jsonl:4: "),
+        ("evaluate.sets={{other: {{problems: {{name: jsonl, path: {path}}}}}}}", "mine.jsonl:4: "),
+        (
+            "tasks={{other: {{problems: {{name: jsonl, path: 's3://bucket/mine.jsonl'}}}}}}",
+            "tasks.other.problems: an address in a bucket; expected local files",
+        ),
+    ],
+)
+def test_further_tasks_and_sets_are_looked_at_too(tmp_path: Path, settings: str, said: str) -> None:
+    path = written(tmp_path, rows("Paris"))
+    with pytest.raises(BadInput, match=said):
+        chosen("nano", "sums", "grpo", [*SMALL, settings.format(path=path)])
