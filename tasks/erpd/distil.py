@@ -180,7 +180,8 @@ class Distillation:
         count = len(material.responses)
         wanted = min(self.config.measured_answers or count, count)
         chosen = [place * count // wanted for place in range(wanted)]
-        prompts, responses = ([of[i] for i in chosen] for of in (material.prompts, material.responses))
+        prompts = [material.prompts[i] for i in chosen]
+        responses = [material.responses[i] for i in chosen]
         origin = self.region.origin if self.region else copied(self.policy)
         measure = divergence_from(self.policy, origin, prompts, responses, self.temperature)
         return Region(self.policy, self.budget, measure, origin)
