@@ -21,8 +21,6 @@ from tasks.core.errors import StageFailure
 from tasks.core.json_process import JsonProcess, ProcessFailure, environment
 from tasks.core.stage import Job
 
-POLL_SECONDS = 0.5
-"""Between two looks at whether the run is given up."""
 Tell = Callable[[str, int, int, dict[str, float]], None]
 
 

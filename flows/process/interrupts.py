@@ -26,7 +26,7 @@ GRACE_SECONDS = 3.0
 """For stages to unwind and for Prefect to hear of it; then the process ends all the same."""
 AGAIN_SECONDS = 0.2
 """Between two times that processes are ended."""
-RESUMED = ("run", "lab", "compare", "evaluate", "stage")
+RESUMED = ("run", "lab", "compare", "evaluate", "stage", "what-if", "rescore")
 """Commands that go on where they were ended."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 KEEPER = "flows.process.keeper"

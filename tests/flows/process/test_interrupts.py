@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
+from flows.process import interrupts
 from tests.flows.conftest import NANO, Workspace, events
 from tests.flows.process.conftest import living
 
@@ -157,3 +158,11 @@ def test_before_the_first_stage_it_is_the_same(alone: Workspace) -> None:
         _, err = process.communicate(timeout=PATIENCE)
         assert (err, process.returncode) == (f"{LINE}\n", 130)
         assert _nothing_left(alone, [])
+
+
+@pytest.mark.parametrize("command", ["run", "what-if", "rescore", "stage"])
+def test_a_command_that_goes_on_where_it_ended_says_so(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["ostinato", command, "it"])
+    assert interrupts.line().endswith("the same command goes on from the last finished stage")
+    monkeypatch.setattr(sys, "argv", ["ostinato", "report", "it"])
+    assert interrupts.line() == "ostinato: interrupted"
