@@ -51,7 +51,7 @@ FLOWS = {
         *("environment", "execution", "prefect_assets", "prefect_hooks", "prefect_progress"),
         *("prefect_stages", "process", "stage_table", "sync"),
     },
-    "compare_flow": {"experiments"},
+    "compare_flow": {"experiments", "prefect_hooks"},
     "evaluate_flow": {
         *("environment", "execution", "prefect_hooks", "process", "stage_table", "sync", "train"),
     },
