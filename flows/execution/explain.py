@@ -43,6 +43,8 @@ class Explaining:
     """What is in the cache, by place."""
     _facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What a stage depends on in every round, by its name."""
+    _made: dict[str, dict[int, list[Artefact]]] = field(default_factory=dict)
+    """What there is of a stage, by its name and by round."""
 
     @cached_property
     def stages(self) -> dict[str, Explained]:
@@ -97,8 +99,11 @@ class Explaining:
         """The artefact from which a stage with these facts and digests of inputs differs least, and in what;
         ``apart`` is a fingerprint that does not count."""
         best: tuple[tuple[int, float], list[Cause], Artefact] | None = None
-        for found in _made(self.store, node.stage.name):
-            if found.fingerprint == apart or found.manifest.round != node.round:
+        name = node.stage.name
+        if name not in self._made:
+            self._made[name] = _made(self.store, name)
+        for found in self._made[name].get(node.round, ()):
+            if found.fingerprint == apart:
                 continue
             causes = differences(facts, inputs, found.manifest)
             age = -(found.path / MANIFEST).stat().st_mtime
@@ -108,14 +113,14 @@ class Explaining:
         return ([Cause("new")], None) if best is None else (best[1], best[2])
 
 
-def _made(store: Store, stage: str) -> list[Artefact]:
-    """Every artefact of a stage whose manifest can be read."""
-    found = []
+def _made(store: Store, stage: str) -> dict[int, list[Artefact]]:
+    """Every artefact of a stage whose manifest can be read, by round."""
+    found: dict[int, list[Artefact]] = {}
     for path in store.artefacts.glob(f"{stage}-*"):
         try:
             artefact = Artefact.open(path, check=False)
         except (Damaged, FileNotFoundError, NotADirectoryError):
             continue
         if artefact.manifest.stage == stage:
-            found.append(artefact)
+            found.setdefault(artefact.manifest.round, []).append(artefact)
     return found

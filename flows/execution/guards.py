@@ -60,8 +60,11 @@ def look(guards: Sequence[Guard], directory: Path, place: str, made: Artefact) -
 
 def _before(directory: Path, place: str, round: int, count: int) -> list[Artefact]:
     """What the stage made in the rounds before, the latest first."""
-    stage = place.rpartition("/")[2]
-    folders = [path.parent for path in directory.glob(f"round-*/{stage}/{MANIFEST}")] if count else []
-    numbered = [(int(folder.parent.name.removeprefix("round-")), folder) for folder in folders]
-    earlier = sorted((each for each in numbered if each[0] < round), reverse=True)
-    return [Artefact.open(folder, check=False) for _, folder in earlier[:count]]
+    stage, found = place.rpartition("/")[2], list[Artefact]()
+    for earlier in range(round - 1, -1, -1):
+        if len(found) == count:
+            break
+        folder = directory / f"round-{earlier:02d}" / stage
+        if (folder / MANIFEST).is_file():
+            found.append(Artefact.open(folder, check=False))
+    return found

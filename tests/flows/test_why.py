@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from flows.commands.why_command import why
-from flows.execution import fingerprint
+from flows.execution import explain, fingerprint
 from flows.execution.explain import Explaining
 from flows.execution.runner import Runner
 from flows.execution.source import ROOT, SourceTree
@@ -22,6 +22,7 @@ from params.base import BadInput
 from params.load import compose
 from params.schema import Params
 from tasks.artefacts.artefact import _digests
+from tasks.artefacts.store import Store
 from tasks.core.context import Context
 
 MADE = ("problems", "model", "round-01/rollout")
@@ -178,6 +179,15 @@ def test_in_words(ask: Why, capsys: pytest.CaptureFixture[str]) -> None:
     assert "rollout.temperature: 1.0 → 0.7" in said
     why("it/round-01/rollout", ["rollout.temperature=0.7"], False)
     assert "parameter rollout.temperature: 1.0 → 0.7" in capsys.readouterr().out
+
+
+def test_what_there_is_of_a_stage_is_read_once(finished_part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, asked = explain._made, list[str]()
+    monkeypatch.setattr(explain, "_made", lambda store, stage: asked.append(stage) or made(store, stage))
+    params = settled(parameters(finished_part, "rounds=3"))
+    said = Explaining(Store(finished_part), plan(params)).stages
+    assert sum(each.state == "to make" for each in said.values()) > len(asked)
+    assert len(asked) == len(set(asked))
 
 
 def test_a_run_on_what_another_has_made(
