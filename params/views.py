@@ -57,7 +57,8 @@ def of_set(params: Params, name: str) -> Params:
             "sets": {},
         }
     )
-    return params.model_copy(update={"task": task, "evaluate": evaluate})
+    rollout = params.rollout.model_copy(update={"problems_per_round": 1})  # it trains nobody
+    return params.model_copy(update={"task": task, "evaluate": evaluate, "rollout": rollout})
 
 
 def of_audit(params: Params) -> Params:

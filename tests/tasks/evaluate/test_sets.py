@@ -137,7 +137,9 @@ def test_a_count_is_drawn_by_the_seed_in_the_order_of_the_file(run_stage: RunSta
     assert drawn[0] != drawn[1]
 
 
-def test_examples_do_not_come_from_what_is_asked(run_stage: RunStage, tmp_path: Path) -> None:
+def test_examples_do_not_come_from_what_is_asked(
+    run_stage: RunStage, tiny_model: Artefact, tmp_path: Path
+) -> None:
     chosen = sums(tmp_path, 6, prompt={"examples": 2})
     with pytest.raises(BadInput, match="would be drawn from the problems that are asked"):
         run_stage(benchmark, of_set(parameters({"mine": chosen}), "mine"))
@@ -148,6 +150,9 @@ def test_examples_do_not_come_from_what_is_asked(run_stage: RunStage, tmp_path: 
     made = run_stage(benchmark, of_set(parameters({"mine": chosen}), "mine"))
     assert read_table(made.file("held_out.parquet")).num_rows == 4
     assert read_table(made.file("train.parquet")).num_rows == 3
+    asked = of_set(parameters({"mine": chosen}, "model.context=256"), "mine")
+    scores = run_stage(evaluate, asked, model=tiny_model, problems=made).json("scores.json")
+    assert scores["problems"] == 4
 
 
 def nodes(params: Params) -> Plan:
