@@ -162,8 +162,8 @@ def same_rows(one: Path, other: Path) -> dict[str, float]:
 def main() -> None:
     parser = shared.parser(__doc__)
     parser.add_argument("--every", type=float, default=20.0, help="seconds between two disturbances, about")
-    sizes = ["rounds=8", "rollout.problems_per_round=128", "rollout.samples_per_problem=64"]
-    sizes += ["evaluate.every=8", "task.held_out_count=16", "model.warm_start_steps=100"]
+    sizes = ["rounds=5", "rollout.problems_per_round=128", "rollout.samples_per_problem=64"]
+    sizes += ["evaluate.every=5", "task.held_out_count=16", "model.warm_start_steps=100"]
     parser.add_argument("--settings", nargs="*", default=sizes)
     chosen = shared.arguments(parser, settings=[*shared.TINY, "engine.name=server"], every=1.0)
     result = dict[str, dict[str, float]]()
