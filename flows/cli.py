@@ -30,6 +30,7 @@ from flows.commands.options import (
     TaskOption,
 )
 from flows.commands.plan_command import plan_round
+from flows.commands.settings_command import list_settings
 from flows.commands.start import Words, start
 from flows.environment import prepare_prefect, prepare_threads, workspace
 from flows.execution.external import policy_path
@@ -45,6 +46,7 @@ app = typer.Typer(
 app.add_typer(engines, name="engine")
 app.command("plan")(plan_round)
 app.command("ranks")(join_ranks)
+app.command("settings")(list_settings)
 
 
 @app.command()
