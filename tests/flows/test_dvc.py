@@ -104,7 +104,6 @@ def test_each_driver_takes_over_what_the_other_made(clone: Workspace) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.ci
 @pytest.mark.timeout(400)
 def test_a_changed_file_of_the_users_own_is_noticed_outside_the_project(
     tmp_path: Path, finished: Workspace

@@ -46,7 +46,6 @@ def test_a_mixture_learns_each_of_its_tasks_on_held_out_problems(empty: Workspac
 
 
 @pytest.mark.long
-@pytest.mark.ci
 @pytest.mark.timeout(600)
 def test_a_mixture_resumes_to_the_same_bytes(
     empty: Workspace, tmp_path: Path, prefect_server: dict[str, str]

@@ -21,7 +21,7 @@ from tests.flows.conftest import Workspace
     ("what", "trials"),
     [
         pytest.param("resume", 1, id="resume", marks=pytest.mark.ci),
-        pytest.param("cache", 2, id="cache", marks=pytest.mark.ci),
+        pytest.param("cache", 2, id="cache"),
         pytest.param("drivers", 2, id="drivers"),
     ],
 )

@@ -59,9 +59,8 @@ def test_a_server_that_the_system_refuses_for_a_moment_is_started_later(
 
 
 @pytest.mark.long
-@pytest.mark.ci
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.ci)])
 def test_runs_started_together_in_a_fresh_workspace_say_nothing_but_their_own(
     alone: Workspace, prefect_of: Servers, count: int
 ) -> None:
