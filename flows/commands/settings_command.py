@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
-from itertools import groupby
 from typing import Annotated, Any
 
 import typer
@@ -46,7 +46,7 @@ def list_settings(
         rows = [row for row in known if f"{row.key}.".startswith(f"{section}.")]
         if not rows:
             names = {
-                ".".join(parts[:n]) for row in known if (parts := row.key.split(".")) for n in range(1, 9)
+                name for row in known for name in itertools.accumulate(row.key.split("."), "{}.{}".format)
             }
             raise BadInput(f"{section}: no such key{nearest(section, names)}")
     if markdown:
@@ -65,7 +65,7 @@ def list_settings(
 def page(rows: Sequence[Described]) -> str:
     """A table for each section, as Markdown."""
     parts = [HEAD]
-    for name, group in groupby(sorted(rows, key=lambda row: "." in row.key), _section):
+    for name, group in itertools.groupby(sorted(rows, key=lambda row: "." in row.key), _section):
         heading = f"## `{name}`" if name else "## The run"
         lines = [f"| `{row.key}` | {_cell(shown(row.value))} | {_cell(row.meaning)} |" for row in group]
         parts.append("\n".join([heading, "", "| key | default | meaning |", "|---|---|---|", *lines, ""]))

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 import torch
 
@@ -18,17 +17,14 @@ from params.base import Choice
 from params.correction import Correction
 from params.load import compose, presets
 from params.method import Method
-from params.reward import RewardChoice
 from params.schema import Params, Replay, Update
 from tasks.artefacts.artefact import Artefact
-from tasks.artefacts.tables import read_table
 from tasks.policy.policy import Policy
 from tasks.replay.replay import opened, replay
 from tasks.update import replay_draw
 from tasks.update.mismatch import Mismatch
 from tasks.update.responses import Responses
 from tasks.update.update import update
-from tasks.update.weighing import weighed
 from tests.conftest import RunStage
 from tests.tasks.conftest import Nano, nano_parameters
 from tests.tasks.rollout_rows import parameters, rollout_artefact, rows
@@ -99,30 +95,6 @@ def test_every_drawn_row_is_learned_from_where_there_are_fewer_groups_than_steps
     assert said["steps"] == 2
     assert said["replayed"] == 4
     assert said["trained_tokens"] == said["tokens"] + said["replayed_tokens"]
-
-
-def test_what_has_an_advantage_of_its_own_does_not_change_that_of_others(
-    rollouts: Rollouts, snapshot: Any
-) -> None:
-    """Rewards that are normalised over the batch, beside rows that join no group."""
-    choices = [RewardChoice(name="math"), RewardChoice(name="similarity", weight=0.5)]
-    params = params_of(Method(reward_aggregation="normalise_then_sum"))
-    params = params.model_copy(update={"task": params.task.model_copy(update={"reward": tuple(choices)})})
-    made = read_table(rollouts(round=2).file("rollouts.parquet"))
-    made = made.filter(made["reward"].is_valid())
-    held = read_table(snapshot().file("buffer.parquet")).select(made.column_names)
-    both = pa.concat_tables([made, held.cast(made.schema)])
-    group = torch.full((len(held),), -1)
-    values = [*made["group"].to_pylist(), *group.tolist()]
-    both = both.set_column(both.column_names.index("group"), "group", pa.array(values, pa.int32()))
-    fresh = torch.arange(len(both)) < len(made)
-    own = torch.full((len(held),), 0.25)
-    drawn = Drawn(held, group, "objective", "current", own)
-    alone = weighed(made, fresh[: len(made)], None, params, params.method)
-    beside = weighed(both, fresh, drawn, params, params.method)
-    assert bool(alone.advantage.any())
-    assert torch.equal(beside.advantage[: len(made)], alone.advantage)
-    assert torch.equal(beside.advantage[len(made) :], own)
 
 
 def assert_finite(said: dict[str, Any]) -> None:
