@@ -38,7 +38,7 @@ MODULES = {
 STATE = "trackers.json"
 """In a run's directory: of each tracker its run, and what it was told."""
 
-ANY = (ImportError, OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError)
+ANY = (ImportError, OSError, RuntimeError, ValueError, LookupError)
 """What any library may raise whose server, key or file is at fault."""
 ERRORS = {
     "wandb": ("wandb.errors", "Error"),
