@@ -16,6 +16,7 @@ second round on with an adapter that was handed over.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -83,8 +84,8 @@ def run(folder: Path, home: Path, answers: random_models.Work, problems: int, mo
     ]
     words = ["-m", "flows.cli", "run", "--name", "round", "--model", str(folder), "--task", "sums"]
     words += [part for setting in settings for part in ("--set", setting)]
-    path = [str(Path(__file__).parent), str(shared.ROOT)]
-    around = environment(OSTINATO_HOME=str(home), PYTHONPATH=":".join(path))
+    path = os.pathsep.join([str(Path(__file__).parent), environment()["PYTHONPATH"]])
+    around = environment(OSTINATO_HOME=str(home), PYTHONPATH=path)
     if subprocess.run([sys.executable, *words], env=around, check=False).returncode:
         shared.refuse(f"{folder.name}: the run did not come to its end (see above)")
     return home / "runs" / "round"

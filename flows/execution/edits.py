@@ -11,7 +11,7 @@ from flows.execution.source import SOURCE, SourceTree
 from flows.stage_table.requirements import requirements_of
 from flows.stage_table.stage_def import StageDef
 from params.schema import Params
-from tasks.artefacts.artefact import file_digest
+from tasks.artefacts.digests import file_digest
 from tasks.core.errors import StageFailure
 
 

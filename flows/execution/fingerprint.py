@@ -18,7 +18,8 @@ from params.base import Choice, value_at
 from params.schema import Params
 from params.speed import lasting
 from params.views import told_of
-from tasks.artefacts.artefact import Artefact, canonical, file_digest
+from tasks.artefacts.artefact import Artefact, canonical
+from tasks.artefacts.digests import file_digest
 
 
 def fingerprint(

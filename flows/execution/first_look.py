@@ -18,7 +18,8 @@ from params.base import BadInput
 from params.reward import several
 from params.schema import Params
 from params.views import TASK, of_set, of_task, told_of
-from tasks.artefacts.artefact import canonical, file_digest, replace_file
+from tasks.artefacts.artefact import canonical, replace_file
+from tasks.artefacts.digests import file_digest
 from tasks.artefacts.store import Store
 from tasks.artefacts.tables import PROBLEMS
 from tasks.problems.contract import Tables, find_source

@@ -7,7 +7,7 @@ from typing import Any
 
 from flows.execution.remote_settings import settings_of
 from params.schema import Params
-from tasks.artefacts.artefact import file_digest
+from tasks.artefacts.digests import file_digest
 from tasks.core.context import Context
 from tasks.remote.progress import Tell
 

@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 from collections.abc import Container, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from pydantic import BaseModel, ConfigDict
 
 from params.base import BadInput
 from params.errors import OstinatoError
+from tasks.artefacts.digests import at_once, file_digest, pushed_digests
 from tasks.artefacts.role import Role
 
 MANIFEST = "manifest.json"
@@ -226,15 +228,19 @@ class Artefact:
         dropped = set(self.dropped)  # after the listing: what goes meanwhile is named before
         for name in sorted(listed - present - dropped):
             raise Damaged(f"{self.path / name}: missing")
-        for name, file in self.manifest.files.items():
-            if name not in dropped and not self._holds(name, file):
+        kept = [name for name in self.manifest.files if name not in dropped]
+        size = sum(self.manifest.files[name].bytes for name in kept)
+        for name, holds in zip(
+            kept, at_once([partial(self._holds, name) for name in kept], size), strict=True
+        ):
+            if not holds:
                 raise Damaged(f"{self.path / name}: its bytes do not match its digest")
         if gone := [name for name in self.dropped if name not in lacking]:
             raise Thinned(_gone(self.path, gone))
 
-    def _holds(self, name: str, file: File) -> bool:
+    def _holds(self, name: str) -> bool:
         """Whether a file is what the manifest says, or was dropped this moment."""
-        path = self.path / name
+        path, file = self.path / name, self.manifest.files[name]
         try:
             return path.stat().st_size == file.bytes and file_digest(path) == file.sha256
         except FileNotFoundError:
@@ -258,12 +264,11 @@ def source_of(artefact: Artefact) -> Source:
 
 def seal(directory: Path, **facts: Any) -> Manifest:
     """Write the manifest of a directory that is complete otherwise, and push all of it to the disk."""
-    files: dict[str, File] = {}
-    for path in sorted(p for p in directory.rglob("*") if p.is_file()):
-        with path.open("rb+") as handle:
-            os.fsync(handle.fileno())
-        name = path.relative_to(directory).as_posix()
-        files[name] = File(bytes=path.stat().st_size, sha256=file_digest(path))
+    paths = sorted(p for p in directory.rglob("*") if p.is_file())
+    files = {
+        path.relative_to(directory).as_posix(): File(bytes=path.stat().st_size, sha256=digest)
+        for path, digest in zip(paths, pushed_digests(paths), strict=True)
+    }
     digest = hashlib.sha256(canonical({name: file.sha256 for name, file in files.items()})).hexdigest()
     manifest = Manifest(files=files, digest=digest, **facts)
     write_manifest(directory, manifest)
@@ -282,22 +287,6 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
 def canonical(value: Any) -> bytes:
     """JSON with sorted keys and no spaces: equal values have equal bytes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-
-
-_digests: dict[tuple[int, int, int, int], str] = {}
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file. In one process, a file whose inode has not been written since is read once.
-
-    The time of the inode's change is left out: a hard link made or a directory renamed moves it.
-    """
-    stat = path.stat()
-    key = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
-    if key not in _digests:
-        with path.open("rb") as handle:
-            _digests[key] = hashlib.file_digest(handle, "sha256").hexdigest()
-    return _digests[key]
 
 
 def sync_directory(path: Path) -> None:

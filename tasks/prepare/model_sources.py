@@ -25,7 +25,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufCo
 
 from params.base import BadInput
 from params.schema import Params
-from tasks.artefacts.artefact import file_digest
+from tasks.artefacts.digests import file_digest
 from tasks.policy.load import load_tokenizer
 
 _PATTERNS = (

@@ -16,7 +16,8 @@ from typing import Annotated, Any
 from pydantic import Field, PositiveInt
 
 import params.base
-from tasks.artefacts.artefact import file_digest, write_json
+from tasks.artefacts.artefact import write_json
+from tasks.artefacts.digests import file_digest
 from tasks.problems.rows import digest
 from tasks.rewards.sql_text import tokens
 

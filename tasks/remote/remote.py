@@ -33,9 +33,9 @@ from tasks.artefacts.artefact import (
     Manifest,
     Source,
     Thinning,
-    file_digest,
     write_manifest,
 )
+from tasks.artefacts.digests import file_digest
 from tasks.artefacts.record import Record, Step
 from tasks.artefacts.store import Store
 from tasks.remote.claims import Contest, Owner

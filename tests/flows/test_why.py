@@ -21,7 +21,7 @@ from flows.stage_table.stages import plan
 from params.base import BadInput
 from params.load import compose
 from params.schema import Params
-from tasks.artefacts.artefact import _digests
+from tasks.artefacts.digests import _digests
 from tasks.artefacts.store import Store
 from tasks.core.context import Context
 

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from params.schema import Params
-from tasks.artefacts.artefact import Artefact, Damaged, file_digest
+from tasks.artefacts.artefact import Artefact, Damaged
+from tasks.artefacts.digests import file_digest
 from tasks.artefacts.record import Record, Step
 from tasks.artefacts.tables import plain_columns, read_table, sampled_lengths, truncated
 from tasks.core.seeds import numpy_generator

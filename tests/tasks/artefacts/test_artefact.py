@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from params.base import BadInput
+from tasks.artefacts import digests
 from tasks.artefacts.artefact import MANIFEST, Artefact, Damaged, replace_file
 from tasks.artefacts.store import Store, publish
 from tests.conftest import ROLES
@@ -64,6 +65,22 @@ def test_any_flipped_bit_of_any_file_is_noticed(store: Store, data: st.DataObjec
     path.write_bytes(bytes(content))
     with pytest.raises(Damaged, match=name):
         store.find("rollout", "f" * 64)
+
+
+def test_large_files_hashed_side_by_side_are_the_same_artefact(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = store.make("rollout", "f" * 64, fill)
+    monkeypatch.setattr(digests, "LARGE", 0)
+    large = store.make("rollout", "e" * 64, fill)
+    assert large.manifest.files == small.manifest.files
+    large.check()
+    (large.path / "deep" / "notes.json").write_text('{"x": 2}\n')
+    with pytest.raises(Damaged, match=r"notes.json: its bytes do not match"):
+        large.check()
+    large.path.joinpath("table.bin").unlink()
+    with pytest.raises(Damaged, match=r"table.bin: missing"):
+        large.check()
 
 
 def test_missing_and_foreign_files_are_noticed(store: Store) -> None:

@@ -13,7 +13,7 @@ import pytest
 from params.base import BadInput, Choice
 from params.load import compose
 from params.task import Task
-from tasks.artefacts.artefact import file_digest
+from tasks.artefacts.digests import file_digest
 from tasks.problems import bird, spider, sql_schema
 
 PETS = """
