@@ -209,7 +209,10 @@ class Runner:
     def finish(self) -> None:
         """Every stage is done."""
         policies = {step.round: step.place for step in self.record.policies() if step.place in self.nodes}
-        for round in {max(policies, default=0), best_round(scores(self.directory, self.record.steps)) or 0}:
+        for round in {
+            max(policies, default=0),
+            best_round(scores(self.directory, self.record.steps, {})) or 0,
+        }:
             if round in policies:  # another run, or this one with other rounds, may have dropped it
                 self.show_whole(policies[round], (MOMENTS,))
         self.thinning.drop(self.record, self.params)

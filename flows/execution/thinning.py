@@ -38,6 +38,7 @@ class Thinning:
         self._dropped: dict[str, Parts] = {}
         self._nodes: dict[int, list[Node]] = {}
         self._claims: dict[Path, tuple[Stamp, Claims]] = {}
+        self._scores: dict[str, float] = {}
         self._told = False
 
     def forget(self, place: str) -> None:
@@ -50,7 +51,8 @@ class Thinning:
             return
         if params.rounds not in self._nodes:
             self._nodes = {params.rounds: readers(params)}
-        found = unneeded(self._directory, record.steps, params.keep, self._nodes[params.rounds])
+        nodes = self._nodes[params.rounds]
+        found = unneeded(self._directory, record.steps, params.keep, nodes, self._scores)
         found = {place: parts for place, parts in found.items() if parts - self._dropped.get(place, set())}
         if not found:
             return
@@ -100,24 +102,27 @@ class Thinning:
         return True
 
 
-def unneeded(directory: Path, steps: Sequence[Step], keep: Keep, nodes: Sequence[Node]) -> dict[str, Parts]:
+def unneeded(
+    directory: Path, steps: Sequence[Step], keep: Keep, nodes: Sequence[Node], known: dict[str, float]
+) -> dict[str, Parts]:
     """What a run there with these steps can do without, by place; ``nodes`` are its stages and further
-    ones."""
+    ones, ``known`` the scores that were read, which takes up more."""
     needed = still_read(nodes, {step.place for step in steps})
-    return going(keep, steps, scores(directory, steps), needed)
+    return going(keep, steps, scores(directory, steps, known), needed)
 
 
-def scores(directory: Path, steps: Sequence[Step]) -> dict[int, float]:
-    """The held-out scores, mean@n, of the policies of a run there by round, as far as they are at hand."""
-    found: dict[int, float] = {}
-    for step in steps:
-        if step.stage == "evaluate" and step.round:
+def scores(directory: Path, steps: Sequence[Step], known: dict[str, float]) -> dict[int, float]:
+    """The held-out scores, mean@n, of the policies of a run there by round, as far as they are at hand; those
+    that are ``known``, by the evaluation's fingerprint, are not read again."""
+    evaluations = [step for step in steps if step.stage == "evaluate" and step.round]
+    for step in evaluations:
+        if step.fingerprint not in known:
             with suppress(Damaged, FileNotFoundError, NotADirectoryError):
                 made = Artefact.open(directory / step.place, check=False)
                 value = made.json("scores.json")["mean_at_n"]["value"]
-                if value is not None:
-                    found[step.round] = value
-    return found
+                if value is not None and made.fingerprint == step.fingerprint:
+                    known[step.fingerprint] = value
+    return {step.round: known[step.fingerprint] for step in evaluations if step.fingerprint in known}
 
 
 def claims_of(store: Store, directory: Path) -> Claims:
@@ -128,7 +133,7 @@ def claims_of(store: Store, directory: Path) -> Claims:
         params = record.parameters()
         nodes = readers(params)
         found = dict.fromkeys(_read_elsewhere(store, nodes), EVERY_PART)
-        without = unneeded(directory, record.steps, params.keep, nodes)
+        without = unneeded(directory, record.steps, params.keep, nodes, {})
     for step in record.steps:
         name = name_of(store, step)
         found[name] = found.get(name, frozenset()) | EVERY_PART - without.get(step.place, frozenset())
