@@ -34,7 +34,7 @@ from flows.execution.source import SOURCE
 from flows.execution.validation import settled
 from flows.experiments.display import Display, display
 from flows.experiments.worker_pool import Run, WorkerPool
-from flows.planner.disk_gate import check_disk
+from flows.planner.disk_gate import check_disk, check_disk_of_all
 from flows.planner.memory_gate import check_memory
 from flows.stage_table.stages import stage_table, table_of
 from params.base import BadInput, nearest
@@ -171,6 +171,7 @@ def _checked(chosen: Sequence[Trial]) -> list[Trial]:
             found.append(replace(trial, params=params))
         except BadInput as error:
             raise BadInput(f"{trial.name}: {error}") from None
+    check_disk_of_all([trial.params for trial in found if trial.budget is None])
     return found
 
 

@@ -1,8 +1,9 @@
-"""Before a run starts: whether its policies have room on the workspace's disk."""
+"""Before runs start: whether their policies have room on the workspace's disk."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from typing import Any
 
 from flows.environment import workspace
@@ -26,7 +27,7 @@ LEAST = Keep(policies=("last", "best"), optimiser="last")
 def check_disk(params: Params) -> None:
     """Raises ``BadInput`` where a run's policies and their optimisers would fill the disk; says nothing of a
     model whose shape is not known before it is loaded."""
-    shape = known_shape("smollm2-135m" if SMOLLM2 in params.model.source else params.model.source)
+    shape = _shape(params)
     if shape is None:
         return
     room, needed = free_bytes(workspace()) - SPARE, forecast(params, shape)
@@ -39,6 +40,25 @@ def check_disk(params: Params) -> None:
             f"{needed / 1e9:.0f} GB, and {workspace()} has {room / 1e9:.0f}; expected room for them, "
             f"{_ways_out(params, shape, room + taken)}"
         )
+
+
+def check_disk_of_all(runs: Sequence[Params]) -> None:
+    """The same of a comparison's runs together, each of which has room alone."""
+    room = free_bytes(workspace()) - SPARE
+    needs = [(params, forecast(params, shape)) for params in runs if (shape := _shape(params))]
+    if sum(needed for _, needed in needs) <= room:
+        return
+    more = sum(max(0.0, needed - _own_policies(params)) for params, needed in needs)
+    if more > room:
+        raise BadInput(
+            f"the policies of {len(needs)} runs with their optimisers take {more / 1e9:.0f} GB, and "
+            f"{workspace()} has {room / 1e9:.0f}; expected room for all: fewer seeds, arms or rounds, or "
+            "--set 'keep={policies: [last, best], optimiser: last}'"
+        )
+
+
+def _shape(params: Params) -> capacity.Shape | None:
+    return known_shape("smollm2-135m" if SMOLLM2 in params.model.source else params.model.source)
 
 
 def _ways_out(params: Params, shape: capacity.Shape, room: float) -> str:

@@ -97,6 +97,11 @@ def test_a_comparison_is_looked_at_before_its_runs_begin(room: pytest.MonkeyPatc
     large = of("update.adapter=full")
     with pytest.raises(BadInput, match=r"smoke-.*: rounds: the policies of 28 rounds"):
         _checked([replace(trial, params=large)])
+    fits = replace(trial, params=of("update.adapter=full", "rounds=5"))
+    _checked([fits])
+    another = replace(trial, seed=1, params=of("update.adapter=full", "rounds=5", "seed=1"))
+    with pytest.raises(BadInput, match=r"^the policies of 2 runs with their optimisers take \d+ GB, and"):
+        _checked([fits, another])
     room.setattr(device, "gpu_memory", lambda: 1e9)
     with pytest.raises(BadInput, match=r"smoke-.*: Qwen/.* samples on a GPU's 1 GB"):
         _checked([replace(trial, params=of())])
