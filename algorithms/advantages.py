@@ -6,15 +6,19 @@ import torch
 from torch import Tensor
 
 
-def group_advantage(rewards: Tensor, group: Tensor, scale_by_std: bool = True) -> Tensor:
+def group_advantage(
+    rewards: Tensor, group: Tensor, scale_by_std: bool = True, virtual: float | None = None
+) -> Tensor:
     """Group-relative advantages [S] of S responses, in ``rewards``' floating type.
 
         A_i = (r_i - mean(r)) / std(r)        (Shao et al. 2024, DeepSeekMath, arXiv 2402.03300, section 4.1)
 
     over the responses of ``group`` [S] (any integers), with the population standard deviation; without the
-    division where ``scale_by_std`` is False (Liu et al. 2025, Dr.GRPO, arXiv 2503.20783). A group whose
-    rewards are all equal, compared exactly, has advantages of exactly zero; no constant is added to the
-    deviation. Raises ``ValueError`` for a reward that is not finite and for shapes that differ.
+    division where ``scale_by_std`` is False (Liu et al. 2025, Dr.GRPO, arXiv 2503.20783). One more response
+    of the reward ``virtual`` counts in each group's mean and deviation where that is given (Nan et al. 2025,
+    NGRPO, arXiv 2509.18851, "advantage calibration"). A group whose rewards, that one included, are all
+    equal, compared exactly, has advantages of exactly zero; no constant is added to the deviation. Raises
+    ``ValueError`` for a reward that is not finite and for shapes that differ.
     """
     if rewards.shape != group.shape or rewards.ndim != 1:
         raise ValueError(f"rewards {tuple(rewards.shape)} and group {tuple(group.shape)} must be one [S]")
@@ -23,13 +27,18 @@ def group_advantage(rewards: Tensor, group: Tensor, scale_by_std: bool = True) -
     if not bool(torch.isfinite(exact).all()):
         raise ValueError("a reward is not finite")
     names, place = torch.unique(group, return_inverse=True)
+    values, of = exact, place
+    if virtual is not None:
+        values = torch.cat([exact, exact.new_full((len(names),), virtual)])
+        of = torch.cat([place, torch.arange(len(names), device=place.device)])
     blank = torch.zeros(len(names), dtype=torch.float64, device=exact.device)
-    lowest = blank.scatter_reduce(0, place, exact, "amin", include_self=False)
-    highest = blank.scatter_reduce(0, place, exact, "amax", include_self=False)
-    centred = exact - blank.scatter_reduce(0, place, exact, "mean", include_self=False)[place]
+    lowest = blank.scatter_reduce(0, of, values, "amin", include_self=False)
+    highest = blank.scatter_reduce(0, of, values, "amax", include_self=False)
+    centred = values - blank.scatter_reduce(0, of, values, "mean", include_self=False)[of]
     if scale_by_std:
-        variance = blank.scatter_reduce(0, place, centred.square(), "mean", include_self=False)
-        centred = centred / variance.sqrt()[place]
+        variance = blank.scatter_reduce(0, of, centred.square(), "mean", include_self=False)
+        centred = centred / variance.sqrt()[of]
+    centred = centred[: len(exact)]
     constant = (lowest == highest)[place]
     return torch.where(constant, torch.zeros_like(centred), centred).to(kind)
 

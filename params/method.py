@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import PositiveInt, model_validator
+from pydantic import FiniteFloat, PositiveInt, model_validator
 
 from params.base import BadInput, Choice, Config, validate
 from params.correction import Correction
@@ -18,6 +18,9 @@ class Method(Config):
 
     scale_by_std: bool = True
     """Divide a group's centred rewards by their (population) standard deviation."""
+    virtual_reward: FiniteFloat | None = None
+    """The reward of one more answer that counts in each group's mean and deviation: of the best one possible,
+    a group that is all wrong is pushed down (NGRPO); null: none."""
     reward_aggregation: Literal["sum_then_normalise", "normalise_then_sum"] = "sum_then_normalise"
     """How several rewards become one advantage: of their weighted sum; or each normalised within its group,
     then summed by weight and divided by the batch's standard deviation (GDPO)."""
@@ -49,6 +52,13 @@ class Method(Config):
             )
         if self.credit == "turn" and self.reward_aggregation == "normalise_then_sum":
             raise ValueError("method.credit: turn; expected reward_aggregation: sum_then_normalise with it")
+        if self.virtual_reward is not None and (
+            self.credit == "turn" or self.reward_aggregation == "normalise_then_sum"
+        ):
+            raise ValueError(
+                "method.virtual_reward: an answer's; expected credit: episode and reward_aggregation: "
+                "sum_then_normalise with it"
+            )
         return self
 
 

@@ -50,7 +50,7 @@ def weighed(table: pa.Table, fresh: Tensor, drawn: Drawn | None, params: Params,
         each, weights = _components(table, shaped, params.task.reward)
         advantage[own] = decoupled_advantage(each[own], weights, group[own])
     else:
-        advantage[own] = group_advantage(shaped[own], group[own], method.scale_by_std)
+        advantage[own] = group_advantage(shaped[own], group[own], method.scale_by_std, method.virtual_reward)
     if drawn and drawn.advantage is not None:
         advantage[~fresh] = drawn.advantage
     by_turn = None

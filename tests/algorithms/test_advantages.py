@@ -52,6 +52,27 @@ def test_equal_rewards_that_float_cannot_hold_are_still_zero() -> None:
     assert bool((group_advantage(rewards, torch.zeros(7, dtype=torch.int64)) == 0).all())
 
 
+@pytest.mark.parametrize("count", [1, 2, 8, 16])
+def test_beside_a_virtual_best_answer_a_group_that_is_all_wrong_is_pushed_down(count: int) -> None:
+    group = torch.zeros(count, dtype=torch.int64)
+    wrong = group_advantage(torch.zeros(count, dtype=torch.float64), group, virtual=1.0)
+    assert wrong.tolist() == pytest.approx([-1 / math.sqrt(count)] * count, abs=1e-12)
+    assert group_advantage(torch.ones(count), group, virtual=1.0).tolist() == [0.0] * count
+
+
+@given(REWARDS, st.booleans(), st.floats(-10, 10, width=32))
+def test_a_virtual_answer_is_one_more_of_each_group(
+    rows: list[tuple[int, float]], scaled: bool, virtual: float
+) -> None:
+    group = torch.tensor([g for g, _ in rows])
+    rewards = torch.tensor([r for _, r in rows], dtype=torch.float64)
+    found = group_advantage(rewards, group, scaled, virtual)
+    names = group.unique()
+    more = torch.full((len(names),), virtual, dtype=torch.float64)
+    whole = group_advantage(torch.cat([rewards, more]), torch.cat([group, names]), scaled)
+    torch.testing.assert_close(found, whole[: len(rows)], rtol=0, atol=0)
+
+
 def test_bad_rewards_are_refused() -> None:
     with pytest.raises(ValueError, match="finite"):
         group_advantage(torch.tensor([0.0, math.nan]), torch.tensor([0, 0]))
