@@ -31,7 +31,7 @@ from tests.conftest import RunStage
 from tests.tasks.rollout_rows import parameters, rollout_artefact, rows
 
 REWARDS = ((1.0, 0.0, 1.0), (1.0, 1.0, 1.0), (0.0, 1.0, 0.0), (1.0, 1.0, 0.0))
-METHODS = ("grpo", "dyjr", "drpo", "echorl", "gspo", "dr_grpo")
+METHODS = ("grpo", "dyjr", "drpo", "echorl", "gspo", "dr_grpo", "rl-zvp")
 
 
 def episodes(round: int = 1, entropy: bool = False) -> list[dict[str, Any]]:
@@ -126,7 +126,7 @@ def test_methods_learn_from_episodes(
     params = of(method)
     before: dict[str, Artefact] = {}
     for round in (1, 2):
-        made = episodes(round, entropy=method == "echorl")
+        made = episodes(round, entropy=method in ("echorl", "rl-zvp"))
         rolled = rollout_artefact(tmp_path / f"rollout-{round}", made, round)
         more = {}
         if params.method.replay:
