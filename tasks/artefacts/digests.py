@@ -58,5 +58,8 @@ def at_once(tasks: Sequence[Callable[[], T]], size: int) -> list[T]:
     """
     if size < LARGE or len(tasks) < 2:
         return [task() for task in tasks]
-    with ThreadPoolExecutor(min(len(tasks), _MOST_THREADS)) as pool:
+    pool = ThreadPoolExecutor(min(len(tasks), _MOST_THREADS))
+    try:
         return [future.result() for future in [pool.submit(task) for task in tasks]]
+    finally:
+        pool.shutdown(cancel_futures=True)  # whoever interrupts waits for what has begun alone
