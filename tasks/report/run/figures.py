@@ -137,7 +137,8 @@ def _agreeing(data: RunData) -> Figure | None:
         series("all right", COLOURS[0], rows, "all right"),
         series("all wrong", COLOURS[1], rows, "all wrong", dash=DASHED),
     ]
-    says = "Shares of the groups whose answers were all right, and all wrong: nothing for the objective."
+    says = "Shares of the groups whose answers were all right, and all wrong"
+    says += "." if data.params.method.virtual_reward is not None else ": nothing for the objective."
     look = replace(SHARES, sizes=THIRD)
     return lines_figure("agreeing", "Groups that agree", says, drawn, look, rows, ["all right", "all wrong"])
 

@@ -102,7 +102,8 @@ def cautions(data: RunData) -> list[str]:
     idle = next((row["constant_groups"] for row in reversed(data.rounds) if row["constant_groups"]), 0.0)
     if idle and idle > 0.7:
         found.append(
-            f"In the last round {percent(idle, 0)} of the groups were all right or all wrong: no signal."
+            f"In the last round {percent(idle, 0)} of the groups were all right or all wrong: nothing for "
+            "the objective."
         )
     return found
 
