@@ -7,8 +7,9 @@ in the clipped surrogate, over the objective's denominator; H_t is the entropy o
 over the whole vocabulary, and a constant. An uncertain token of a right answer is pulled up the most, a sure
 token of a wrong one pushed down the most. Groups that differ are the objective's, as without this term.
 
-Le et al. 2025, "No Prompt Left Behind", arXiv 2509.21880, equation 5. Ours: alpha's default, bounds of its
-own, and that a group of rewards between wrong and right agrees where they are equal, and counts as wrong.
+Le et al. 2025, "No Prompt Left Behind", arXiv 2509.21880, equation 5, whose full text was not at hand. Ours:
+alpha's default, bounds of its own, the denominator, and that a group of rewards between wrong and right
+agrees where they are equal, and counts as wrong.
 """
 
 from __future__ import annotations

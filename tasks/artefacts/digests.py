@@ -1,7 +1,7 @@
 """SHA-256 of files, and large ones of an artefact side by side.
 
-A core hashes 0.5 to 1.5 GB a second, so that the 15 GB of a 7B in four files take half a minute one after
-the other. While one file is pushed to the disk another can be hashed.
+A core hashes about 1 GB a second, so that the 15 GB of a 7B in four files take a quarter of a minute one
+after the other. While one file is pushed to the disk another can be hashed.
 """
 
 from __future__ import annotations
