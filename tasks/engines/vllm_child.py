@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +79,10 @@ class Vllm:
             self._policy.restore(policy)
             if self._rounded is not None:
                 self._rounded.take(held)
-            self._hand_over(policy, held)
-            engine, trainer = self._compare(self._rounded or self._policy)
+            with self._hand_over(policy, held):
+                trainer = self._probe.scores(self._rounded or self._policy)
+            engine = self._scores()
+            probe.check(engine, trainer, self._params.engine.probe_tolerance)
             probe.check_changed(engine, self._before[0], trainer, self._before[1])
             self._held, self._before = held, (engine, trainer)
 
@@ -174,32 +176,35 @@ class Vllm:
         self._held = None
         self._reply(self._start_seconds)
         self._policy.restore(None)
-        self._before = self._compare(self._policy)
+        self._before = (self._scores(), self._probe.scores(self._policy))
+        probe.check(*self._before, self._params.engine.probe_tolerance)
         self._held = BASE
 
-    def _hand_over(self, policy: Path | None, held: str) -> None:
-        if self._adapts:
-            self._adapters += 1
-            adapter = None if policy is None else str((policy / "adapter").absolute())
-            self._ask("adapt", adapter=adapter, name=f"policy-{held[:8]}", number=self._adapters)
-        elif policy is None and self._rounded is None:
-            self._take(self._base)
-        else:
-            merged = self._scratch / f"merged-{held[:8]}"
-            (self._rounded or self._policy).merged(merged)
-            self._take(merged)
-            shutil.rmtree(merged)
-
-    def _take(self, folder: Path) -> None:
-        self._ask("wake" if self._asleep else "reload", weights=str(folder.absolute()))
-        self._asleep = False
-
-    def _compare(self, expected: Policy | float8.Rounded) -> tuple[Tensor, Tensor]:
-        """The probe's scores, the engine's and the trainer's, which must agree."""
-        engine = self._scores()
-        trainer = self._probe.scores(expected)
-        probe.check(engine, trainer, self._params.engine.probe_tolerance)
-        return engine, trainer
+    @contextlib.contextmanager
+    def _hand_over(self, policy: Path | None, held: str) -> Iterator[None]:
+        """The engine takes a policy while the block runs, and holds it after."""
+        asked: dict[str, Any]
+        with contextlib.ExitStack() as after:
+            if self._adapts:
+                self._adapters += 1
+                adapter = None if policy is None else str((policy / "adapter").absolute())
+                name = f"policy-{held[:8]}"
+                asked = {"do": "adapt", "adapter": adapter, "name": name, "number": self._adapters}
+            else:
+                folder = self._base
+                if policy is not None or self._rounded is not None:
+                    folder = self._scratch / f"merged-{held[:8]}"
+                    after.callback(shutil.rmtree, folder, ignore_errors=True)
+                    (self._rounded or self._policy).merged(folder)
+                asked = {"do": "wake" if self._asleep else "reload", "weights": str(folder.absolute())}
+            patience = self._params.engine.reply_timeout
+            self._send(asked, patience)
+            with contextlib.ExitStack() as otherwise:
+                otherwise.callback(self._process.close, 0.0)  # whose reply would be taken for another's
+                yield
+                otherwise.pop_all()
+            self._reply(patience)
+            self._asleep = False
 
     def _scores(self) -> Tensor:
         """The engine's, of the probe."""

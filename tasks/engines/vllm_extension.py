@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.parent_death import die_with
+from tasks.engines.vllm_kernels import use_kernels
 
 
 class Extension:
     """Mixed into vLLM's worker."""
 
     def ostinato_hello(self) -> dict[str, Any]:
-        """How the server was started. From here on the worker dies with its server: alone, a server that is
-        killed leaves its workers, and their memory, behind."""
+        """How the server was started. From here on the worker takes kernels that it would not by itself, and
+        dies with its server: alone, a server that is killed leaves its workers, and their memory, behind."""
         die_with(os.getppid())
+        use_kernels()
         worker: Any = self
         model = worker.model_config
         return {

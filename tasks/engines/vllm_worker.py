@@ -44,12 +44,15 @@ class Worker:
         """Load the model that ``options``, the arguments of ``vllm.LLM``, name."""
         import vllm
 
+        from tasks.engines.vllm_kernels import use_kernels
+
         for architecture in architectures:
             known = vllm.ModelRegistry.models.get(architecture)
             if known is not None:  # by class: otherwise a second process starts, only to look at it
                 vllm.ModelRegistry.register_model(architecture, known.load_model_cls())
         gc.freeze()
         self._llm = vllm.LLM(**options)
+        use_kernels()
         gc.freeze()
         gc.enable()
 

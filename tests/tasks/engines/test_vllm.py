@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 import os
@@ -216,11 +217,31 @@ def test_a_stale_engine_is_refused_with_both_figures(
     engine.load(None)
     policy = trained(engine, tmp_path / "policy", 4, scale=0.01)
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "_hand_over", lambda policy, held: None)
+        patch.setattr(engine, "_hand_over", lambda policy, held: contextlib.nullcontext())
         with pytest.raises(EngineFailure, match=r"are 0\.000 nats from that one's and 0\.\d+ from"):
             engine.load(policy.path)
     engine.load(None)
     engine.load(policy.path)
+
+
+def test_where_the_trainer_fails_while_the_engine_takes_a_policy_the_next_load_starts_another(
+    engine: Vllm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = trained(engine, tmp_path / "policy", 9)
+    engine.load(None)
+    before = engine.generate(requests(), SAMPLING)
+
+    def no_memory(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._probe, "scores", no_memory)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            engine.load(policy.path)
+    engine.load(policy.path)
+    assert engine.generate(requests(), SAMPLING) != before
+    engine.load(None)
+    assert engine.generate(requests(), SAMPLING) == before
 
 
 def test_a_killed_process_is_an_engine_failure_and_the_next_load_starts_another(
@@ -267,7 +288,7 @@ def test_float8_weights_are_the_ones_that_the_trainer_expects(
             assert float((ours - own).abs().mean()) < 0.5 * float((ours - trainer).abs().mean())
         stale = trained(engine, tmp_path / "stale", 8, scale=0.02)
         with monkeypatch.context() as patch:
-            patch.setattr(engine, "_hand_over", lambda policy, held: None)
+            patch.setattr(engine, "_hand_over", lambda policy, held: contextlib.nullcontext())
             with pytest.raises(EngineFailure, match=r"other weights|the policy of before"):
                 engine.load(stale.path)
         engine.load(None)
