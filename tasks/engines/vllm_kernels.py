@@ -1,4 +1,4 @@
-"""RMS norms of vLLM on a CPU by the kernels of its own build, which it does not take there by itself: by torch's
+"""RMS norms of vLLM on a CPU by kernels of its own build, which it does not take there by itself: by torch's
 single operations they are a tenth of the time of sampling from a small model.
 
 They round once, where torch's operations round before the weight and after it.
