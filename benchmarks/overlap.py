@@ -7,13 +7,15 @@ One run with a lag of one, its stages one after the other, and the same run with
 digests, and rounds an hour of both, without the first two rounds, in which engines start. Each stage has one
 thread, so that the second core is what the overlap adds. Beside the seconds of the stages stands the
 processor time of all that a round needs, Prefect's server and the judge too: no order of stages makes a
-round shorter than that divided by the cores.
+round shorter than that divided by the cores. And beside the overlapped run what `ostinato plan --simulate`
+says of it from the other, before it is made.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -42,6 +44,21 @@ def run(home: Path, chosen: shared.argparse.Namespace, overlap: bool) -> tuple[R
     command += [part for setting in settings for part in ("--set", setting)]
     times.run(command, environment(OSTINATO_HOME=str(home), OMP_NUM_THREADS="1"))
     return Record.read(directory), times
+
+
+def predicted(home: Path) -> float:
+    """Seconds of a round side by side, from the first policy to the last, told from the run without."""
+    command = [sys.executable, "-m", "flows.cli", "plan", "--simulate", "--like", "it"]
+    command += ["--set", "rollout.overlap=true", "--json"]
+    told = subprocess.run(
+        command, env=environment(OSTINATO_HOME=str(home)), capture_output=True, text=True, check=True
+    )
+    return float(json.loads(told.stdout)["chosen"]["round_seconds"])
+
+
+def _all_rounds(record: Record) -> float:
+    ends = sorted(step.elapsed for step in record.policies())
+    return (ends[-1] - ends[0]) / (len(ends) - 1)
 
 
 def _updates(directory: Path) -> int:
@@ -95,6 +112,7 @@ def main() -> None:
             result[title] = figures(record, times)
             digests.append({step.place: step.digest for step in record.steps})
             shared.show(title, result[title])
+        foreseen, took = predicted(Path(home) / "False"), _all_rounds(record)
     one, beside = result.values()
     best = one["engine_seconds_a_round"] + one["trainer_seconds_a_round"]
     best /= max(one["engine_seconds_a_round"], one["trainer_seconds_a_round"])
@@ -103,8 +121,14 @@ def main() -> None:
         "at_most": best,
         "same_digests": float(digests[0] == digests[1]),
     }
+    simulated = {
+        "seconds_a_round_predicted": foreseen,
+        "measured": took,
+        "predicted_of_measured": foreseen / took,
+    }
     shared.show("ratio", ratio)
-    print(json.dumps({**result, "ratio": ratio}))
+    shared.show("simulated", simulated)
+    print(json.dumps({**result, "ratio": ratio, "simulated": simulated}))
 
 
 if __name__ == "__main__":
