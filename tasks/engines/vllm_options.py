@@ -112,11 +112,17 @@ def environment(params: Params) -> dict[str, str]:
             "VLLM_CPU_OMP_THREADS_BIND": ",".join(str(core) for core in sorted(os.sched_getaffinity(0))),
             "TORCHDYNAMO_DISABLE": "1",  # one small function would be compiled for two seconds
             "KMP_BLOCKTIME": "1",  # milliseconds that threads spin before they sleep
+            "THP_MEM_ALLOC_ENABLE": "1",  # tensors, and what the C library gives out, on pages of 2 MB where
+            "GLIBC_TUNABLES": _joined(os.environ.get("GLIBC_TUNABLES"), "glibc.malloc.hugetlb=1"),  # allowed
         }
         openmp = Path(sys.prefix) / "lib" / "libiomp5.so"
         if openmp.is_file():
-            settings["LD_PRELOAD"] = ":".join([str(openmp), *filter(None, [os.environ.get("LD_PRELOAD")])])
+            settings["LD_PRELOAD"] = _joined(str(openmp), os.environ.get("LD_PRELOAD"))
     return json_process.environment(**settings)
+
+
+def _joined(*parts: str | None) -> str:
+    return ":".join(filter(None, parts))
 
 
 def check_server(address: str, said: dict[str, Any], params: Params) -> None:
