@@ -24,15 +24,14 @@ from lost_servers import ONE_SMALL_ROUND, Pool, sampled
 from tasks.core.json_process import environment
 
 
-def predicted(home: Path, servers: int) -> dict[str, float]:
-    """Seconds of a round's rollout and of a whole round with so many servers, told from a run of one."""
+def predicted(home: Path, servers: int) -> float:
+    """Seconds of a round's rollout with so many servers, told from a run of one."""
     command = [sys.executable, "-m", "flows.cli", "plan", "--simulate", "--like", "it", "--json"]
     told = subprocess.run(
         [*command, "--servers", str(servers)],
         env=environment(OSTINATO_HOME=str(home)), capture_output=True, text=True, check=True,
     )  # fmt: skip
-    found = json.loads(told.stdout)["chosen"]
-    return {"rollout": found["stage_seconds"]["rollout"], "round": found["round_seconds"]}
+    return float(json.loads(told.stdout)["chosen"]["stage_seconds"]["rollout"])
 
 
 def main() -> None:
@@ -56,8 +55,8 @@ def main() -> None:
                 result[f"rollout_seconds_of_{home.name}"] = mean(last - first for first, last in spans)
         finally:
             pool.close()
-        result["predicted_of_one"] = predicted(homes[1], 1)["rollout"]
-        result["predicted_of_two"] = predicted(homes[1], 2)["rollout"]
+        result["predicted_of_one"] = predicted(homes[1], 1)
+        result["predicted_of_two"] = predicted(homes[1], 2)
     result["predicted_of_measured"] = result["predicted_of_two"] / result["rollout_seconds_of_two"]
     result["times_as_fast"] = result["rollout_seconds_of_one"] / result["rollout_seconds_of_two"]
     shared.show("a round's rollout", result)
