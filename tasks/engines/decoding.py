@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from tasks.engines.base import IDLE_SECONDS, EngineFailure, More, Request, Response, Sampling, no_more
 from tasks.engines.cascade import CascadeCache, Part
 from tasks.engines.drawing import Drawn, draw
-from tasks.engines.packed_layers import product
+from tasks.engines.packed_layers import Product, product
 from tasks.policy.hidden_states import hidden_states
 from tasks.policy.load import head_weight
 from tasks.policy.prefix_attention import Kernel, use_kernel
@@ -87,12 +87,13 @@ class Decoding:
         sampling: Sampling,
         room: Room,
         more: More = no_more,
+        head: Product | None = None,
     ) -> None:
-        """``more``: see ``Engine.generate``; what follows a request fits with it into what ``sampling``
+        """``head``: the model's last product, of its weight as it is now, where somebody has it. ``more``: see ``Engine.generate``; what follows a request fits with it into what ``sampling``
         allows, or takes memory beyond ``room``."""
         self._network, self._sampling, self._more = network, sampling, more
         self._going = more is not no_more
-        self._product = product(head_weight(network).detach())
+        self._product = head or product(head_weight(network).detach())
         self.asked = {index: request for family in families for index, request in family}
         """All requests by their indices, with those that came up."""
         prompt = max(len(family[0][1].prompt_ids) for family in families)

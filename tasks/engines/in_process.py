@@ -8,6 +8,8 @@ share prompts, and GPUs.
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,18 +21,32 @@ from transformers import PreTrainedModel
 from params.base import BadInput
 from params.schema import Params
 from tasks.core.device import side_by_side
-from tasks.engines import float8
-from tasks.engines.base import More, Request, Response, Sampling, identity, ignore, no_more
+from tasks.engines import float8, forks
+from tasks.engines.base import (
+    EngineFailure,
+    More,
+    Request,
+    Response,
+    Sampling,
+    identity,
+    ignore,
+    no_more,
+)
 from tasks.engines.continuous_batching import ContinuousBatching, bytes_per_token
-from tasks.engines.decoding import Decoding, Room, families
-from tasks.engines.packed_layers import packed_layers, sharing_input
+from tasks.engines.decoding import Decoding, Family, Room, families
+from tasks.engines.packed_layers import packed_layers, product, sharing_input
 from tasks.engines.rescoring import rescored
 from tasks.policy import distributed
+from tasks.policy.load import head_weight
 from tasks.policy.policy import Policy
 
 NARROW = 768
 """Hidden states. Two cores, 64 responses: 576 wide, one thread samples 310 tokens a second, two 432, or 108
 beside one busy process; 896 wide, 289 and 474."""
+NARROWEST = 256
+"""Hidden states. Below, a step takes as long for twice as many responses."""
+FEW = 32
+"""Responses that are one part."""
 
 
 class InProcess:
@@ -96,24 +112,44 @@ class InProcess:
         finished: Callable[[int, Response], None],
         more: More,
     ) -> tuple[list[Request], list[Response]]:
-        memory = int(self._params.kv_cache_gib * 2**30) // bytes_per_token(self._network)
-        room = Room(side_by_side(self._params, self._policy.device.type == "cuda"), memory)
-        found: dict[int, Response] = {}
-        tokens = 0
+        asked, found, tokens = dict(enumerate(requests)), dict[int, Response](), 0
         with (
-            _threads(self._network),
+            _threads(self._network) as cores,
             packed_layers(self._network, self._sharing()),
             self._policy.passes(self._network),
         ):
-            decoding = Decoding(self._network, families(requests), sampling, room, more)
-            for added, done in decoding.steps():
+            parts = self._parts(requests, sampling, more, asked)
+            for added, done in forks.sampled(parts, cores, self._params.reply_timeout):
                 tokens += added
                 for index, response in done.items():
                     found[index] = response
                     finished(index, response)
                 tell(len(found), tokens)
-        order = range(len(found))
-        return [decoding.asked[index] for index in order], [found[index] for index in order]
+        if len(found) < len(asked):
+            raise EngineFailure(f"transformers: ended after {len(found)} of {len(asked)} responses")
+        return [asked[index] for index in sorted(asked)], [found[index] for index in sorted(found)]
+
+    def _parts(
+        self, requests: Sequence[Request], sampling: Sampling, more: More, asked: dict[int, Request]
+    ) -> list[Callable[[], forks.Steps]]:
+        """What processes may sample side by side. It does not depend on how many there are: neither do the
+        responses. ``asked`` takes what comes up."""
+        rows = side_by_side(self._params, self._policy.device.type == "cuda")
+        memory = int(self._params.kv_cache_gib * 2**30) // bytes_per_token(self._network)
+        width, found = self._network.config.get_text_config().hidden_size, families(requests)
+        count = 1
+        if NARROWEST <= width < NARROW and more is no_more and len(requests) > FEW:
+            count = max(2, math.ceil(len(requests) / rows))
+        head = product(head_weight(self._network).detach())
+
+        def part(own: Sequence[Family]) -> forks.Steps:
+            room = Room(rows, memory // min(count, forks.MOST))
+            decoding = Decoding(self._network, own, sampling, room, more, head)
+            yield from decoding.steps()
+            asked.update(decoding.asked)
+
+        cut = [found] if count == 1 else forks.split(found, count)
+        return [functools.partial(part, own) for own in cut]
 
     def _sharing(self) -> list[list[nn.Module]]:
         if self._groups is None:
@@ -122,14 +158,14 @@ class InProcess:
 
 
 @contextmanager
-def _threads(network: PreTrainedModel) -> Iterator[None]:
+def _threads(network: PreTrainedModel) -> Iterator[int]:
     """Inside the block, one thread for a narrow model: what two gain on its small products is lost many
-    times over where one of them has to wait for its core."""
+    times over where one of them has to wait for its core. How many there were before."""
     before = torch.get_num_threads()
     if network.config.get_text_config().hidden_size < NARROW:
         torch.set_num_threads(1)
     try:
-        yield
+        yield before
     finally:
         torch.set_num_threads(before)
 
