@@ -56,6 +56,15 @@ Run = dict[str, Any]
 """``warm_up`` and ``seconds`` of rounds, ``sampling_seconds``, ``tokens``, ``prompts``, ``memory``."""
 
 
+PARTS = {
+    "sampling_seconds": ("rollout", "sampling_seconds"),
+    "rollout_seconds": ("rollout", "stage_seconds"),
+    "update_seconds": ("update", "stage_seconds"),
+}
+"""Of a round of ours: the stage, and which of its figures. What a rollout takes besides sampling is the
+hand-over of the policy and files; a round besides its two stages, replay, Prefect and manifests."""
+
+
 class PeakMemory:
     """Watches a process tree while the block lasts; then ``bytes`` is the most that it held at once.
 
@@ -124,15 +133,16 @@ def ostinato(chosen: argparse.Namespace, model: Path, home: Path) -> Run:
         *(part for setting in settings for part in ("--set", setting)),
     ]
     ends: list[float] = []
-    sampling: list[float] = []
+    spent: dict[str, list[float]] = {part: [] for part in PARTS}
     own = environment(OSTINATO_HOME=str(home))
     with subprocess.Popen(command, env=own, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         with PeakMemory(process.pid) as memory:
             for line in process.stdout:
                 event = json.loads(line) if line.startswith("{") else {}
-                if event.get("stage") == "rollout" and event["event"] == "stage":
-                    sampling.append(event["measured"]["seconds"])
+                for part, (stage, figure) in PARTS.items():
+                    if event.get("stage") == stage and event["event"] == "stage":
+                        spent[part].append(event["measured"][figure])
                 if event.get("event") == "stage" and (event["stage"] == "update" or event["round"] == 0):
                     ends = [*(ends if event["round"] else []), time.perf_counter()]
     if process.returncode:
@@ -142,7 +152,7 @@ def ostinato(chosen: argparse.Namespace, model: Path, home: Path) -> Run:
     trained = [json.loads((folder / "update" / "metrics.json").read_text()) for folder in rounds]
     prompts = {" ".join(map(str, ids)) for table in answers for ids in table["prompt_ids"].to_pylist()}
     return {
-        **_split([after - before for before, after in pairwise(ends)], sampling),
+        **_split([after - before for before, after in pairwise(ends)], spent),
         "tokens": [sum(map(len, table["response_ids"].to_pylist())) for table in answers],
         "trained_tokens": [metrics["trained_tokens"] for metrics in trained],
         "prompts": hashlib.sha256("\n".join(sorted(prompts)).encode()).hexdigest(),
@@ -179,12 +189,16 @@ def trl(chosen: argparse.Namespace, model: Path, home: Path, python: Path, setti
     if process.returncode:
         sys.exit(f"TRL with {setting} failed:\n{(home / 'trl.log').read_text()[-2000:]}")
     said = json.loads(out.splitlines()[-1])
-    return {**said, **_split(said["seconds"], said["sampling_seconds"]), "memory": memory.bytes}
+    return {
+        **said,
+        **_split(said["seconds"], {"sampling_seconds": said["sampling_seconds"]}),
+        "memory": memory.bytes,
+    }
 
 
-def _split(seconds: list[float], sampling: list[float]) -> Run:
+def _split(seconds: list[float], spent: dict[str, list[float]]) -> Run:
     """The first round warms up: engines start, caches fill."""
-    return {"warm_up": seconds[0], "seconds": seconds[1:], "sampling_seconds": sampling[1:]}
+    return {"warm_up": seconds[0], "seconds": seconds[1:], **{part: s[1:] for part, s in spent.items()}}
 
 
 def environment_of_trl() -> Path:
@@ -207,7 +221,7 @@ def summary(runs: list[Run]) -> dict[str, float]:
         "round_seconds": median(seconds),
         "round_seconds_least": min(seconds),
         "round_seconds_most": max(seconds),
-        "sampling_seconds": median(s for run in runs for s in run["sampling_seconds"]),
+        **{part: median(s for run in runs for s in run[part]) for part in PARTS if part in runs[0]},
         "warm_up_seconds": median(run["warm_up"] for run in runs),
         "response_tokens_a_round": median(t for run in runs for t in run["tokens"]),
         "peak_memory_gib": max(run["memory"] for run in runs) / 2**30,

@@ -15,7 +15,8 @@ class Engine(Config):
     """What samples text."""
 
     name: Literal["auto", "vllm", "transformers", "server"] = "auto"
-    """``auto`` takes vLLM where it imports; ``server``: vLLM servers over HTTP, on any machine."""
+    """``auto`` takes vLLM where it is installed, but ``transformers`` for a model narrower than 768 on a CPU
+    of two cores or one; ``server``: vLLM servers over HTTP, on any machine."""
     dtype: Literal["auto", "bfloat16", "float32", "float8"] = "auto"
     """Type that the engine computes in; ``auto``: the base weights' type; ``float8``: the weights of linear
     layers rounded to float8 (e4m3, one scale a row), all else in bfloat16."""

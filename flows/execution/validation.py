@@ -10,7 +10,8 @@ from flows.execution import external, guards
 from flows.execution.first_look import look
 from flows.execution.overlap import overlaps
 from flows.planner.disk_gate import check_disk
-from flows.planner.memory_gate import check_memory
+from flows.planner.memory_gate import check_memory, known_shape
+from flows.planner.plan import shape_of
 from flows.stage_table.stages import table_of
 from params.base import BadInput
 from params.load import compose
@@ -26,6 +27,8 @@ from tasks.report import trackers
 from tasks.rewards.contract import chosen_reward
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+SMALL = re.compile(r"^nano$|\bsmollm2-135m\b", re.IGNORECASE)
+"""Models that presets name, wherever they lie; too small for the gates of memory and disk to know them."""
 
 
 def settled(params: Params) -> Params:
@@ -54,7 +57,8 @@ def settled(params: Params) -> Params:
             f"update.tokens_per_micro_batch: {budget} positions cannot hold "
             f"a sequence of model.context; expected at least {longest}"
         )
-    name = selection.resolve(params.engine.name, params.engine.start_servers)
+    width = _width(params.model.source)
+    name = selection.resolve(params.engine.name, params.engine.start_servers, width)
     roster.check(params.engine)
     if name == "server" and params.rollout.entropy:
         raise BadInput("rollout.entropy: servers tell of none; expected false, or engine.name=vllm")
@@ -64,6 +68,14 @@ def settled(params: Params) -> Params:
     decided = params.model_copy(update={"engine": engine})
     overlaps(decided)
     return decided
+
+
+def _width(source: str) -> int | None:
+    """Of a model's hidden states, where it is known before the model is loaded."""
+    shape, small = known_shape(source), SMALL.search(source)
+    if shape is None and small:
+        shape = shape_of(small[0].lower())
+    return shape.hidden if shape else None
 
 
 def _check_parts(params: Params, method: Method, at: str) -> None:

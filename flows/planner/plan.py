@@ -48,7 +48,9 @@ def plan(asked: PlanOptions) -> dict[str, Any]:
     lora = settings.update.adapter == "lora"
     choice = machine_use(settings, shape, work, machine, asked.gpus)
     found = capacity.decoding(shape, work, machine, choice)
-    in_process = settings.engine.name == "transformers" and not asked.gpus
+    engine_name = settings.engine.name
+    narrow = engine_name == "auto" and shape.hidden < device.NARROW  # the CPU of machines.yaml has two cores
+    in_process = not asked.gpus and (engine_name == "transformers" or narrow)
     trainer = capacity.trainer_memory(shape, work, machine, choice)
     if settings.update.attention != "products" and asked.gpus:
         trainer.pop("attention")
@@ -65,7 +67,7 @@ def plan(asked: PlanOptions) -> dict[str, Any]:
         seconds = {
             "sampling": found.seconds,
             "update": capacity.update_seconds(shape, work, machine, choice),
-            "hand-over": capacity.hand_over_seconds(shape, machine, choice, merged),
+            "hand-over": 0.0 if in_process else capacity.hand_over_seconds(shape, machine, choice, merged),
             "orchestration": machine.round_seconds,
         }
         sampling = {

@@ -15,6 +15,9 @@ from params.engine import Engine
 from params.update import Update
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+NARROW = 768
+"""Hidden states of a model. Below, two threads on one product gain little on a CPU."""
+FEW_CORES = 2
 OLDEST_DRIVER = 580
 """The first that runs CUDA 13, which the builds of torch on the package index are made for."""
 
@@ -147,6 +150,12 @@ def head_chunk(update: Update, gpu: bool) -> int:
 def side_by_side(engine: Engine, gpu: bool) -> int:
     """Responses that an engine decodes side by side; a step on a GPU takes hardly longer for more of them."""
     return engine.max_sequences or (512 if gpu else 128)
+
+
+def samples_well_in_process(width: int) -> bool:
+    """Whether the transformers engine samples a model with hidden states of this width as quickly as vLLM:
+    so it was measured on two cores (docs/performance.md), and with more of them vLLM has not been tried."""
+    return width < NARROW and len(os.sched_getaffinity(0)) <= FEW_CORES and not sees_gpu()
 
 
 def start_timeout(engine: Engine, gpu: bool) -> int:

@@ -89,8 +89,9 @@ class Decoding:
         more: More = no_more,
         head: Product | None = None,
     ) -> None:
-        """``head``: the model's last product, of its weight as it is now, where somebody has it. ``more``: see ``Engine.generate``; what follows a request fits with it into what ``sampling``
-        allows, or takes memory beyond ``room``."""
+        """``head``: the model's last product by its weight as it is now, where somebody has it. ``more``: see
+        ``Engine.generate``; what follows a request fits with it into what ``sampling`` allows, or takes
+        memory beyond ``room``."""
         self._network, self._sampling, self._more = network, sampling, more
         self._going = more is not no_more
         self._product = head or product(head_weight(network).detach())

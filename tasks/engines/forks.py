@@ -1,4 +1,4 @@
-"""Sampling on several cores of a CPU: processes that are forked for a call decode a part of its requests each.
+"""Sampling on several cores of a CPU: processes forked for a call decode a part of its requests each.
 
 Two threads of one process wait for each other at thousands of small operations, and for the interpreter. A
 fork reads the weights where they lie, packed as they are, starts in some ten milliseconds, says what it has

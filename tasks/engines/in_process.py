@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from params.base import BadInput
 from params.schema import Params
-from tasks.core.device import side_by_side
+from tasks.core.device import NARROW, side_by_side
 from tasks.engines import float8, forks
 from tasks.engines.base import (
     EngineFailure,
@@ -40,9 +40,6 @@ from tasks.policy import distributed
 from tasks.policy.load import head_weight
 from tasks.policy.policy import Policy
 
-NARROW = 768
-"""Hidden states. Two cores, 64 responses: 576 wide, one thread samples 310 tokens a second, two 432, or 108
-beside one busy process; 896 wide, 289 and 474."""
 NARROWEST = 256
 """Hidden states. Below, a step takes as long for twice as many responses."""
 FEW = 32
@@ -160,7 +157,9 @@ class InProcess:
 @contextmanager
 def _threads(network: PreTrainedModel) -> Iterator[int]:
     """Inside the block, one thread for a narrow model: what two gain on its small products is lost many
-    times over where one of them has to wait for its core. How many there were before."""
+    times over where one of them has to wait for its core. Two cores, 64 responses: 576 wide, one thread
+    samples 310 tokens a second, two 432, or 108 beside one busy process; 896 wide, 289 and 474. How many
+    there were before."""
     before = torch.get_num_threads()
     if network.config.get_text_config().hidden_size < NARROW:
         torch.set_num_threads(1)

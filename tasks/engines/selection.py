@@ -9,18 +9,23 @@ from typing import Literal
 
 from params.base import BadInput
 from params.engine import Engine as EngineSettings
+from tasks.core import device
 from tasks.core.stage import Job
 from tasks.engines import vllm_build
 from tasks.engines.base import Engine
 
 
-def resolve(name: str, starts: int = 0) -> Literal["vllm", "transformers", "server"]:
+def resolve(
+    name: str, starts: int = 0, width: int | None = None
+) -> Literal["vllm", "transformers", "server"]:
     """Which engine ``auto`` stands for here; raises ``BadInput`` for vLLM where it is not installed.
 
-    Servers need it here only where ``starts`` of them are to be started here.
+    ``width``: of the model's hidden states, where it is known. Servers need vLLM here only where ``starts``
+    of them are to be started here.
     """
     installed = vllm_build.installed() is not None
-    if name == "transformers" or (name == "auto" and not installed):
+    in_process = not installed or (width is not None and device.samples_well_in_process(width))
+    if name == "transformers" or (name == "auto" and in_process):
         return "transformers"
     if name == "server" and not starts:
         return "server"

@@ -56,6 +56,7 @@ def test_a_round_is_predicted(row: dict[str, Any]) -> None:
     chosen = [
         f"rollout.problems_per_round={row['problems']}",
         f"rollout.samples_per_problem={row['samples']}",
+        "engine.name=vllm",
     ]
     asked = PlanOptions(
         "smollm2-135m", "arithmetic", "grpo", chosen, prompt=row["prompt"], response=row["response"]

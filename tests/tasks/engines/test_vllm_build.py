@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from flows.execution import validation
 from params.base import BadInput
 from params.load import compose
 from params.schema import Params
@@ -73,6 +74,38 @@ def test_without_vllm_the_transformers_engine_samples(monkeypatch: pytest.Monkey
     assert selection.resolve("auto") == "transformers"
     with pytest.raises(BadInput, match="vllm is not installed; expected it to be"):
         selection.resolve("vllm")
+
+
+@pytest.mark.parametrize(
+    ("settings", "cores", "gpu", "name"),
+    [
+        (["model.source=nano"], 2, False, "transformers"),
+        ([], 2, False, "transformers"),
+        (["model.source=HuggingFaceTB/SmolLM2-135M-Instruct"], 1, False, "transformers"),
+        ([], 3, False, "vllm"),
+        ([], 2, True, "vllm"),
+        (["model.source=Qwen/Qwen2.5-0.5B-Instruct"], 2, False, "vllm"),
+        (["model.source=someone/unknown"], 2, False, "vllm"),
+        (["engine.name=vllm"], 2, False, "vllm"),
+    ],
+)
+def test_narrow_models_are_sampled_in_process_on_few_cores(
+    monkeypatch: pytest.MonkeyPatch, settings: list[str], cores: int, gpu: bool, name: str
+) -> None:
+    machine(monkeypatch, "0.32.0" if gpu else None, None if gpu else "0.32.0", gpu)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
+    params = compose("smollm2-135m", "arithmetic", "grpo", settings)
+    assert validation.settled(params).engine.name == name
+
+
+@pytest.mark.parametrize("hidden", [576, 768])
+def test_a_folders_width_decides(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, hidden: int) -> None:
+    machine(monkeypatch, None, "0.32.0", False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    shape = {"num_attention_heads": 9, "num_hidden_layers": 2, "intermediate_size": 64, "vocab_size": 100}
+    (tmp_path / "config.json").write_text(json.dumps({"hidden_size": hidden, **shape}))
+    params = compose("smollm2-135m", "arithmetic", "grpo", [f"model.source={tmp_path}"])
+    assert validation.settled(params).engine.name == ("transformers" if hidden < 768 else "vllm")
 
 
 def test_adapters_are_handed_over_where_the_kernels_take_them(
