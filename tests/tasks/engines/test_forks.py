@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -163,3 +165,36 @@ def test_an_answer_is_the_same_by_one_process_and_by_two(engine: InProcess) -> N
     assert beside == alone
     assert [heard[index] for index in range(len(asked))] == alone
     assert told[-1] == (len(asked), sum(len(response.token_ids) for response in alone))
+
+
+ENDLESS = """
+import os, time
+from tasks.engines import forks
+
+def endless():
+    print(os.getpid(), flush=True)
+    while True:
+        time.sleep(0.01)
+        yield 1, {}
+
+for _ in forks.sampled([endless, endless], 2, 60.0):
+    pass
+"""
+
+
+def test_they_end_with_the_process_that_asked() -> None:
+    with subprocess.Popen([sys.executable, "-c", ENDLESS], stdout=subprocess.PIPE, text=True) as asks:
+        assert asks.stdout is not None
+        forked = [int(asks.stdout.readline()) for _ in range(2)]
+        asks.kill()
+    deadline = time.monotonic() + 20.0
+    while any(_lives(pid) for pid in forked) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not any(_lives(pid) for pid in forked)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
