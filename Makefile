@@ -36,7 +36,7 @@ GPU ?= $(shell command -v nvidia-smi)$(wildcard /dev/nvidia0)
 LOCK := $(if $(strip $(GPU)),requirements-gpu.lock,requirements.lock)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 # pip compiles modules one by one, a third of its time; here on all cores, those that do not compile left out as it does.
-COMPILE = $(BIN)/python -m compileall -qq -j 0 $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') || true
+COMPILE = $(BIN)/python -W ignore::SyntaxWarning -m compileall -qq -j 0 $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') || true
 
 $(READY): $(LOCK) pyproject.toml
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 13) or sys.exit(f"Python 3.11 to 3.13 is needed, found {v[0]}.{v[1]}; name one: make PYTHON=python3.12 ...")'
