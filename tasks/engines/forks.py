@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass
@@ -86,7 +87,10 @@ class _Child:
 
 def _forked(parts: Sequence[Callable[[], Steps]]) -> _Child:
     ours, its = Pipe(duplex=False)
-    parent, pid = os.getpid(), os.fork()
+    parent = os.getpid()
+    with warnings.catch_warnings():  # Python 3.12 warns of a fork beside threads; this one needs none of them
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
     if not pid:
         code = 1
         try:
