@@ -37,7 +37,7 @@ REST = "flow"
 def run(home: Path, chosen: shared.argparse.Namespace, overlap: bool) -> tuple[Record, CpuTimes]:
     """The record of a run in an empty workspace, and what its processes worked by its updates."""
     directory = home / "runs" / "it"
-    times = CpuTimes(PARTS, REST, lambda: _updates(directory))
+    times = CpuTimes(PARTS, REST, lambda: updates(directory))
     settings = [*chosen.settings, "rollout.lag=1", f"rollout.overlap={str(overlap).lower()}", "threads=1"]
     command = [sys.executable, "-m", "flows.cli", "run", "--name", "it"]
     command += ["--model", chosen.model, "--task", chosen.task]
@@ -61,7 +61,7 @@ def _all_rounds(record: Record) -> float:
     return (ends[-1] - ends[0]) / (len(ends) - 1)
 
 
-def _updates(directory: Path) -> int:
+def updates(directory: Path) -> int:
     """How many updates the run has recorded."""
     try:
         return len(Record.read(directory).policies())

@@ -24,8 +24,8 @@ import psutil
 import shared
 from cpu_times import CpuTimes
 from lost_servers import ONE_SMALL_ROUND, Pool, sampled
+from overlap import updates
 
-from params.base import BadInput
 from tasks.artefacts.record import Record
 from tasks.core.json_process import environment
 
@@ -58,15 +58,9 @@ def run(home: Path, settings: list[str], pool: Pool) -> dict[str, float]:
     command += [part for setting in settings for part in ("--set", setting)]
     directory = home / "runs" / "it"
 
-    def policies() -> int:
-        try:
-            return len(Record.read(directory).policies())
-        except BadInput:  # it has not begun
-            return 0
-
-    times, before = CpuTimes({}, OWN, policies), worked(pool)
+    times, before = CpuTimes({}, OWN, lambda: updates(directory)), worked(pool)
     times.run(command, environment(OSTINATO_HOME=str(home), OMP_NUM_THREADS="1"))
-    rounds = policies()
+    rounds = updates(directory)
     took = [step.seconds for step in Record.read(directory).steps if step.stage == "rollout"]
     # The first round apart, in which the run opens its model; servers' evaluations are small.
     own = times.between(1, rounds)[OWN] / (rounds - 1)

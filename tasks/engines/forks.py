@@ -28,7 +28,7 @@ from tasks.engines.decoding import Family
 
 PROGRESS_SECONDS = 0.1
 MOST = 4
-"""Processes of a call."""
+"""Processes of a call: chosen, more than two have not been tried."""
 
 Steps = Iterator[tuple[int, dict[int, Response]]]
 """How many tokens have been drawn since, and which responses are whole, by their indices."""
@@ -132,7 +132,7 @@ def _heard(children: dict[Any, _Child], patience: float) -> Steps:
         for connection in ready:
             try:
                 message = json.loads(children[connection].connection.recv_bytes())
-            except EOFError:
+            except (EOFError, OSError):  # the second in the middle of a message
                 code = children.pop(connection).ended()
                 if code:
                     raise EngineFailure(

@@ -41,9 +41,9 @@ from tasks.policy.load import head_weight
 from tasks.policy.policy import Policy
 
 NARROWEST = 256
-"""Hidden states. Below, a step takes as long for twice as many responses."""
+"""Hidden states. Below, a call is one part: chosen, since a step is then small operations above all."""
 FEW = 32
-"""Responses that are one part."""
+"""Responses that are one part: chosen."""
 
 
 class InProcess:

@@ -34,6 +34,12 @@ def test_a_token_is_where_the_cumulated_p_passes_its_number(
         assert mass[row, token] >= u - 1e-6
 
 
+def test_scores_that_are_no_numbers_draw_a_token_that_tells_of_it() -> None:
+    drawn = draw(torch.full((2, 300), math.nan), [(1, 1), (2, 1)], Sampling(1.0, 1, ()))
+    assert [each.token for each in drawn] == [299, 299]
+    assert all(math.isnan(each.logp) for each in drawn)
+
+
 def test_tokens_come_as_often_as_their_p_says() -> None:
     """In blocks far apart, 4,000 draws: within four standard deviations."""
     shares = {3: 0.5, 255: 0.2, 256: 0.2, 1023: 0.1}

@@ -104,6 +104,21 @@ def test_a_process_that_is_killed_is_an_error() -> None:
         whole([answered(0), dies])
 
 
+def test_so_is_one_that_is_killed_in_the_middle_of_a_message() -> None:
+    def tells() -> forks.Steps:
+        yield 1, {0: ONE}
+        yield 1, {1: Response((5,) * 10**6, (0.0,) * 10**6, "stop")}  # more than a pipe holds
+
+    before = children()
+    steps = forks.sampled([tells, tells], 2, 20.0)
+    next(iter(steps))
+    time.sleep(1.0)  # both wait for somebody to read on
+    for pid in set(children()) - set(before):
+        os.kill(int(pid), signal.SIGKILL)
+    with pytest.raises(EngineFailure, match="a process that samples ended with exit code -9"):
+        list(steps)
+
+
 def test_a_process_that_says_nothing_is_an_error() -> None:
     def hangs() -> forks.Steps:
         time.sleep(600.0)
