@@ -1,9 +1,9 @@
 """Sampling on several cores of a CPU: processes forked for a call decode a part of its requests each.
 
 Two threads of one process wait for each other at thousands of small operations, and for the interpreter. A
-fork reads the weights where they lie, packed as they are, says what it has sampled and is gone; to start and end
-two takes 40 ms where 0.8 GB are resident and 140 where 2.3 are, since its table of pages is copied. As workers
-of torch's data loaders do, it keeps to one thread, since OpenMP's others do not come with it.
+fork reads the weights where they lie, packed as they are, says what it has sampled and is gone. Two of them
+take 40 ms to start and end where 0.8 GB are resident and 140 where 2.3 are: the table of pages is copied. As
+workers of torch's data loaders do, a fork keeps to one thread, since OpenMP's others do not come with it.
 """
 
 from __future__ import annotations
